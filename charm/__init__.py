@@ -1,0 +1,35 @@
+"""Charm: fine-tuning vision transformers on photographs at native resolution (Behrad, Tuytelaars, Wagemans, CVPR 2025).
+
+    tokenizer = CharmTokenizer(patch_size=14, max_seq_len=512)
+    tokens = tokenizer(image, seed=0, epoch=0, key="photo-1")
+    model = CharmViT("vit_small_patch14_dinov2.lvd142m")
+
+Arrays in, arrays out: what is imported from here reads no files, knows no pipeline, and draws nothing at random but
+from (seed, epoch, key).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charm.importance import score_patches
+    from charm.model import CharmViT
+    from charm.pos_embed import resample_pos_embed
+    from charm.tokenizer import CharmTokenizer, Tokens
+
+# Names are loaded on first use: a process that only cuts patches need not wait seconds for torch and timm.
+_HOMES = {
+    "CharmTokenizer": "charm.tokenizer",
+    "CharmViT": "charm.model",
+    "Tokens": "charm.tokenizer",
+    "resample_pos_embed": "charm.pos_embed",
+    "score_patches": "charm.importance",
+}
+
+__all__ = ["CharmTokenizer", "CharmViT", "Tokens", "resample_pos_embed", "score_patches"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'charm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,37 @@
+"""Random numbers as arguments: every draw is a function of (seed, epoch, key, stream) and of nothing else.
+
+The same picture in the same epoch gets the same draw in any process, batch, order or number of workers. blake2b hashes
+the four into the key of a Philox counter generator, whose raw words numpy keeps stable across versions and platforms
+(numpy.random.Philox, "raw stream compatibility").
+"""
+
+import hashlib
+
+import numpy as np
+
+
+def draw_words(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
+    """Independent uniform words.
+
+    Args:
+        seed, epoch: any integers.
+        key: names the sample.
+        stream: names what the draw is for ("select", "drop", ...), so that two uses do not share numbers.
+        size: how many.
+
+    Returns:
+        uint64 (size,).
+    """
+    text = f"{seed}\0{epoch}\0{stream}\0{key}".encode()
+    words = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), dtype="<u8")
+    return np.random.Philox(key=words).random_raw(size)
+
+
+def draw_uniform(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
+    """As `draw_words`, as float64 (size,) in [0, 1) with 53 random bits."""
+    return (draw_words(seed, epoch, key, stream, size) >> np.uint64(11)) * 2.0**-53
+
+
+def draw_order(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
+    """A uniform permutation, int64 (size,); stable, so that even equal words leave one answer."""
+    return np.argsort(draw_words(seed, epoch, key, stream, size), kind="stable")

@@ -1,0 +1,178 @@
+"""CharmViT: a timm vision transformer that takes tokens of several scales (Charm, sections 3.2.3-3.2.4, figure 2).
+
+The transformer itself is left as it is. Around it: position embeddings come from outside, one per token; a learnt scale
+embedding is added; tokens that are padding are never attended to; one linear layer reads the CLS token.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from charm import demo_backbone  # noqa: F401  (registers "charm_demo" with timm)
+from charm.pos_embed import gather_pos_embed, resample_pos_embed
+
+HEADS = ("cls", "cls_mean")
+
+
+def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> VisionTransformer:
+    """A timm vision transformer without its classifier.
+
+    Args:
+        name: as in `timm.list_models("vit_*")`; "charm_demo" for the small built-in one.
+        pretrained: whether to load the published weights (downloaded to the hub's cache on first use).
+        settings: passed on to timm.
+
+    Raises:
+        ValueError: unknown to timm, or not a vision transformer with learnt absolute position embeddings.
+    """
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = ", ".join(timm.list_models(f"*{architecture.split('_')[0]}*")[:5])
+        raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
+    vit = timm.create_model(name, pretrained=pretrained, num_classes=0, **settings)
+    if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
+        raise ValueError(
+            f"backbone={name!r} is a {type(vit).__name__} without learnt absolute position embeddings on a plain grid "
+            "of tokens, which Charm resamples for each picture: choose a ViT, for example vit_small_patch14_dinov2"
+        )
+    return vit
+
+
+class CharmViT(nn.Module):
+    """Scores pictures that CharmTokenizer has cut.
+
+    Args:
+        backbone: name of a timm ViT, or such a model.
+        pretrained: see `create_backbone`; only with a name.
+        num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
+        num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
+        head: what the linear layer reads: "cls" (the paper), or "cls_mean", the CLS token beside the mean of the tokens
+            that are not padding.
+        settings: passed on to timm with a name.
+
+    Attributes:
+        scale_embed: float (num_scales, D), learnt; None with one scale.
+        mask_token: float (D,), learnt, stands in the place of padding; None with one scale.
+
+    Raises:
+        ValueError: the backbone cannot be used, or an unknown head.
+    """
+
+    def __init__(
+        self,
+        backbone: str | VisionTransformer,
+        pretrained: bool = True,
+        num_scales: int = 2,
+        num_outputs: int = 1,
+        head: str = "cls",
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
+        vit = create_backbone(backbone, pretrained, **settings) if isinstance(backbone, str) else backbone
+        if vit.cls_token is None:
+            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none")
+        self.vit = vit
+        self.head_kind = head
+        # The pre-trained table is the source of every picture's position embeddings and stays as it is (section 4.2).
+        self.pos_embed.requires_grad_(False)
+        multiscale = num_scales > 1
+        self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
+        self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
+        for parameter in (self.scale_embed, self.mask_token):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        self.head = nn.Linear(vit.embed_dim * (2 if head == "cls_mean" else 1), num_outputs)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def patch_size(self) -> int:
+        """p, pixels."""
+        return int(self.vit.patch_embed.patch_size[0])
+
+    @property
+    def pos_embed(self) -> Tensor:
+        """What the backbone learnt, float (1, num_pos_prefix + g * g, D)."""
+        assert self.vit.pos_embed is not None  # create_backbone refuses the others
+        return self.vit.pos_embed
+
+    @property
+    def num_pos_prefix(self) -> int:
+        """How many prefix tokens (CLS, registers) have a position embedding of their own."""
+        return 0 if self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
+
+    def pos_embed_tables(self, grids: Sequence[tuple[int, int]], mode: str = "bilinear") -> list[Tensor]:
+        """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0)."""
+        learnt = self.pos_embed.detach()
+        return [
+            resample_pos_embed(learnt, grid, mode, num_prefix_tokens=self.num_pos_prefix)
+            if grid != (0, 0)
+            else learnt.new_empty(0, 0, learnt.shape[-1])
+            for grid in grids
+        ]
+
+    def forward(
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor | Sequence[Sequence[Tensor]],
+    ) -> Tensor:
+        """Scores a batch.
+
+        Args:
+            patches: uint8 (B, L, p, p, 3), RGB.
+            patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
+            scale_id: integer (B, L), 0 = coarsest.
+            patch_valid: bool (B, L), False where padding.
+            pos_embed: float (B, L, D), or the tables of each picture (`pos_embed_tables`), to be looked up here.
+
+        Returns:
+            float (B, num_outputs).
+        """
+        if not isinstance(pos_embed, Tensor):
+            samples = zip(pos_embed, patch_coord, scale_id, strict=True)
+            pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
+        x = self._embed(patches)
+        valid = patch_valid.unsqueeze(-1)
+        if self.scale_embed is not None and self.mask_token is not None:
+            x = torch.where(valid, x, self.mask_token.to(x.dtype)) + self.scale_embed[scale_id.long()]
+        x = torch.cat([self._prefix().expand(len(x), -1, -1).to(x.dtype), x + pos_embed.to(x.dtype)], dim=1)
+        x = self.vit.norm_pre(x)
+        attn_mask = self._attn_mask(patch_valid)
+        for block in self.vit.blocks:
+            x = block(x, attn_mask=attn_mask)
+        x = self.vit.norm(x)
+        features = x[:, 0]
+        if self.head_kind == "cls_mean":
+            tokens = torch.where(valid, x[:, self.vit.num_prefix_tokens :], 0)
+            features = torch.cat([features, tokens.sum(1) / valid.sum(1).clamp(min=1)], dim=1)
+        output: Tensor = self.head(self.vit.fc_norm(features))
+        return output
+
+    def _embed(self, patches: Tensor) -> Tensor:
+        """The backbone's patch projection, as one matrix product; values 0..1, not normalized (table 9)."""
+        proj = self.vit.patch_embed.proj
+        pixels = patches.flatten(2).to(proj.weight.dtype) / 255
+        weight = proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, p, p) -> (D, p * p * 3), as patches lie in memory
+        embedded: Tensor = self.vit.patch_embed.norm(nn.functional.linear(pixels, weight, proj.bias))
+        return embedded
+
+    def _prefix(self) -> Tensor:
+        """CLS and register tokens with their own position embeddings, (1, prefix, D)."""
+        prefix = torch.cat([t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None], dim=1)
+        return prefix + self.pos_embed[:, : self.num_pos_prefix] if self.num_pos_prefix else prefix
+
+    def _attn_mask(self, patch_valid: Tensor) -> Tensor | None:
+        """True where a key may be attended to, (B, 1, 1, prefix + L); None without padding, for the fast kernels."""
+        if bool(patch_valid.all()):
+            return None
+        prefix = patch_valid.new_ones(len(patch_valid), self.vit.num_prefix_tokens)
+        return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :]

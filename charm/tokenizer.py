@@ -1,0 +1,350 @@
+"""Charm tokenization: a picture becomes a short sequence of patches of two or three scales (Charm, section 3.2.1)."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from charm.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.draws import draw_words
+from charm.geometry import FITS, Layout, cell_sides, check_image, fit_to_grid, plan_layout
+from charm.importance import IMPORTANCE
+from charm.selection import SELECTIONS, pool_saliency, select_patches
+
+BUDGETS = ("fixed", "fill", "share")
+DROPS = ("uniform", "low_first")
+REDRAWS = ("epoch", "once")
+
+# Coarse patches shown at each finer scale, native first, in the published experiments (64; 16 + 16 with three scales).
+FIXED_COUNTS = {2: (64,), 3: (16, 16)}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A picture as a sequence of L = max_seq_len patches: native ones first, then coarser ones, then padding.
+
+    Attributes:
+        patches: uint8 (L, p, p, 3), RGB; zero where padding.
+        patch_coord: int16 (L, 2), (y, x) of the patch on the grid of its scale; zero where padding.
+        scale_id: uint8 (L,), 0 = coarsest .. num_scales - 1 = native resolution; zero where padding.
+        patch_valid: bool (L,), False where padding.
+        grids: number of tokens (height, width) that would cover the picture at each scale, coarsest first; (0, 0) for
+            a scale that the picture does not use.
+    """
+
+    patches: np.ndarray
+    patch_coord: np.ndarray
+    scale_id: np.ndarray
+    patch_valid: np.ndarray
+    grids: tuple[tuple[int, int], ...]
+
+    @property
+    def seq_len(self) -> int:
+        """Number of tokens without padding."""
+        return int(self.patch_valid.sum())
+
+    def to_image(self, fill: int = 127) -> np.ndarray:
+        """What the model sees: uint8 (H, W, 3), the fitted picture, coarser patches enlarged, `fill` where dropped."""
+        patch_size = self.patches.shape[1]
+        height, width = (side * patch_size for side in self.grids[-1])
+        image = np.full((height, width, 3), fill, np.uint8)
+        for scale, (grid_h, grid_w) in enumerate(self.grids):
+            at_scale = self.patch_valid & (self.scale_id == scale)
+            if not at_scale.any():
+                continue
+            y, x = self.patch_coord[at_scale].T
+            canvas = np.zeros((grid_h, patch_size, grid_w, patch_size, 3), np.uint8)
+            canvas[y, :, x] = self.patches[at_scale]
+            shown = np.zeros((grid_h, grid_w), np.uint8)
+            shown[y, x] = 1
+            at_scale_image = canvas.reshape(grid_h * patch_size, grid_w * patch_size, 3)
+            enlarged = cv2.resize(at_scale_image, (width, height), interpolation=cv2.INTER_NEAREST)
+            where = cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+            image[where] = enlarged[where]
+        return image
+
+
+def gather_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, patch_size: int) -> np.ndarray:
+    """Patches of a picture at grid coordinates: uint8 (H, W, 3) and (T,), (T,) -> (T, p, p, 3)."""
+    height, width = image.shape[:2]
+    rows = image.reshape(height // patch_size, patch_size, width // patch_size, patch_size, 3)
+    return rows[y, :, x]
+
+
+@dataclass(frozen=True)
+class CharmTokenizer:
+    """Turns pictures into `Tokens`.
+
+    A picture of at most `max_seq_len` patches is tokenized whole. Of a larger one, some coarse patches of
+    `coarse_patch_size` pixels are cut into native patches and the others are downscaled (see charm.geometry for the
+    counts). How many are native is the `budget`:
+
+        fixed   64 coarse patches (three scales: 16, and 16 at the middle scale), as published. What exceeds
+                max_seq_len is dropped, what is missing is padded.
+        fill    as many as max_seq_len has room for, (l - num_coarse) // (n * n - 1) with two scales (three scales: as
+                many native as middle, then what still fits). The few places left, too few for one more coarse patch,
+                show single native patches of a downscaled one besides it, so that the sequence has exactly
+                max_seq_len tokens, nothing dropped and nothing padded. A picture whose coarse tokens alone exceed
+                max_seq_len gets no native patch, and coarse ones are dropped: give it a larger max_seq_len, a larger
+                coarse_ratio, or budget="share".
+        share   native (and middle) tokens take the share `native_share` of max_seq_len, or more where `fill` has room
+                for more; coarse tokens take the rest, dropped uniformly among themselves.
+
+    Args:
+        patch_size: p, pixels; the backbone's.
+        coarse_ratio: n = p' / p, how many times the coarsest scale is downscaled: 2, 3 or 4 (2 with three scales).
+        num_scales: 2 or 3.
+        max_seq_len: l, tokens.
+        selection: which patches are shown in detail, a key of charm.selection.SELECTIONS.
+        threshold: t >= 1, size of the pool of important patches in multiples of the number chosen.
+        budget: "fixed", "fill" or "share".
+        native_share: of max_seq_len, in (0, 1]; for budget="share".
+        drop: which tokens go when there are too many: "uniform" (the paper) or "low_first", coarser ones first.
+        fit: how the picture meets its grid, "nearest" or "pad" (charm.geometry.fit_to_grid).
+        saliency_coverage: share of a coarse patch that the saliency mask must cover, in (0, 1].
+        redraw: "epoch" draws patches anew each epoch, "once" keeps the first draw (Charm, table 7).
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    patch_size: int = 14
+    coarse_ratio: int = 2
+    num_scales: int = 2
+    max_seq_len: int = 512
+    selection: str = "random"
+    threshold: float = 2.0
+    budget: str = "fixed"
+    native_share: float = 0.5
+    drop: str = "uniform"
+    fit: str = "nearest"
+    saliency_coverage: float = 0.5
+    redraw: str = "epoch"
+    sides: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sides", cell_sides(self.num_scales, self.coarse_ratio))
+        for name, known in (
+            ("selection", SELECTIONS),
+            ("budget", BUDGETS),
+            ("drop", DROPS),
+            ("fit", FITS),
+            ("redraw", REDRAWS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+        for name, least, most in (
+            ("patch_size", 1, 256),
+            ("max_seq_len", 1, 2**20),
+            ("threshold", 1, math.inf),
+            ("native_share", 0, 1),
+            ("saliency_coverage", 1e-6, 1),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number from {least} to {most}")
+
+    @property
+    def coarse_patch_size(self) -> int:
+        """p', pixels: the side of the patches that are selected."""
+        return self.sides[-1] * self.patch_size
+
+    def layout(self, image_hw: tuple[int, int]) -> Layout:
+        """Grids of a picture of this size."""
+        return plan_layout(image_hw, self.patch_size, self.sides, self.max_seq_len, self.fit)
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """As `Tokens.grids`, known from the size alone."""
+        found = self.layout(image_hw).grids
+        return ((0, 0),) * (self.num_scales - len(found)) + found
+
+    def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
+        """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
+        if self.budget == "fixed":
+            counts, left = [], num_coarse
+            for wanted in FIXED_COUNTS[self.num_scales]:
+                counts.append(min(wanted, left))
+                left -= counts[-1]
+            return tuple(counts)
+        finer = self.sides[:0:-1]
+        costs = [side**2 - self.sides[0] ** 2 for side in finer]
+        spare = max(self.max_seq_len - num_coarse * self.sides[0] ** 2, 0)
+        equal = spare // sum(costs)
+        if self.budget == "share":
+            equal = max(equal, int(self.native_share * self.max_seq_len) // sum(side**2 for side in finer))
+        counts = [min(equal, num_coarse // len(finer))] * len(finer)
+        spare -= counts[0] * sum(costs)
+        for scale, cost in enumerate(costs):
+            more = max(min(spare // cost, num_coarse - sum(counts)), 0)
+            counts[scale] += more
+            spare -= more * cost
+        if len(finer) == 2 and spare > 0:  # no coarse patch is left: the middle scale gives way to the native one
+            more = min(spare // (costs[0] - costs[1]), counts[1])
+            counts = [counts[0] + more, counts[1] - more]
+        return tuple(counts)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        importance: np.ndarray | None = None,
+        saliency_mask: np.ndarray | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+    ) -> Tokens:
+        """Tokenizes one picture.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, any size from 1 x 1.
+            importance: float (grid_h, grid_w), one score per coarse patch of the picture fitted to its coarse grid
+                (charm.score_patches). Computed when None. Not used by "random" and "saliency".
+            saliency_mask: bool (H, W), True on the salient object. Needed by selection="saliency".
+            seed, epoch, key: what is drawn at random is a function of these alone.
+            symmetry: flip and turn applied to the fitted picture with its importance or mask.
+
+        Raises:
+            ValueError: an array is not as described.
+        """
+        check_image(image)
+        layout = self.layout((image.shape[0], image.shape[1]))
+        multiple = layout.cell_sides[-1] * self.patch_size
+        fitted = apply_symmetry(fit_to_grid(image, multiple, self.fit), symmetry)
+        if len(layout.cell_sides) == 1:
+            layout = _turn(layout, symmetry)
+            y, x = np.divmod(np.arange(layout.num_coarse), layout.coarse_grid_hw[1])
+            return self._assemble([gather_patches(fitted, y, x, self.patch_size)], [(y, x)], layout)
+        scores = self._score(fitted, layout, importance, saliency_mask, symmetry)
+        layout = _turn(layout, symmetry)
+        epoch = epoch if self.redraw == "epoch" else 0
+        coords = self._choose(layout, scores, seed, epoch, key)
+        return self._assemble(self._cut(fitted, layout, coords), coords, layout)
+
+    def _score(
+        self,
+        fitted: np.ndarray,
+        layout: Layout,
+        importance: np.ndarray | None,
+        saliency_mask: np.ndarray | None,
+        symmetry: Symmetry,
+    ) -> np.ndarray:
+        """Importance of each coarse patch of the transformed picture, (N,) in raster order."""
+        if self.selection == "random":
+            return np.empty(layout.num_coarse, np.float32)
+        if self.selection == "saliency":
+            if saliency_mask is None:
+                raise ValueError('selection="saliency" needs saliency_mask, bool (H, W)')
+            if saliency_mask.dtype != bool or saliency_mask.shape != layout.image_hw:
+                raise ValueError(
+                    f"saliency_mask is {saliency_mask.dtype} {saliency_mask.shape}: expected bool {layout.image_hw}, "
+                    "as large as the picture"
+                )
+            fitted_mask = fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
+            pooled = pool_saliency(fitted_mask, self.coarse_patch_size, self.saliency_coverage)
+            return apply_symmetry(pooled, symmetry).ravel()
+        if importance is None:
+            return IMPORTANCE[self.selection](fitted, self.coarse_patch_size).ravel()
+        if importance.shape != layout.coarse_grid_hw:
+            raise ValueError(
+                f"importance is {importance.shape}: expected {layout.coarse_grid_hw}, one score per coarse patch of "
+                f"{self.coarse_patch_size} pixels of a picture of {layout.image_hw}"
+            )
+        if not np.isfinite(importance).all():
+            raise ValueError("importance has values that are not finite")
+        return apply_symmetry(np.asarray(importance, np.float32), symmetry).ravel()
+
+    def _choose(
+        self, layout: Layout, scores: np.ndarray, seed: int, epoch: int, key: str
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Coordinates (y, x) of the tokens to show at each scale, native first."""
+        counts = self.count_detailed(layout.num_coarse)
+        words = draw_words(seed, epoch, key, "select", layout.num_coarse)
+        cells = select_patches(self.selection, scores, counts, words, self.threshold)
+        rest = np.ones(layout.num_coarse, bool)
+        rest[np.concatenate(cells)] = False
+        cells.append(np.flatnonzero(rest))
+        sides = self.sides[::-1]
+        total = sum(len(cell) * side**2 for cell, side in zip(cells, sides, strict=True))
+        coords = [_subdivide(cell, layout.coarse_grid_hw[1], side) for cell, side in zip(cells, sides, strict=True)]
+        if total > self.max_seq_len:
+            return self._drop(coords, seed, epoch, key)
+        downscaled = np.concatenate(cells[:0:-1])
+        if total < self.max_seq_len and self.budget != "fixed" and len(downscaled):
+            # The places that cannot hold a whole coarse patch show native patches of one besides it.
+            beside = downscaled[np.argmin(words[downscaled])]
+            extra = _subdivide(beside[None], layout.coarse_grid_hw[1], sides[0])
+            y, x = (
+                np.concatenate([axis, more[: self.max_seq_len - total]])
+                for axis, more in zip(coords[0], extra, strict=True)
+            )
+            coords[0] = (y, x)
+        return coords
+
+    def _drop(
+        self, coords: list[tuple[np.ndarray, np.ndarray]], seed: int, epoch: int, key: str
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Trims to max_seq_len."""
+        lengths = [len(y) for y, _ in coords]
+        words = draw_words(seed, epoch, key, "drop", sum(lengths))
+        if self.drop == "low_first" or self.budget == "share":
+            order = np.lexsort((words, np.repeat(np.arange(len(lengths)), lengths)))
+        else:
+            order = np.argsort(words, kind="stable")
+        keep = np.zeros(sum(lengths), bool)
+        keep[order[: self.max_seq_len]] = True
+        parts = np.split(keep, np.cumsum(lengths)[:-1])
+        return [(y[part], x[part]) for (y, x), part in zip(coords, parts, strict=True)]
+
+    def _cut(self, fitted: np.ndarray, layout: Layout, coords: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """The patches of each scale, native first; uint8 (T, p, p, 3) each."""
+        grids = layout.grids[::-1]
+        patches = [gather_patches(fitted, *coords[0], self.patch_size)]
+        for (y, x), grid in zip(coords[1:], grids[1:], strict=True):
+            size = (grid[1] * self.patch_size, grid[0] * self.patch_size)
+            # Area averaging is exact here: a coarser pixel never reaches across the border of a coarse patch.
+            scaled = cv2.resize(fitted, size, interpolation=cv2.INTER_AREA)
+            patches.append(gather_patches(scaled, y, x, self.patch_size))
+        return patches
+
+    def _assemble(
+        self, patches: list[np.ndarray], coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout
+    ) -> Tokens:
+        """Scales one after the other, native first, padded to max_seq_len."""
+        length, size = self.max_seq_len, self.patch_size
+        tokens = Tokens(
+            patches=np.zeros((length, size, size, 3), np.uint8),
+            patch_coord=np.zeros((length, 2), np.int16),
+            scale_id=np.zeros(length, np.uint8),
+            patch_valid=np.zeros(length, bool),
+            grids=((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids,
+        )
+        start = 0
+        for below_native, (part, (y, x)) in enumerate(zip(patches, coords, strict=True)):
+            stop = start + len(part)
+            tokens.patches[start:stop] = part
+            tokens.patch_coord[start:stop, 0] = y
+            tokens.patch_coord[start:stop, 1] = x
+            tokens.scale_id[start:stop] = self.num_scales - 1 - below_native
+            start = stop
+        tokens.patch_valid[:start] = True
+        return tokens
+
+
+def _turn(layout: Layout, symmetry: Symmetry) -> Layout:
+    """The layout of the transformed picture."""
+    if not symmetry.transposes:
+        return layout
+    return replace(
+        layout,
+        image_hw=layout.image_hw[::-1],
+        fitted_hw=layout.fitted_hw[::-1],
+        coarse_grid_hw=layout.coarse_grid_hw[::-1],
+    )
+
+
+def _subdivide(cells: np.ndarray, grid_w: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
+    row, column = np.divmod(cells, grid_w)
+    within_y, within_x = np.divmod(np.arange(side * side), side)
+    return (row[:, None] * side + within_y).ravel(), (column[:, None] * side + within_x).ravel()

@@ -1,0 +1,149 @@
+"""Runs one function over many shards with Dask: local processes, or a cluster that is already there.
+
+A task writes its shard to the store and returns nothing: the truth is on disk. A failing shard is named, the others
+are finished and kept.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.params import DaskParams
+from pipeline.store import make_alone, read_sidecar, store_folder
+
+_LOG_EVERY = 30.0  # seconds between two lines where there is no terminal
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to make.
+
+    Attributes:
+        name: shown to people and used in the output folder, for example "shard-000012".
+        fingerprint: sha256 of everything the shard is made from; its name in the store.
+        arguments: of the work function, before the path to write to.
+    """
+
+    name: str
+    fingerprint: str
+    arguments: tuple[Any, ...]
+
+
+def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: DaskParams) -> dict[str, Path]:
+    """Makes the jobs that the store does not have yet.
+
+    Args:
+        kind: of artifact; names the folder in the store.
+        work: called as work(*arguments, target); writes target.json last, which marks the shard as whole.
+
+    Returns:
+        The path of each job's sidecar in the store, by the job's name, in the order of `jobs`.
+
+    Raises:
+        UserError: some shards failed; says which and why.
+    """
+    folder = store_folder(kind)
+    with make_alone(folder):
+        targets = {job.name: folder / f"{job.fingerprint}.json" for job in jobs}
+        todo = [job for job in jobs if read_sidecar(targets[job.name]) is None]
+        print(f"{kind}: {len(jobs) - len(todo)} of {len(jobs)} shards are there, {len(todo)} to make", flush=True)
+        if todo:
+            failures = []
+            with connect(dask, len(todo)) as client:
+                calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
+                for job, error in _show_progress(_run_bounded(client, work, calls), kind, len(todo)):
+                    if error is not None:
+                        failures.append(f"  {job.name}: {_explain(error, dask)}")
+            if failures:
+                listed = "\n".join(failures[:10])
+                raise UserError(
+                    f"{kind}: {len(failures)} of {len(todo)} shards failed; the others are kept, and the same command "
+                    f"makes only these\n{listed}"
+                )
+    return targets
+
+
+@contextlib.contextmanager
+def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
+    """A Dask client: of the scheduler that the params or DASK_SCHEDULER_ADDRESS name, else of local processes."""
+    from dask.distributed import Client, LocalCluster
+
+    address = params.address or os.environ.get("DASK_SCHEDULER_ADDRESS")
+    if address:
+        with Client(address, timeout=20) as client:
+            client.run(_prepare_worker)
+            yield client
+        return
+    workers = min(params.workers or os.cpu_count() or 1, num_tasks)
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=params.memory,
+            host="127.0.0.1",
+            dashboard_address=None,  # Dask's default listens on every interface
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(_prepare_worker)
+        yield client
+
+
+def _prepare_worker() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)  # one thread per worker process; OpenCV would start one per core in each
+
+
+def _run_bounded(
+    client: Any, work: Callable[..., None], calls: Iterable[tuple[Job, tuple[Any, ...]]]
+) -> Iterator[tuple[Job, BaseException | None]]:
+    """Jobs as they finish, with at most two per thread in flight: memory does not grow with their number."""
+    from dask.distributed import as_completed
+
+    calls = iter(calls)
+    in_flight: dict[str, Job] = {}
+    finished = as_completed()
+
+    def submit(count: int) -> None:
+        for job, arguments in islice(calls, count):
+            future = client.submit(work, *arguments, pure=False, retries=1)
+            in_flight[future.key] = job
+            finished.add(future)
+
+    submit(2 * max(1, sum(client.nthreads().values())))
+    for future in finished:
+        job = in_flight.pop(future.key)
+        yield job, future.exception() if future.status == "error" else None
+        future.release()
+        submit(1)
+
+
+def _explain(error: BaseException, params: DaskParams) -> str:
+    if type(error).__name__ == "KilledWorker":
+        return f"its worker died, often for want of memory (dask.memory is {params.memory})"
+    return f"{type(error).__name__}: {error}"
+
+
+def _show_progress(finished: Iterable[Any], label: str, total: int) -> Iterator[Any]:
+    """A bar on a terminal, a line every 30 seconds in a log."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(finished, desc=label, total=total, unit="shard")
+        return
+    shown = time.monotonic()
+    for count, item in enumerate(finished, start=1):
+        yield item
+        if time.monotonic() - shown >= _LOG_EVERY:
+            shown = time.monotonic()
+            print(f"{label}: {count} of {total} shards made", flush=True)

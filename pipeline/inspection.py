@@ -1,0 +1,136 @@
+"""From labels to manifest rows: checks the labels, opens each file once, draws splits that the labels do not give."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charm.draws import draw_order
+from pipeline.errors import UserError
+from pipeline.images import Rejected, decode_image
+from pipeline.listing import SPLITS, Listed, Listing
+from pipeline.manifest import SCHEMA
+from pipeline.params import ManifestParams, did_you_mean
+from pipeline.store import write_json
+
+
+def inspect_pictures(root: str, paths: list[str], max_pixels: int, max_edge: int | None, target: Path) -> None:
+    """First contact with some files: decodes each once. Writes target.json, {"pictures": one dict per path}."""
+    found = [_inspect(Path(root), path, max_pixels, max_edge) for path in paths]
+    write_json(target.with_suffix(".json"), {"pictures": found})
+
+
+def _inspect(root: Path, path: str, max_pixels: int, max_edge: int | None) -> dict[str, Any]:
+    """What the file holds, or {"reason": ...}."""
+    try:
+        file = (root / path).resolve()
+        if not file.is_relative_to(root.resolve()):
+            return {"reason": "outside"}
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {"reason": "missing"}
+    except (OSError, ValueError):  # a folder, no permission, a NUL in the name
+        return {"reason": "unreadable"}
+    try:
+        decoded = decode_image(data, max_pixels)
+    except Rejected as error:
+        return {"reason": error.reason}
+    height, width = decoded.pixels.shape[:2]
+    packed = packed_hw((height, width), max_edge)
+    return {
+        "reason": "",
+        "extension": decoded.extension,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "raw_height": height,
+        "raw_width": width,
+        "height": packed[0],
+        "width": packed[1],
+    }
+
+
+def packed_hw(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:
+    """Size after max_edge, which never enlarges."""
+    if max_edge is None or max(image_hw) <= max_edge:
+        return image_hw
+    height, width = (max(1, round(side * max_edge / max(image_hw))) for side in image_hw)
+    return height, width
+
+
+def check_listing(listing: Listing) -> None:
+    """Raises UserError with file and line at the first label that cannot be right."""
+    if not listing.pictures:
+        raise UserError("the labels list no pictures")
+    low, high = listing.score_range
+    seen: dict[str, str] = {}
+    for picture in listing.pictures:
+        if not picture.path:
+            raise UserError(f"{picture.where}: the path is empty")
+        if picture.path in seen:
+            raise UserError(f"{picture.where}: {picture.path} was listed before, at {seen[picture.path]}")
+        seen[picture.path] = picture.where
+        if not all(math.isfinite(value) for value in picture.target):
+            raise UserError(f"{picture.where}: a score of {picture.path} is not a number")
+        if len(picture.target) > 1 and (min(picture.target) < 0 or sum(picture.target) <= 0):
+            raise UserError(f"{picture.where}: the distribution of {picture.path} needs shares >= 0 with a sum > 0")
+        if len(picture.target) == 1 and not low <= picture.target[0] <= high:
+            raise UserError(
+                f"{picture.where}: the score {picture.target[0]:g} of {picture.path} is outside of score_range, "
+                f"[{low:g}, {high:g}]"
+            )
+        if picture.split is not None and picture.split not in SPLITS:
+            meant = did_you_mean(picture.split, list(SPLITS))
+            raise UserError(f"{picture.where}: split {picture.split!r} is not known{meant}")
+
+
+def build_rows(
+    listing: Listing, found: list[dict[str, Any]], params: ManifestParams, seed: int
+) -> list[dict[str, Any]]:
+    """Manifest rows from labels and what the files hold, in the order of the labels."""
+    low, high = listing.score_range
+    rows = []
+    for index, (picture, facts) in enumerate(zip(listing.pictures, found, strict=True)):
+        values = np.array(picture.target)
+        target = (values - low) / (high - low) if len(values) == 1 else values / values.sum()
+        row = dict.fromkeys(SCHEMA.names) | {"key": f"{index:08d}", "name": picture.name, "path": picture.path}
+        rows.append(row | {"split": picture.split, "target": target.tolist()} | facts)
+    kept = [row for row in rows if not row["reason"]]
+    if any(row["split"] is None for row in kept):
+        _draw_splits(kept, params.test_share, params.val_share, seed)
+    for row in rows:
+        if row["reason"]:
+            row["split"] = None
+    return rows
+
+
+def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float, seed: int) -> None:
+    """Equal files go to the same split, under whatever names they are listed."""
+    files = sorted({row["sha256"] for row in rows})
+    order = draw_order(seed, 0, "", "split", len(files))
+    num_test = round(test_share * len(files))
+    num_val = round(val_share * (len(files) - num_test))
+    splits = {}
+    for rank, index in enumerate(order):
+        splits[files[index]] = "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
+    for row in rows:
+        row["split"] = splits[row["sha256"]]
+
+
+def warn_of_leaks(rows: list[dict[str, Any]]) -> list[str]:
+    """Names of pictures whose very bytes stand in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if not row["reason"]:
+            splits.setdefault(row["sha256"], set()).add(row["split"])
+    return [row["name"] for row in rows if not row["reason"] and len(splits[row["sha256"]]) > 1]
+
+
+def stat_picture(root: Path, picture: Listed) -> list[Any]:
+    """What tells a changed file from an unchanged one without reading it: path, bytes, time of change (ns)."""
+    try:
+        stat = (root / picture.path).stat()
+    except (OSError, ValueError):
+        return [picture.path, None, None]
+    return [picture.path, stat.st_size, stat.st_mtime_ns]

@@ -1,0 +1,169 @@
+"""Batches of tokens from shards: any order, any number of workers, the same samples.
+
+A worker is handed (epoch, index) pairs and reads the picture by its place in the shard. What it makes of it is a
+function of (seed, epoch, key): no worker, batch or earlier sample has a say.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from charm.augment import IDENTITY, draw_symmetry
+from charm.draws import draw_order
+from charm.tokenizer import CharmTokenizer
+from pipeline.columns import ColumnReader
+from pipeline.manifest import Manifest
+from pipeline.pos_embeds import PosEmbedTables
+from pipeline.shards import ShardReader
+from pipeline.tokenizers import Tokenizer
+
+Place = tuple[int, int]  # (epoch, index in the manifest)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch, trimmed to its longest sequence; shapes as charm.Tokens, batch first.
+
+    Attributes:
+        patches: uint8 (B, L, p, p, 3).
+        patch_coord: int16 (B, L, 2).
+        scale_id: uint8 (B, L).
+        patch_valid: bool (B, L).
+        pos_row: int32 (B, L), rows of PosEmbedTables.flat.
+        target: float32 (B, num_bins).
+        keys: of the samples.
+    """
+
+    patches: Tensor
+    patch_coord: Tensor
+    scale_id: Tensor
+    patch_valid: Tensor
+    pos_row: Tensor
+    target: Tensor
+    keys: list[str]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the DataLoader."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
+
+
+class TokenDataset(Dataset[dict[str, Any]]):
+    """Pictures as tokens, by (epoch, index).
+
+    Args:
+        manifest: the pictures, in order.
+        pictures: their shards.
+        column: their importance maps; None where the tokenizer needs none.
+        tokenizer: what makes tokens of them.
+        tables: for the tokens' position embeddings.
+        seed: of every draw.
+        flip, rotate: probabilities of augmentation.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        pictures: ShardReader,
+        column: ColumnReader | None,
+        tokenizer: Tokenizer,
+        tables: PosEmbedTables,
+        seed: int,
+        flip: float = 0.0,
+        rotate: float = 0.0,
+    ) -> None:
+        self._keys = manifest.keys
+        self._targets = manifest.targets.astype(np.float32)
+        self._pictures = pictures
+        self._column = column
+        self._tokenizer = tokenizer
+        self._tables = tables
+        self._seed = seed
+        self._flip, self._rotate = flip, rotate
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        epoch, index = place
+        key = self._keys[index]
+        symmetry = IDENTITY
+        if self._flip or self._rotate:
+            symmetry = draw_symmetry(self._seed, epoch, key, self._flip, self._rotate)
+        picture = self._pictures.read_picture(key)
+        draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": key, "symmetry": symmetry}
+        tokens = self._tokenizer(picture, **draws, **self._read_column(key))
+        return {
+            "patches": tokens.patches,
+            "patch_coord": tokens.patch_coord,
+            "scale_id": tokens.scale_id,
+            "patch_valid": tokens.patch_valid,
+            "pos_row": self._tables.rows(tokens),
+            "target": self._targets[index],
+            "keys": key,
+        }
+
+    def _read_column(self, key: str) -> dict[str, Any]:
+        """The tokenizer's arguments that hold the picture's map."""
+        if self._column is None or not isinstance(self._tokenizer, CharmTokenizer):
+            return {}
+        if self._tokenizer.selection == "saliency":
+            return {"saliency_mask": self._column.read_mask(key)}
+        return {"importance": self._column.read_importance(key, self._tokenizer.coarse_patch_size)}
+
+
+class EpochSampler(Sampler[list[Place]]):
+    """Batches of places for one epoch at a time; every sample once, the last batch may be smaller.
+
+    Attributes:
+        epoch: set it before each pass.
+        first_batch: set it to go on in the middle of an epoch.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, shuffle: bool) -> None:
+        self._size, self._batch_size, self._seed, self._shuffle = size, batch_size, seed, shuffle
+        self.epoch = 0
+        self.first_batch = 0
+
+    def __len__(self) -> int:
+        return -(-self._size // self._batch_size) - self.first_batch
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        order = np.arange(self._size)
+        if self._shuffle:
+            order = draw_order(self._seed, self.epoch, "", "shuffle", self._size)
+        for start in range(self.first_batch * self._batch_size, self._size, self._batch_size):
+            yield [(self.epoch, int(index)) for index in order[start : start + self._batch_size]]
+
+
+def make_loader(dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> DataLoader[Any]:
+    """A DataLoader of `Batch`; its workers live as long as it does."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_prepare_worker,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _prepare_worker(_: int) -> None:
+    cv2.setNumThreads(1)
+
+
+def _collate(samples: list[dict[str, Any]]) -> Batch:
+    length = max(1, max(int(sample["patch_valid"].sum()) for sample in samples))
+    stacked = {
+        name: torch.from_numpy(np.stack([sample[name][:length] for sample in samples]))
+        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
+    }
+    target = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
+    return Batch(target=target, keys=[sample["keys"] for sample in samples], **stacked)

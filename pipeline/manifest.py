@@ -1,0 +1,119 @@
+"""The manifest: one row per listed picture, kept or rejected with a reason.
+
+    manifest.parquet   key, name, path, extension, bytes, sha256, raw_height, raw_width, height, width, split, target,
+                       reason ("" = kept). Sizes in pixels; raw_* before max_edge. Pages carry checksums.
+    dataset.json       what the scores mean, and the counts of listed, packed and rejected pictures
+    rejected.csv       the rejected ones, with reasons
+
+A target is one score scaled to 0..1, or the shares of ascending bins, which sum to 1.
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.listing import Listing
+from pipeline.reasons import REASONS
+from pipeline.store import write_json, write_whole
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("name", pa.string()),
+        ("path", pa.string()),
+        ("extension", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("raw_height", pa.int32()),
+        ("raw_width", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("split", pa.string()),
+        ("target", pa.list_(pa.float64())),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The kept pictures of a manifest, in order.
+
+    Attributes:
+        table: pyarrow table with the columns above.
+        facts: dataset.json.
+    """
+
+    table: pa.Table
+    facts: dict[str, Any]
+
+    @property
+    def keys(self) -> list[str]:
+        keys: list[str] = self.table["key"].to_pylist()
+        return keys
+
+    @property
+    def targets(self) -> np.ndarray:
+        """float64 (N, num_bins)."""
+        return np.array(self.table["target"].to_pylist(), np.float64).reshape(len(self.table), -1)
+
+    @property
+    def image_hws(self) -> list[tuple[int, int]]:
+        """Pixels, (height, width), as packed."""
+        return list(zip(self.table["height"].to_pylist(), self.table["width"].to_pylist(), strict=True))
+
+    @property
+    def bins(self) -> np.ndarray:
+        """Score of each bin, on the scale of 0..1; a single 1 for scores, so that target @ bins is the score."""
+        count = self.facts["num_bins"]
+        return np.linspace(0, 1, count) if count > 1 else np.ones(1)
+
+    def of_split(self, split: str) -> "Manifest":
+        return Manifest(self.table.filter(pa.compute.equal(self.table["split"], split)), self.facts)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads the folder that the stage `manifest` writes."""
+    try:
+        table = pq.read_table(folder / "manifest.parquet", page_checksum_verification=True)
+        facts = json.loads((folder / "dataset.json").read_bytes())
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise UserError(f"{folder}: the manifest is missing or damaged ({error}); run dvc repro") from error
+    return Manifest(table.filter(pa.compute.equal(table["reason"], "")), facts)
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str) -> dict[str, Any]:
+    """Writes the three files; returns the content of dataset.json."""
+    low, high = listing.score_range
+    rejected = [row for row in rows if row["reason"]]
+    facts = {
+        "dataset": dataset,
+        "root": str(listing.root),
+        "num_bins": listing.num_bins,
+        "score_range": [low, high],
+        "accuracy_threshold": (listing.accuracy_threshold - low) / (high - low),
+        "listed": len(rows),
+        "packed": len(rows) - len(rejected),
+        "rejected": dict(sorted(Counter(row["reason"] for row in rejected).items())),
+        "splits": dict(sorted(Counter(row["split"] for row in rows if not row["reason"]).items())),
+    }
+    with write_whole(folder / "manifest.parquet") as file:
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "path", "reason", "meaning"])
+    writer.writerows([row["name"], row["path"], row["reason"], REASONS[row["reason"]]] for row in rejected)
+    with write_whole(folder / "rejected.csv") as file:
+        file.write(text.getvalue().encode())
+    write_json(folder / "dataset.json", facts)
+    return facts

@@ -1,0 +1,48 @@
+"""Models from their description, and where they run."""
+
+from typing import Any
+
+import torch
+
+from charm.model import CharmViT
+from pipeline.errors import UserError
+from pipeline.params import Params
+
+
+def build_model(config: dict[str, Any], pretrained: bool) -> CharmViT:
+    """The model that `model_config` describes."""
+    try:
+        return CharmViT(
+            config["backbone"],
+            pretrained=pretrained,
+            num_scales=config["num_scales"],
+            num_outputs=config["num_outputs"],
+            head=config["head"],
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:  # no network, no such repository
+        raise UserError(
+            f"the weights of {config['backbone']} cannot be downloaded ({error}); no network is needed when the hub's "
+            "cache has them, or with pretrained: false"
+        ) from error
+
+
+def model_config(params: Params, num_bins: int) -> dict[str, Any]:
+    """What has to be known to build the model again."""
+    return {
+        "backbone": params.backbone,
+        "num_scales": 1 if params.tokenizer == "standard" else params.tokens.num_scales,
+        "num_outputs": num_bins,
+        "head": params.train.head,
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"params.yaml: hardware.device: {name!r} is not a device (auto, cpu, cuda, cuda:1)") from error

@@ -1,0 +1,246 @@
+"""params.yaml, checked as a whole before any work: unknown, missing or mistyped keys are errors with file and line.
+
+YAML is read by ruamel.yaml, as DVC writes it: PyYAML reads the `3e-05` that `dvc exp run -S` leaves as a string.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Least and greatest value that a number may have."""
+
+    least: float
+    most: float = math.inf
+
+
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(1)]
+Positive = Annotated[float, Range(0)]
+
+
+@dataclass(frozen=True)
+class TokenParams:
+    """Settings of charm.CharmTokenizer."""
+
+    coarse_ratio: Annotated[int, Range(2, 4)]
+    num_scales: Annotated[int, Range(2, 3)]
+    budget: Literal["fixed", "fill", "share"]
+    native_share: Share
+    threshold: Annotated[float, Range(1)]
+    drop: Literal["uniform", "low_first"]
+    fit: Literal["nearest", "pad"]
+    saliency_coverage: Annotated[float, Range(1e-6, 1)]
+    redraw: Literal["epoch", "once"]
+
+
+@dataclass(frozen=True)
+class ManifestParams:
+    csv_file: str | None
+    csv_root: str | None
+    path_column: str
+    score_columns: list[str]
+    score_range: list[float]
+    accuracy_threshold: float  # in the units of score_range
+    split_column: str | None
+    test_share: Share
+    val_share: Share
+    max_edge: Annotated[int, Range(32)] | None  # pixels
+    max_pixels: Count
+    max_reject_frac: Share
+
+
+@dataclass(frozen=True)
+class ShardParams:
+    samples_per_shard: Count
+    jpeg_quality: Annotated[int, Range(1, 100)]
+
+
+@dataclass(frozen=True)
+class NoParams:
+    pass
+
+
+@dataclass(frozen=True)
+class ScoreParams:
+    coarse_patch_sizes: list[int]  # pixels
+
+
+@dataclass(frozen=True)
+class SaliencyParams:
+    backend: Literal["mbd"]
+
+
+@dataclass(frozen=True)
+class ImportanceParams:
+    random: NoParams
+    frequency: ScoreParams
+    gradient: ScoreParams
+    entropy: ScoreParams
+    saliency: SaliencyParams
+
+
+@dataclass(frozen=True)
+class PosEmbedParams:
+    mode: Literal["bilinear", "bicubic"]
+    antialias: bool
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    head: Literal["cls", "cls_mean"]
+    loss: Literal["auto", "l1", "mse", "emd"]
+    epochs: Count
+    batch_size: Count  # pictures
+    learning_rate: Positive
+    min_learning_rate: Positive
+    warmup_epochs: Positive
+    weight_decay: Positive
+    clip_norm: Positive
+    patience: Annotated[int, Range(0)]  # epochs
+    flip: Share
+    rotate: Share
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    draws: Count
+
+
+@dataclass(frozen=True)
+class ReportParams:
+    gallery: Count  # pictures
+
+
+@dataclass(frozen=True)
+class HardwareParams:
+    device: str
+    loader_workers: Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True)
+class DaskParams:
+    address: str | None
+    workers: Count | None
+    memory: str
+
+
+@dataclass(frozen=True)
+class Params:
+    dataset: Literal["demo", "csv"]
+    selection: Literal["random", "frequency", "gradient", "entropy", "saliency"]
+    tokenizer: Literal["charm", "standard"]
+    backbone: str
+    pretrained: bool
+    max_seq_len: Count
+    seed: int
+    tokens: TokenParams
+    manifest: ManifestParams
+    shards: ShardParams
+    importance: ImportanceParams
+    pos_embeds: PosEmbedParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    report: ReportParams
+    hardware: HardwareParams
+    dask: DaskParams
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Reads and checks the file.
+
+    Raises:
+        UserError: one line with file, line and key.
+    """
+    try:
+        node = YAML(typ="rt").load(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    if not isinstance(node, CommentedMap):
+        raise UserError(f"{path}: expected keys and values, one section per stage")
+    params: Params = _build(Params, node, path, "")
+    # The name becomes a folder and part of a command in dvc.yaml.
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", params.backbone):
+        _fail(path, node, "backbone", f"backbone: {params.backbone!r} is not a name of a timm model")
+    low_high = params.manifest.score_range
+    if len(low_high) != 2 or not low_high[0] < low_high[1]:
+        _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
+    return params
+
+
+def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
+    line = node.lc.key(key)[0] + 1 if key in node.lc.data else "?"
+    raise UserError(f"{path}:{line}: {message}")
+
+
+def did_you_mean(came: str, known: list[str]) -> str:
+    """ "; did you mean 'x'?" where one of the known words is near, else the words themselves."""
+    near = difflib.get_close_matches(came, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _build(kind: Any, node: CommentedMap, path: Path, prefix: str) -> Any:
+    """An instance of the dataclass `kind` from a mapping; `prefix` is the mapping's own key with a dot."""
+    hints = get_type_hints(kind, include_extras=True)
+    for key in node:
+        if key not in hints:
+            _fail(path, node, key, f"unknown key {prefix}{key}{did_you_mean(str(key), list(hints))}")
+    values = {}
+    for key, hint in hints.items():
+        if key not in node:
+            at = node.lc.line + 1 if prefix else 1
+            raise UserError(f"{path}:{at}: missing key {prefix}{key}")
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(node[key], CommentedMap):
+                _fail(path, node, key, f"{prefix}{key}: expected a section with keys of its own, got {node[key]!r}")
+            values[key] = _build(hint, node[key], path, f"{prefix}{key}.")
+        else:
+            problem, values[key] = _check(hint, node[key])
+            if problem:
+                _fail(path, node, key, f"{prefix}{key}: {problem}")
+    return kind(**values)
+
+
+def _check(hint: Any, value: Any) -> tuple[str, Any]:
+    """A problem, or "" and the value as plain Python type."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return "", None
+        return _check(next(arg for arg in get_args(hint) if arg is not types.NoneType), value)
+    if origin is Annotated:
+        inner, span = get_args(hint)
+        problem, value = _check(inner, value)
+        if not problem and not span.least <= value <= span.most:
+            limits = f"from {span.least} to {span.most}" if span.most < math.inf else f"of at least {span.least}"
+            problem = f"expected a number {limits}, got {value}"
+        return problem, value
+    if origin is Literal:
+        known = [str(choice) for choice in get_args(hint)]
+        return ("" if value in known else f"{value!r} is not known{did_you_mean(str(value), known)}"), value
+    if origin is list:
+        if not isinstance(value, list) or not value:
+            return f"expected a list of {get_args(hint)[0].__name__}, got {value!r}", value
+        checked = [_check(get_args(hint)[0], item) for item in value]
+        return next((problem for problem, _ in checked if problem), ""), [item for _, item in checked]
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return "", float(value)
+    if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return "", hint(value)
+    return f"expected {hint.__name__}, got {value!r} ({type(value).__name__})", value

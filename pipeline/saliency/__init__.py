@@ -1,0 +1,1 @@
+"""Detectors of the salient object: one module each."""

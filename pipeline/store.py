@@ -1,0 +1,122 @@
+"""Finished shards, kept by what they are made from, outside of DVC's reach.
+
+DVC deletes a stage's output before the stage runs. Finished shards therefore live in a store whose file names are the
+sha256 of everything that went into them: settings, code and input. A stage that was killed, or whose input grew, finds
+the shards that are already made and makes the rest; at the end the output folder is filled with hard links.
+"""
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def store_folder(kind: str) -> Path:
+    """The folder of one kind of artifact: below $CHARM_STORE, or .charm/store of the repository."""
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    # A queued experiment runs in a copy of the repository at .dvc/tmp/exps/<name>; it shares the store.
+    if ".dvc" in root.parts:
+        root = Path(*root.parts[: root.parts.index(".dvc")])
+    folder = Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve() / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest(*modules: str) -> str:
+    """sha256 of what the code of these modules does: comments, docstrings and layout do not count."""
+    sources = []
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ImportError(f"no source for {module}")
+        tree = ast.parse(Path(spec.origin).read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+        sources.append(ast.unparse(tree))  # ast.dump differs between Python versions
+    return fingerprint(sources)
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there whole or not at all: written aside, flushed to disk, renamed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted keys, so that equal values are equal bytes."""
+    with write_whole(path) as file:
+        file.write(json.dumps(value, sort_keys=True, indent=1).encode() + b"\n")
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """The sidecar beside a shard, or None where the shard does not exist as a whole."""
+    try:
+        sidecar: dict[str, Any] = json.loads(path.read_bytes())
+        if "bytes" in sidecar and path.with_suffix(".tar").stat().st_size != sidecar["bytes"]:
+            return None
+    except (OSError, ValueError):
+        return None
+    return sidecar
+
+
+@contextlib.contextmanager
+def make_alone(folder: Path) -> Iterator[None]:
+    """One maker at a time: a queued experiment, or what a killed `dvc` left running."""
+    with open(folder / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            print(f"waiting for {lock.read().strip()}, which makes the same artifacts", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        yield
+
+
+def publish(made: Mapping[str, Path], out: Path) -> None:
+    """Fills an output folder: `made` maps a file name to the file it is another name of."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.iterdir():
+        if old.name not in made:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for name, source in made.items():
+        target = out / name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # another disk
+            shutil.copyfile(source, target)
+
+
+def publish_shards(made: Mapping[str, Path], out: Path) -> None:
+    """Fills an output folder with both files of each shard; `made` maps a shard's name to its sidecar."""
+    publish({f"{name}{end}": path.with_suffix(end) for name, path in made.items() for end in (".tar", ".json")}, out)

@@ -1,0 +1,26 @@
+"""One script per stage of dvc.yaml, run as `python -m stages.<word>`."""
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from pipeline.errors import UserError
+from pipeline.params import Params, load_params
+
+
+def run_stage(main: Callable[[Params], None]) -> None:
+    """Checks params.yaml, then runs the stage. A user's mistake is one line and exit code 2, without a traceback."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        main(load_params())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; what is made is kept, and the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,74 @@
+"""Score the test pictures with the best model, once.
+
+Writes runs/evaluate: metrics.json and predictions.csv.
+"""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from charm.metrics import score_agreement
+from pipeline.checkpoints import load_model_tensors
+from pipeline.inputs import Inputs
+from pipeline.loader import EpochSampler, make_loader
+from pipeline.models import build_model, choose_device
+from pipeline.params import Params
+from pipeline.predictions import predict
+from pipeline.store import write_json, write_whole
+from stages import run_stage
+
+OUT = Path("runs/evaluate")
+
+
+def main(params: Params) -> None:
+    cv2.setNumThreads(1)
+    device = choose_device(params.hardware.device)
+    tensors, config = load_model_tensors(Path("runs/train"))
+    model = build_model(config, pretrained=False)
+    model.load_state_dict(tensors)
+    model.to(device)
+
+    inputs = Inputs(params, model.patch_size)
+    test = inputs.manifest.of_split("test")
+    facts = inputs.manifest.facts
+    sampler = EpochSampler(len(test.table), params.train.batch_size, params.seed, shuffle=False)
+    loader = make_loader(inputs.dataset(test, training=False), sampler, params.hardware.loader_workers, device)
+    pos_embeds = inputs.tables.flat.to(device)
+    draws = []
+    for draw in range(params.evaluate.draws):
+        sampler.epoch = draw  # of the patches; the pictures are the same
+        found = predict(model, loader, pos_embeds, inputs.manifest.bins)
+        draws.append(found.predicted)
+    predicted, spread = np.mean(draws, axis=0), np.std(draws, axis=0)
+
+    OUT.mkdir(parents=True, exist_ok=True)
+    agreement = score_agreement(predicted, found.target, facts["accuracy_threshold"])
+    metrics: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in agreement.items()}
+    metrics |= {"scored": len(found.keys), "best_epoch": config["best_epoch"], "draw_spread": float(spread.mean())}
+    metrics |= {name: facts[name] for name in ("listed", "packed", "rejected")}
+    write_json(OUT / "metrics.json", metrics)
+    names = test.table["name"].to_pylist()
+    _write_predictions(OUT / "predictions.csv", names, found.keys, found.target, predicted, spread)
+    shown = "  ".join(f"{name.upper()} {agreement[name]:.3f}" for name in ("plcc", "srcc", "acc"))
+    print(f"evaluate: {len(found.keys)} test pictures  {shown}")
+
+
+def _write_predictions(
+    path: Path, names: list[str], keys: list[str], target: np.ndarray, predicted: np.ndarray, spread: np.ndarray
+) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["key", "name", "target", "predicted", "spread"])
+    for key, name, *numbers in zip(keys, names, target, predicted, spread, strict=True):
+        writer.writerow([key, name, *(f"{number:.6f}" for number in numbers)])
+    with write_whole(path) as file:
+        file.write(text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    run_stage(main)
