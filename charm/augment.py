@@ -31,14 +31,17 @@ IDENTITY = Symmetry()
 
 
 def apply_symmetry(array: np.ndarray, symmetry: Symmetry) -> np.ndarray:
-    """Transforms a picture, mask or map: (H, W) or (H, W, C), any dtype that OpenCV has, or bool."""
+    """Transforms a picture, mask or map: (H, W) or (H, W, C) with C <= 4, bool or any dtype that OpenCV has."""
+    if array.dtype in (np.int64, np.uint64):
+        raise ValueError(f"array is {array.dtype}: OpenCV would narrow it to 32 bits; expected bool, float or narrower")
     values = array.view(np.uint8) if array.dtype == bool else array
     if symmetry.flip:
         values = cv2.flip(values, 1)
     turn = _TURNS[symmetry.turns % 4]
     if turn is not None:
         values = cv2.rotate(values, turn)
-    return values.view(array.dtype)
+    # OpenCV drops the axis of a single channel.
+    return values.reshape(*values.shape[:2], *array.shape[2:]).view(array.dtype)
 
 
 def draw_symmetry(seed: int, epoch: int, key: str, flip: float = 0.5, rotate: float = 0.5) -> Symmetry:

@@ -12,6 +12,7 @@ from charm.geometry import check_image
 from charm.tokenizer import Tokens, gather_patches
 
 _CROP = 224  # pixels, of a shortest edge of 256
+_LONGEST = 8  # times the shorter side; of longer pictures only a part is resized
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class StandardTokenizer:
 
     num_scales = 1
 
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "max_seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+
     @property
     def grid_side(self) -> int:
         """Tokens along a side of the crop."""
@@ -53,11 +59,12 @@ class StandardTokenizer:
     ) -> Tokens:
         """Tokenizes one picture; see CharmTokenizer."""
         check_image(image)
+        at = draw_uniform(seed, epoch, key, "crop", 2) if self.random_crop else np.array([0.5, 0.5])
+        image = _shorten(image, at)
         crop = self.grid_side * self.patch_size
         scale = crop * 8 / 7 / min(image.shape[:2])  # 256 / 224 = 8 / 7
         height, width = (max(crop, round(side * scale)) for side in image.shape[:2])
         resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        at = draw_uniform(seed, epoch, key, "crop", 2) if self.random_crop else np.array([0.5, 0.5])
         top, left = (int(u * (side - crop + 1)) for u, side in zip(at, (height, width), strict=True))
         cropped = apply_symmetry(np.ascontiguousarray(resized[top : top + crop, left : left + crop]), symmetry)
         y, x = np.divmod(np.arange(self.grid_side**2), self.grid_side)
@@ -68,3 +75,13 @@ class StandardTokenizer:
             patch_valid=np.ones(len(y), bool),
             grids=self.grids((height, width)),
         )
+
+
+def _shorten(image: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Of a strip, the part around the crop: 1 x 20000 pixels would be resized to 256 x 5,120,000, 4 GB.
+
+    The crop stands at the same share `at` of what is left over before and after, so it shows the same place.
+    """
+    longest = _LONGEST * min(image.shape[:2])
+    top, left = (int(u * max(side - longest, 0)) for u, side in zip(at, image.shape[:2], strict=True))
+    return image[top : top + longest, left : left + longest]

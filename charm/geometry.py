@@ -51,7 +51,7 @@ def fit_to_grid(image: np.ndarray, multiple: int, fit: str = "nearest") -> np.nd
     """Crops or pads each axis by itself to a multiple, without resizing.
 
     Args:
-        image: any dtype, (H, W) or (H, W, C).
+        image: any dtype that OpenCV has, (H, W) or (H, W, C).
         multiple: pixels.
         fit: "nearest" crops or pads to the nearer multiple, so that at most multiple / 2 pixels change (more only
             where a side is shorter than that); "pad" never crops.
@@ -71,7 +71,8 @@ def fit_to_grid(image: np.ndarray, multiple: int, fit: str = "nearest") -> np.nd
         after.append(max(missing, 0) - before[axis])
     if not any(before + after):
         return image
-    return cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_REPLICATE)
+    return padded.reshape(*target, *image.shape[2:])  # OpenCV drops the axis of a single channel
 
 
 @dataclass(frozen=True)

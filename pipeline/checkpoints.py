@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.store import file_sha256, write_json
+from pipeline.store import file_sha256, fingerprint, write_json
 
 _KEPT = 2  # finished checkpoints; an older one stands in if the newest is damaged
 
@@ -23,7 +23,8 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: 
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     _save_tensors(tensors, aside / "tensors.safetensors")
-    write_json(aside / "state.json", state | {"sha256": file_sha256(aside / "tensors.safetensors")})
+    digests = [file_sha256(aside / "tensors.safetensors"), fingerprint(state)]
+    write_json(aside / "state.json", {"state": state, "sha256": digests})
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
     for old in sorted(folder.glob("step-*"))[:-_KEPT]:
@@ -34,10 +35,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     """The newest checkpoint that is whole; None if there is none."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
-            if file_sha256(path / "tensors.safetensors") == state["sha256"]:
+            written = json.loads((path / "state.json").read_bytes())
+            state: dict[str, Any] = written["state"]
+            if [file_sha256(path / "tensors.safetensors"), fingerprint(state)] == written["sha256"]:
                 return load_file(path / "tensors.safetensors"), state
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, LookupError, TypeError):
             pass
         print(f"{path}: damaged, an older checkpoint is used", flush=True)
     return None
@@ -74,11 +76,10 @@ def load_model_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     """
     try:
         config = json.loads((folder / "model.json").read_bytes())
-        digest = file_sha256(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
+        if file_sha256(folder / "model.safetensors") != config["sha256"]:
+            raise ValueError("model.safetensors is not the file that model.json describes")
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder}: the model is missing or damaged ({error}); run dvc repro") from error
-    if digest != config["sha256"]:
-        raise UserError(f"{folder / 'model.safetensors'} is not the file that model.json describes; run dvc repro")
     return load_file(folder / "model.safetensors"), config
 
 

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from pipeline.reasons import REASONS
 
 # The limit below is checked before any pixel is decoded and replaces Pillow's own, which warns at 89 million.
 Image.MAX_IMAGE_PIXELS = None
 
+# Pillow's name of a format -> extension. MPO, a JPEG with further pictures behind it, is opened as JPEG.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
+# Pillow opens a format by name only where its plugin has been imported; those of JPEG, PNG and BMP it imports itself.
+_OPENED_AS = ["JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format, TiffImagePlugin.TiffImageFile.format]
 MAX_PIXELS = 100_000_000
 
 _EXIF_ORIENTATION = 0x0112
@@ -47,7 +50,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
     if not data:
         raise Rejected("empty")
     try:
-        picture = Image.open(io.BytesIO(data), formats=list(EXTENSIONS))
+        picture = Image.open(io.BytesIO(data), formats=_OPENED_AS)
     except UnidentifiedImageError:
         raise Rejected("format") from None
     except Exception:  # Pillow's parsers raise many kinds on damaged headers

@@ -28,10 +28,12 @@ def _inspect(root: Path, path: str, max_pixels: int, max_edge: int | None) -> di
         file = (root / path).resolve()
         if not file.is_relative_to(root.resolve()):
             return {"reason": "outside"}
+        if file.exists() and not file.is_file():  # a folder; a pipe, which might never end
+            return {"reason": "unreadable"}
         data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return {"reason": "missing"}
-    except (OSError, ValueError):  # a folder, no permission, a NUL in the name
+    except (OSError, ValueError, RuntimeError):  # no permission, a NUL in the name, links in a circle
         return {"reason": "unreadable"}
     try:
         decoded = decode_image(data, max_pixels)

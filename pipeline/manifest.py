@@ -1,8 +1,8 @@
 """The manifest: one row per listed picture, kept or rejected with a reason.
 
     manifest.parquet   key, name, path, extension, bytes, sha256, raw_height, raw_width, height, width, split, target,
-                       reason ("" = kept). Sizes in pixels; raw_* before max_edge. Pages carry checksums.
-    dataset.json       what the scores mean, and the counts of listed, packed and rejected pictures
+                       reason ("" = kept). Sizes in pixels; raw_* before max_edge.
+    dataset.json       what the scores mean, the counts of listed, packed and rejected pictures, and the table's sha256
     rejected.csv       the rejected ones, with reasons
 
 A target is one score scaled to 0..1, or the shares of ascending bins, which sum to 1.
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.reasons import REASONS
-from pipeline.store import write_json, write_whole
+from pipeline.store import file_sha256, write_json, write_whole
 
 SCHEMA = pa.schema(
     [
@@ -84,9 +84,12 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Reads the folder that the stage `manifest` writes."""
     try:
-        table = pq.read_table(folder / "manifest.parquet", page_checksum_verification=True)
         facts = json.loads((folder / "dataset.json").read_bytes())
-    except (OSError, pa.ArrowException, ValueError) as error:
+        # Checksums of pages leave the footer open: flipped bits there changed rows in silence.
+        if file_sha256(folder / "manifest.parquet") != facts["sha256"]:
+            raise ValueError("manifest.parquet is not the file that dataset.json describes")
+        table = pq.read_table(folder / "manifest.parquet")
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder}: the manifest is missing or damaged ({error}); run dvc repro") from error
     return Manifest(table.filter(pa.compute.equal(table["reason"], "")), facts)
 
@@ -108,7 +111,8 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, d
     }
     with write_whole(folder / "manifest.parquet") as file:
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, file, compression="zstd")
+    facts["sha256"] = file_sha256(folder / "manifest.parquet")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "path", "reason", "meaning"])

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import re
+import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import UserError
 
@@ -59,7 +60,7 @@ class ManifestParams:
     test_share: Share
     val_share: Share
     max_edge: Annotated[int, Range(32)] | None  # pixels
-    max_pixels: Count
+    max_pixels: Annotated[int, Range(1, 100_000_000)]  # the most that the later stages decode
     max_reject_frac: Share
 
 
@@ -76,7 +77,7 @@ class NoParams:
 
 @dataclass(frozen=True)
 class ScoreParams:
-    coarse_patch_sizes: list[int]  # pixels
+    coarse_patch_sizes: list[Count]  # pixels
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Params:
     backbone: str
     pretrained: bool
     max_seq_len: Count
-    seed: int
+    seed: Annotated[int, Range(0, 2**63 - 1)]
     tokens: TokenParams
     manifest: ManifestParams
     shards: ShardParams
@@ -172,11 +173,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except YAMLError as error:  # bytes that are no text
+        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(node, CommentedMap):
         raise UserError(f"{path}: expected keys and values, one section per stage")
-    params: Params = _build(Params, node, path, "")
+    params: Params = _build(Params, node, path, "", 1)
     # The name becomes a folder and part of a command in dvc.yaml.
-    if not re.fullmatch(r"[A-Za-z0-9_.]+", params.backbone):
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", params.backbone):
         _fail(path, node, "backbone", f"backbone: {params.backbone!r} is not a name of a timm model")
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
@@ -192,11 +195,11 @@ def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
 def did_you_mean(came: str, known: list[str]) -> str:
     """ "; did you mean 'x'?" where one of the known words is near, else the words themselves."""
     near = difflib.get_close_matches(came, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
 
 
-def _build(kind: Any, node: CommentedMap, path: Path, prefix: str) -> Any:
-    """An instance of the dataclass `kind` from a mapping; `prefix` is the mapping's own key with a dot."""
+def _build(kind: Any, node: CommentedMap, path: Path, prefix: str, line: int) -> Any:
+    """An instance of the dataclass `kind` from a mapping, whose own key is `prefix`, with a dot, in this line."""
     hints = get_type_hints(kind, include_extras=True)
     for key in node:
         if key not in hints:
@@ -204,12 +207,11 @@ def _build(kind: Any, node: CommentedMap, path: Path, prefix: str) -> Any:
     values = {}
     for key, hint in hints.items():
         if key not in node:
-            at = node.lc.line + 1 if prefix else 1
-            raise UserError(f"{path}:{at}: missing key {prefix}{key}")
+            raise UserError(f"{path}:{line}: missing key {prefix}{key}")
         if dataclasses.is_dataclass(hint):
             if not isinstance(node[key], CommentedMap):
                 _fail(path, node, key, f"{prefix}{key}: expected a section with keys of its own, got {node[key]!r}")
-            values[key] = _build(hint, node[key], path, f"{prefix}{key}.")
+            values[key] = _build(hint, node[key], path, f"{prefix}{key}.", node.lc.key(key)[0] + 1)
         else:
             problem, values[key] = _check(hint, node[key])
             if problem:
@@ -236,11 +238,13 @@ def _check(hint: Any, value: Any) -> tuple[str, Any]:
         return ("" if value in known else f"{value!r} is not known{did_you_mean(str(value), known)}"), value
     if origin is list:
         if not isinstance(value, list) or not value:
-            return f"expected a list of {get_args(hint)[0].__name__}, got {value!r}", value
+            return f"expected a list of at least one entry, got {value!r}", value
         checked = [_check(get_args(hint)[0], item) for item in value]
         return next((problem for problem, _ in checked if problem), ""), [item for _, item in checked]
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number and abs(value) <= sys.float_info.max:  # not infinite, not nan, no integer beyond
         return "", float(value)
-    if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and not is_number):
         return "", hint(value)
-    return f"expected {hint.__name__}, got {value!r} ({type(value).__name__})", value
+    came = next(base.__name__ for base in type(value).__mro__ if base.__module__ == "builtins")  # not ScalarFloat
+    return f"expected {hint.__name__}, got {value!r} ({came})", value

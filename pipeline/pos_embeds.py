@@ -1,7 +1,8 @@
 """Position embeddings of a backbone on every grid that the pictures have: made once, looked up on the device.
 
-tables.safetensors holds one float32 (h, w, D) per grid, named "<h>x<w>"; its metadata names the backbone. A picture is
-not sent its embeddings (1.6 MB at 1024 tokens of width 384) but row numbers into the tables, which stay on the device.
+tables.safetensors holds one float32 (h, w, D) per grid, named "<h>x<w>"; tables.json its sha256 and how it was made. A
+picture is not sent its embeddings (1.6 MB at 1024 tokens of width 384) but row numbers into the tables, which stay on
+the device.
 """
 
 import json
@@ -17,7 +18,7 @@ from torch import Tensor
 from charm.pos_embed import resample_pos_embed
 from charm.tokenizer import Tokens
 from pipeline.errors import UserError
-from pipeline.store import write_whole
+from pipeline.store import file_sha256, write_json, write_whole
 from pipeline.tokenizers import Tokenizer
 
 Grid = tuple[int, int]
@@ -32,13 +33,15 @@ def list_grids(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> li
 def write_tables(
     folder: Path, pos_embed: Tensor, num_prefix_tokens: int, grids: list[Grid], mode: str, antialias: bool
 ) -> None:
-    """Writes tables.safetensors: `pos_embed`, (1, prefix + g * g, D), on each grid."""
+    """Writes tables.safetensors, `pos_embed`, (1, prefix + g * g, D), on each grid, then tables.json."""
     tables = {
         f"{h}x{w}": resample_pos_embed(pos_embed.float(), (h, w), mode, antialias, num_prefix_tokens) for h, w in grids
     }
     folder.mkdir(parents=True, exist_ok=True)
     with write_whole(folder / "tables.safetensors") as file:
-        file.write(save(tables, metadata={"mode": mode, "antialias": json.dumps(antialias)}))
+        file.write(save(tables))
+    digest = file_sha256(folder / "tables.safetensors")
+    write_json(folder / "tables.json", {"mode": mode, "antialias": antialias, "sha256": digest})
 
 
 class PosEmbedTables:
@@ -53,12 +56,17 @@ class PosEmbedTables:
         self._first: dict[Grid, int] = {}
         parts: list[Tensor] = []
         try:
+            if (
+                file_sha256(folder / "tables.safetensors")
+                != json.loads((folder / "tables.json").read_bytes())["sha256"]
+            ):
+                raise ValueError("tables.safetensors is not the file that tables.json describes")
             with safe_open(folder / "tables.safetensors", framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  (not a dict)
                     table = file.get_tensor(name)
                     self._first[(table.shape[0], table.shape[1])] = sum(len(part) for part in parts)
                     parts.append(table.reshape(-1, table.shape[-1]))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{folder}: position embeddings are missing or damaged ({error}); run dvc repro") from error
         self.flat = torch.cat(parts)
 

@@ -49,10 +49,14 @@ def code_digest(*modules: str) -> str:
         tree = ast.parse(Path(spec.origin).read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
                 node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
         sources.append(ast.unparse(tree))  # ast.dump differs between Python versions
     return fingerprint(sources)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from pipeline.store import file_sha256, fingerprint, store_folder, write_whole
 from stages import run_stage
 
 OUT = Path("runs/train")
+_COLUMNS = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val_krcc", "val_acc", "val_mae")
 
 
 def main(params: Params) -> None:
@@ -170,7 +171,7 @@ def _show_epoch(record: dict[str, Any], epochs: int, seconds: float) -> None:
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
     with write_whole(path) as file:
-        lines = [",".join(history[0])] + [",".join(f"{value:.6g}" for value in row.values()) for row in history]
+        lines = [",".join(_COLUMNS)] + [",".join(f"{row[name]:.6g}" for name in _COLUMNS) for row in history]
         file.write(("\n".join(lines) + "\n").encode())
 
 

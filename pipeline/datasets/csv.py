@@ -49,7 +49,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     try:
         table = pyarrow.parquet.read_table(file)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file}: not a Parquet file: {error}") from error
     for number, row in enumerate(table.to_pylist(), start=1):
         yield f"{file}, row {number}", row

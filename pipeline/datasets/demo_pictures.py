@@ -32,7 +32,7 @@ NUM_PICTURES: int = PICTURES_PER_SOURCE * len(SOURCES)
 _AREA = (0.04e6, 0.5e6)  # pixels, log-uniform
 _MAX_ASPECT = 3.0  # width / height is log-uniform from 1 / 3 to 3
 _LARGE_AREA = 1.1e6  # pixels, of two pictures of each source
-_TINY_SIDE = (20, 60)  # pixels, of two pictures of each source: smaller than a coarse patch of 28, or one or two of them
+_TINY_SIDE = (20, 60)  # pixels, of two pictures of each source: below a coarse patch of 28, or one or two of them
 _ODD_SIZE_EVERY = 43  # cuts of a source between one large or tiny picture and the next
 _CANDIDATES = 4  # cuts drawn per picture; see _cut
 _BLUR = (0.3, 2.3)  # pixels, standard deviation at degree 0 (changes nothing) and 1
@@ -119,7 +119,8 @@ def _cut(photograph: np.ndarray, image_hw: tuple[int, int], draws: np.random.Gen
 def _distort(image: np.ndarray, degree: float, draws: np.random.Generator) -> np.ndarray:
     """Blurs the picture or adds noise to it, equally often."""
     if draws.random() < 0.5:
-        return cv2.GaussianBlur(image, (0, 0), _BLUR[0] + degree * (_BLUR[1] - _BLUR[0]))
+        blurred: np.ndarray = cv2.GaussianBlur(image, (0, 0), _BLUR[0] + degree * (_BLUR[1] - _BLUR[0]))
+        return blurred
     noise = draws.standard_normal(image.shape, dtype=np.float32)
-    noisy = image + noise * np.float32(_NOISE[0] + degree * (_NOISE[1] - _NOISE[0]))
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    noisy: np.ndarray = image + noise * np.float32(_NOISE[0] + degree * (_NOISE[1] - _NOISE[0]))
+    return noisy.round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,114 @@
+"""A handful of small pictures, their manifest and their shards; each test that changes them takes a copy."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from pipeline.inspection import build_rows, inspect_pictures
+from pipeline.listing import Listed, Listing
+from pipeline.manifest import Manifest, read_manifest, write_manifest
+from pipeline.maps import make_column
+from pipeline.params import Params, load_params
+from pipeline.shards import ShardReader, pack_shard
+from pipeline.store import read_sidecar
+
+ROOT = Path(__file__).parents[1]
+# (height, width): some of a single scale at 24 tokens of 14 pixels, some of two; upright and lying, odd sizes.
+SIZES = ((60, 80), (120, 90), (100, 150), (41, 57), (85, 113), (130, 70), (112, 112))
+PER_SHARD = 4
+
+
+@dataclass(frozen=True)
+class Small:
+    """Seven pictures, packed.
+
+    Attributes:
+        root: the files as they came.
+        listing, rows: their labels and their rows of the manifest.
+        data: holds manifest/, shards/ (shard-000000 of four, shard-000001 of three) and gradient/, a column.
+    """
+
+    root: Path
+    listing: Listing
+    rows: list[dict[str, Any]]
+    data: Path
+
+    @property
+    def manifest(self) -> Manifest:
+        return read_manifest(self.data / "manifest")
+
+    @property
+    def pictures(self) -> ShardReader:
+        return ShardReader(self.data / "shards")
+
+
+def draw_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 (H, W, 3): smooth shades with some detail, as in a photograph."""
+    draws = np.random.default_rng(seed)
+    coarse = draws.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth + draws.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., np.ndarray]:
+    """Called with height, width and a seed."""
+    return draw_picture
+
+
+@pytest.fixture(scope="session")
+def shipped_params() -> Params:
+    """params.yaml of the repository."""
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def packed(shipped_params: Params, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """Read only; `small` may be changed."""
+    top = tmp_path_factory.mktemp("small")
+    root, data = top / "pictures", top / "data"
+    for folder in (root, data / "manifest", data / "shards", data / "gradient"):
+        folder.mkdir(parents=True)
+    listed = []
+    for index, (height, width) in enumerate(SIZES):
+        encoded = simplejpeg.encode_jpeg(draw_picture(height, width, index), quality=90)
+        (root / f"{index}.jpg").write_bytes(encoded)
+        split = ("train", "train", "train", "train", "train", "val", "test")[index]
+        listed.append(Listed(f"{index}.jpg", f"{index}.jpg", (index / 10,), split, f"labels.csv:{index + 2}"))
+    listing = Listing(root, listed, (0.0, 1.0), 0.5)
+    inspect_pictures(str(root), [one.path for one in listed], 10**6, None, top / "found")
+    found = (read_sidecar(top / "found.json") or {})["pictures"]
+    rows = build_rows(listing, found, shipped_params.manifest, seed=0)
+    write_manifest(data / "manifest", rows, listing, "csv")
+    for number, start in enumerate(range(0, len(rows), PER_SHARD)):
+        name = f"shard-{number:06d}"
+        pack_shard(rows[start : start + PER_SHARD], str(root), 95, data / "shards" / name)
+        settings = {"coarse_patch_sizes": [28, 56], "fit": "nearest"}
+        make_column(str(data / "shards"), name, "gradient", settings, data / "gradient" / name)
+    return Small(root, listing, rows, data)
+
+
+@pytest.fixture
+def small(packed: Small, tmp_path: Path) -> Small:
+    """A copy of `packed` that a test may damage."""
+    shutil.copytree(packed.root, tmp_path / "pictures")
+    shutil.copytree(packed.data, tmp_path / "data")
+    return Small(tmp_path / "pictures", packed.listing, packed.rows, tmp_path / "data")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of this test's own, a working folder besides, and no Dask cluster from the environment."""
+    monkeypatch.setenv("CHARM_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "store"

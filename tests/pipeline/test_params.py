@@ -1,0 +1,220 @@
+"""params.yaml at the door: every mistake is one line with the file, the right line and the key."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from charm import geometry, losses, model, pos_embed, selection, tokenizer
+from pipeline import images, maps, params
+from pipeline.datasets import READERS
+from pipeline.errors import UserError
+from pipeline.params import load_params
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = (ROOT / "params.yaml").read_text()
+
+
+def edit(folder: Path, key: str, line: str) -> tuple[Path, int]:
+    """params.yaml with the line of a key replaced (once, at any depth): the file, and the line's number."""
+    text, count = re.subn(rf"^( *){key}:.*$", lambda found: found[1] + line, SHIPPED, count=1, flags=re.MULTILINE)
+    assert count == 1, key
+    file = folder / "params.yaml"
+    file.write_text(text)
+    return file, SHIPPED[: re.search(rf"^ *{key}:", SHIPPED, re.MULTILINE).start()].count("\n") + 1
+
+
+def line_of(key: str) -> int:
+    return next(number for number, line in enumerate(SHIPPED.splitlines(), 1) if line.lstrip().startswith(f"{key}:"))
+
+
+def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
+    loaded = load_params(ROOT / "params.yaml")
+    assert type(loaded.train.learning_rate) is float
+    assert type(loaded.importance.gradient.coarse_patch_sizes) is list
+    assert {type(size) for size in loaded.importance.gradient.coarse_patch_sizes} == {int}
+    assert type(loaded.manifest.path_column) is str
+    assert loaded.manifest.csv_file is None
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "message"),
+    [
+        pytest.param("seed", "seeed: 0", "unknown key seeed; did you mean 'seed'?", id="typo at the top"),
+        pytest.param(
+            "drop", "dropp: uniform", "unknown key tokens.dropp; did you mean 'drop'?", id="typo in a section"
+        ),
+        pytest.param(
+            "random", "random: {x: 1}", "unknown key importance.random.x; known: none", id="key of an empty one"
+        ),
+        pytest.param(
+            "entropy",
+            "entropy: {coarse_patch_sizes: [28], window: 3}",
+            "unknown key importance.entropy.window; known: coarse_patch_sizes",
+            id="two sections deep",
+        ),
+        pytest.param("epochs", "[a]: 1", "unknown key train.", id="a key that is a list"),
+        pytest.param("fit", "fit: neares", "tokens.fit: 'neares' is not known; did you mean 'nearest'?", id="choice"),
+        pytest.param(
+            "dataset", "dataset: ava", "dataset: 'ava' is not known; known: demo, csv", id="choice, none near"
+        ),
+        pytest.param("dataset", "dataset:", "dataset: None is not known", id="nothing"),
+        pytest.param(
+            "epochs", "epochs: forty", "train.epochs: expected int, got 'forty' (str)", id="text for a number"
+        ),
+        pytest.param("epochs", "epochs: 2.0", "train.epochs: expected int, got 2.0 (float)", id="float for an integer"),
+        pytest.param("epochs", "epochs: true", "train.epochs: expected int, got True (bool)", id="bool for an integer"),
+        pytest.param("epochs", "epochs: [1]", "train.epochs: expected int, got [1] (list)", id="list for an integer"),
+        pytest.param("threshold", "threshold: true", "tokens.threshold: expected float, got True", id="bool for float"),
+        pytest.param("threshold", "threshold: .nan", "tokens.threshold: expected float, got nan", id="nan"),
+        pytest.param("threshold", "threshold: .inf", "tokens.threshold: expected float, got inf", id="infinite"),
+        pytest.param("threshold", "threshold: 1" + "0" * 400, "expected float, got 1000", id="beyond every float"),
+        pytest.param(
+            "antialias", "antialias: 1", "pos_embeds.antialias: expected bool, got 1 (int)", id="int for bool"
+        ),
+        pytest.param("antialias", "antialias: no", "expected bool, got 'no' (str)", id="no is text in YAML 1.2"),
+        pytest.param("path_column", "path_column: 3", "manifest.path_column: expected str, got 3 (int)", id="number"),
+        pytest.param("score_columns", "score_columns: score", "expected a list of at least one", id="not a list"),
+        pytest.param("score_columns", "score_columns: []", "expected a list of at least one", id="empty list"),
+        pytest.param("score_columns", "score_columns: [a, 3]", "expected str, got 3 (int)", id="wrong entry"),
+        pytest.param("score_range", "score_range: [1, 0]", "expected [lowest, highest]", id="range upside down"),
+        pytest.param("score_range", "score_range: [0, 1, 2]", "expected [lowest, highest]", id="range of three"),
+        pytest.param("score_range", "score_range: [1, 1]", "expected [lowest, highest]", id="range of no width"),
+        pytest.param(
+            "batch_size", "batch_size: 0", "train.batch_size: expected a number of at least 1, got 0", id="least"
+        ),
+        pytest.param("flip", "flip: 1.01", "train.flip: expected a number from 0 to 1, got 1.01", id="beyond the most"),
+        pytest.param("seed", "seed: -1", "seed: expected a number from 0 to", id="seed below 0"),
+        pytest.param("seed", "seed: 18446744073709551616", "seed: expected a number from 0 to", id="seed of 65 bits"),
+        pytest.param("max_edge", "max_edge: 31", "manifest.max_edge: expected a number of at least 32", id="optional"),
+        pytest.param("gradient", "gradient: {coarse_patch_sizes: [28, 0]}", "at least 1, got 0", id="size of a patch"),
+        pytest.param("tokens", "tokens: 3\nx:", "expected a section with keys of its own, got 3", id="no section"),
+        pytest.param("seed", "seed: !!python/object/apply:os.getcwd []", "seed: expected int", id="YAML tag"),
+        pytest.param("backbone", "backbone: ..", "backbone: '..' is not a name of a timm model", id="the folder above"),
+        pytest.param("backbone", "backbone: a;rm -rf", "'a;rm -rf' is not a name of a timm model", id="shell"),
+        pytest.param("backbone", "backbone: $(id)", "'$(id)' is not a name", id="substitution"),
+        pytest.param("backbone", "backbone: a/../b", "'a/../b' is not a name", id="path"),
+        pytest.param("backbone", 'backbone: "a\\nb"', "is not a name of a timm model", id="two lines"),
+        pytest.param("backbone", 'backbone: "a\\n"', "is not a name of a timm model", id="line end"),
+        pytest.param("backbone", "backbone: ''", "'' is not a name of a timm model", id="empty name"),
+        pytest.param("backbone", "backbone: hf-hub:x/y", "is not a name of a timm model", id="somebody's repository"),
+    ],
+)
+def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_path: Path) -> None:
+    file, number = edit(tmp_path, key, line)
+    with pytest.raises(UserError) as error:
+        load_params(file)
+    # "tokens: 3" leaves the section's keys behind as unknown ones below another word; either is reported.
+    assert str(error.value).startswith((f"{file}:{number}: ", f"{file}:{number + 1}: unknown key x"))
+    if "unknown key x" not in str(error.value):
+        assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "section", "message"),
+    [
+        pytest.param("seed", None, "missing key seed", id="top"),
+        pytest.param("coarse_ratio", "tokens", "missing key tokens.coarse_ratio", id="first of a section"),
+        pytest.param("redraw", "tokens", "missing key tokens.redraw", id="last of a section"),
+        pytest.param("csv_file", "manifest", "missing key manifest.csv_file", id="optional ones are written, too"),
+        pytest.param("saliency", "importance", "missing key importance.saliency", id="a whole section"),
+    ],
+)
+def test_missing_key_is_reported_at_its_section(key: str, section: str | None, message: str, tmp_path: Path) -> None:
+    file, _ = edit(tmp_path, key, "")
+    with pytest.raises(UserError) as error:
+        load_params(file)
+    assert str(error.value) == f"{file}:{line_of(section) if section else 1}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"seed: [1\nx: 2\n", ":2: not valid YAML", id="bracket left open"),
+        pytest.param(b"a: 1\n\tb: 2\n", ":2: not valid YAML", id="tab"),
+        pytest.param(b"seed: 1\nseed: 2\n", ":2: not valid YAML: found duplicate key", id="key twice"),
+        pytest.param(b"seed: *nobody\n", ":1: not valid YAML", id="alias of nothing"),
+        pytest.param(b"a: 1\n---\nb: 1\n", "not valid YAML", id="two documents"),
+        pytest.param(b"seed: \x00\n", "not valid YAML", id="NUL"),
+        pytest.param(b"seed: \xe9\xe9\n", "not valid YAML", id="not UTF-8"),
+        pytest.param(b"\xff\xfes\x00e", "expected keys and values", id="UTF-16 of a word"),
+        pytest.param(b"", "expected keys and values", id="empty"),
+        pytest.param(b"- seed\n", "expected keys and values", id="a list"),
+    ],
+)
+def test_bad_yaml(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        load_params(file)
+    assert str(error.value).startswith(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: No such file"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("written", ["3e-05", "3.0e-5", "0.00003", "3E-05"])
+def test_scientific_notation_as_dvc_writes_it(written: str, tmp_path: Path) -> None:
+    file, _ = edit(tmp_path, "learning_rate", f"learning_rate: {written}")
+    assert load_params(file).train.learning_rate == 3e-5
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2.lvd142m", "vit_base_patch16_224", "charm_demo"])
+def test_names_of_timm_are_let_through(name: str, tmp_path: Path) -> None:
+    file, _ = edit(tmp_path, "backbone", f"backbone: {name}")
+    assert load_params(file).backbone == name
+
+
+def choices(section: type, field: str) -> set[Any]:
+    return set(get_args(get_type_hints(section)[field]))
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "known"),
+    [
+        pytest.param(params.Params, "dataset", READERS, id="READERS"),
+        pytest.param(params.Params, "selection", selection.SELECTIONS, id="SELECTIONS"),
+        pytest.param(params.Params, "selection", [*maps.MAPS, "random"], id="MAPS, and random, which has none"),
+        pytest.param(params.TokenParams, "budget", tokenizer.BUDGETS, id="BUDGETS"),
+        pytest.param(params.TokenParams, "drop", tokenizer.DROPS, id="DROPS"),
+        pytest.param(params.TokenParams, "redraw", tokenizer.REDRAWS, id="REDRAWS"),
+        pytest.param(params.TokenParams, "fit", geometry.FITS, id="FITS"),
+        pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),
+        pytest.param(params.TrainParams, "head", model.HEADS, id="HEADS"),
+        pytest.param(params.PosEmbedParams, "mode", pos_embed.MODES, id="MODES"),
+    ],
+)
+def test_choices_are_those_of_the_registry(section: type, field: str, known: Any) -> None:
+    assert choices(section, field) == set(known)
+
+
+def test_maps_have_a_section_and_a_fingerprint_each() -> None:
+    assert set(get_type_hints(params.ImportanceParams)) == {*maps.MAPS, "random"}
+    assert set(maps.MAP_CODE) == set(maps.MAPS)
+
+
+def test_no_more_pixels_than_the_later_stages_decode(tmp_path: Path) -> None:
+    file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {images.MAX_PIXELS}")
+    assert load_params(file).manifest.max_pixels == images.MAX_PIXELS
+    file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {images.MAX_PIXELS + 1}")
+    with pytest.raises(UserError, match="max_pixels: expected a number from 1 to"):
+        load_params(file)
+
+
+def test_loads_in_under_a_second_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys, pipeline.params as p; p.load_params(); "
+        "print(*{'numpy', 'torch', 'dask', 'pyarrow', 'cv2'} & set(sys.modules))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert time.perf_counter() - started < 3  # 0.3 s on a quiet machine; others may use this one

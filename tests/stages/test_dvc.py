@@ -1,0 +1,144 @@
+"""What `dvc` runs and does not run, counted in a copy of the repository."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.stages.conftest import ROOT, write_pictures
+
+ALL = ["manifest", "shards", "importance@random", "pos_embeds@charm_demo", "train", "evaluate", "report"]
+
+
+class Repository:
+    """A copy of the project with a commit, on two dozen small pictures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "charm"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "CHARM_", "GIT_"))},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.org",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.org",
+        }
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        for name in listed.stdout.splitlines():
+            if (ROOT / name).is_file() and name != "dvc.lock":
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.folder / name)
+        write_pictures(folder / "pictures")
+        self._set_params(folder / "pictures" / "labels.csv")
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            subprocess.run(["git", *command], cwd=self.folder, check=True, env=self.environment)
+
+    def _set_params(self, csv_file: Path) -> None:
+        path = self.folder / "params.yaml"
+        params = YAML().load(path)
+        params["dataset"] = "csv"
+        params["max_seq_len"] = 48
+        params["manifest"] |= {
+            "csv_file": str(csv_file),
+            "path_column": "file",
+            "score_columns": ["stars"],
+            "score_range": [1.0, 5.0],
+            "accuracy_threshold": 3.0,
+            "split_column": "part",
+            "max_reject_frac": 0.2,
+        }
+        params["shards"]["samples_per_shard"] = 10
+        params["train"] |= {"epochs": 1, "batch_size": 8}
+        params["hardware"]["loader_workers"] = 0
+        YAML().dump(params, path)
+
+    def dvc(self, *arguments: str, succeeds: bool = True) -> str:
+        """What it printed, both streams."""
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode == 0) == succeeds, done.stdout
+        return done.stdout
+
+    def ran(self, *arguments: str) -> list[str]:
+        """The stages that a dvc command ran, in order."""
+        return re.findall(r"^Running stage '([^']+)'", self.dvc(*arguments), flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """After the first `dvc repro`, which runs every stage."""
+    made = Repository(tmp_path_factory.mktemp("dvc"))
+    assert made.ran("repro") == ALL
+    return made
+
+
+def test_a_second_repro_runs_nothing(repository: Repository) -> None:
+    assert repository.ran("repro") == []
+
+
+def test_another_selection_makes_its_map_and_trains_again_and_going_back_runs_nothing(repository: Repository) -> None:
+    assert repository.ran("exp", "run", "-S", "selection=saliency") == [
+        "importance@saliency",
+        "train",
+        "evaluate",
+        "report",
+    ]
+    assert repository.ran("exp", "run", "-S", "selection=random") == []
+
+
+def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:
+    there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.learning_rate=3e-5"]
+    back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.learning_rate=0.001"]
+    assert repository.ran("exp", "run", *there) == ["pos_embeds@vit_tiny_patch16_224", "train", "evaluate", "report"]
+    assert repository.ran("exp", "run", *back) == []
+
+
+def test_where_things_run_trains_nothing_again(repository: Repository) -> None:
+    assert "train" not in repository.ran("exp", "run", "-S", "dask.workers=1", "-S", "hardware.loader_workers=1")
+
+
+def test_metrics_plots_and_experiments_are_shown(repository: Repository) -> None:
+    metrics = json.loads(repository.dvc("metrics", "show", "--json"))
+    found = metrics[""]["data"]["runs/evaluate/metrics.json"]["data"]
+    assert {"plcc", "srcc", "acc", "listed", "packed", "rejected"} <= found.keys()
+    assert "runs/evaluate/metrics.json" in repository.dvc("exp", "show", "--json")
+    plots = json.loads(repository.dvc("plots", "show", "--json", "--out", str(repository.folder / ".dvc/tmp/plots")))
+    assert any("predictions.csv" in name for name in plots["data"])
+
+
+@pytest.mark.parametrize(
+    ("after", "added"),
+    [
+        pytest.param("# What to learn from", "selecton: random", id="at the top"),
+        pytest.param("train:", "  epoch: 2", id="in a section"),
+        pytest.param("dask:", "  worker: 2", id="in a section that no stage depends on"),
+    ],
+)
+def test_an_unknown_key_stops_with_file_line_and_the_nearest_key(
+    repository: Repository, after: str, added: str
+) -> None:
+    path = repository.folder / "params.yaml"
+    original = path.read_text()
+    lines = original.splitlines()
+    number = next(index for index, line in enumerate(lines, start=1) if line.startswith(after)) + 1
+    path.write_text("\n".join([*lines[: number - 1], added, *lines[number - 1 :]]) + "\n")
+    try:
+        printed = repository.dvc("repro", succeeds=False)
+    finally:
+        path.write_text(original)
+    assert re.search(rf"params\.yaml:{number}: unknown key \S+; did you mean '", printed)

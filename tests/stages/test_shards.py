@@ -1,0 +1,57 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.manifest import read_manifest
+from pipeline.params import Params
+from pipeline.shards import ShardReader
+from stages import manifest, shards
+
+Workspace = tuple[Path, Params]
+
+
+def test_every_kept_picture_is_packed_byte_for_byte_with_its_label(workspace: Workspace) -> None:
+    folder, _ = workspace
+    reader, listed = ShardReader(folder / "data/shards"), read_manifest(folder / "data/manifest")
+    assert list(reader) == listed.keys
+    for key, name, target in zip(listed.keys, listed.table["name"].to_pylist(), listed.targets, strict=True):
+        assert reader.read(key, "jpg") == (folder / "pictures" / name).read_bytes()
+        assert json.loads(reader.read(key, "json")) == {"name": name, "target": target.tolist()}
+
+
+def test_shards_hold_as_many_samples_as_asked_for(workspace: Workspace) -> None:
+    reader = ShardReader(workspace[0] / "data/shards")
+    counts: dict[str, int] = {}
+    for key in reader:
+        counts[reader.shard_of(key)] = counts.get(reader.shard_of(key), 0) + 1
+    assert counts == {"shard-000000": 10, "shard-000001": 10, "shard-000002": 7}
+
+
+def test_a_second_run_makes_nothing_and_gives_the_same_bytes(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, params = workspace
+    before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "data/shards").iterdir()}
+    shards.main(params)
+    assert "3 of 3 shards are there, 0 to make" in capsys.readouterr().out
+    after = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "data/shards").iterdir()}
+    assert after == before
+
+
+def test_a_picture_that_changed_since_it_was_listed_is_refused(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = workspace
+    monkeypatch.chdir(tmp_path)
+    manifest.main(params)
+    picture = folder / "pictures" / "3.jpg"
+    original = picture.read_bytes()
+    try:
+        picture.write_bytes(original + b"\0")
+        with pytest.raises(UserError, match=r"shard-000000: .*3\.jpg has changed since it was listed"):
+            shards.main(params)
+    finally:
+        picture.write_bytes(original)
