@@ -68,8 +68,10 @@ class StandardTokenizer:
         top, left = (int(u * (side - crop + 1)) for u, side in zip(at, (height, width), strict=True))
         cropped = apply_symmetry(np.ascontiguousarray(resized[top : top + crop, left : left + crop]), symmetry)
         y, x = np.divmod(np.arange(self.grid_side**2), self.grid_side)
+        patches = np.empty((len(y), self.patch_size, self.patch_size, 3), np.uint8)
+        gather_patches(cropped, y, x, out=patches)
         return Tokens(
-            patches=gather_patches(cropped, y, x, self.patch_size),
+            patches=patches,
             patch_coord=np.stack([y, x], axis=1).astype(np.int16),
             scale_id=np.zeros(len(y), np.uint8),
             patch_valid=np.ones(len(y), bool),

@@ -23,7 +23,7 @@ def check_image(image: np.ndarray) -> None:
         came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"image is {came}: expected a numpy array, uint8 (H, W, 3), RGB")
     if image.size == 0:
-        raise ValueError(f"image has no pixels: its shape is {image.shape}")
+        raise ValueError(f"image has no pixels, {image.dtype} {image.shape}: expected at least one")
 
 
 def cell_sides(num_scales: int, coarse_ratio: int) -> tuple[int, ...]:

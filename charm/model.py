@@ -4,11 +4,13 @@ The transformer itself is left as it is. Around it: position embeddings come fro
 embedding is added; tokens that are padding are never attended to; one linear layer reads the CLS token.
 """
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -31,13 +33,23 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Visi
     """
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        near = ", ".join(timm.list_models(f"*{architecture.split('_')[0]}*")[:5])
+        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), n=5))
         raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
-    vit = timm.create_model(name, pretrained=pretrained, num_classes=0, **settings)
+    return check_backbone(timm.create_model(name, pretrained=pretrained, num_classes=0, **settings), name)
+
+
+def check_backbone(vit: nn.Module, name: str) -> VisionTransformer:
+    """The model itself; ValueError unless it is a vision transformer that CharmViT can do the forward pass of."""
     if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
         raise ValueError(
             f"backbone={name!r} is a {type(vit).__name__} without learnt absolute position embeddings on a plain grid "
             "of tokens, which Charm resamples for each picture: choose a ViT, for example vit_small_patch14_dinov2"
+        )
+    num_tokens = int(vit.cls_token is not None) + vit.num_reg_tokens
+    if not isinstance(vit.patch_embed, PatchEmbed) or vit.num_prefix_tokens != num_tokens:
+        raise ValueError(
+            f"backbone={name!r} has more before its blocks than a projection of patches, a CLS token and registers "
+            "(convolutions or a distillation token, say): choose a plain ViT, for example vit_small_patch14_dinov2"
         )
     return vit
 
@@ -59,7 +71,7 @@ class CharmViT(nn.Module):
         mask_token: float (D,), learnt, stands in the place of padding; None with one scale.
 
     Raises:
-        ValueError: the backbone cannot be used, or an unknown head.
+        ValueError: the backbone cannot be used, an unknown head, or no scale.
     """
 
     def __init__(
@@ -74,7 +86,12 @@ class CharmViT(nn.Module):
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
-        vit = create_backbone(backbone, pretrained, **settings) if isinstance(backbone, str) else backbone
+        if num_scales < 1:
+            raise ValueError(f"num_scales={num_scales}: expected at least 1")
+        if isinstance(backbone, str):
+            vit = create_backbone(backbone, pretrained, **settings)
+        else:
+            vit = check_backbone(backbone, type(backbone).__name__)
         if vit.cls_token is None:
             raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none")
         self.vit = vit
@@ -99,7 +116,7 @@ class CharmViT(nn.Module):
     @property
     def pos_embed(self) -> Tensor:
         """What the backbone learnt, float (1, num_pos_prefix + g * g, D)."""
-        assert self.vit.pos_embed is not None  # create_backbone refuses the others
+        assert self.vit.pos_embed is not None  # check_backbone refuses the others
         return self.vit.pos_embed
 
     @property
@@ -149,12 +166,12 @@ class CharmViT(nn.Module):
         attn_mask = self._attn_mask(patch_valid)
         for block in self.vit.blocks:
             x = block(x, attn_mask=attn_mask)
-        x = self.vit.norm(x)
+        x = self.vit.fc_norm(self.vit.norm(x))  # one of them does nothing; both work token by token
         features = x[:, 0]
         if self.head_kind == "cls_mean":
             tokens = torch.where(valid, x[:, self.vit.num_prefix_tokens :], 0)
             features = torch.cat([features, tokens.sum(1) / valid.sum(1).clamp(min=1)], dim=1)
-        output: Tensor = self.head(self.vit.fc_norm(features))
+        output: Tensor = self.head(features)
         return output
 
     def _embed(self, patches: Tensor) -> Tensor:

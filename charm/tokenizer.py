@@ -1,7 +1,7 @@
 """Charm tokenization: a picture becomes a short sequence of patches of two or three scales (Charm, section 3.2.1)."""
 
-import math
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 
 import cv2
 import numpy as np
@@ -65,11 +65,18 @@ class Tokens:
         return image
 
 
-def gather_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, patch_size: int) -> np.ndarray:
-    """Patches of a picture at grid coordinates: uint8 (H, W, 3) and (T,), (T,) -> (T, p, p, 3)."""
-    height, width = image.shape[:2]
-    rows = image.reshape(height // patch_size, patch_size, width // patch_size, patch_size, 3)
-    return rows[y, :, x]
+def gather_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    """Copies the patches at grid coordinates y, x (T,) of a picture, uint8 (H, W, 3), to `out`, uint8 (T, p, p, 3)."""
+    patch_size = out.shape[1]
+    grid_h, grid_w = image.shape[0] // patch_size, image.shape[1] // patch_size
+    if not image.flags.c_contiguous:  # cropped: a view
+        out[...] = image.reshape(grid_h, patch_size, grid_w, patch_size, 3)[y, :, x]
+        return
+    # One row of a patch is one element of 3 p bytes: half the time of the line above (0.05 ms for 700 patches).
+    row_type = np.dtype((np.void, 3 * patch_size))
+    rows = image.reshape(-1, 3 * patch_size).view(row_type)[:, 0]
+    index = (y[:, None] * patch_size + np.arange(patch_size)) * grid_w + x[:, None]
+    np.take(rows, index, out=out.reshape(-1, patch_size, 3 * patch_size).view(row_type)[:, :, 0], mode="clip")
 
 
 @dataclass(frozen=True)
@@ -134,15 +141,17 @@ class CharmTokenizer:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
-        for name, least, most in (
-            ("patch_size", 1, 256),
-            ("max_seq_len", 1, 2**20),
-            ("threshold", 1, math.inf),
-            ("native_share", 0, 1),
-            ("saliency_coverage", 1e-6, 1),
+        for name, kind, least, most in (
+            ("patch_size", Integral, 1, 256),
+            ("max_seq_len", Integral, 1, 2**20),
+            ("threshold", Real, 1, 2**20),
+            ("native_share", Real, 0, 1),
+            ("saliency_coverage", Real, 1e-6, 1),
         ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number from {least} to {most}")
+            value = getattr(self, name)
+            if not isinstance(value, kind) or not least <= float(value) <= most:
+                word = "an integer" if kind is Integral else "a number"
+                raise ValueError(f"{name}={value!r}: expected {word} from {least} to {most}")
 
     @property
     def coarse_patch_size(self) -> int:
@@ -208,18 +217,21 @@ class CharmTokenizer:
             ValueError: an array is not as described.
         """
         check_image(image)
+        for name, array in (("importance", importance), ("saliency_mask", saliency_mask)):
+            if array is not None and not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is {type(array).__name__}: expected a numpy array")
         layout = self.layout((image.shape[0], image.shape[1]))
         multiple = layout.cell_sides[-1] * self.patch_size
         fitted = apply_symmetry(fit_to_grid(image, multiple, self.fit), symmetry)
         if len(layout.cell_sides) == 1:
             layout = _turn(layout, symmetry)
             y, x = np.divmod(np.arange(layout.num_coarse), layout.coarse_grid_hw[1])
-            return self._assemble([gather_patches(fitted, y, x, self.patch_size)], [(y, x)], layout)
+            return self._assemble([fitted], [(y, x)], layout)
         scores = self._score(fitted, layout, importance, saliency_mask, symmetry)
         layout = _turn(layout, symmetry)
         epoch = epoch if self.redraw == "epoch" else 0
         coords = self._choose(layout, scores, seed, epoch, key)
-        return self._assemble(self._cut(fitted, layout, coords), coords, layout)
+        return self._assemble(self._scale_down(fitted, layout), coords, layout)
 
     def _score(
         self,
@@ -296,37 +308,32 @@ class CharmTokenizer:
         parts = np.split(keep, np.cumsum(lengths)[:-1])
         return [(y[part], x[part]) for (y, x), part in zip(coords, parts, strict=True)]
 
-    def _cut(self, fitted: np.ndarray, layout: Layout, coords: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """The patches of each scale, native first; uint8 (T, p, p, 3) each."""
-        grids = layout.grids[::-1]
-        patches = [gather_patches(fitted, *coords[0], self.patch_size)]
-        for (y, x), grid in zip(coords[1:], grids[1:], strict=True):
-            size = (grid[1] * self.patch_size, grid[0] * self.patch_size)
-            # Area averaging is exact here: a coarser pixel never reaches across the border of a coarse patch.
-            scaled = cv2.resize(fitted, size, interpolation=cv2.INTER_AREA)
-            patches.append(gather_patches(scaled, y, x, self.patch_size))
-        return patches
+    def _scale_down(self, fitted: np.ndarray, layout: Layout) -> list[np.ndarray]:
+        """The picture at each scale, native first. Area averaging never reaches across the border of a coarse patch."""
+        sizes = [(grid_w * self.patch_size, grid_h * self.patch_size) for grid_h, grid_w in layout.grids[-2::-1]]
+        return [fitted, *(cv2.resize(fitted, size, interpolation=cv2.INTER_AREA) for size in sizes)]
 
     def _assemble(
-        self, patches: list[np.ndarray], coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout
+        self, images: list[np.ndarray], coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout
     ) -> Tokens:
-        """Scales one after the other, native first, padded to max_seq_len."""
+        """The patches of each scale one after the other, native first, padded to max_seq_len."""
         length, size = self.max_seq_len, self.patch_size
         tokens = Tokens(
-            patches=np.zeros((length, size, size, 3), np.uint8),
+            patches=np.empty((length, size, size, 3), np.uint8),
             patch_coord=np.zeros((length, 2), np.int16),
             scale_id=np.zeros(length, np.uint8),
             patch_valid=np.zeros(length, bool),
             grids=((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids,
         )
         start = 0
-        for below_native, (part, (y, x)) in enumerate(zip(patches, coords, strict=True)):
-            stop = start + len(part)
-            tokens.patches[start:stop] = part
+        for below_native, (image, (y, x)) in enumerate(zip(images, coords, strict=True)):
+            stop = start + len(y)
+            gather_patches(image, y, x, out=tokens.patches[start:stop])
             tokens.patch_coord[start:stop, 0] = y
             tokens.patch_coord[start:stop, 1] = x
             tokens.scale_id[start:stop] = self.num_scales - 1 - below_native
             start = stop
+        tokens.patches[start:] = 0
         tokens.patch_valid[:start] = True
         return tokens
 

@@ -47,4 +47,6 @@ class ColumnReader:
 
     def read_mask(self, key: str) -> np.ndarray:
         """bool (H, W), True on the salient object."""
+        if "mask.png" not in self._shards.extensions(key):
+            raise UserError(f"{self._shards.folder} has no mask of {key}: it holds another map; run dvc repro")
         return np.array(Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"]), dtype=bool)

@@ -68,6 +68,9 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
                     f"{kind}: {len(failures)} of {len(todo)} shards failed; the others are kept, and the same command "
                     f"makes only these\n{listed}"
                 )
+            lost = [name for name, target in targets.items() if read_sidecar(target) is None]
+            if lost:
+                raise UserError(f"{kind}: {lost[0]} was made but is not in {folder}, which all workers have to share")
     return targets
 
 
@@ -78,7 +81,11 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
 
     address = params.address or os.environ.get("DASK_SCHEDULER_ADDRESS")
     if address:
-        with Client(address, timeout=20) as client:
+        try:
+            client = Client(address, timeout=20)
+        except (OSError, ValueError) as error:
+            raise UserError(f"no Dask scheduler answers at {address} (dask.address in params.yaml): {error}") from error
+        with client:
             client.run(_prepare_worker)
             yield client
         return
@@ -89,7 +96,8 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
             threads_per_worker=1,
             memory_limit=params.memory,
             host="127.0.0.1",
-            dashboard_address=None,  # Dask's default listens on every interface
+            # Dask's default listens on every interface; None asks for port 8787 and warns where another cluster has it.
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,

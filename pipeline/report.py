@@ -45,7 +45,8 @@ class Axis:
     def ticks(self) -> list[tuple[str, float]]:
         """Label and pixels of each."""
         values = [self.low + self.step * i for i in range(round((self.high - self.low) / self.step) + 1)]
-        return [(f"{round(value, 9) + 0.0:g}", self.at(value)) for value in values]
+        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        return [(_minus(f"{round(value, decimals) + 0.0:.{decimals}f}"), self.at(value)) for value in values]
 
 
 def make_axis(values: Sequence[float], start: float, stop: float, least_step: float = 0.0) -> Axis:
@@ -118,8 +119,12 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
 
 
 def format_score(value: float | None) -> str:
-    """Three decimals with a true minus sign; "undefined" for what metrics.json has as null."""
-    return "undefined" if value is None else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
+    """Three decimals with a true minus sign; "undefined" for null of metrics.json and nan of history.csv."""
+    return "undefined" if value is None or math.isnan(value) else _minus(f"{value:.3f}")
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def list_settings(settings: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -151,7 +156,7 @@ def _plot_training(history: list[dict[str, float]], best_epoch: int) -> dict[str
     """Two plots over the same epochs, 440 x 260 pixels each."""
     epochs = [row["epoch"] for row in history]
     columns = {name: [row[name] for row in history] for name in ("train_loss", "val_srcc", "val_plcc")}
-    x = make_axis(epochs, 52, 428, least_step=1)
+    x = make_axis(epochs, 62, 428, least_step=1)
     loss_y = make_axis(columns["train_loss"], 218, 14)
     val_y = make_axis(columns["val_srcc"] + columns["val_plcc"], 218, 14)
     return {
@@ -170,7 +175,7 @@ def _plot_training(history: list[dict[str, float]], best_epoch: int) -> dict[str
 def _plot_scatter(scored: list[Scored], chosen: list[Scored]) -> dict[str, Any]:
     """True scores along x, predicted along y, 440 x 440 pixels, the same scale on both axes; gallery pictures last."""
     values = [value for row in scored for value in (row.target, row.predicted)]
-    x, y = make_axis(values, 52, 428), make_axis(values, 394, 18)
+    x, y = make_axis(values, 62, 428), make_axis(values, 394, 28)
     every = math.ceil(len(scored) / MAX_POINTS)
     return {
         "x": x,

@@ -40,11 +40,9 @@ def write_shard(target: Path, samples: Iterable[tuple[str, Sample]]) -> None:
     from webdataset import TarWriter
 
     tar_path = target.with_suffix(".tar")
-    with write_whole(tar_path) as file:
-        writer = TarWriter(file, encoder=False, mtime=0)
+    with write_whole(tar_path) as file, TarWriter(file, encoder=False, mtime=0) as writer:
         for key, sample in samples:
             writer.write({"__key__": key, **sample})
-        writer.close()
     write_json(target.with_suffix(".json"), _describe_tar(tar_path))
 
 
@@ -66,7 +64,8 @@ def pack_shard(rows: list[dict[str, Any]], root: str, jpeg_quality: int, target:
 
 
 def _pack_sample(row: dict[str, Any], root: Path, jpeg_quality: int) -> Sample:
-    data = (root / row["path"]).read_bytes()
+    path = root / row["path"]
+    data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         raise UserError(f"{row['path']} has changed since it was listed: run `dvc repro --force manifest`")
     extension = row["extension"]
@@ -88,7 +87,7 @@ def read_shard_sidecars(folder: Path, shard: str = "shard-*") -> dict[str, dict[
     found = {}
     for path in sorted(folder.glob(f"{shard}.json")):
         sidecar = read_sidecar(path)
-        if sidecar is None:
+        if sidecar is None or not sidecar.keys() >= {"bytes", "members"}:
             raise UserError(f"{path.with_suffix('.tar')}: missing, or not what its sidecar says; run dvc repro")
         found[path.stem] = sidecar
     return found
@@ -107,6 +106,8 @@ class ShardReader:
         self._where: dict[str, tuple[str, dict[str, list[int]]]] = {}
         for name, sidecar in read_shard_sidecars(folder, shard).items():
             for key, members in sidecar["members"].items():
+                if key in self._where:
+                    raise UserError(f"{folder}: {key} is in {self._where[key][0]} and in {name}; run dvc repro --force")
                 self._where[key] = (name, members)
 
     def __contains__(self, key: str) -> bool:

@@ -83,6 +83,8 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     """The sidecar beside a shard, or None where the shard does not exist as a whole."""
     try:
         sidecar: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(sidecar, dict):
+            return None
         if "bytes" in sidecar and path.with_suffix(".tar").stat().st_size != sidecar["bytes"]:
             return None
     except (OSError, ValueError):

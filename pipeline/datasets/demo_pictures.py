@@ -26,6 +26,7 @@ import sklearn.datasets
 
 # In the order in which they are held out. Their number is odd, so that steps of two bring each to every place.
 SOURCES: tuple[str, ...] = ("astronaut", "hubble_deep_field", "chelsea", "china", "rocket", "coffee", "flower")
+_OF_SKLEARN = ("china", "flower")  # the others come with scikit-image
 PICTURES_PER_SOURCE = 86
 NUM_PICTURES: int = PICTURES_PER_SOURCE * len(SOURCES)
 
@@ -80,14 +81,8 @@ def split_sources(seed: int) -> dict[str, str]:
 
 def _load_photographs() -> dict[str, np.ndarray]:
     """Source -> uint8 (H, W, 3), RGB."""
-    samples = sklearn.datasets.load_sample_images()
-    bundled = {name.removesuffix(".jpg"): image for name, image in zip(_names(samples), samples.images, strict=True)}
-    return {name: bundled[name] if name in bundled else getattr(skimage.data, name)() for name in SOURCES}
-
-
-def _names(samples: sklearn.utils.Bunch) -> list[str]:
-    """File names of scikit-learn's images, which it gives as whole paths in some versions."""
-    return [name.replace("\\", "/").rsplit("/", 1)[-1] for name in samples.filenames]
+    of_sklearn = {name: sklearn.datasets.load_sample_image(f"{name}.jpg") for name in _OF_SKLEARN}
+    return {name: of_sklearn[name] if name in of_sklearn else getattr(skimage.data, name)() for name in SOURCES}
 
 
 def _draw_size(count: int, draws: np.random.Generator) -> tuple[int, int]:

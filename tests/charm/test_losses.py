@@ -35,9 +35,7 @@ def test_mse_by_hand() -> None:
         pytest.param((0.7, 0.2, 0.1), (1.0, 0.0, 0.0), math.sqrt((0.09 + 0.01) / 3), id="not the other way round"),
     ],
 )
-def test_emd_of_three_bins_by_hand(
-    predicted: tuple[float, ...], target: tuple[float, ...], distance: float
-) -> None:
+def test_emd_of_three_bins_by_hand(predicted: tuple[float, ...], target: tuple[float, ...], distance: float) -> None:
     assert emd_loss(logits(*predicted), torch.tensor([target])).item() == pytest.approx(distance, abs=2e-6)
 
 

@@ -92,7 +92,7 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
         pytest.param("seed", "seed: 18446744073709551616", "seed: expected a number from 0 to", id="seed of 65 bits"),
         pytest.param("max_edge", "max_edge: 31", "manifest.max_edge: expected a number of at least 32", id="optional"),
         pytest.param("gradient", "gradient: {coarse_patch_sizes: [28, 0]}", "at least 1, got 0", id="size of a patch"),
-        pytest.param("tokens", "tokens: 3\nx:", "expected a section with keys of its own, got 3", id="no section"),
+        pytest.param("random", "random: 3", "expected a section with keys of its own, got 3", id="no section"),
         pytest.param("seed", "seed: !!python/object/apply:os.getcwd []", "seed: expected int", id="YAML tag"),
         pytest.param("backbone", "backbone: ..", "backbone: '..' is not a name of a timm model", id="the folder above"),
         pytest.param("backbone", "backbone: a;rm -rf", "'a;rm -rf' is not a name of a timm model", id="shell"),
@@ -108,10 +108,8 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
     file, number = edit(tmp_path, key, line)
     with pytest.raises(UserError) as error:
         load_params(file)
-    # "tokens: 3" leaves the section's keys behind as unknown ones below another word; either is reported.
-    assert str(error.value).startswith((f"{file}:{number}: ", f"{file}:{number + 1}: unknown key x"))
-    if "unknown key x" not in str(error.value):
-        assert message in str(error.value)
+    assert str(error.value).startswith(f"{file}:{number}: ")
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -142,7 +140,7 @@ def test_missing_key_is_reported_at_its_section(key: str, section: str | None, m
         pytest.param(b"a: 1\n---\nb: 1\n", "not valid YAML", id="two documents"),
         pytest.param(b"seed: \x00\n", "not valid YAML", id="NUL"),
         pytest.param(b"seed: \xe9\xe9\n", "not valid YAML", id="not UTF-8"),
-        pytest.param(b"\xff\xfes\x00e", "expected keys and values", id="UTF-16 of a word"),
+        pytest.param(b"\xff\xfes\x00e", "not valid YAML", id="UTF-16 cut short"),
         pytest.param(b"", "expected keys and values", id="empty"),
         pytest.param(b"- seed\n", "expected keys and values", id="a list"),
     ],

@@ -1,0 +1,53 @@
+"""Charm against the standard input on the built-in data set: the same model, epochs and pictures, over several seeds.
+
+    uv run python -m tests.benchmarks.demo --seeds 0 1 2
+
+Each run is a `dvc exp run --temp`, so that it leaves the workspace alone, what is there already is not made again, and
+`dvc exp show` lists all of them afterwards. A seed also turns over which photographs are held out. Prints a table.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+
+def run_experiment(tokenizer: str, seed: int) -> dict[str, float]:
+    """The test metrics of one run."""
+    name = f"demo-{tokenizer}-{seed}"
+    changes = ["-S", f"tokenizer={tokenizer}", "-S", f"seed={seed}", "-S", "dataset=demo"]
+    call_dvc("exp", "run", "--temp", "--force", "--name", name, *changes)
+    (shown,) = json.loads(call_dvc("metrics", "show", "--json", name)).values()
+    metrics: dict[str, float] = shown["data"]["runs/evaluate/metrics.json"]["data"]
+    print(f"{name}: test SRCC {metrics['srcc']:.3f}  PLCC {metrics['plcc']:.3f}", file=sys.stderr, flush=True)
+    return metrics
+
+
+def call_dvc(*arguments: str) -> str:
+    """Standard output."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"dvc {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tokenizers", nargs="+", default=["charm", "standard"])
+    chosen = parser.parse_args()
+    found = {name: [run_experiment(name, seed) for seed in chosen.seeds] for name in chosen.tokenizers}
+    print(f"| tokenizer | {' | '.join(f'seed {seed}' for seed in chosen.seeds)} | SRCC | PLCC | ACC |")
+    print("|---" * (len(chosen.seeds) + 4) + "|")
+    for name, runs in found.items():
+        columns = [f"{run['srcc']:.3f}" for run in runs]
+        for metric in ("srcc", "plcc", "acc"):
+            values = np.array([run[metric] for run in runs])
+            columns.append(f"{values.mean():.3f} ± {values.std(ddof=1 if len(values) > 1 else 0):.3f}")
+        print(f"| `{name}` | {' | '.join(columns)} |")
+
+
+if __name__ == "__main__":
+    main()

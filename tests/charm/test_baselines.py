@@ -1,0 +1,152 @@
+"""The standard input: sizes, where the crop is taken, and pictures of any shape."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from charm.augment import Symmetry, apply_symmetry
+from charm.baselines import StandardTokenizer
+from charm.tokenizer import Tokens
+
+KEYS = [f"photo-{i}" for i in range(500)]
+
+
+def coded(height: int, width: int) -> np.ndarray:
+    """A picture whose pixels say where they are: (y, x, 7)."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y, x, np.full_like(y, 7)], axis=2).astype(np.uint8)
+
+
+def joined(tokens: Tokens) -> np.ndarray:
+    """The crop, put together from its patches by a loop."""
+    (grid,), p = tokens.grids, tokens.patches.shape[1]
+    image = np.zeros((grid[0] * p, grid[1] * p, 3), np.uint8)
+    for patch, (y, x) in zip(tokens.patches, tokens.patch_coord.tolist(), strict=True):
+        image[y * p : (y + 1) * p, x * p : (x + 1) * p] = patch
+    return image
+
+
+def start(tokens: Tokens) -> tuple[int, int]:
+    """Where the crop of a coded picture starts."""
+    y, x, _ = tokens.patches[0, 0, 0].tolist()
+    return y, x
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "max_seq_len", "crop", "edge"),
+    [
+        pytest.param(14, 512, 224, 256, id="the usual one"),
+        pytest.param(14, 256, 224, 256, id="just room enough"),
+        pytest.param(14, 255, 210, 240, id="one token less"),
+        pytest.param(16, 512, 224, 256, id="patches of 16"),
+        pytest.param(32, 512, 224, 256, id="patches of 32"),
+        pytest.param(8, 784, 224, 256, id="patches of 8"),
+        pytest.param(14, 100, 140, 160, id="small"),
+        pytest.param(14, 1, 14, 16, id="one token"),
+    ],
+)
+def test_the_crop_is_seven_eighths_of_the_shorter_edge(patch_size: int, max_seq_len: int, crop: int, edge: int) -> None:
+    tokenizer = StandardTokenizer(patch_size, max_seq_len, random_crop=False)
+    image = coded(edge, edge)  # already as large as it would be made: the pixels are kept
+    tokens = tokenizer(image)
+    first = (edge - crop) // 2
+    np.testing.assert_array_equal(joined(tokens), image[first : first + crop, first : first + crop])
+    assert tokens.patches.shape == ((crop // patch_size) ** 2, patch_size, patch_size, 3)
+    assert tokens.grids == tokenizer.grids((edge, edge)) == ((crop // patch_size,) * 2,)
+
+
+def test_the_usual_one_has_256_tokens_of_one_scale_without_padding() -> None:
+    tokens = StandardTokenizer()(coded(300, 400))
+    assert tokens.seq_len == len(tokens.patches) == 256
+    assert tokens.scale_id.tolist() == [0] * 256
+    assert tokens.patch_coord[:17].tolist() == [[0, x] for x in range(16)] + [[1, 0]]
+    assert (tokens.patches.dtype, tokens.patch_coord.dtype, tokens.scale_id.dtype, tokens.patch_valid.dtype) == (
+        np.uint8,
+        np.int16,
+        np.uint8,
+        bool,
+    )
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "expected"),
+    [
+        pytest.param((256, 256), (16, 16), id="square"),
+        pytest.param((256, 300), (16, 38), id="wide"),
+        pytest.param((306, 256), (41, 16), id="high"),
+    ],
+)
+def test_centre_crop(image_hw: tuple[int, int], expected: tuple[int, int]) -> None:
+    # 300 columns overflow uint8, but the crop starts at most at column 76.
+    tokenizer = StandardTokenizer(random_crop=False)
+    assert {start(tokenizer(coded(*image_hw), key=key)) for key in KEYS[:20]} == {expected}
+
+
+def test_random_crops_are_everywhere_and_keyed() -> None:
+    tokenizer, image = StandardTokenizer(), coded(256, 256)
+    starts = [start(tokenizer(image, key=key)) for key in KEYS]
+    for axis in zip(*starts, strict=True):
+        assert set(axis) == set(range(33))
+        assert abs(np.mean(axis) - 16) < 2  # sigma 0.4
+    assert starts[:20] == [start(tokenizer(image, key=key)) for key in KEYS[:20]]
+    assert starts[:20] != [start(tokenizer(image, key=key, epoch=1)) for key in KEYS[:20]]
+    assert starts[:20] != [start(tokenizer(image, key=key, seed=1)) for key in KEYS[:20]]
+
+
+@pytest.mark.parametrize("scale", [2, 0.5], ids=["downscaled", "enlarged"])
+def test_the_shorter_edge_is_resized_in_proportion(scale: float) -> None:
+    y, x = np.mgrid[: int(256 * scale), : int(512 * scale)]
+    image = np.stack([(y / scale).astype(int), (x / scale / 2).astype(int), 0 * y], axis=2).astype(np.uint8)
+    crop = joined(StandardTokenizer(random_crop=False)(image)).astype(float)
+    rows, columns = np.mgrid[16:240, 144:368]
+    assert np.abs(crop[..., 0] - rows).max() < 1.5
+    assert np.abs(crop[..., 1] - columns / 2).max() < 1.5
+
+
+@pytest.mark.parametrize("symmetry", [Symmetry(True, 0), Symmetry(False, 1), Symmetry(True, 3)], ids=str)
+def test_symmetry_turns_the_crop(symmetry: Symmetry) -> None:
+    image, tokenizer = coded(300, 256), StandardTokenizer()
+    plain, turned = tokenizer(image, key="photo-1"), tokenizer(image, key="photo-1", symmetry=symmetry)
+    np.testing.assert_array_equal(joined(turned), apply_symmetry(joined(plain), symmetry))
+
+
+@pytest.mark.parametrize("image_hw", [(1, 1), (1, 20000), (20000, 1), (3, 500), (7000, 13)], ids=str)
+def test_pictures_of_any_shape_in_little_memory(image_hw: tuple[int, int]) -> None:
+    image = np.full((*image_hw, 3), (10, 20, 30), np.uint8)
+    tracemalloc.start()
+    tokens = StandardTokenizer()(image)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20e6
+    assert tokens.seq_len == 256
+    np.testing.assert_array_equal(joined(tokens), np.broadcast_to(np.array([10, 20, 30], np.uint8), (224, 224, 3)))
+
+
+@pytest.mark.parametrize("turns", [0, 1], ids=["wide", "high"])
+def test_of_a_strip_the_same_places_are_seen(turns: int) -> None:
+    image = np.repeat((np.arange(2000) // 8)[None, :, None], 8, axis=0).repeat(3, axis=2).astype(np.uint8)
+    image = np.ascontiguousarray(np.rot90(image, -turns))
+    centre = StandardTokenizer(random_crop=False)(image)
+    assert abs(centre.patches.mean() - 999.5 / 8) < 1
+    means = [StandardTokenizer()(image, key=key).patches.mean() for key in KEYS[:200]]
+    assert min(means) < 8
+    assert max(means) > 241
+    assert abs(np.mean(means) - 124.5) < 20  # uniform over 0..249: sigma 5
+
+
+def test_the_picture_is_left_as_it_is() -> None:
+    image = coded(100, 900)
+    StandardTokenizer()(image, symmetry=Symmetry(True, 1))
+    np.testing.assert_array_equal(image, coded(100, 900))
+
+
+@pytest.mark.parametrize("setting", ["patch_size", "max_seq_len"])
+def test_settings_below_one_are_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting}=0: expected at least 1"):
+        StandardTokenizer(**{setting: 0})
+
+
+def test_what_is_not_a_picture_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"float32 \(8, 9, 3\): expected"):
+        StandardTokenizer()(np.zeros((8, 9, 3), np.float32))

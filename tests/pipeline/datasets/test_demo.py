@@ -1,0 +1,96 @@
+"""The built-in pictures: the same everywhere, with known answers, and no photograph in two splits."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.datasets import demo, demo_pictures
+from pipeline.datasets.demo_pictures import NUM_PICTURES, SOURCES, DemoPicture, render_pictures, split_sources
+from pipeline.images import decode_image
+from pipeline.inspection import check_listing
+from pipeline.params import Params
+
+FIRST = 42
+
+
+@pytest.fixture(scope="module")
+def first() -> list[DemoPicture]:
+    return list(islice(render_pictures(), FIRST))
+
+
+def test_deterministic(first: list[DemoPicture]) -> None:
+    for one, again in zip(first[:14], render_pictures(), strict=False):
+        assert (one.name, one.score, one.source) == (again.name, again.score, again.source)
+        assert np.array_equal(one.image, again.image)
+
+
+def test_pictures_are_of_many_sizes_and_in_rgb(first: list[DemoPicture]) -> None:
+    assert {picture.image.dtype for picture in first} == {np.dtype(np.uint8)}
+    assert len({picture.image.shape for picture in first}) == FIRST
+    aspects = [picture.image.shape[1] / picture.image.shape[0] for picture in first]
+    assert min(aspects) < 0.6
+    assert max(aspects) > 1.7
+
+
+def test_names_are_unique_and_scores_spread_over_0_to_1(first: list[DemoPicture]) -> None:
+    assert len({picture.name for picture in first}) == FIRST
+    scores = [picture.score for picture in first]
+    assert 0 <= min(scores) < 0.2
+    assert 0.8 < max(scores) <= 1
+
+
+def test_sources_take_turns(first: list[DemoPicture]) -> None:
+    assert set(Counter(picture.source for picture in first).values()) == {FIRST // len(SOURCES)}
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_each_photograph_is_in_one_split(seed: int) -> None:
+    assert Counter(split_sources(seed).values()) == {"train": len(SOURCES) - 3, "test": 2, "val": 1}
+    assert set(split_sources(seed)) == set(SOURCES)
+
+
+def test_the_seed_turns_over_what_is_held_out() -> None:
+    splits = [split_sources(seed) for seed in range(len(SOURCES))]
+    assert split_sources(len(SOURCES)) == splits[0]
+    for source in SOURCES:
+        assert Counter(split[source] for split in splits) == {"train": 4, "test": 2, "val": 1}
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    def render() -> Iterator[DemoPicture]:
+        return islice(demo_pictures.render_pictures(), len(SOURCES))
+
+    monkeypatch.setattr(demo, "render_pictures", render)
+
+
+@pytest.mark.usefixtures("few")
+def test_reader_writes_the_pictures_that_it_lists(shipped_params: Params, tmp_path: Path) -> None:
+    listing = demo.read(shipped_params.manifest, 3, tmp_path / "pictures")
+    check_listing(listing)
+    assert sorted(file.name for file in listing.root.iterdir()) == sorted(one.path for one in listing.pictures)
+    for picture in listing.pictures:
+        decoded = decode_image((listing.root / picture.path).read_bytes())
+        assert decoded.extension == "jpg"
+        assert picture.split == split_sources(3)[next(source for source in SOURCES if picture.name.startswith(source))]
+
+
+@pytest.mark.usefixtures("few")
+def test_reader_writes_the_same_bytes_for_every_seed(shipped_params: Params, tmp_path: Path) -> None:
+    def digest(seed: int) -> str:
+        folder = tmp_path / str(seed)
+        demo.read(shipped_params.manifest, seed, folder)
+        return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.iterdir()))).hexdigest()
+
+    assert digest(0) == digest(1)
+
+
+def test_as_many_as_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_pictures, "_cut", lambda photograph, image_hw, draws: photograph[:1, :1])
+    monkeypatch.setattr(demo_pictures, "_distort", lambda image, degree, draws: image)
+    assert len(list(render_pictures())) == NUM_PICTURES

@@ -1,0 +1,181 @@
+"""Many shards over a real cluster: only what is missing is made, failures are named, and workers leave no trace."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import executor
+from pipeline.errors import UserError
+from pipeline.executor import Job, make_missing
+from pipeline.maps import make_column
+from pipeline.params import DaskParams
+from pipeline.shards import pack_shard
+from pipeline.store import fingerprint, store_folder, write_json
+from tests.conftest import Small
+
+HERE = DaskParams(address=None, workers=1, memory="auto")
+
+
+def record(text: str, log: str, target: Path) -> None:
+    """The work of a job: leaves a line each time that it is done."""
+    with open(log, "a") as file:
+        file.write(f"{text}\n")
+    if "bad" in text:
+        raise ValueError(f"cannot read {text}")
+    write_json(target.with_suffix(".json"), {"text": text})
+
+
+def forget(text: str, target: Path) -> None:
+    """Says that it is done and has written nothing here, as a worker on another machine."""
+
+
+def count_threads(target: Path) -> None:
+    import cv2
+
+    write_json(target.with_suffix(".json"), {"threads": cv2.getNumThreads()})
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[DaskParams]:
+    """A cluster that is already there."""
+    from dask.distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR
+    ) as cluster:
+        yield DaskParams(address=cluster.scheduler_address, workers=None, memory="auto")
+
+
+@pytest.fixture
+def make(store: Path, two_workers: DaskParams, tmp_path: Path) -> Callable[..., tuple[dict[str, Path], list[str]]]:
+    """Called with texts: makes a job of each; returns what make_missing does and the texts that were worked on."""
+    log = tmp_path / "log"
+
+    def make_texts(*texts: str) -> tuple[dict[str, Path], list[str]]:
+        log.write_text("")
+        jobs = [Job(f"shard-{text}", fingerprint(text), (text, str(log))) for text in texts]
+        made = make_missing("texts", jobs, record, two_workers)
+        return made, sorted(log.read_text().split())
+
+    return make_texts
+
+
+def test_only_what_is_missing_is_made(
+    make: Callable[..., Any], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, worked = make("c", "a", "b")
+    assert worked == ["a", "b", "c"]
+    assert list(made) == ["shard-c", "shard-a", "shard-b"]
+    assert all(path.parent == store / "texts" and path.is_file() for path in made.values())
+    assert make("c", "a", "b") == (made, [])
+    assert "texts: 3 of 3 shards are there, 0 to make" in capsys.readouterr().out
+    assert make("c", "a", "b", "d")[1] == ["d"]
+    made["shard-a"].write_text("{")
+    assert make("a", "b", "c")[1] == ["a"]
+
+
+def test_more_jobs_than_are_in_flight_at_once(make: Callable[..., Any]) -> None:
+    texts = [f"{i:02d}" for i in range(23)]
+    assert make(*texts)[1] == texts
+
+
+def test_failing_jobs_are_named_and_the_others_kept(make: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        make("a", "bad1", "b", "bad2", "c")
+    assert "texts: 2 of 5 shards failed" in str(error.value)
+    assert "shard-bad1: ValueError: cannot read bad1" in str(error.value)
+    assert "shard-bad2: ValueError: cannot read bad2" in str(error.value)
+    assert make("a", "b", "c")[1] == []
+
+
+def test_a_failing_job_is_tried_at_most_twice(make: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        make("bad")
+    assert 1 <= (tmp_path / "log").read_text().count("bad") <= 2
+
+
+def test_workers_that_do_not_share_the_store(store: Path, two_workers: DaskParams) -> None:
+    with pytest.raises(UserError, match=r"shard-x was made but is not in .*, which all workers have to share"):
+        make_missing("texts", [Job("shard-x", "0" * 64, ("x",))], forget, two_workers)
+
+
+def test_nothing_to_make_needs_no_cluster(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "connect", lambda *_: pytest.fail("started a cluster"))
+    assert make_missing("texts", [], record, HERE) == {}
+
+
+def list_shards(packed: Small) -> list[Job]:
+    starts = range(0, len(packed.rows), 2)
+    chosen = [packed.rows[start : start + 2] for start in starts]
+    return [Job(f"{len(rows)}-{rows[0]['key']}", fingerprint(rows), (rows, str(packed.root), 95)) for rows in chosen]
+
+
+def list_columns(packed: Small) -> list[Job]:
+    settings = {"coarse_patch_sizes": [28], "fit": "nearest"}
+    shards = [path.stem for path in sorted((packed.data / "shards").glob("*.json"))]
+    folder = str(packed.data / "shards")
+    return [Job(shard, fingerprint(shard), (folder, shard, "entropy", settings)) for shard in shards]
+
+
+def stored(kind: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store_folder(kind).iterdir() if path.name != ".lock"}
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(packed: Small, store: Path, two_workers: DaskParams) -> None:
+    """None, two, and one that is started here."""
+    for job in list_shards(packed):
+        pack_shard(*job.arguments, store_folder("none") / job.fingerprint)
+    make_missing("two", list_shards(packed), pack_shard, two_workers)
+    assert stored("two") == stored("none")
+    assert len(stored("two")) == 2 * 4
+
+    make_missing("one map", list_columns(packed), make_column, HERE)
+    make_missing("two maps", list_columns(packed), make_column, two_workers)
+    assert stored("two maps") == stored("one map")
+    assert len(stored("one map")) == 2 * 2
+
+
+def test_a_worker_has_one_thread(store: Path, two_workers: DaskParams) -> None:
+    made = make_missing("threads", [Job("shard-0", "0" * 64, ())], count_threads, two_workers)
+    assert made["shard-0"].read_text() == '{\n "threads": 1\n}\n'
+
+
+def test_the_environment_names_a_cluster(store: Path, two_workers: DaskParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", str(two_workers.address))
+    with executor.connect(HERE, 1) as client:
+        assert client.scheduler.address == two_workers.address
+        assert len(client.nthreads()) == 2
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x"])
+def test_a_scheduler_that_does_not_answer(address: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask.distributed
+
+    def refuse(address: str, timeout: float) -> None:
+        raise ValueError("unknown scheme") if "nonsense" in address else OSError("timed out")
+
+    monkeypatch.setattr(dask.distributed, "Client", refuse)
+    with (
+        pytest.raises(UserError, match=f"no Dask scheduler answers at {address}"),
+        executor.connect(DaskParams(address=address, workers=None, memory="auto"), 1),
+    ):
+        pass
+
+
+def test_a_killed_worker_is_put_in_words() -> None:
+    from distributed.scheduler import KilledWorker
+
+    error = KilledWorker("task", None, 3)
+    assert executor._explain(error, HERE) == "its worker died, often for want of memory (dask.memory is auto)"
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    assert list(executor._show_progress("abcd", "maps", 4)) == list("abcd")
+    assert capsys.readouterr().out == "maps: 2 of 4 shards made\nmaps: 4 of 4 shards made\n"

@@ -1,0 +1,249 @@
+"""From labels to rows: listed = kept + rejected, each for its exact reason; splits drawn by the files' bytes."""
+
+import hashlib
+import json
+import os
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import simplejpeg
+
+from pipeline.errors import UserError
+from pipeline.inspection import (
+    build_rows,
+    check_listing,
+    inspect_pictures,
+    packed_hw,
+    stat_picture,
+    warn_of_leaks,
+)
+from pipeline.listing import Listed, Listing
+from pipeline.params import ManifestParams, Params
+from tests.conftest import draw_picture
+
+GOOD = simplejpeg.encode_jpeg(draw_picture(30, 40))
+
+
+def inspect(root: Path, *paths: str, max_pixels: int = 10**6, max_edge: int | None = None) -> list[dict[str, Any]]:
+    inspect_pictures(str(root), list(paths), max_pixels, max_edge, root.parent / "found")
+    found: list[dict[str, Any]] = json.loads((root.parent / "found.json").read_bytes())["pictures"]
+    return found
+
+
+def listing(*pictures: Listed, score_range: tuple[float, float] = (0.0, 1.0)) -> Listing:
+    return Listing(Path("/nowhere"), list(pictures), score_range, 0.5)
+
+
+def listed(name: str = "a.jpg", target: tuple[float, ...] = (0.5,), split: str | None = None) -> Listed:
+    return Listed(name, name, target, split, "labels.csv:7")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def settings(shipped_params: Params) -> ManifestParams:
+    return shipped_params.manifest
+
+
+def test_a_good_picture_with_the_facts_that_later_stages_rely_on(root: Path) -> None:
+    (root / "a.jpg").write_bytes(GOOD)
+    assert inspect(root, "a.jpg") == [
+        {
+            "reason": "",
+            "extension": "jpg",
+            "bytes": len(GOOD),
+            "sha256": hashlib.sha256(GOOD).hexdigest(),
+            "raw_height": 30,
+            "raw_width": 40,
+            "height": 30,
+            "width": 40,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        pytest.param("missing.jpg", "missing", id="missing"),
+        pytest.param("good.jpg/below", "missing", id="below a file"),
+        pytest.param("empty.jpg", "empty", id="empty"),
+        pytest.param("cut.jpg", "corrupt", id="corrupt"),
+        pytest.param("text.jpg", "format", id="format"),
+        pytest.param("large.jpg", "too_large", id="too large"),
+        pytest.param("../outside.jpg", "outside", id="the folder above"),
+        pytest.param("sub/../../outside.jpg", "outside", id="above, by a detour"),
+        pytest.param("/etc/hostname", "outside", id="absolute"),
+        pytest.param("link_out.jpg", "outside", id="link out of the root"),
+        pytest.param("sub_out/outside.jpg", "outside", id="folder that is a link out of the root"),
+        pytest.param("link_in.jpg", "", id="link inside the root"),
+        pytest.param("sub/../good.jpg", "", id="detour inside the root"),
+        pytest.param("circle.jpg", "unreadable", id="links in a circle"),
+        pytest.param("sub", "unreadable", id="folder"),
+        pytest.param(".", "unreadable", id="the root itself"),
+        pytest.param("good\0.jpg", "unreadable", id="NUL"),
+        pytest.param("x" * 300 + ".jpg", "unreadable", id="300 characters"),
+        pytest.param("two\nlines.jpg", "", id="newline"),
+        pytest.param('"quo\'ted".jpg', "", id="quotes"),
+        pytest.param("写真 été.jpg", "", id="not ASCII"),
+        pytest.param("-rf.jpg", "", id="looks like an option"),
+        pytest.param("no_extension", "", id="no extension"),
+        pytest.param("really_a_jpeg.png", "", id="wrong extension"),
+    ],
+)
+def test_reason(path: str, reason: str, root: Path) -> None:
+    (root.parent / "outside.jpg").write_bytes(GOOD)
+    (root / "sub").mkdir()
+    for name in ("good.jpg", "two\nlines.jpg", '"quo\'ted".jpg', "写真 été.jpg", "-rf.jpg", "no_extension"):
+        (root / name).write_bytes(GOOD)
+    (root / "really_a_jpeg.png").write_bytes(GOOD)
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "cut.jpg").write_bytes(GOOD[:-40])
+    (root / "text.jpg").write_text("not a picture")
+    (root / "large.jpg").write_bytes(simplejpeg.encode_jpeg(draw_picture(50, 50)))
+    (root / "link_out.jpg").symlink_to(root.parent / "outside.jpg")
+    (root / "link_in.jpg").symlink_to("good.jpg")
+    (root / "sub_out").symlink_to(root.parent)
+    (root / "circle.jpg").symlink_to("circle.jpg")
+    found = inspect(root, "good.jpg", path, max_pixels=2000)
+    assert [one["reason"] for one in found] == ["", reason]
+
+
+def test_a_pipe_is_not_waited_for(root: Path) -> None:
+    os.mkfifo(root / "pipe.jpg")
+    # Should the pipe be read after all, it gets its end of file, and the reason is another one.
+    threading.Thread(target=lambda: (root / "pipe.jpg").write_bytes(b""), daemon=True).start()
+    assert inspect(root, "pipe.jpg") == [{"reason": "unreadable"}]
+    os.close(os.open(root / "pipe.jpg", os.O_RDONLY | os.O_NONBLOCK))  # lets the thread end
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "max_edge", "expected"),
+    [
+        pytest.param((600, 800), None, (600, 800), id="no limit"),
+        pytest.param((600, 800), 800, (600, 800), id="at the limit"),
+        pytest.param((600, 800), 1024, (600, 800), id="never enlarged"),
+        pytest.param((1500, 2000), 1024, (768, 1024), id="lying"),
+        pytest.param((2000, 1500), 1024, (1024, 768), id="upright"),
+        pytest.param((1001, 999), 500, (500, 499), id="rounded"),
+        pytest.param((1, 5000), 32, (1, 32), id="a line keeps a pixel"),
+    ],
+)
+def test_max_edge(image_hw: tuple[int, int], max_edge: int | None, expected: tuple[int, int]) -> None:
+    assert packed_hw(image_hw, max_edge) == expected
+
+
+def test_max_edge_is_of_the_upright_picture(root: Path) -> None:
+    (root / "a.jpg").write_bytes(GOOD)
+    (found,) = inspect(root, "a.jpg", max_edge=32)
+    assert [found[name] for name in ("raw_height", "raw_width", "height", "width")] == [30, 40, 24, 32]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        pytest.param([], "the labels list no pictures", id="none"),
+        pytest.param([listed(""), listed()], "labels.csv:7: the path is empty", id="no path"),
+        pytest.param([listed(), listed()], "a.jpg was listed before, at labels.csv:7", id="duplicate"),
+        pytest.param([listed(target=(float("nan"),))], "labels.csv:7: a score of a.jpg is not a number", id="nan"),
+        pytest.param([listed(target=(float("inf"),))], "labels.csv:7: a score of a.jpg is not a number", id="infinite"),
+        pytest.param(
+            [listed(target=(1.01,))], "labels.csv:7: the score 1.01 of a.jpg is outside", id="above the range"
+        ),
+        pytest.param(
+            [listed(target=(-0.1,))], "labels.csv:7: the score -0.1 of a.jpg is outside", id="below the range"
+        ),
+        pytest.param([listed(target=(0.0, 0.0))], "labels.csv:7: the distribution of a.jpg", id="sum of zero"),
+        pytest.param([listed(target=(2.0, -1.0))], "labels.csv:7: the distribution of a.jpg", id="negative share"),
+        pytest.param([listed(target=(1.0, float("nan")))], "a score of a.jpg is not a number", id="nan in a share"),
+        pytest.param(
+            [listed(split="vall")], "labels.csv:7: split 'vall' is not known; did you mean 'val'?", id="split"
+        ),
+        pytest.param([listed(split="")], "labels.csv:7: split '' is not known; known: train, val, test", id="no split"),
+    ],
+)
+def test_wrong_label(pictures: list[Listed], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_listing(listing(*pictures))
+    assert message in str(error.value)
+
+
+def test_labels_at_the_ends_of_the_range_are_right() -> None:
+    pictures = [listed("a", (1.0,), "train"), listed("b", (5.0,), "test")]
+    check_listing(listing(*pictures, score_range=(1.0, 5.0)))
+
+
+def kept(sha256: str) -> dict[str, Any]:
+    return {"reason": "", "sha256": sha256}
+
+
+def test_targets_are_scaled(settings: ManifestParams) -> None:
+    scored = listing(listed("a", (1.0,)), listed("b", (4.0,)), score_range=(1.0, 5.0))
+    rows = build_rows(scored, [kept("0"), kept("1")], settings, seed=0)
+    assert [row["target"] for row in rows] == [[0.0], [0.75]]
+    binned = build_rows(listing(listed("a", (1.0, 0.0, 3.0))), [kept("0")], settings, seed=0)
+    assert binned[0]["target"] == [0.25, 0.0, 0.75]
+
+
+def test_every_listed_picture_has_a_row_and_a_rejected_one_no_split(settings: ManifestParams) -> None:
+    pictures = [listed(f"{i}", split="train") for i in range(4)]
+    found = [kept("0"), {"reason": "missing"}, kept("1"), {"reason": "corrupt"}]
+    rows = build_rows(listing(*pictures), found, settings, seed=0)
+    assert [row["key"] for row in rows] == ["00000000", "00000001", "00000002", "00000003"]
+    assert [row["reason"] for row in rows] == ["", "missing", "", "corrupt"]
+    assert [row["split"] for row in rows] == ["train", None, "train", None]
+
+
+def drawn(settings: ManifestParams, shas: list[str], seed: int = 0) -> dict[str, str]:
+    """sha256 -> split; asserts that equal files share theirs."""
+    pictures = [listed(f"{i}") for i in range(len(shas))]
+    rows = build_rows(listing(*pictures), [kept(sha) for sha in shas], settings, seed)
+    pairs = {(row["sha256"], row["split"]) for row in rows}
+    assert len(pairs) == len(set(shas))
+    return dict(pairs)
+
+
+def test_drawn_splits_have_their_shares(settings: ManifestParams) -> None:
+    settings = replace(settings, test_share=0.2, val_share=0.1)
+    splits = drawn(settings, [hashlib.sha256(bytes([i])).hexdigest() for i in range(200)])
+    assert Counter(splits.values()) == {"test": 40, "val": 16, "train": 144}
+
+
+def test_equal_files_are_in_one_split(settings: ManifestParams) -> None:
+    splits = drawn(settings, [str(i % 30) for i in range(90)])
+    assert set(splits.values()) == {"train", "val", "test"}
+
+
+def test_drawn_splits_depend_on_the_files_and_the_seed_alone(settings: ManifestParams) -> None:
+    shas = [f"{i:03d}" for i in range(100)]
+    assert drawn(settings, shas) == drawn(settings, shas) == drawn(settings, shas[::-1])
+    assert drawn(settings, shas, seed=1) != drawn(settings, shas, seed=0)
+
+
+def test_leaks_are_pictures_whose_bytes_stand_in_two_splits(settings: ManifestParams) -> None:
+    pictures = [
+        listed("a", split="train"),
+        listed("b", split="test"),
+        listed("c", split="train"),
+        listed("d", split="val"),
+    ]
+    found = [kept("same"), kept("same"), kept("other"), {"reason": "missing"}]
+    assert warn_of_leaks(build_rows(listing(*pictures), found, settings, seed=0)) == ["a", "b"]
+
+
+def test_stat_tells_a_changed_file(root: Path) -> None:
+    (root / "a.jpg").write_bytes(b"12345")
+    before = stat_picture(root, listed("a.jpg"))
+    assert before[:2] == ["a.jpg", 5]
+    os.utime(root / "a.jpg", ns=(0, 1))
+    assert stat_picture(root, listed("a.jpg")) == ["a.jpg", 5, 1]
+    assert stat_picture(root, listed("b.jpg")) == ["b.jpg", None, None]
+    assert stat_picture(root, listed("a\0")) == ["a\0", None, None]

@@ -1,0 +1,208 @@
+"""Every sample exactly once per epoch, and the same samples whoever reads them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charm.augment import IDENTITY, draw_symmetry
+from charm.baselines import StandardTokenizer
+from charm.tokenizer import CharmTokenizer
+from pipeline.columns import ColumnReader
+from pipeline.errors import UserError
+from pipeline.loader import Batch, EpochSampler, TokenDataset, make_loader
+from pipeline.maps import make_column
+from pipeline.pos_embeds import PosEmbedTables, list_grids, write_tables
+from pipeline.tokenizers import Tokenizer
+from tests.conftest import Small
+
+CPU = torch.device("cpu")
+GRADIENT = CharmTokenizer(patch_size=14, max_seq_len=24, selection="gradient", budget="fixed")
+FIELDS = ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row", "target")
+
+
+@pytest.fixture(scope="module")
+def build(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenDataset]:
+    """Called with a tokenizer and settings of TokenDataset."""
+    folder = tmp_path_factory.mktemp("tables")
+
+    def build_dataset(
+        tokenizer: Tokenizer = GRADIENT, column: str | None = "gradient", **settings: Any
+    ) -> TokenDataset:
+        write_tables(
+            folder, torch.randn(1, 17, 4), 1, list_grids(tokenizer, packed.manifest.image_hws), "bilinear", False
+        )
+        reader = ColumnReader(packed.data / column, packed.pictures) if column else None
+        tables = PosEmbedTables(folder)
+        return TokenDataset(packed.manifest, packed.pictures, reader, tokenizer, tables, seed=3, **settings)
+
+    return build_dataset
+
+
+def batches(dataset: TokenDataset, batch_size: int, workers: int = 0, epochs: int = 1) -> Iterator[Batch]:
+    sampler = EpochSampler(len(dataset), batch_size, seed=3, shuffle=True)
+    loader = make_loader(dataset, sampler, workers, CPU)
+    for epoch in range(epochs):
+        sampler.epoch = epoch
+        yield from loader
+
+
+def samples(dataset: TokenDataset, batch_size: int, workers: int) -> dict[tuple[int, str], dict[str, np.ndarray]]:
+    """(epoch, key) -> the sample without its padding, of two epochs; asserts that each comes once."""
+    found: dict[tuple[int, str], dict[str, np.ndarray]] = {}
+    for place, batch in enumerate(batches(dataset, batch_size, workers, epochs=2)):
+        epoch = place // -(-len(dataset) // batch_size)
+        for index, key in enumerate(batch.keys):
+            assert (epoch, key) not in found
+            valid = batch.patch_valid[index]
+            found[epoch, key] = {name: getattr(batch, name)[index][valid].numpy() for name in FIELDS[:-1]}
+            found[epoch, key]["target"] = batch.target[index].numpy()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "sizes"),
+    [
+        pytest.param(1, 0, [1] * 7, id="one by one"),
+        pytest.param(3, 0, [3, 3, 1], id="the last batch is kept"),
+        pytest.param(7, 0, [7], id="one batch"),
+        pytest.param(100, 0, [7], id="a batch that is never full"),
+        pytest.param(3, 1, [3, 3, 1], id="one worker"),
+        pytest.param(3, 2, [3, 3, 1], id="two workers"),
+        pytest.param(4, 2, [4, 3], id="two workers, as many batches"),
+    ],
+)
+def test_every_sample_exactly_once(
+    batch_size: int, workers: int, sizes: list[int], build: Callable[..., TokenDataset]
+) -> None:
+    read = list(batches(build(), batch_size, workers))
+    assert [len(batch.keys) for batch in read] == sizes
+    assert sorted(key for batch in read for key in batch.keys) == [f"{i:08d}" for i in range(7)]
+
+
+def test_samples_do_not_depend_on_workers_and_batches(build: Callable[..., TokenDataset]) -> None:
+    dataset = build(flip=0.5, rotate=0.5)
+    expected = samples(dataset, 1, 0)
+    assert len(expected) == 14
+    for batch_size, workers in ((3, 0), (7, 0), (2, 1), (3, 2)):
+        found = samples(dataset, batch_size, workers)
+        assert found.keys() == expected.keys()
+        for place, sample in expected.items():
+            for name in FIELDS:
+                assert np.array_equal(found[place][name], sample[name]), (batch_size, workers, place, name)
+
+
+def test_a_sample_is_the_picture_tokenized_with_its_column_and_draws(
+    packed: Small, build: Callable[..., TokenDataset]
+) -> None:
+    dataset = build(flip=0.5, rotate=0.5)
+    column = ColumnReader(packed.data / "gradient", packed.pictures)
+    symmetries = set()
+    for epoch in range(3):
+        for index, key in enumerate(packed.manifest.keys):
+            symmetry = draw_symmetry(3, epoch, key, 0.5, 0.5)
+            symmetries.add(symmetry)
+            tokens = GRADIENT(
+                packed.pictures.read_picture(key),
+                importance=column.read_importance(key, 28),
+                seed=3,
+                epoch=epoch,
+                key=key,
+                symmetry=symmetry,
+            )
+            sample = dataset[epoch, index]
+            for name in ("patches", "patch_coord", "scale_id", "patch_valid"):
+                assert np.array_equal(sample[name], getattr(tokens, name))
+            assert sample["target"] == np.float32(index / 10)
+    assert len(symmetries) > 4
+
+
+def test_without_augmentation_pictures_stay_upright(packed: Small, build: Callable[..., TokenDataset]) -> None:
+    tokens = GRADIENT(packed.pictures.read_picture("00000002"), seed=3, key="00000002", symmetry=IDENTITY)
+    assert np.array_equal(build()[0, 2]["patches"], tokens.patches)
+
+
+def test_masks_reach_the_tokenizer(packed: Small, build: Callable[..., TokenDataset]) -> None:
+    folder = packed.data / "saliency"
+    folder.mkdir()
+    for shard in ("shard-000000", "shard-000001"):
+        make_column(str(packed.data / "shards"), shard, "saliency", {}, folder / shard)
+    tokenizer = CharmTokenizer(patch_size=14, max_seq_len=24, selection="saliency")
+    mask = ColumnReader(folder, packed.pictures).read_mask("00000002")
+    tokens = tokenizer(packed.pictures.read_picture("00000002"), saliency_mask=mask, seed=3, key="00000002")
+    assert np.array_equal(build(tokenizer, "saliency")[0, 2]["patch_coord"], tokens.patch_coord)
+
+
+def test_tokenizers_that_need_no_column(packed: Small, build: Callable[..., TokenDataset]) -> None:
+    picture = packed.pictures.read_picture("00000001")
+    for tokenizer in (CharmTokenizer(patch_size=14, max_seq_len=24), StandardTokenizer(14, 24)):
+        tokens = tokenizer(picture, seed=3, epoch=5, key="00000001")
+        assert np.array_equal(build(tokenizer, None)[5, 1]["patches"], tokens.patches)
+
+
+def test_a_column_without_the_tokenizers_patch_size(build: Callable[..., TokenDataset]) -> None:
+    tokenizer = CharmTokenizer(patch_size=16, max_seq_len=24, selection="gradient")
+    with pytest.raises(UserError, match="add 32 to coarse_patch_sizes"):
+        build(tokenizer)[0, 2]
+
+
+def order(seed: int, epoch: int, size: int = 50, shuffle: bool = True) -> list[int]:
+    sampler = EpochSampler(size, 8, seed, shuffle)
+    sampler.epoch = epoch
+    places = [place for batch in sampler for place in batch]
+    assert {place[0] for place in places} == {epoch}
+    return [index for _, index in places]
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    assert sorted(order(0, 0)) == list(range(50))
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    assert order(0, 7, shuffle=False) == list(range(50))
+
+
+def test_first_batch_goes_on_in_the_middle() -> None:
+    sampler = EpochSampler(50, 8, 0, shuffle=True)
+    whole = list(sampler)
+    assert len(sampler) == len(whole) == 7
+    for first in range(8):
+        sampler.first_batch = first
+        assert list(sampler) == whole[first:]
+        assert len(sampler) == 7 - first
+
+
+def test_batches_are_trimmed_to_the_longest(build: Callable[..., TokenDataset]) -> None:
+    tokenizer = CharmTokenizer(patch_size=14, max_seq_len=500)  # all of them fit; the longest has 88 patches
+    lengths = {}
+    for batch in batches(build(tokenizer, None), 3):
+        counts = batch.patch_valid.sum(1)
+        assert batch.patch_valid.shape[1] == int(counts.max())
+        lengths |= dict(zip(batch.keys, counts.tolist(), strict=True))
+        assert {len(getattr(batch, name)) for name in FIELDS} == {len(batch.keys)}
+        assert {getattr(batch, name).shape[1] for name in FIELDS[:-1]} == {batch.patch_valid.shape[1]}
+    assert sorted(lengths.values()) == [12, 24, 45, 48, 54, 64, 77]
+
+
+def test_dtypes(build: Callable[..., TokenDataset]) -> None:
+    batch = next(batches(build(), 7))
+    kinds = {name: str(getattr(batch, name).dtype).removeprefix("torch.") for name in FIELDS}
+    assert kinds == {
+        "patches": "uint8",
+        "patch_coord": "int16",
+        "scale_id": "uint8",
+        "patch_valid": "bool",
+        "pos_row": "int32",
+        "target": "float32",
+    }
+
+
+def test_damage_is_reported_from_a_worker(small: Small, build: Callable[..., TokenDataset], tmp_path: Path) -> None:
+    dataset = build()
+    dataset._pictures = small.pictures
+    path = small.data / "shards" / "shard-000000.tar"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(UserError, match=r"shard-000000\.tar: 0000000.\.jpg is damaged"):
+        list(batches(dataset, 7, workers=1))

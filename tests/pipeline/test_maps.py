@@ -1,0 +1,68 @@
+"""Making columns: one map per picture, under the pictures' keys, lossless."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charm.importance import IMPORTANCE, score_patches
+from pipeline import maps
+from pipeline.columns import ColumnReader
+from pipeline.maps import MAP_CODE, MAPS, make_column
+from pipeline.shards import ShardReader
+from pipeline.store import code_digest
+from tests.conftest import Small
+
+SHARDS = ("shard-000000", "shard-000001")
+
+
+def make(packed: Small, name: str, folder: Path, fit: str = "nearest") -> ColumnReader:
+    for shard in SHARDS:
+        make_column(str(packed.data / "shards"), shard, name, {"coarse_patch_sizes": [28], "fit": fit}, folder / shard)
+    return ColumnReader(folder, packed.pictures)
+
+
+@pytest.mark.parametrize("fit", ["nearest", "pad"])
+@pytest.mark.parametrize("name", sorted(IMPORTANCE))
+def test_scores(name: str, fit: str, packed: Small, tmp_path: Path) -> None:
+    column = make(packed, name, tmp_path, fit)
+    for key in packed.pictures:
+        expected = score_patches(packed.pictures.read_picture(key), name, 28, fit)
+        assert np.array_equal(column.read_importance(key, 28), expected)
+
+
+def test_masks_come_back_as_they_were_at_the_pictures_size(
+    packed: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detect(picture: np.ndarray) -> np.ndarray:
+        return np.asarray(np.random.default_rng(len(picture)).random(picture.shape[:2]) < 0.5)
+
+    monkeypatch.setattr(maps, "detect", detect)
+    column = make(packed, "saliency", tmp_path)
+    for key in packed.pictures:
+        picture = packed.pictures.read_picture(key)
+        mask = column.read_mask(key)
+        assert mask.dtype == bool
+        assert np.array_equal(mask, detect(picture))
+
+
+def test_saliency_is_the_detected_mask(packed: Small, tmp_path: Path) -> None:
+    make_column(str(packed.data / "shards"), "shard-000001", "saliency", {}, tmp_path / "shard-000001")
+    column = ColumnReader(tmp_path, ShardReader(packed.data / "shards", "shard-000001"))
+    picture = packed.pictures.read_picture("00000005")
+    assert np.array_equal(column.read_mask("00000005"), maps.detect(picture))
+
+
+def test_a_column_is_a_function_of_the_shard(packed: Small, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        make(packed, "entropy", tmp_path / folder)
+    for shard in SHARDS:
+        for end in (".tar", ".json"):
+            assert (tmp_path / "a" / shard).with_suffix(end).read_bytes() == (tmp_path / "b" / shard).with_suffix(
+                end
+            ).read_bytes()
+
+
+def test_code_that_decides_what_a_map_holds_exists() -> None:
+    assert len({code_digest(*MAP_CODE[name]) for name in MAPS}) == 2  # the scores share theirs

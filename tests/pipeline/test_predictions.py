@@ -1,0 +1,86 @@
+"""Scores from a model: each sample once, in evaluation mode, a distribution's mean."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from charm.model import CharmViT
+from pipeline.loader import Batch
+from pipeline.predictions import forward_batch, predict
+
+POSITIONS = torch.randn(10, 64, generator=torch.Generator().manual_seed(1))
+
+
+def batch(first: int, count: int, bins: int = 1, length: int = 3) -> Batch:
+    draws = torch.Generator().manual_seed(first)
+    target = torch.arange(first, first + count).float()[:, None] / 10
+    return Batch(
+        patches=torch.randint(0, 256, (count, length, 14, 14, 3), dtype=torch.uint8, generator=draws),
+        patch_coord=torch.zeros(count, length, 2, dtype=torch.int16),
+        scale_id=torch.randint(0, 2, (count, length), dtype=torch.uint8, generator=draws),
+        patch_valid=torch.ones(count, length, dtype=torch.bool),
+        pos_row=torch.randint(0, 10, (count, length), dtype=torch.int32, generator=draws),
+        target=target if bins == 1 else torch.eye(bins)[torch.arange(first, first + count) % bins],
+        keys=[f"{i:08d}" for i in range(first, first + count)],
+    )
+
+
+def loader(*batches: Batch) -> Any:
+    return list(batches)
+
+
+@pytest.fixture(scope="module")
+def model() -> CharmViT:
+    torch.manual_seed(0)
+    return CharmViT("charm_demo", pretrained=False, num_scales=2, num_outputs=1)
+
+
+def test_every_sample_once_in_order(model: CharmViT) -> None:
+    batches = [batch(0, 4), batch(4, 4), batch(8, 1)]
+    found = predict(model, loader(*batches), POSITIONS, np.ones(1))
+    assert found.keys == [f"{i:08d}" for i in range(9)]
+    assert found.target == pytest.approx(np.arange(9) / 10)
+    assert found.predicted.dtype == np.float64
+    with torch.inference_mode():
+        each = torch.cat([forward_batch(model, one, POSITIONS) for one in batches])
+    assert np.array_equal(found.predicted, each[:, 0].double().numpy())
+
+
+def test_each_token_is_given_the_row_that_it_names(model: CharmViT) -> None:
+    one = batch(0, 2)
+    with torch.inference_mode():
+        gathered = torch.stack([POSITIONS[rows.long()] for rows in one.pos_row])
+        expected = model(one.patches, one.patch_coord, one.scale_id, one.patch_valid, gathered)
+        assert torch.equal(forward_batch(model, one, POSITIONS), expected)
+        assert not torch.equal(forward_batch(model, one, POSITIONS.flip(0)), expected)
+
+
+class Fixed(torch.nn.Module):
+    """Stands in for a model: gives out what it was told to, and notes in which mode it was asked."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output, self.modes = output, []
+
+    def forward(self, patches: Tensor, *_: Tensor) -> Tensor:
+        self.modes.append((self.training, torch.is_inference_mode_enabled()))
+        return self.output[: len(patches)]
+
+
+def test_evaluation_mode_without_gradients() -> None:
+    model: Any = Fixed(torch.zeros(4, 1))
+    model.train()
+    predict(model, loader(batch(0, 4), batch(4, 2)), POSITIONS, np.ones(1))
+    assert model.modes == [(False, True), (False, True)]
+
+
+def test_a_distribution_is_its_mean() -> None:
+    bins = np.array([0.0, 0.5, 1.0])
+    logits = torch.log(torch.tensor([[0.25, 0.5, 0.25], [0.7, 0.2, 0.1], [1e-9, 1e-9, 1.0]]))
+    model: Any = Fixed(logits)
+    found = predict(model, loader(batch(0, 3, bins=3)), POSITIONS, bins)
+    assert found.predicted == pytest.approx([0.5, 0.2, 1.0], abs=1e-6)
+    assert found.target == pytest.approx([0.0, 0.5, 1.0])

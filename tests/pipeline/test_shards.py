@@ -1,0 +1,192 @@
+"""Shards: bytes that are a function of the samples, readable by WebDataset, and verified at every read."""
+
+import hashlib
+import json
+import pickle
+import re
+import shutil
+import tarfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+from webdataset import tariterators
+
+from pipeline.errors import UserError
+from pipeline.images import decode_image
+from pipeline.shards import ShardReader, pack_shard, read_shard_sidecars, write_shard
+from tests.conftest import SIZES, Small, draw_picture
+
+SAMPLES = [(f"{i:08d}", {"jpg": bytes([i]) * (300 * i + 1), "json": b"{}", "p28.npy": b"scores"}) for i in range(5)]
+
+
+def test_equal_samples_are_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "a", SAMPLES)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    write_shard(tmp_path / "b", ((key, dict(reversed(sample.items()))) for key, sample in SAMPLES))
+    for end in ("tar", "json"):
+        assert (tmp_path / f"a.{end}").read_bytes() == (tmp_path / f"b.{end}").read_bytes()
+
+
+def test_sidecar_says_what_the_tar_holds(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a", SAMPLES)
+    data = (tmp_path / "a.tar").read_bytes()
+    sidecar = json.loads((tmp_path / "a.json").read_bytes())
+    assert sidecar["bytes"] == len(data)
+    assert sidecar["sha256"] == hashlib.sha256(data).hexdigest()
+    assert list(sidecar["members"]) == [key for key, _ in SAMPLES]
+    for key, sample in SAMPLES:
+        for extension, (start, size, _) in sidecar["members"][key].items():
+            assert data[start : start + size] == sample[extension]
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def samples() -> Any:
+        yield SAMPLES[1]
+        raise UserError("picture has changed")
+
+    with pytest.raises(UserError, match="picture has changed"):
+        write_shard(tmp_path / "a", samples())
+    assert not list(tmp_path.iterdir())
+
+
+def test_webdataset_reads_the_same_keys_and_bytes(packed: Small) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # webdataset's own
+        import webdataset
+
+        urls = [str(path) for path in sorted((packed.data / "shards").glob("*.tar"))]
+        read = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in read] == packed.manifest.keys
+    pictures = packed.pictures
+    for index, sample in enumerate(read):
+        assert sample["jpg"] == (packed.root / f"{index}.jpg").read_bytes() == pictures.read(sample["__key__"], "jpg")
+        assert json.loads(sample["json"]) == {"name": f"{index}.jpg", "target": [index / 10]}
+        assert json.loads(pictures.read(sample["__key__"], "json"))["name"] == f"{index}.jpg"
+
+
+def test_extension_begins_at_the_first_dot_as_in_webdataset() -> None:
+    assert tariterators.base_plus_ext("00000001.p28.npy") == ("00000001", "p28.npy")
+
+
+def test_reader_knows_keys_shards_and_pixels(packed: Small) -> None:
+    pictures = packed.pictures
+    assert list(pictures) == packed.manifest.keys
+    assert [pictures.shard_of(key) for key in pictures] == ["shard-000000"] * 4 + ["shard-000001"] * 3
+    assert pictures.extensions("00000000") == ["jpg", "json"]
+    assert "00000007" not in pictures
+    assert [pictures.read_picture(key).shape[:2] for key in pictures] == list(SIZES)
+    assert list(ShardReader(pictures.folder, "shard-000001")) == packed.manifest.keys[4:]
+
+
+def test_reader_may_be_handed_to_another_process(packed: Small) -> None:
+    pictures = packed.pictures
+    expected = pictures.read("00000006", "jpg")
+    assert pickle.loads(pickle.dumps(pictures)).read("00000006", "jpg") == expected
+
+
+def test_reading_leaves_no_file_open(packed: Small) -> None:
+    """A data set of 300,000 pictures has more shards than a process may have files."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    readers = [packed.pictures for _ in range(5)]
+    assert all(reader.read(key, "jpg") for reader in readers for key in reader)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_flipped_bit_in_any_member_is_found(small: Small) -> None:
+    path = small.data / "shards" / "shard-000001.tar"
+    whole = path.read_bytes()
+    reader = small.pictures
+    for key in small.manifest.keys[4:]:
+        for extension, (start, size, _) in read_shard_sidecars(path.parent)["shard-000001"]["members"][key].items():
+            for place in {start, start + size // 2, start + size - 1}:
+                damaged = bytearray(whole)
+                damaged[place] ^= 1 << (place % 8)
+                path.write_bytes(damaged)
+                with pytest.raises(UserError, match=re.escape(f"{path}: {key}.{extension} is damaged")):
+                    reader.read(key, extension)
+    path.write_bytes(whole)
+    assert reader.read("00000006", "jpg") == (small.root / "6.jpg").read_bytes()
+
+
+def test_a_tar_cut_after_opening_is_found(small: Small) -> None:
+    reader = small.pictures
+    path = small.data / "shards" / "shard-000001.tar"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match="is damaged"):
+        reader.read("00000006", "jpg")
+
+
+@pytest.mark.parametrize("length", [0, 512, 1024, -512, -1])
+def test_a_truncated_tar_is_an_error_at_opening(length: int, small: Small) -> None:
+    path = small.data / "shards" / "shard-000000.tar"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=re.escape(f"{path}: missing, or not what its sidecar says")):
+        ShardReader(path.parent)
+
+
+def test_a_missing_tar_is_an_error_at_opening(small: Small) -> None:
+    path = small.data / "shards" / "shard-000000.tar"
+    path.unlink()
+    with pytest.raises(UserError, match=re.escape(f"{path}: missing")):
+        ShardReader(path.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"3", b"[]", b"{}"])
+def test_a_damaged_sidecar_is_an_error_at_opening(content: bytes, small: Small) -> None:
+    path = small.data / "shards" / "shard-000000.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"shard-000000\.tar"):
+        ShardReader(path.parent)
+
+
+def test_a_key_in_two_shards_is_an_error(small: Small) -> None:
+    shards = small.data / "shards"
+    for end in (".tar", ".json"):
+        shutil.copy(shards / f"shard-000000{end}", shards / f"shard-000002{end}")
+    with pytest.raises(UserError, match="00000000 is in shard-000000 and in shard-000002"):
+        ShardReader(shards)
+
+
+def test_bytes_that_are_no_picture_name_the_member(tmp_path: Path) -> None:
+    write_shard(tmp_path / "shard-000000", [("00000000", {"jpg": b"no picture"})])
+    with pytest.raises(UserError, match=r"shard-000000\.tar: 00000000\.jpg: not a JPEG"):
+        ShardReader(tmp_path).read_picture("00000000")
+
+
+@pytest.mark.parametrize("change", ["other bytes", "removed"])
+def test_a_source_picture_that_changed_is_refused(change: str, small: Small) -> None:
+    path = small.root / "1.jpg"
+    path.unlink()
+    if change == "other bytes":
+        path.write_bytes(simplejpeg.encode_jpeg(draw_picture(*SIZES[1], seed=99)))
+    with pytest.raises(UserError, match=re.escape("1.jpg has changed since it was listed")):
+        pack_shard(small.rows[:3], str(small.root), 95, small.data / "new")
+    assert not list(small.data.glob("new*"))
+
+
+def test_max_edge_downscales_and_other_pictures_keep_their_bytes(small: Small, tmp_path: Path) -> None:
+    rows = [dict(row) for row in small.rows[:2]]
+    rows[1] |= {"height": 60, "width": 45}  # 120 x 90
+    pack_shard(rows, str(small.root), 95, tmp_path / "shard-000000")
+    reader = ShardReader(tmp_path)
+    assert reader.read("00000000", "jpg") == (small.root / "0.jpg").read_bytes()
+    original = decode_image((small.root / "1.jpg").read_bytes()).pixels.astype(int)
+    halved = original.reshape(60, 2, 45, 2, 3).mean(axis=(1, 3))
+    assert np.abs(reader.read_picture("00000001") - halved).mean() < 4
+
+
+def test_a_downscaled_picture_of_any_format_is_a_jpeg(small: Small, tmp_path: Path) -> None:
+    Image.fromarray(draw_picture(40, 60)).save(small.root / "p.png")
+    data = (small.root / "p.png").read_bytes()
+    row = small.rows[0] | {"path": "p.png", "extension": "png", "sha256": hashlib.sha256(data).hexdigest()}
+    row |= {"raw_height": 40, "raw_width": 60, "height": 20, "width": 30}
+    pack_shard([row], str(small.root), 95, tmp_path / "shard-000000")
+    with tarfile.open(tmp_path / "shard-000000.tar") as tar:
+        assert tar.getnames() == ["00000000.jpg", "00000000.json"]
+    assert ShardReader(tmp_path).read_picture("00000000").shape == (20, 30, 3)

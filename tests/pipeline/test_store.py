@@ -1,0 +1,233 @@
+"""What is kept is whole, found again by what it was made from, and made by one maker at a time."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import (
+    code_digest,
+    file_sha256,
+    fingerprint,
+    make_alone,
+    publish,
+    publish_shards,
+    read_sidecar,
+    store_folder,
+    write_json,
+    write_whole,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_a_file_is_there_whole(tmp_path: Path) -> None:
+    with write_whole(tmp_path / "a") as file:
+        file.write(b"one")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_a_writer_that_fails_leaves_nothing_new(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail() -> None:
+        with write_whole(tmp_path / "a") as file:
+            file.write(b"new")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        fail()
+    assert names_in(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_json_is_sorted_and_digests_follow_values(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"b": 1, "a": [2.5, None]})
+    write_json(tmp_path / "b", {"a": [2.5, None], "b": 1})
+    assert file_sha256(tmp_path / "a") == file_sha256(tmp_path / "b")
+    assert fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1}) != fingerprint({"a": 2, "b": 2})
+    assert fingerprint("a", "b") != fingerprint("ab")
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "tar", "whole"),
+    [
+        pytest.param(b'{"bytes": 4}', b"1234", True, id="whole"),
+        pytest.param(b'{"bytes": 4}', b"123", False, id="tar cut"),
+        pytest.param(b'{"bytes": 4}', None, False, id="no tar"),
+        pytest.param(b'{"byt', b"1234", False, id="sidecar cut"),
+        pytest.param(b"", b"1234", False, id="sidecar empty"),
+        pytest.param(b"\xff\xff", b"1234", False, id="sidecar damaged"),
+        pytest.param(None, b"1234", False, id="no sidecar"),
+    ],
+)
+def test_a_shard_without_a_sidecar_that_fits_does_not_exist(
+    sidecar: bytes | None, tar: bytes | None, whole: bool, tmp_path: Path
+) -> None:
+    for name, data in (("a.json", sidecar), ("a.tar", tar)):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+    assert (read_sidecar(tmp_path / "a.json") == {"bytes": 4}) is whole
+
+
+CODE = '''"""A module."""
+import os
+
+def work(path, items):
+    """Says what it does."""
+    with open(path) as file:
+        file.write(items)
+    for item in items:
+        items.append(item)
+    print(items)
+
+class Kind:
+    """Of thing."""
+    size = 3
+
+def nothing():
+    """Does nothing."""
+'''
+
+
+@pytest.fixture
+def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def digest_of(source: str) -> str:
+        (tmp_path / "some_module.py").write_text(source)
+        importlib.invalidate_caches()
+        return code_digest("some_module")
+
+    return digest_of
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("import os\n", "# why\nimport os  # what for\n", id="comments"),
+        pytest.param('"""Says what it does."""', '"""Says more,\n    at length."""', id="docstring of a function"),
+        pytest.param('    """Says what it does."""\n', "", id="docstring removed"),
+        pytest.param('"""A module."""\n', "", id="docstring of the module"),
+        pytest.param('"""Of thing."""', '"""Of things."""', id="docstring of a class"),
+        pytest.param('    """Does nothing."""', "    pass", id="docstring that is the whole body"),
+        pytest.param("def work(path, items):", "def work(\n    path,\n    items,\n):", id="layout"),
+        pytest.param("print(items)", "print(  items )\n\n", id="blanks"),
+    ],
+)
+def test_what_does_nothing_does_not_count(old: str, new: str, digest: Callable[[str], str]) -> None:
+    assert CODE.count(old) == 1
+    assert digest(CODE.replace(old, new)) == digest(CODE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("size = 3", "size = 4", id="number"),
+        pytest.param("print(items)", "print(path)", id="last statement"),
+        pytest.param("file.write(items)", "file.write(items * 2)", id="call that opens a with block"),
+        pytest.param("items.append(item)", "items.remove(item)", id="call that opens a loop"),
+        pytest.param("def work(path, items):", "def work(path, items=()):", id="default"),
+    ],
+)
+def test_what_does_something_counts(old: str, new: str, digest: Callable[[str], str]) -> None:
+    assert CODE.count(old) == 1
+    assert digest(CODE.replace(old, new)) != digest(CODE)
+
+
+def test_every_module_counts() -> None:
+    assert code_digest("pipeline.shards", "pipeline.images") != code_digest("pipeline.shards", "pipeline.store")
+    with pytest.raises(ImportError):
+        code_digest("pipeline.no_such_module")
+
+
+def test_a_second_maker_waits_and_says_for_whom(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from pipeline.store import make_alone\n"
+        "with make_alone(pathlib.Path(sys.argv[1])): print('made', flush=True)"
+    )
+    with make_alone(tmp_path):
+        second = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert second.stdout is not None
+        assert second.stdout.readline() == f"waiting for process {os.getpid()}, which makes the same artifacts\n"
+        assert second.poll() is None
+    assert second.communicate(timeout=60)[0] == "made\n"
+    assert second.returncode == 0
+
+
+def test_a_maker_that_failed_holds_up_nobody(tmp_path: Path) -> None:
+    def fail() -> None:
+        with make_alone(tmp_path):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with make_alone(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()}"
+
+
+def test_published_files_are_other_names_of_the_stored_ones(tmp_path: Path) -> None:
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    kept.mkdir()
+    for name in ("f1", "f2"):
+        (kept / name).write_text(name)
+    publish({"a": kept / "f1", "b": kept / "f2"}, out)
+    assert (out / "a").stat().st_ino == (kept / "f1").stat().st_ino
+    (out / "stale folder").mkdir()
+    (out / "stale folder" / "file").touch()
+    publish({"b": kept / "f1"}, out)
+    assert names_in(out) == ["b"]
+    assert (out / "b").read_text() == "f1"
+    assert names_in(kept) == ["f1", "f2"]
+    assert (kept / "f2").read_text() == "f2"
+
+
+def test_published_across_disks_as_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "f").write_text("f")
+    publish({"a": tmp_path / "f"}, tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_text() == "f"
+
+
+def test_shards_are_published_with_their_sidecars(tmp_path: Path) -> None:
+    for name in ("0123.tar", "0123.json"):
+        (tmp_path / name).write_text(name)
+    publish_shards({"shard-000000": tmp_path / "0123.json"}, tmp_path / "out")
+    assert {file.name: file.read_text() for file in (tmp_path / "out").iterdir()} == {
+        "shard-000000.tar": "0123.tar",
+        "shard-000000.json": "0123.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        pytest.param({}, "work/.charm/store", id="working folder"),
+        pytest.param({"DVC_ROOT": "repo"}, "repo/.charm/store", id="root of the repository"),
+        pytest.param({"DVC_ROOT": "repo/.dvc/tmp/exps/x1"}, "repo/.charm/store", id="a queued experiment"),
+        pytest.param({"CHARM_STORE": "big", "DVC_ROOT": "repo"}, "big", id="CHARM_STORE goes first"),
+        pytest.param({"CHARM_STORE": "", "DVC_ROOT": "repo"}, "repo/.charm/store", id="an empty CHARM_STORE is none"),
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_where_the_store_is(
+    variables: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHARM_STORE")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value) if value else "")
+    assert store_folder("maps") == tmp_path / expected / "maps"
+    assert store_folder("maps").is_dir()

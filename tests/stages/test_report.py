@@ -1,0 +1,176 @@
+"""The page stands alone, says what the run found, and trusts no name."""
+
+import csv
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from pipeline.errors import UserError
+from pipeline.listing import Listed, Listing
+from pipeline.manifest import write_manifest
+from pipeline.params import Params, load_params
+from pipeline.shards import pack_shard
+from stages.report import main
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>.jpg"
+METRICS = {
+    "plcc": 0.81249,
+    "srcc": None,
+    "krcc": -0.25,
+    "acc": 0.75,
+    "mae": 0.125,
+    "scored": 4,
+    "best_epoch": 2,
+    "draw_spread": 0.0,
+    "listed": 7,
+    "packed": 6,
+    "rejected": {"corrupt": 1},
+}
+HISTORY = """epoch,learning_rate,train_loss,val_plcc,val_srcc,val_krcc,val_acc,val_mae
+1,0.001,0.31,nan,nan,nan,0.5,0.3
+2,0.001,0.25,0.4,0.3,0.2,0.5,0.2
+"""
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Settings of a run whose folders are in the working directory: four test pictures, one with a hostile name."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    rows = []
+    for index in range(7):
+        picture = random.integers(0, 256, (84 + index, 112, 3), np.uint8)
+        data = simplejpeg.encode_jpeg(picture, quality=90)
+        Path(f"{index}.jpg").write_bytes(data)
+        rows.append(
+            {
+                "key": f"{index:08}",
+                "name": HOSTILE if index == 1 else f"{index}.jpg",
+                "path": f"{index}.jpg",
+                "extension": "jpg",
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "raw_height": 84 + index,
+                "raw_width": 112,
+                "height": 84 + index,
+                "width": 112,
+                "split": "test" if index < 4 else "train" if index == 4 else "val",
+                "target": [index / 6],
+                "reason": "corrupt" if index == 6 else "",
+            }
+        )
+    for folder in ("data/manifest", "data/shards", "runs/train", "runs/evaluate"):
+        Path(folder).mkdir(parents=True)
+    listing = Listing(tmp_path, [Listed("0.jpg", "0.jpg", (0.0,), None, "")], (0.0, 1.0), 0.5)
+    write_manifest(Path("data/manifest"), rows, listing, "demo")
+    pack_shard(rows[:6], str(tmp_path), 95, Path("data/shards/shard-000000"))
+    model = {"backbone": "charm_demo", "best_epoch": 2, "patch_size": 14}
+    Path("runs/train/model.json").write_text(json.dumps(model))
+    Path("runs/train/history.csv").write_text(HISTORY)
+    Path("runs/evaluate/metrics.json").write_text(json.dumps(METRICS))
+    with open("runs/evaluate/predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "name", "target", "predicted", "spread"])
+        writer.writerows([row["key"], row["name"], row["target"][0], 0.4, 0.0] for row in rows[:4])
+    return replace(PARAMS, max_seq_len=40, selection="entropy")
+
+
+def make_page(params: Params) -> str:
+    main(params)
+    return Path("runs/report/report.html").read_text()
+
+
+class Tags(HTMLParser):
+    """Fails where an element is closed that is not the last opened."""
+
+    # Elements of SVG that the page closes in the tag itself are reported as both opened and closed.
+    void = ("meta", "img", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_needs_no_other_file(params: Params) -> None:
+    page = make_page(params)
+    tags = Tags()
+    tags.feed(page)
+    tags.close()
+    assert tags.open == []
+    links = [value for name, value in tags.attributes if name in ("src", "href")]
+    assert len(links) > 20
+    assert all(link.startswith(("data:image/", "#")) for link in links)
+    assert not re.search(r"url\(|@import|<script", page)
+    names = [value for name, value in tags.attributes if name == "id"]
+    assert len(names) == len(set(names))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(names)
+
+
+def test_numbers_are_those_of_the_run(params: Params) -> None:
+    page = make_page(params)
+    scores = re.findall(r'class="number[^"]*">([^<]+)</td>', page)
+    assert scores == ["0.812", "undefined", "\N{MINUS SIGN}0.250", "0.750", "0.125"]
+    assert re.search(r"7 pictures listed = 6 packed\s+\+ 1 rejected", page)
+    assert "damaged or cut short" in page
+    assert "undefined where all predicted scores" in page
+
+
+def test_hostile_name_is_text(params: Params) -> None:
+    page = make_page(params)
+    assert HOSTILE not in page
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)" in page
+
+
+def test_equal_inputs_give_equal_bytes(params: Params) -> None:
+    assert make_page(params) == make_page(params)
+
+
+def test_the_strategy_in_use_is_marked(params: Params) -> None:
+    page = make_page(params)
+    assert re.findall(r'id="show-(\w+)"( checked)?', page) == [
+        ("random", ""),
+        ("frequency", ""),
+        ("gradient", ""),
+        ("entropy", " checked"),
+        ("saliency", ""),
+    ]
+    assert page.count('class="picture"') == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"tokenizer": "standard"}, "it selects no patches"),
+        ({"max_seq_len": 512}, "there was nothing to select"),
+    ],
+    ids=["standard input", "small pictures"],
+)
+def test_without_selection_there_are_no_strategies(params: Params, changed: dict, why: str) -> None:
+    page = make_page(replace(params, **changed))
+    assert why in page
+    assert "show-entropy" not in page
+    assert "What the model sees" in page
+
+
+def test_missing_evaluation_is_one_line(params: Params) -> None:
+    Path("runs/evaluate/metrics.json").unlink()
+    with pytest.raises(UserError, match=r"runs/evaluate/metrics\.json: .*; run dvc repro"):
+        main(params)
