@@ -33,7 +33,8 @@ def cosine_projection(patch_size: int, num_filters: int) -> np.ndarray:
     pairs = sorted(pairs, key=lambda pair: (math.hypot(*pair), pair))[1:]
     chosen = [pairs[rank] for rank in np.linspace(0, len(pairs) - 1, num_filters).round().astype(int)]
     filters = np.stack([math.hypot(i, j) ** 1.5 * np.outer(basis[i], basis[j]) for i, j in chosen])
-    return (filters[:, None] * _LUMA[:, None, None]).astype(np.float32)
+    per_channel: np.ndarray = (filters[:, None] * _LUMA[:, None, None]).astype(np.float32)
+    return per_channel
 
 
 @register_model

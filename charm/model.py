@@ -5,6 +5,7 @@ embedding is added; tokens that are padding are never attended to; one linear la
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,6 +124,15 @@ class CharmViT(nn.Module):
     def num_pos_prefix(self) -> int:
         """How many prefix tokens (CLS, registers) have a position embedding of their own."""
         return 0 if self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
+
+    @property
+    def learnt_grid(self) -> Tensor:
+        """Its position embeddings without the prefix, float (g, g, D)."""
+        total = self.pos_embed.shape[1] - self.num_pos_prefix
+        side = math.isqrt(total)
+        if side * side != total:
+            raise ValueError(f"this backbone's position embeddings, {total} tokens, are not a square grid")
+        return self.pos_embed[0, self.num_pos_prefix :].reshape(side, side, -1)
 
     def pos_embed_tables(self, grids: Sequence[tuple[int, int]], mode: str = "bilinear") -> list[Tensor]:
         """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0)."""

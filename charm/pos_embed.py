@@ -45,9 +45,9 @@ def resample_pos_embed(
     learnt = pos_embed[0, prefix:].reshape(side, side, -1)
     if tuple(grid_hw) == (side, side):
         return learnt.clone()
-    channels_first = learnt.permute(2, 0, 1)[None].float()
-    resampled = F.interpolate(channels_first, size=tuple(grid_hw), mode=mode, antialias=antialias)
-    return resampled[0].permute(1, 2, 0).to(pos_embed.dtype).contiguous()
+    rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
+    resampled = torch.einsum("hi,ijd,wj->hwd", rows, learnt.float(), columns)
+    return resampled.to(pos_embed.dtype)
 
 
 def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Tensor) -> Tensor:
@@ -71,3 +71,60 @@ def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Te
     y, x = patch_coord.long().unbind(-1)
     # A single-scale picture has an empty coarsest table; its padding points past the end and takes the last row.
     return rows[(first[scale] + y * widths[scale] + x).clamp(max=len(rows) - 1)]
+
+
+def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:
+    """How `resample_pos_embed` mixes the rows (or columns) of a learnt grid along one axis.
+
+    Interpolation is separable: a token's embedding is the learnt grid, summed with the weights of its row and of its
+    column. A few numbers per row thus stand for whole tables, which would grow with the square of the grid.
+
+    Args:
+        length: tokens along the axis of the new grid.
+        side: g, tokens along the axis of the learnt grid.
+        mode, antialias: as for `resample_pos_embed`.
+
+    Returns:
+        float32 (length, g); each row sums to 1.
+    """
+    if length == side:
+        return torch.eye(side)
+    # Every unit vector along the last axis. Along the other, torch 2.15 computes wrong values for a width of 1 with
+    # antialias=True, which is also why whole grids are mixed from axis weights and not handed to F.interpolate.
+    weights = F.interpolate(torch.eye(side)[None, None], size=(side, length), mode=mode, antialias=antialias)
+    return weights[0, 0].T.contiguous()
+
+
+def axis_taps(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The entries of axis weights that are not zero.
+
+    Args:
+        weights: float (T, g).
+
+    Returns:
+        int64 and float (T, K): positions along the learnt axis and their weights, K as few as hold every row (2 for
+        bilinear, 4 for bicubic, without antialiasing).
+    """
+    count = int((weights != 0).sum(dim=1).max())
+    positions = weights.abs().topk(count, dim=1).indices.sort(dim=1).values
+    return positions, weights.gather(1, positions)
+
+
+def mix_pos_embed(learnt: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]) -> Tensor:
+    """Position embeddings from the taps (`axis_taps`) of each token's row and column.
+
+    Args:
+        learnt: float (g, g, D), the learnt grid.
+        y, x: positions, int64 (..., K), and weights, float (..., K).
+
+    Returns:
+        (..., D); what `resample_pos_embed` has at that place, to rounding. Differentiable with respect to `learnt`.
+    """
+    side, _, embed_dim = learnt.shape
+    rows = learnt.reshape(side * side, embed_dim)
+    mixed = torch.zeros((), dtype=learnt.dtype, device=learnt.device)
+    for i in range(y[0].shape[-1]):
+        for j in range(x[0].shape[-1]):
+            weight = (y[1][..., i] * x[1][..., j]).unsqueeze(-1)
+            mixed = mixed + weight * F.embedding(y[0][..., i] * side + x[0][..., j], rows)
+    return mixed

@@ -7,7 +7,7 @@ from pipeline.errors import UserError
 from pipeline.loader import TokenDataset
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.params import Params
-from pipeline.pos_embeds import PosEmbedTables
+from pipeline.pos_embeds import PosEmbeds
 from pipeline.shards import ShardReader
 from pipeline.tokenizers import build_tokenizer
 
@@ -20,7 +20,7 @@ class Inputs:
     Attributes:
         manifest: of all kept pictures.
         pictures: their shards.
-        tables: of the backbone.
+        pos_embeds: of the backbone.
     """
 
     def __init__(self, params: Params, patch_size: int) -> None:
@@ -34,7 +34,7 @@ class Inputs:
         self._column = None
         if params.selection != "random" and params.tokenizer == "charm":
             self._column = ColumnReader(DATA / "importance" / params.selection, self.pictures)
-        self.tables = PosEmbedTables(DATA / "pos_embeds" / params.backbone)
+        self.pos_embeds = PosEmbeds(DATA / "pos_embeds" / params.backbone)
 
     def dataset(self, split: Manifest, training: bool) -> TokenDataset:
         """The tokens of some pictures; augmented and cropped at random in training alone."""
@@ -43,7 +43,7 @@ class Inputs:
             self.pictures,
             self._column,
             build_tokenizer(self._params, self._patch_size, training),
-            self.tables,
+            self.pos_embeds,
             self._params.seed,
             flip=self._params.train.flip if training else 0.0,
             rotate=self._params.train.rotate if training else 0.0,

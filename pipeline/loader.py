@@ -19,7 +19,7 @@ from charm.draws import draw_order
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
 from pipeline.manifest import Manifest
-from pipeline.pos_embeds import PosEmbedTables
+from pipeline.pos_embeds import PosEmbeds
 from pipeline.shards import ShardReader
 from pipeline.tokenizers import Tokenizer
 
@@ -35,7 +35,7 @@ class Batch:
         patch_coord: int16 (B, L, 2).
         scale_id: uint8 (B, L).
         patch_valid: bool (B, L).
-        pos_row: int32 (B, L), rows of PosEmbedTables.flat.
+        pos_row: int32 (B, L, 2), for PosEmbeds.gather.
         target: float32 (B, num_bins).
         keys: of the samples.
     """
@@ -62,7 +62,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
         pictures: their shards.
         column: their importance maps; None where the tokenizer needs none.
         tokenizer: what makes tokens of them.
-        tables: for the tokens' position embeddings.
+        pos_embeds: for the tokens' position embeddings.
         seed: of every draw.
         flip, rotate: probabilities of augmentation.
     """
@@ -73,7 +73,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
         pictures: ShardReader,
         column: ColumnReader | None,
         tokenizer: Tokenizer,
-        tables: PosEmbedTables,
+        pos_embeds: PosEmbeds,
         seed: int,
         flip: float = 0.0,
         rotate: float = 0.0,
@@ -83,7 +83,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
         self._pictures = pictures
         self._column = column
         self._tokenizer = tokenizer
-        self._tables = tables
+        self._pos_embeds = pos_embeds
         self._seed = seed
         self._flip, self._rotate = flip, rotate
 
@@ -104,7 +104,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
             "patch_coord": tokens.patch_coord,
             "scale_id": tokens.scale_id,
             "patch_valid": tokens.patch_valid,
-            "pos_row": self._tables.rows(tokens),
+            "pos_row": self._pos_embeds.rows(tokens),
             "target": self._targets[index],
             "keys": key,
         }

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from charm.model import CharmViT
 from pipeline.loader import Batch
+from pipeline.pos_embeds import PosEmbeds
 
 
 @dataclass(frozen=True)
@@ -20,22 +21,21 @@ class Predictions:
     target: np.ndarray
 
 
-def forward_batch(model: CharmViT, batch: Batch, pos_embeds: Tensor) -> Tensor:
-    """The model's raw outputs, float (B, num_outputs), on the device of `pos_embeds`, (rows, D)."""
+def forward_batch(model: CharmViT, batch: Batch, pos_embeds: PosEmbeds) -> Tensor:
+    """The model's raw outputs, float (B, num_outputs), on the device of `pos_embeds`."""
     device = pos_embeds.device
-    rows = batch.pos_row.to(device, non_blocking=True).long()
     output: Tensor = model(
         batch.patches.to(device, non_blocking=True),
         batch.patch_coord.to(device, non_blocking=True),
         batch.scale_id.to(device, non_blocking=True),
         batch.patch_valid.to(device, non_blocking=True),
-        pos_embeds[rows],
+        pos_embeds.gather(batch.pos_row),
     )
     return output
 
 
 @torch.inference_mode()
-def predict(model: CharmViT, loader: DataLoader[Batch], pos_embeds: Tensor, bins: np.ndarray) -> Predictions:
+def predict(model: CharmViT, loader: DataLoader[Batch], pos_embeds: PosEmbeds, bins: np.ndarray) -> Predictions:
     """The score of every sample; that of a distribution is its mean over `bins`, float64 (num_bins,)."""
     model.eval()
     keys: list[str] = []

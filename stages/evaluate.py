@@ -38,7 +38,7 @@ def main(params: Params) -> None:
     facts = inputs.manifest.facts
     sampler = EpochSampler(len(test.table), params.train.batch_size, params.seed, shuffle=False)
     loader = make_loader(inputs.dataset(test, training=False), sampler, params.hardware.loader_workers, device)
-    pos_embeds = inputs.tables.flat.to(device)
+    pos_embeds = inputs.pos_embeds.to(device)
     draws = []
     for draw in range(params.evaluate.draws):
         sampler.epoch = draw  # of the patches; the pictures are the same

@@ -46,7 +46,7 @@ def main(params: Params) -> None:
     inputs = Inputs(params, model.patch_size)
     manifest, bins = inputs.manifest, inputs.manifest.bins
     train, val = manifest.of_split("train"), manifest.of_split("val")
-    pos_embeds = inputs.tables.flat.to(device)
+    pos_embeds = inputs.pos_embeds.to(device)
     sampler = EpochSampler(len(train.table), settings.batch_size, params.seed, shuffle=True)
     train_loader = make_loader(inputs.dataset(train, training=True), sampler, params.hardware.loader_workers, device)
     val_sampler = EpochSampler(len(val.table), settings.batch_size, params.seed, shuffle=False)
@@ -146,7 +146,7 @@ def _fingerprint_inputs(params: Params) -> str:
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
     files = [
         DATA / "manifest" / "manifest.parquet",
-        DATA / "pos_embeds" / params.backbone / "tables.safetensors",
+        DATA / "pos_embeds" / params.backbone / "axes.safetensors",
         *sorted((DATA / "shards").glob("*.json")),
         *sorted((DATA / "importance" / params.selection).glob("*.json")),
     ]

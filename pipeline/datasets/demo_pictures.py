@@ -36,8 +36,8 @@ _LARGE_AREA = 1.1e6  # pixels, of two pictures of each source
 _TINY_SIDE = (20, 60)  # pixels, of two pictures of each source: below a coarse patch of 28, or one or two of them
 _ODD_SIZE_EVERY = 43  # cuts of a source between one large or tiny picture and the next
 _CANDIDATES = 4  # cuts drawn per picture; see _cut
-_BLUR = (0.3, 2.3)  # pixels, standard deviation at degree 0 (changes nothing) and 1
-_NOISE = (0.0, 25.0)  # grey levels, standard deviation at degree 0 and 1
+_BLUR = (0.3, 1.6)  # pixels, standard deviation at degree 0 (changes nothing) and 1
+_NOISE = (0.0, 12.0)  # grey levels, standard deviation at degree 0 and 1
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Position embeddings on disk: one table per grid, a row per token."""
+"""Position embeddings on disk: the learnt grid and weights per axis, two rows per token."""
 
 import json
 from pathlib import Path
@@ -9,94 +9,79 @@ import torch
 
 from charm.augment import Symmetry
 from charm.pos_embed import resample_pos_embed
-from charm.tokenizer import CharmTokenizer, Tokens
+from charm.tokenizer import CharmTokenizer
 from pipeline.errors import UserError
-from pipeline.pos_embeds import PosEmbedTables, list_grids, write_tables
+from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
 from tests.conftest import SIZES, draw_picture
 
-WIDTH, SIDE, PREFIX = 6, 4, 2
-LEARNT = torch.randn(1, PREFIX + SIDE**2, WIDTH, generator=torch.Generator().manual_seed(0))
+WIDTH, SIDE = 6, 4
+LEARNT = torch.randn(1, SIDE**2, WIDTH, generator=torch.Generator().manual_seed(0))
 TOKENIZERS = {
     "two scales": CharmTokenizer(patch_size=14, max_seq_len=24, budget="share", redraw="once"),
     "three scales": CharmTokenizer(patch_size=7, max_seq_len=60, num_scales=3, budget="fill"),
 }
 
 
-def write(folder: Path, grids: list[tuple[int, int]], mode: str = "bilinear") -> PosEmbedTables:
-    write_tables(folder, LEARNT, PREFIX, grids, mode, antialias=False)
-    return PosEmbedTables(folder)
+def write(folder: Path, axes: list[int], mode: str = "bilinear", antialias: bool = False) -> PosEmbeds:
+    write_axes(folder, LEARNT[0].reshape(SIDE, SIDE, WIDTH), axes, mode, antialias)
+    return PosEmbeds(folder)
 
 
-def rows_one_by_one(tables: PosEmbedTables, tokens: Tokens) -> list[torch.Tensor]:
-    """The embedding of each token that is not padding, resampled for itself."""
-    found = []
-    for (y, x), scale, valid in zip(tokens.patch_coord, tokens.scale_id, tokens.patch_valid, strict=True):
-        if valid:
-            table = resample_pos_embed(LEARNT, tokens.grids[scale], "bilinear", False, PREFIX)
-            found.append(table[y, x])
-    return found
-
-
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("turns", [0, 1])
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_rows_are_those_of_each_token(name: str, turns: int, tmp_path: Path) -> None:
+def test_each_token_gets_the_embedding_of_its_place(
+    name: str, turns: int, mode: str, antialias: bool, tmp_path: Path
+) -> None:
     """For pictures of one scale and of several, upright and turned."""
     tokenizer = TOKENIZERS[name]
-    tables = write(tmp_path, list_grids(tokenizer, SIZES))
+    pos_embeds = write(tmp_path, list_axes(tokenizer, SIZES), mode, antialias)
     for height, width in SIZES:
         tokens = tokenizer(draw_picture(height, width), symmetry=Symmetry(flip=True, turns=turns))
-        rows = tables.rows(tokens)
+        rows = pos_embeds.rows(tokens)
         assert rows.dtype == np.int32
-        assert rows.shape == tokens.patch_valid.shape
+        assert rows.shape == (len(tokens.patch_valid), 2)
         assert not rows[~tokens.patch_valid].any()
-        expected = torch.stack(rows_one_by_one(tables, tokens))
-        assert torch.equal(tables.flat[rows[tokens.patch_valid].astype(int)], expected)
+        found = pos_embeds.gather(torch.from_numpy(rows))
+        for token in np.flatnonzero(tokens.patch_valid):
+            y, x = tokens.patch_coord[token]
+            table = resample_pos_embed(LEARNT, tokens.grids[tokens.scale_id[token]], mode, antialias)
+            torch.testing.assert_close(found[token], table[y, x], atol=1e-5, rtol=0)
 
 
-def test_grids_of_both_orientations() -> None:
+def test_axes_of_every_scale() -> None:
     tokenizer = TOKENIZERS["two scales"]
-    assert list_grids(tokenizer, [(60, 80)]) == [(4, 6), (6, 4)]  # whole, at native resolution
-    assert list_grids(tokenizer, [(100, 150), (100, 150)]) == [(4, 5), (5, 4), (8, 10), (10, 8)]
-    assert list_grids(tokenizer, [(112, 112)]) == [(4, 4), (8, 8)]
+    assert list_axes(tokenizer, [(60, 80)]) == [4, 6]  # whole, at native resolution
+    assert list_axes(tokenizer, [(100, 150), (100, 150)]) == [4, 5, 8, 10]
+    assert list_axes(tokenizer, [(112, 112)]) == [4, 8]
 
 
-def test_every_row_is_some_tables(tmp_path: Path) -> None:
-    tables = write(tmp_path, [(2, 3), (3, 2), (4, 4)])
-    assert tables.flat.shape == (2 * 3 + 3 * 2 + 4 * 4, WIDTH)
-    assert tables.flat.dtype == torch.float32
-
-
-def test_equal_tables_are_equal_bytes(tmp_path: Path) -> None:
+def test_equal_axes_are_equal_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        write(tmp_path / folder, [(2, 3), (3, 2)])
-    for name in ("tables.safetensors", "tables.json"):
+        write(tmp_path / folder, [2, 3])
+    for name in ("axes.safetensors", "axes.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_mode_is_heeded(tmp_path: Path) -> None:
-    bilinear, bicubic = (write(tmp_path / mode, [(3, 5)], mode).flat for mode in ("bilinear", "bicubic"))
-    assert not torch.equal(bilinear, bicubic)
-    assert torch.equal(bicubic, resample_pos_embed(LEARNT, (3, 5), "bicubic", False, PREFIX).reshape(-1, WIDTH))
-
-
-def test_a_grid_without_a_table(tmp_path: Path) -> None:
-    tables = write(tmp_path, [(4, 6)])
+def test_an_axis_that_was_not_prepared(tmp_path: Path) -> None:
+    pos_embeds = write(tmp_path, [6])
     tokens = TOKENIZERS["two scales"](draw_picture(112, 112))
-    with pytest.raises(UserError, match=rf"{tmp_path} has no table for a grid of \(4, 4\): run dvc repro"):
-        tables.rows(tokens)
+    with pytest.raises(UserError, match=rf"{tmp_path} has no axis of 4 tokens for the grid \(4, 4\): run dvc repro"):
+        pos_embeds.rows(tokens)
 
 
-@pytest.mark.parametrize("name", ["tables.safetensors", "tables.json"])
+@pytest.mark.parametrize("name", ["axes.safetensors", "axes.json"])
 def test_missing_file(name: str, tmp_path: Path) -> None:
-    write(tmp_path, [(2, 3)])
+    write(tmp_path, [2, 3])
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match="missing or damaged"):
-        PosEmbedTables(tmp_path)
+        PosEmbeds(tmp_path)
 
 
 def test_flipped_bits_and_cuts_are_found(tmp_path: Path) -> None:
-    write(tmp_path, [(2, 3), (3, 2)])
-    path = tmp_path / "tables.safetensors"
+    write(tmp_path, [2, 3])
+    path = tmp_path / "axes.safetensors"
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         damaged = bytearray(whole)
@@ -104,12 +89,12 @@ def test_flipped_bits_and_cuts_are_found(tmp_path: Path) -> None:
         for data in (bytes(damaged), whole[:place]):
             path.write_bytes(data)
             with pytest.raises(UserError, match=f"{tmp_path}: position embeddings are missing or damaged"):
-                PosEmbedTables(tmp_path)
+                PosEmbeds(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", json.dumps({"sha256": None})])
 def test_damaged_facts(content: str, tmp_path: Path) -> None:
-    write(tmp_path, [(2, 3)])
-    (tmp_path / "tables.json").write_text(content)
+    write(tmp_path, [2, 3])
+    (tmp_path / "axes.json").write_text(content)
     with pytest.raises(UserError, match="missing or damaged"):
-        PosEmbedTables(tmp_path)
+        PosEmbeds(tmp_path)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from charm.model import CharmViT
+from charm.pos_embed import resample_pos_embed
 from pipeline.loader import Batch
+from pipeline.pos_embeds import PosEmbeds, write_axes
 from pipeline.predictions import forward_batch, predict
 
-POSITIONS = torch.randn(10, 64, generator=torch.Generator().manual_seed(1))
+LEARNT = torch.randn(4, 4, 64, generator=torch.Generator().manual_seed(1))
 
 
 def batch(first: int, count: int, bins: int = 1, length: int = 3) -> Batch:
@@ -22,10 +24,18 @@ def batch(first: int, count: int, bins: int = 1, length: int = 3) -> Batch:
         patch_coord=torch.zeros(count, length, 2, dtype=torch.int16),
         scale_id=torch.randint(0, 2, (count, length), dtype=torch.uint8, generator=draws),
         patch_valid=torch.ones(count, length, dtype=torch.bool),
-        pos_row=torch.randint(0, 10, (count, length), dtype=torch.int32, generator=draws),
+        pos_row=torch.randint(0, 10, (count, length, 2), dtype=torch.int32, generator=draws),
         target=target if bins == 1 else torch.eye(bins)[torch.arange(first, first + count) % bins],
         keys=[f"{i:08d}" for i in range(first, first + count)],
     )
+
+
+@pytest.fixture(scope="module")
+def positions(tmp_path_factory: pytest.TempPathFactory) -> PosEmbeds:
+    """Of one axis of ten tokens."""
+    folder = tmp_path_factory.mktemp("pos_embeds")
+    write_axes(folder, LEARNT, [10], "bilinear", antialias=False)
+    return PosEmbeds(folder)
 
 
 def loader(*batches: Batch) -> Any:
@@ -38,24 +48,26 @@ def model() -> CharmViT:
     return CharmViT("charm_demo", pretrained=False, num_scales=2, num_outputs=1)
 
 
-def test_every_sample_once_in_order(model: CharmViT) -> None:
+def test_every_sample_once_in_order(model: CharmViT, positions: PosEmbeds) -> None:
     batches = [batch(0, 4), batch(4, 4), batch(8, 1)]
-    found = predict(model, loader(*batches), POSITIONS, np.ones(1))
+    found = predict(model, loader(*batches), positions, np.ones(1))
     assert found.keys == [f"{i:08d}" for i in range(9)]
     assert found.target == pytest.approx(np.arange(9) / 10)
     assert found.predicted.dtype == np.float64
     with torch.inference_mode():
-        each = torch.cat([forward_batch(model, one, POSITIONS) for one in batches])
+        each = torch.cat([forward_batch(model, one, positions) for one in batches])
     assert np.array_equal(found.predicted, each[:, 0].double().numpy())
 
 
-def test_each_token_is_given_the_row_that_it_names(model: CharmViT) -> None:
+def test_each_token_is_given_the_row_that_it_names(model: CharmViT, positions: PosEmbeds) -> None:
     one = batch(0, 2)
     with torch.inference_mode():
-        gathered = torch.stack([POSITIONS[rows.long()] for rows in one.pos_row])
+        table = resample_pos_embed(LEARNT.reshape(1, 16, 64), (10, 10))
+        gathered = table[one.pos_row[..., 0].long(), one.pos_row[..., 1].long()]
         expected = model(one.patches, one.patch_coord, one.scale_id, one.patch_valid, gathered)
-        assert torch.equal(forward_batch(model, one, POSITIONS), expected)
-        assert not torch.equal(forward_batch(model, one, POSITIONS.flip(0)), expected)
+        elsewhere = model(one.patches, one.patch_coord, one.scale_id, one.patch_valid, gathered.flip(1))
+        torch.testing.assert_close(forward_batch(model, one, positions), expected, atol=1e-5, rtol=0)
+        assert (elsewhere - expected).abs().max() > 1e-3
 
 
 class Fixed(torch.nn.Module):
@@ -70,17 +82,17 @@ class Fixed(torch.nn.Module):
         return self.output[: len(patches)]
 
 
-def test_evaluation_mode_without_gradients() -> None:
+def test_evaluation_mode_without_gradients(positions: PosEmbeds) -> None:
     model: Any = Fixed(torch.zeros(4, 1))
     model.train()
-    predict(model, loader(batch(0, 4), batch(4, 2)), POSITIONS, np.ones(1))
+    predict(model, loader(batch(0, 4), batch(4, 2)), positions, np.ones(1))
     assert model.modes == [(False, True), (False, True)]
 
 
-def test_a_distribution_is_its_mean() -> None:
+def test_a_distribution_is_its_mean(positions: PosEmbeds) -> None:
     bins = np.array([0.0, 0.5, 1.0])
     logits = torch.log(torch.tensor([[0.25, 0.5, 0.25], [0.7, 0.2, 0.1], [1e-9, 1e-9, 1.0]]))
     model: Any = Fixed(logits)
-    found = predict(model, loader(batch(0, 3, bins=3)), POSITIONS, bins)
+    found = predict(model, loader(batch(0, 3, bins=3)), positions, bins)
     assert found.predicted == pytest.approx([0.5, 0.2, 1.0], abs=1e-6)
     assert found.target == pytest.approx([0.0, 0.5, 1.0])
