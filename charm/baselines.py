@@ -72,7 +72,7 @@ class StandardTokenizer:
         gather_patches(cropped, y, x, out=patches)
         return Tokens(
             patches=patches,
-            patch_coord=np.stack([y, x], axis=1).astype(np.int16),
+            patch_coord=np.stack([y, x], axis=1).astype(np.int32),
             scale_id=np.zeros(len(y), np.uint8),
             patch_valid=np.ones(len(y), bool),
             grids=self.grids((height, width)),

@@ -22,7 +22,7 @@ def draw_words(seed: int, epoch: int, key: str, stream: str, size: int) -> np.nd
     Returns:
         uint64 (size,).
     """
-    text = f"{seed}\0{epoch}\0{stream}\0{key}".encode()
+    text = f"{seed}\0{epoch}\0{stream}\0{key}".encode(errors="surrogateescape")  # file names may be any bytes
     words = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), dtype="<u8")
     return np.random.Philox(key=words).random_raw(size)
 

@@ -69,7 +69,8 @@ class CharmViT(nn.Module):
 
     Attributes:
         scale_embed: float (num_scales, D), learnt; None with one scale.
-        mask_token: float (D,), learnt, stands in the place of padding; None with one scale.
+        mask_token: float (D,), stands in the place of padding, as in the paper; None with one scale. As nothing attends
+            to padding, it never gets a gradient.
 
     Raises:
         ValueError: the backbone cannot be used, an unknown head, or no scale.

@@ -60,7 +60,7 @@ def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Te
         scale_id: integer (L,).
 
     Returns:
-        (L, D); that of (0, 0) at the coarsest scale where the token is padding.
+        (L, D); the first table's first one where the token is padding.
     """
     embed_dim = tables[0].shape[-1]
     rows = torch.cat([table.reshape(-1, embed_dim) for table in tables])
@@ -69,8 +69,7 @@ def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Te
     first = sizes.cumsum(0) - sizes
     scale = scale_id.long()
     y, x = patch_coord.long().unbind(-1)
-    # A single-scale picture has an empty coarsest table; its padding points past the end and takes the last row.
-    return rows[(first[scale] + y * widths[scale] + x).clamp(max=len(rows) - 1)]
+    return rows[first[scale] + y * widths[scale] + x]
 
 
 def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:

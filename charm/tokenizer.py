@@ -7,17 +7,13 @@ import cv2
 import numpy as np
 
 from charm.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.budget import BUDGETS, DROPS, count_detailed, keep_tokens
 from charm.draws import draw_words
 from charm.geometry import FITS, Layout, cell_sides, check_image, fit_to_grid, plan_layout
 from charm.importance import IMPORTANCE
 from charm.selection import SELECTIONS, pool_saliency, select_patches
 
-BUDGETS = ("fixed", "fill", "share")
-DROPS = ("uniform", "low_first")
 REDRAWS = ("epoch", "once")
-
-# Coarse patches shown at each finer scale, native first, in the published experiments (64; 16 + 16 with three scales).
-FIXED_COUNTS = {2: (64,), 3: (16, 16)}
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Tokens:
 
     Attributes:
         patches: uint8 (L, p, p, 3), RGB; zero where padding.
-        patch_coord: int16 (L, 2), (y, x) of the patch on the grid of its scale; zero where padding.
+        patch_coord: int32 (L, 2), (y, x) of the patch on the grid of its scale; zero where padding.
         scale_id: uint8 (L,), 0 = coarsest .. num_scales - 1 = native resolution; zero where padding.
         patch_valid: bool (L,), False where padding.
         grids: number of tokens (height, width) that would cover the picture at each scale, coarsest first; (0, 0) for
@@ -145,7 +141,7 @@ class CharmTokenizer:
             ("patch_size", Integral, 1, 256),
             ("max_seq_len", Integral, 1, 2**20),
             ("threshold", Real, 1, 2**20),
-            ("native_share", Real, 0, 1),
+            ("native_share", Real, 1e-6, 1),
             ("saliency_coverage", Real, 1e-6, 1),
         ):
             value = getattr(self, name)
@@ -169,28 +165,7 @@ class CharmTokenizer:
 
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
         """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
-        if self.budget == "fixed":
-            counts, left = [], num_coarse
-            for wanted in FIXED_COUNTS[self.num_scales]:
-                counts.append(min(wanted, left))
-                left -= counts[-1]
-            return tuple(counts)
-        finer = self.sides[:0:-1]
-        costs = [side**2 - self.sides[0] ** 2 for side in finer]
-        spare = max(self.max_seq_len - num_coarse * self.sides[0] ** 2, 0)
-        equal = spare // sum(costs)
-        if self.budget == "share":
-            equal = max(equal, int(self.native_share * self.max_seq_len) // sum(side**2 for side in finer))
-        counts = [min(equal, num_coarse // len(finer))] * len(finer)
-        spare -= counts[0] * sum(costs)
-        for scale, cost in enumerate(costs):
-            more = max(min(spare // cost, num_coarse - sum(counts)), 0)
-            counts[scale] += more
-            spare -= more * cost
-        if len(finer) == 2 and spare > 0:  # no coarse patch is left: the middle scale gives way to the native one
-            more = min(spare // (costs[0] - costs[1]), counts[1])
-            counts = [counts[0] + more, counts[1] - more]
-        return tuple(counts)
+        return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
 
     def __call__(
         self,
@@ -280,33 +255,22 @@ class CharmTokenizer:
         total = sum(len(cell) * side**2 for cell, side in zip(cells, sides, strict=True))
         coords = [_subdivide(cell, layout.coarse_grid_hw[1], side) for cell, side in zip(cells, sides, strict=True)]
         if total > self.max_seq_len:
-            return self._drop(coords, seed, epoch, key)
+            words = draw_words(seed, epoch, key, "drop", total)
+            # `share` has set aside the native tokens' places: only coarse ones go.
+            drop = "low_first" if self.budget == "share" else self.drop
+            kept = keep_tokens([len(y) for y, _ in coords], self.max_seq_len, drop, words)
+            return [(y[keep], x[keep]) for (y, x), keep in zip(coords, kept, strict=True)]
         downscaled = np.concatenate(cells[:0:-1])
         if total < self.max_seq_len and self.budget != "fixed" and len(downscaled):
             # The places that cannot hold a whole coarse patch show native patches of one besides it.
-            beside = downscaled[np.argmin(words[downscaled])]
-            extra = _subdivide(beside[None], layout.coarse_grid_hw[1], sides[0])
+            found = select_patches(self.selection, scores[downscaled], (1,), words[downscaled], self.threshold)
+            extra = _subdivide(downscaled[found[0]], layout.coarse_grid_hw[1], sides[0])
             y, x = (
                 np.concatenate([axis, more[: self.max_seq_len - total]])
                 for axis, more in zip(coords[0], extra, strict=True)
             )
             coords[0] = (y, x)
         return coords
-
-    def _drop(
-        self, coords: list[tuple[np.ndarray, np.ndarray]], seed: int, epoch: int, key: str
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Trims to max_seq_len."""
-        lengths = [len(y) for y, _ in coords]
-        words = draw_words(seed, epoch, key, "drop", sum(lengths))
-        if self.drop == "low_first" or self.budget == "share":
-            order = np.lexsort((words, np.repeat(np.arange(len(lengths)), lengths)))
-        else:
-            order = np.argsort(words, kind="stable")
-        keep = np.zeros(sum(lengths), bool)
-        keep[order[: self.max_seq_len]] = True
-        parts = np.split(keep, np.cumsum(lengths)[:-1])
-        return [(y[part], x[part]) for (y, x), part in zip(coords, parts, strict=True)]
 
     def _scale_down(self, fitted: np.ndarray, layout: Layout) -> list[np.ndarray]:
         """The picture at each scale, native first. Area averaging never reaches across the border of a coarse patch."""
@@ -320,7 +284,7 @@ class CharmTokenizer:
         length, size = self.max_seq_len, self.patch_size
         tokens = Tokens(
             patches=np.empty((length, size, size, 3), np.uint8),
-            patch_coord=np.zeros((length, 2), np.int16),
+            patch_coord=np.zeros((length, 2), np.int32),
             scale_id=np.zeros(length, np.uint8),
             patch_valid=np.zeros(length, bool),
             grids=((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids,

@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         patches: uint8 (B, L, p, p, 3).
-        patch_coord: int16 (B, L, 2).
+        patch_coord: int32 (B, L, 2).
         scale_id: uint8 (B, L).
         patch_valid: bool (B, L).
         pos_row: int32 (B, L, 2), for PosEmbeds.gather.

@@ -63,7 +63,7 @@ def test_the_usual_one_has_256_tokens_of_one_scale_without_padding() -> None:
     assert tokens.patch_coord[:17].tolist() == [[0, x] for x in range(16)] + [[1, 0]]
     assert (tokens.patches.dtype, tokens.patch_coord.dtype, tokens.scale_id.dtype, tokens.patch_valid.dtype) == (
         np.uint8,
-        np.int16,
+        np.int32,
         np.uint8,
         bool,
     )

@@ -100,7 +100,7 @@ def table(h: int, w: int, first: int) -> torch.Tensor:
         pytest.param([table(1, 1, 100), table(1, 7, 200)], id="one row"),
     ],
 )
-@pytest.mark.parametrize("dtypes", [(torch.int16, torch.uint8), (torch.int64, torch.int64)], ids=str)
+@pytest.mark.parametrize("dtypes", [(torch.int32, torch.uint8), (torch.int64, torch.int64)], ids=str)
 def test_gather_takes_each_token_from_its_own_table(
     tables: list[torch.Tensor], dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:

@@ -10,9 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from charm.augment import Symmetry, apply_symmetry
+from charm.budget import FIXED_COUNTS
 from charm.geometry import fit_to_grid
 from charm.importance import score_patches
-from charm.tokenizer import FIXED_COUNTS, CharmTokenizer, Tokens
+from charm.tokenizer import CharmTokenizer, Tokens
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 NOISE = np.random.default_rng(0).integers(0, 256, (641, 641, 3), dtype=np.uint8)
@@ -94,7 +95,7 @@ def test_form(case: tuple[CharmTokenizer, np.ndarray], symmetry: Symmetry) -> No
     np.testing.assert_array_equal(image, before)
     length, p = tokenizer.max_seq_len, tokenizer.patch_size
     assert (tokens.patches.shape, tokens.patches.dtype) == ((length, p, p, 3), np.uint8)
-    assert (tokens.patch_coord.shape, tokens.patch_coord.dtype) == ((length, 2), np.int16)
+    assert (tokens.patch_coord.shape, tokens.patch_coord.dtype) == ((length, 2), np.int32)
     assert (tokens.scale_id.shape, tokens.scale_id.dtype) == ((length,), np.uint8)
     assert (tokens.patch_valid.shape, tokens.patch_valid.dtype) == ((length,), bool)
     assert tokens.grids == tuple(g[::-1] if symmetry.transposes else g for g in tokenizer.grids(image.shape[:2]))
@@ -269,6 +270,29 @@ def test_golden_tokens() -> None:
     assert tokens.patches[1, 0, 0].tolist() == [0, 24, 0]
     assert tokens.patches[-1, -1, -1].tolist() == [186, 188, 90]
     assert tokens.patches.sum(axis=(1, 2, 3))[[0, 5, 10]].tolist() == [2352, 24624, 13504]
+    dropped = CharmTokenizer(8, 2, 2, 20)(image, seed=3, epoch=1, key="photo-1")  # all 48 native, 20 are kept
+    assert [10 * y + x for y, x in dropped.patch_coord.tolist()] == [
+        10,
+        11,
+        2,
+        5,
+        14,
+        15,
+        6,
+        7,
+        21,
+        31,
+        23,
+        25,
+        26,
+        50,
+        51,
+        42,
+        53,
+        45,
+        55,
+        57,
+    ]
 
 
 @pytest.mark.parametrize("scales", SCALES.values(), ids=list(SCALES))
@@ -346,7 +370,7 @@ def test_dropped_places_are_filled() -> None:
         ({"max_seq_len": 100.5}, "max_seq_len=100.5: expected an integer from 1"),
         ({"patch_size": 0}, "patch_size=0: expected an integer from 1"),
         ({"patch_size": "14"}, "patch_size='14': expected an integer"),
-        ({"native_share": 1.1}, "native_share=1.1: expected a number from 0 to 1"),
+        ({"native_share": 1.1}, "native_share=1.1: expected a number from 1e-06 to 1"),
         ({"saliency_coverage": 0.0}, "saliency_coverage=0.0: expected"),
         ({"coarse_ratio": 5}, "coarse_ratio=5: expected 2 scales"),
         ({"num_scales": 1}, "num_scales=1 with"),

@@ -15,7 +15,7 @@ from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
 from pipeline.loader import Batch, EpochSampler, TokenDataset, make_loader
 from pipeline.maps import make_column
-from pipeline.pos_embeds import PosEmbedTables, list_grids, write_tables
+from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
 from pipeline.tokenizers import Tokenizer
 from tests.conftest import Small
 
@@ -27,17 +27,15 @@ FIELDS = ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row", "targe
 @pytest.fixture(scope="module")
 def build(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenDataset]:
     """Called with a tokenizer and settings of TokenDataset."""
-    folder = tmp_path_factory.mktemp("tables")
+    folder = tmp_path_factory.mktemp("pos_embeds")
 
     def build_dataset(
         tokenizer: Tokenizer = GRADIENT, column: str | None = "gradient", **settings: Any
     ) -> TokenDataset:
-        write_tables(
-            folder, torch.randn(1, 17, 4), 1, list_grids(tokenizer, packed.manifest.image_hws), "bilinear", False
-        )
+        write_axes(folder, torch.randn(4, 4, 3), list_axes(tokenizer, packed.manifest.image_hws), "bilinear", False)
         reader = ColumnReader(packed.data / column, packed.pictures) if column else None
-        tables = PosEmbedTables(folder)
-        return TokenDataset(packed.manifest, packed.pictures, reader, tokenizer, tables, seed=3, **settings)
+        pos_embeds = PosEmbeds(folder)
+        return TokenDataset(packed.manifest, packed.pictures, reader, tokenizer, pos_embeds, seed=3, **settings)
 
     return build_dataset
 
@@ -191,7 +189,7 @@ def test_dtypes(build: Callable[..., TokenDataset]) -> None:
     kinds = {name: str(getattr(batch, name).dtype).removeprefix("torch.") for name in FIELDS}
     assert kinds == {
         "patches": "uint8",
-        "patch_coord": "int16",
+        "patch_coord": "int32",
         "scale_id": "uint8",
         "patch_valid": "bool",
         "pos_row": "int32",

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from charm import geometry, losses, model, pos_embed, selection, tokenizer
+from charm import budget, geometry, losses, model, pos_embed, selection, tokenizer
 from pipeline import images, maps, params
 from pipeline.datasets import READERS
 from pipeline.errors import UserError
@@ -181,8 +181,8 @@ def choices(section: type, field: str) -> set[Any]:
         pytest.param(params.Params, "dataset", READERS, id="READERS"),
         pytest.param(params.Params, "selection", selection.SELECTIONS, id="SELECTIONS"),
         pytest.param(params.Params, "selection", [*maps.MAPS, "random"], id="MAPS, and random, which has none"),
-        pytest.param(params.TokenParams, "budget", tokenizer.BUDGETS, id="BUDGETS"),
-        pytest.param(params.TokenParams, "drop", tokenizer.DROPS, id="DROPS"),
+        pytest.param(params.TokenParams, "budget", budget.BUDGETS, id="BUDGETS"),
+        pytest.param(params.TokenParams, "drop", budget.DROPS, id="DROPS"),
         pytest.param(params.TokenParams, "redraw", tokenizer.REDRAWS, id="REDRAWS"),
         pytest.param(params.TokenParams, "fit", geometry.FITS, id="FITS"),
         pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),

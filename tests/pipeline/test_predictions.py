@@ -21,7 +21,7 @@ def batch(first: int, count: int, bins: int = 1, length: int = 3) -> Batch:
     target = torch.arange(first, first + count).float()[:, None] / 10
     return Batch(
         patches=torch.randint(0, 256, (count, length, 14, 14, 3), dtype=torch.uint8, generator=draws),
-        patch_coord=torch.zeros(count, length, 2, dtype=torch.int16),
+        patch_coord=torch.zeros(count, length, 2, dtype=torch.int32),
         scale_id=torch.randint(0, 2, (count, length), dtype=torch.uint8, generator=draws),
         patch_valid=torch.ones(count, length, dtype=torch.bool),
         pos_row=torch.randint(0, 10, (count, length, 2), dtype=torch.int32, generator=draws),
