@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from charm.importance import score_patches
     from charm.model import CharmViT
     from charm.pos_embed import resample_pos_embed
-    from charm.tokenizer import CharmTokenizer, Tokens
+    from charm.tokenizer import CharmTokenizer
+    from charm.tokens import Tokens
 
 # Names are loaded on first use: a process that only cuts patches need not wait seconds for torch and timm.
 _HOMES = {
     "CharmTokenizer": "charm.tokenizer",
     "CharmViT": "charm.model",
-    "Tokens": "charm.tokenizer",
+    "Tokens": "charm.tokens",
     "resample_pos_embed": "charm.pos_embed",
     "score_patches": "charm.importance",
 }

@@ -1,82 +1,188 @@
-"""What Charm is compared with: the usual input of a vision transformer (Charm, appendix 9)."""
+"""What Charm is compared with: other ways to hand a photograph to a vision transformer (Charm, table 3 and appendices).
+
+    StandardTokenizer   shortest edge 256, a crop of 224 (appendix 9); shortest edge 439, a crop of 384 (section 18)
+    PaddingTokenizer    longest edge 512, padded to a square (appendix 16)
+    SquareTokenizer     Charm on a picture that was made square first: 256 x 256 ("MS"), or with both edges as long as
+                        the longest ("HR + MS", section 4.4.1)
+
+All are called as CharmTokenizer is, and give the same `Tokens`.
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from charm.augment import IDENTITY, Symmetry, apply_symmetry
 from charm.draws import draw_uniform
-from charm.geometry import check_image
-from charm.tokenizer import Tokens, gather_patches
+from charm.pictures import as_array
+from charm.tokenizer import CharmTokenizer
+from charm.tokens import Tokens, gather_patches
 
-_CROP = 224  # pixels, of a shortest edge of 256
 _LONGEST = 8  # times the shorter side; of longer pictures only a part is resized
 
 
 @dataclass(frozen=True)
 class StandardTokenizer:
-    """Shortest edge to 256 pixels, then a crop of 224 x 224, cut into the patches of a plain ViT.
+    """Shortest edge to 8 / 7 of `crop` pixels (256 for 224), then a square crop, cut into the patches of a plain ViT.
 
-    Where max_seq_len has no room for the patches of 224 pixels, both sizes shrink in proportion, to the largest square
+    Where max_seq_len has no room for the patches of the crop, both sizes shrink in proportion, to the largest square
     grid that fits.
 
     Args:
         patch_size: p, pixels; the backbone's.
         max_seq_len: l, the most tokens; the sequence is as long as the grid, without padding.
         random_crop: a crop drawn from (seed, epoch, key), or the centre.
+        crop: pixels, rounded down to whole patches; 224, or 384 (729 tokens with p = 14).
     """
 
     patch_size: int = 14
     max_seq_len: int = 512
     random_crop: bool = True
+    crop: int = 224
 
     num_scales = 1
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "max_seq_len"):
+        for name in ("patch_size", "max_seq_len", "crop"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
 
     @property
     def grid_side(self) -> int:
         """Tokens along a side of the crop."""
-        return max(1, min(_CROP // self.patch_size, math.isqrt(self.max_seq_len)))
+        return max(1, min(self.crop // self.patch_size, math.isqrt(self.max_seq_len)))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """As `Tokens.grids`; the same for every size."""
         return ((self.grid_side, self.grid_side),)
 
     def __call__(
+        self, image: Any, *, seed: int = 0, epoch: int = 0, key: str = "", symmetry: Symmetry = IDENTITY
+    ) -> Tokens:
+        """Tokenizes one picture; see CharmTokenizer."""
+        at = draw_uniform(seed, epoch, key, "crop", 2) if self.random_crop else np.array([0.5, 0.5])
+        shortened = _shorten(as_array(image), at)
+        crop = self.grid_side * self.patch_size
+        scale = crop * 8 / 7 / min(shortened.shape[:2])
+        height, width = (max(crop, round(side * scale)) for side in shortened.shape[:2])
+        resized = _resize(shortened, (height, width))
+        top, left = (int(u * (side - crop + 1)) for u, side in zip(at, (height, width), strict=True))
+        return _cut_whole(resized[top : top + crop, left : left + crop], self.patch_size, symmetry)
+
+
+@dataclass(frozen=True)
+class PaddingTokenizer:
+    """Longest edge to `edge` pixels, the shorter one padded with black on both sides: a square, in proportion.
+
+    The padding is part of the picture and attended to, as in the paper. Where max_seq_len has no room for the patches,
+    the edge shrinks to the largest square grid that fits (the paper's 1296 tokens need l >= 1296).
+
+    Args:
+        patch_size: p, pixels; the backbone's.
+        max_seq_len: l, the most tokens.
+        edge: pixels, rounded down to whole patches.
+    """
+
+    patch_size: int = 14
+    max_seq_len: int = 1296
+    edge: int = 512
+
+    num_scales = 1
+
+    @property
+    def grid_side(self) -> int:
+        """Tokens along a side of the square."""
+        return max(1, min(self.edge // self.patch_size, math.isqrt(self.max_seq_len)))
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """As `Tokens.grids`; the same for every size."""
+        return ((self.grid_side, self.grid_side),)
+
+    def __call__(
+        self, image: Any, *, seed: int = 0, epoch: int = 0, key: str = "", symmetry: Symmetry = IDENTITY
+    ) -> Tokens:
+        """Tokenizes one picture; see CharmTokenizer. Nothing is drawn at random."""
+        array = as_array(image)
+        edge = self.grid_side * self.patch_size
+        height, width = (max(1, round(side * edge / max(array.shape[:2]))) for side in array.shape[:2])
+        square = np.zeros((edge, edge, 3), np.uint8)
+        top, left = (edge - height) // 2, (edge - width) // 2
+        square[top : top + height, left : left + width] = _resize(array, (height, width))
+        return _cut_whole(square, self.patch_size, symmetry)
+
+
+@dataclass(frozen=True)
+class SquareTokenizer:
+    """Charm on a picture that is first resized to a square, which distorts it.
+
+    Args:
+        charm: cuts the square. It always does so at several scales, however few patches the square has.
+        edge: pixels; 0 for the picture's own longest edge.
+    """
+
+    charm: CharmTokenizer
+    edge: int = 256
+
+    @property
+    def num_scales(self) -> int:
+        return self.charm.num_scales
+
+    def _cutter(self, image_hw: tuple[int, int]) -> tuple[int, CharmTokenizer]:
+        """The square's edge, and a tokenizer that has too few tokens to leave the square whole."""
+        edge = self.edge or max(image_hw)
+        whole = self.charm.layout((edge, edge))
+        if len(whole.cell_sides) > 1 or whole.num_coarse == 1:
+            return edge, self.charm
+        return edge, replace(self.charm, max_seq_len=whole.num_coarse - 1)
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """As `Tokens.grids`, known from the size alone."""
+        edge, cutter = self._cutter(image_hw)
+        return cutter.grids((edge, edge))
+
+    def __call__(
         self,
-        image: np.ndarray,
+        image: Any,
         *,
+        saliency_mask: np.ndarray | None = None,
         seed: int = 0,
         epoch: int = 0,
         key: str = "",
         symmetry: Symmetry = IDENTITY,
     ) -> Tokens:
-        """Tokenizes one picture; see CharmTokenizer."""
-        check_image(image)
-        at = draw_uniform(seed, epoch, key, "crop", 2) if self.random_crop else np.array([0.5, 0.5])
-        image = _shorten(image, at)
-        crop = self.grid_side * self.patch_size
-        scale = crop * 8 / 7 / min(image.shape[:2])  # 256 / 224 = 8 / 7
-        height, width = (max(crop, round(side * scale)) for side in image.shape[:2])
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        top, left = (int(u * (side - crop + 1)) for u, side in zip(at, (height, width), strict=True))
-        cropped = apply_symmetry(np.ascontiguousarray(resized[top : top + crop, left : left + crop]), symmetry)
-        y, x = np.divmod(np.arange(self.grid_side**2), self.grid_side)
-        patches = np.empty((len(y), self.patch_size, self.patch_size, 3), np.uint8)
-        gather_patches(cropped, y, x, out=patches)
-        return Tokens(
-            patches=patches,
-            patch_coord=np.stack([y, x], axis=1).astype(np.int32),
-            scale_id=np.zeros(len(y), np.uint8),
-            patch_valid=np.ones(len(y), bool),
-            grids=self.grids((height, width)),
-        )
+        """Tokenizes one picture; see CharmTokenizer. Importance is computed: given maps are of another grid."""
+        array = as_array(image)
+        edge, cutter = self._cutter((array.shape[0], array.shape[1]))
+        if saliency_mask is not None:
+            resized = cv2.resize(saliency_mask.view(np.uint8), (edge, edge), interpolation=cv2.INTER_NEAREST)
+            saliency_mask = resized.view(bool)
+        square = _resize(array, (edge, edge))
+        return cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
+
+
+def _resize(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """Area average where it gets smaller, else bilinear."""
+    shrinks = image_hw[0] * image_hw[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, image_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _cut_whole(image: np.ndarray, patch_size: int, symmetry: Symmetry) -> Tokens:
+    """Every patch of a square picture whose sides are multiples of the patch size, at one scale."""
+    turned = apply_symmetry(np.ascontiguousarray(image), symmetry)
+    side = image.shape[0] // patch_size
+    y, x = np.divmod(np.arange(side * side), side)
+    patches = np.empty((len(y), patch_size, patch_size, 3), np.uint8)
+    gather_patches(turned, y, x, out=patches)
+    return Tokens(
+        patches=patches,
+        patch_coord=np.stack([y, x], axis=1).astype(np.int32),
+        scale_id=np.zeros(len(y), np.uint8),
+        patch_valid=np.ones(len(y), bool),
+        grids=((side, side),),
+    )
 
 
 def _shorten(image: np.ndarray, at: np.ndarray) -> np.ndarray:

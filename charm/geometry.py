@@ -17,15 +17,6 @@ import numpy as np
 FITS = ("nearest", "pad")
 
 
-def check_image(image: np.ndarray) -> None:
-    """Raises ValueError unless the picture is uint8 (H, W, 3) with at least one pixel."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image is {came}: expected a numpy array, uint8 (H, W, 3), RGB")
-    if image.size == 0:
-        raise ValueError(f"image has no pixels, {image.dtype} {image.shape}: expected at least one")
-
-
 def cell_sides(num_scales: int, coarse_ratio: int) -> tuple[int, ...]:
     """Tokens along a side of one coarse patch at each scale, coarsest first: (1, n) or (2, 3, 4)."""
     if num_scales == 2 and coarse_ratio in (2, 3, 4):

@@ -12,12 +12,14 @@ the same bits for any number of threads, while one bit can decide which patch is
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 import scipy.fft
 
-from charm.geometry import check_image, fit_to_grid
+from charm.geometry import fit_to_grid
+from charm.pictures import as_array
 
 # Pixels that are worked on at a time, so that the float planes stay in the cache and memory does not grow with the
 # picture: at 3000x2000 this takes 0.4 (gradient) to 0.7 (entropy) of the time of the whole at once.
@@ -84,23 +86,32 @@ IMPORTANCE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 }
 
 
-def score_patches(image: np.ndarray, name: str, coarse_patch_size: int, fit: str = "nearest") -> np.ndarray:
+def score_patches(image: Any, name: str, coarse_patch_size: int, fit: str = "nearest") -> np.ndarray:
     """Fits a picture to its coarse grid and scores each coarse patch by the importance map `name`.
 
     Args:
-        image: uint8 (H, W, 3), RGB, 0..255, of any size.
+        image: a picture of any size, numpy uint8 (H, W, 3) RGB, PIL, or torch (charm.pictures.as_array).
         name: a key of `IMPORTANCE`.
         coarse_patch_size: p', pixels.
         fit: how a side that is not a multiple of p' is fitted, see `charm.geometry.fit_to_grid`.
 
     Returns:
         float32 (grid_h, grid_w), grid of the fitted picture; larger where there is more detail.
+
+    Raises:
+        ValueError: unknown map, a patch size below 2, or not a picture.
+
+    >>> image = np.zeros((56, 84, 3), np.uint8)
+    >>> image[28:, 28:56] = np.arange(28, dtype=np.uint8)[:, None, None]  # a ramp in the middle of the lower row
+    >>> score_patches(image, "entropy", 28).round(2)
+    array([[0.  , 0.  , 0.  ],
+           [0.  , 4.81, 0.  ]], dtype=float32)
     """
     if name not in IMPORTANCE:
         raise ValueError(f"importance map {name!r}: expected one of {', '.join(IMPORTANCE)}")
     if coarse_patch_size < 2:
         raise ValueError(f"coarse_patch_size={coarse_patch_size}: expected at least 2 pixels")
-    check_image(image)
+    image = as_array(image)
     return IMPORTANCE[name](fit_to_grid(image, coarse_patch_size, fit), coarse_patch_size)
 
 

@@ -164,6 +164,15 @@ class CharmViT(nn.Module):
 
         Returns:
             float (B, num_outputs).
+
+        >>> from charm import CharmTokenizer
+        >>> import numpy as np
+        >>> model = CharmViT("charm_demo")
+        >>> batch = CharmTokenizer(max_seq_len=64)([np.zeros((300, 400, 3), np.uint8)] * 2)
+        >>> arrays = (batch.patches, batch.patch_coord, batch.scale_id, batch.patch_valid)
+        >>> tables = [model.pos_embed_tables(grids) for grids in batch.grids]
+        >>> model(*map(torch.from_numpy, arrays), pos_embed=tables).shape
+        torch.Size([2, 1])
         """
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)

@@ -32,6 +32,10 @@ def resample_pos_embed(
 
     Raises:
         ValueError: not a square grid, or an unknown mode.
+
+    >>> learnt = torch.zeros(1, 1 + 16 * 16, 384)  # a CLS token and a grid of 16 x 16
+    >>> resample_pos_embed(learnt, grid_hw=(40, 30)).shape
+    torch.Size([40, 30, 384])
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")

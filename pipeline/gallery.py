@@ -11,7 +11,8 @@ import simplejpeg
 from charm.geometry import fit_to_grid
 from charm.importance import score_patches
 from charm.selection import SELECTIONS
-from charm.tokenizer import CharmTokenizer, Tokens
+from charm.tokenizer import CharmTokenizer
+from charm.tokens import Tokens
 from pipeline.saliency.mbd import detect
 from pipeline.tokenizers import Tokenizer
 

@@ -12,6 +12,12 @@ from pipeline.shards import ShardReader
 from pipeline.tokenizers import build_tokenizer
 
 DATA = Path("data")
+# Selections whose column a tokenizer reads. Pictures made square have another grid; their masks are squared with them.
+_FROM_COLUMN = {
+    "charm": ("frequency", "gradient", "entropy", "saliency"),
+    "ms": ("saliency",),
+    "hr_ms": ("saliency",),
+}
 
 
 class Inputs:
@@ -32,7 +38,7 @@ class Inputs:
             if key not in self.pictures:
                 raise UserError(f"{self.pictures.folder} lacks {key} of the manifest; run dvc repro")
         self._column = None
-        if params.selection != "random" and params.tokenizer == "charm":
+        if params.selection in _FROM_COLUMN.get(params.tokenizer, ()):
             self._column = ColumnReader(DATA / "importance" / params.selection, self.pictures)
         self.pos_embeds = PosEmbeds(DATA / "pos_embeds" / params.backbone)
 

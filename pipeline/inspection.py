@@ -2,12 +2,13 @@
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charm.draws import draw_order
+from charm.draws import draw_words
 from pipeline.errors import UserError
 from pipeline.images import Rejected, decode_image
 from pipeline.listing import SPLITS, Listed, Listing
@@ -70,9 +71,10 @@ def check_listing(listing: Listing) -> None:
     for picture in listing.pictures:
         if not picture.path:
             raise UserError(f"{picture.where}: the path is empty")
-        if picture.path in seen:
-            raise UserError(f"{picture.where}: {picture.path} was listed before, at {seen[picture.path]}")
-        seen[picture.path] = picture.where
+        path = os.path.normpath(picture.path)
+        if path in seen:
+            raise UserError(f"{picture.where}: {picture.path} was listed before, at {seen[path]}")
+        seen[path] = picture.where
         if not all(math.isfinite(value) for value in picture.target):
             raise UserError(f"{picture.where}: a score of {picture.path} is not a number")
         if len(picture.target) > 1 and (min(picture.target) < 0 or sum(picture.target) <= 0):
@@ -109,13 +111,13 @@ def build_rows(
 
 def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float, seed: int) -> None:
     """Equal files go to the same split, under whatever names they are listed."""
-    files = sorted({row["sha256"] for row in rows})
-    order = draw_order(seed, 0, "", "split", len(files))
+    files = {row["sha256"] for row in rows}
+    ranked = sorted(files, key=lambda file: int(draw_words(seed, 0, file, "split", 1)[0]))  # new files move few others
     num_test = round(test_share * len(files))
     num_val = round(val_share * (len(files) - num_test))
     splits = {}
-    for rank, index in enumerate(order):
-        splits[files[index]] = "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
+    for rank, file in enumerate(ranked):
+        splits[file] = "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
     for row in rows:
         row["split"] = splits[row["sha256"]]
 

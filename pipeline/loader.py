@@ -111,11 +111,11 @@ class TokenDataset(Dataset[dict[str, Any]]):
 
     def _read_column(self, key: str) -> dict[str, Any]:
         """The tokenizer's arguments that hold the picture's map."""
-        if self._column is None or not isinstance(self._tokenizer, CharmTokenizer):
+        if self._column is None:
             return {}
-        if self._tokenizer.selection == "saliency":
-            return {"saliency_mask": self._column.read_mask(key)}
-        return {"importance": self._column.read_importance(key, self._tokenizer.coarse_patch_size)}
+        if isinstance(self._tokenizer, CharmTokenizer) and self._tokenizer.selection != "saliency":
+            return {"importance": self._column.read_importance(key, self._tokenizer.coarse_patch_size)}
+        return {"saliency_mask": self._column.read_mask(key)}
 
 
 class EpochSampler(Sampler[list[Place]]):
@@ -123,27 +123,26 @@ class EpochSampler(Sampler[list[Place]]):
 
     Attributes:
         epoch: set it before each pass.
-        first_batch: set it to go on in the middle of an epoch.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, shuffle: bool) -> None:
         self._size, self._batch_size, self._seed, self._shuffle = size, batch_size, seed, shuffle
         self.epoch = 0
-        self.first_batch = 0
 
     def __len__(self) -> int:
-        return -(-self._size // self._batch_size) - self.first_batch
+        return -(-self._size // self._batch_size)
 
     def __iter__(self) -> Iterator[list[Place]]:
         order = np.arange(self._size)
         if self._shuffle:
             order = draw_order(self._seed, self.epoch, "", "shuffle", self._size)
-        for start in range(self.first_batch * self._batch_size, self._size, self._batch_size):
+        for start in range(0, self._size, self._batch_size):
             yield [(self.epoch, int(index)) for index in order[start : start + self._batch_size]]
 
 
 def make_loader(dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> DataLoader[Any]:
     """A DataLoader of `Batch`; its workers live as long as it does."""
+    cv2.setNumThreads(1)  # before workers are forked: one that inherits OpenCV's thread pool hangs when it is resized
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -7,6 +7,7 @@ import torch
 from charm.model import CharmViT
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.tokenizers import build_tokenizer
 
 
 def build_model(config: dict[str, Any], pretrained: bool) -> CharmViT:
@@ -32,7 +33,7 @@ def model_config(params: Params, num_bins: int) -> dict[str, Any]:
     """What has to be known to build the model again."""
     return {
         "backbone": params.backbone,
-        "num_scales": 1 if params.tokenizer == "standard" else params.tokens.num_scales,
+        "num_scales": build_tokenizer(params, patch_size=14).num_scales,  # the same for any patch size
         "num_outputs": num_bins,
         "head": params.train.head,
     }
@@ -43,6 +44,6 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"params.yaml: hardware.device: {name!r} is not a device (auto, cpu, cuda, cuda:1)") from error
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without it
+        raise UserError(f"params.yaml: hardware.device: {name!r} cannot be used here ({error}); try auto") from error

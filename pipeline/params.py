@@ -30,7 +30,7 @@ class Range:
 
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]
-Positive = Annotated[float, Range(0)]
+NonNegative = Annotated[float, Range(0)]
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ class TrainParams:
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
     batch_size: Count  # pictures
-    learning_rate: Positive
-    min_learning_rate: Positive
-    warmup_epochs: Positive
-    weight_decay: Positive
-    clip_norm: Positive
+    learning_rate: NonNegative
+    min_learning_rate: NonNegative
+    warmup_epochs: NonNegative
+    weight_decay: NonNegative
+    clip_norm: NonNegative
     patience: Annotated[int, Range(0)]  # epochs
     flip: Share
     rotate: Share
@@ -143,7 +143,7 @@ class DaskParams:
 class Params:
     dataset: Literal["demo", "csv"]
     selection: Literal["random", "frequency", "gradient", "entropy", "saliency"]
-    tokenizer: Literal["charm", "standard"]
+    tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
     backbone: str
     pretrained: bool
     max_seq_len: Count

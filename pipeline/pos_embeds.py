@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from charm.pos_embed import axis_taps, axis_weights, mix_pos_embed
-from charm.tokenizer import Tokens
+from charm.tokens import Tokens
 from pipeline.errors import UserError
 from pipeline.store import file_sha256, write_json, write_whole
 from pipeline.tokenizers import Tokenizer

@@ -1,6 +1,6 @@
 """Make the selected importance map of every picture, one column shard beside each picture shard.
 
-Run as `python -m stages.importance <map>`.
+Run as `python -m stages.importance [map]`.
 """
 
 import sys
@@ -18,7 +18,7 @@ PICTURES = Path("data/shards")
 
 
 def main(params: Params) -> None:
-    name = sys.argv[1]
+    name = sys.argv[1] if len(sys.argv) > 1 else params.selection
     out = Path("data/importance") / name
     settings = asdict(getattr(params.importance, name))
     if name in ("frequency", "gradient", "entropy"):

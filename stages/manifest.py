@@ -50,7 +50,9 @@ def main(params: Params) -> None:
         )
     for split in ("train", "val", "test"):
         if not facts["splits"].get(split):
-            raise UserError(f"no picture is in the split {split!r}: {facts['splits']}")
+            raise UserError(
+                f"no picture is in the split {split!r} ({facts['splits']}): add pictures, or raise its share"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,5 @@
-"""Prepare the backbone's position embeddings for every grid that the pictures have.
+"""Prepare the backbone's position embeddings for every grid that the pictures have."""
 
-Run as `python -m stages.pos_embeds <backbone>`.
-"""
-
-import sys
 from pathlib import Path
 
 from pipeline.manifest import read_manifest
@@ -15,7 +11,7 @@ from stages import run_stage
 
 
 def main(params: Params) -> None:
-    out = Path("data/pos_embeds") / sys.argv[1]
+    out = Path("data/pos_embeds") / params.backbone
     manifest = read_manifest(Path("data/manifest"))
     model = build_model(model_config(params, num_bins=1), params.pretrained)
     axes = list_axes(build_tokenizer(params, model.patch_size), manifest.image_hws)

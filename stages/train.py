@@ -6,6 +6,7 @@ on from its last checkpoint, which lies in the store under the sha256 of everyth
 
 import math
 import shutil
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline.loader import EpochSampler, make_loader
 from pipeline.models import build_model, choose_device, model_config
 from pipeline.params import Params, TrainParams
 from pipeline.predictions import forward_batch, predict
-from pipeline.store import file_sha256, fingerprint, store_folder, write_whole
+from pipeline.store import code_digest, file_sha256, fingerprint, store_folder, write_whole
 from stages import run_stage
 
 OUT = Path("runs/train")
@@ -141,7 +142,10 @@ def _count_bins() -> int:
 
 
 def _fingerprint_inputs(params: Params) -> str:
-    """sha256 of what the run reads: its params and the files under data/."""
+    """sha256 of what the run reads, its params and the files under data/, and of the code that it runs."""
+    code = code_digest(
+        "stages.train", *sorted(name for name in sys.modules if name.startswith(("charm.", "pipeline.")))
+    )
     settings = asdict(params)
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
     files = [
@@ -150,7 +154,7 @@ def _fingerprint_inputs(params: Params) -> str:
         *sorted((DATA / "shards").glob("*.json")),
         *sorted((DATA / "importance" / params.selection).glob("*.json")),
     ]
-    return fingerprint({name: settings[name] for name in chosen}, [file_sha256(file) for file in files])
+    return fingerprint({name: settings[name] for name in chosen}, code, [file_sha256(file) for file in files])
 
 
 def _quality(record: dict[str, float]) -> float:

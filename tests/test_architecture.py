@@ -59,6 +59,10 @@ def tops(file: Path) -> set[str]:
     return {name.split(".")[0] for name in all_imports(file)}
 
 
+# charm/settings.py alone writes and reads a tokenizer's settings, for the people who ask it to.
+METHOD = [file for file in FILES if file.parts[0] == "charm" and file.name != "settings.py"]
+
+
 def names(paths: list[Path]) -> list[str]:
     return [path.as_posix() for path in paths]
 
@@ -80,7 +84,7 @@ def test_homes_are_not_empty() -> None:
     assert found >= {"dask", "webdataset", "skimage", "sklearn"}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.parts[0] == "charm"], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", METHOD, ids=lambda file: file.name)
 def test_the_method_knows_no_files(file: Path) -> None:
     assert tops(file) & NOT_IN_CHARM == set()
     called = (ROOT / file).read_text()

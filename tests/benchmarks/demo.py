@@ -19,10 +19,20 @@ def run_experiment(tokenizer: str, seed: int) -> dict[str, float]:
     name = f"demo-{tokenizer}-{seed}"
     changes = ["-S", f"tokenizer={tokenizer}", "-S", f"seed={seed}", "-S", "dataset=demo"]
     call_dvc("exp", "run", "--temp", "--force", "--name", name, *changes)
-    (shown,) = json.loads(call_dvc("metrics", "show", "--json", name)).values()
-    metrics: dict[str, float] = shown["data"]["runs/evaluate/metrics.json"]["data"]
+    metrics = read_metrics(name)
     print(f"{name}: test SRCC {metrics['srcc']:.3f}  PLCC {metrics['plcc']:.3f}", file=sys.stderr, flush=True)
     return metrics
+
+
+def read_metrics(name: str) -> dict[str, float]:
+    """Of an experiment, as `dvc exp show` has them."""
+    for commit in json.loads(call_dvc("exp", "show", "--json", "--num", "1")):
+        for experiment in commit["experiments"] or []:
+            for revision in experiment["revs"]:
+                if revision["name"] == name:
+                    found: dict[str, float] = revision["data"]["metrics"]["runs/evaluate/metrics.json"]["data"]
+                    return found
+    sys.exit(f"dvc exp show does not list {name}")
 
 
 def call_dvc(*arguments: str) -> str:

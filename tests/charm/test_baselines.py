@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from charm.augment import Symmetry, apply_symmetry
-from charm.baselines import StandardTokenizer
-from charm.tokenizer import Tokens
+from charm.baselines import PaddingTokenizer, SquareTokenizer, StandardTokenizer
+from charm.tokenizer import CharmTokenizer
+from charm.tokens import Tokens
 
 KEYS = [f"photo-{i}" for i in range(500)]
 
@@ -150,3 +151,54 @@ def test_settings_below_one_are_refused(setting: str) -> None:
 def test_what_is_not_a_picture_is_refused() -> None:
     with pytest.raises(ValueError, match=r"float32 \(8, 9, 3\): expected"):
         StandardTokenizer()(np.zeros((8, 9, 3), np.float32))
+
+
+def test_a_crop_of_384_has_729_tokens() -> None:
+    tokens = StandardTokenizer(14, 1024, random_crop=False, crop=384)(coded(200, 250))
+    assert tokens.patches.shape == (729, 14, 14, 3)
+    assert tokens.grids == ((27, 27),)
+
+
+def test_padding_keeps_the_proportion_and_is_black() -> None:
+    picture = np.full((100, 200, 3), 90, np.uint8)
+    tokens = PaddingTokenizer(16, 1296)(picture)
+    image = joined(tokens)
+    assert tokens.patch_valid.all()
+    assert image.shape == (512, 512, 3)
+    rows = np.flatnonzero(image.any(axis=(1, 2)))
+    assert (rows[0], rows[-1]) == (128, 383)
+    assert (image[128:384] == 90).all()
+
+
+def test_padding_shrinks_to_the_tokens_that_there_are() -> None:
+    assert PaddingTokenizer(14, 1296).grids((1, 1)) == ((36, 36),)
+    assert PaddingTokenizer(14, 100).grids((1, 1)) == ((10, 10),)
+
+
+@pytest.mark.parametrize(("edge", "image_hw", "side"), [(256, (300, 600), 252), (0, (300, 600), 588)])
+def test_a_square_is_cut_at_two_scales(edge: int, image_hw: tuple[int, int], side: int) -> None:
+    """256 pixels have 18 x 18 = 324 patches: fewer than 512 tokens, and still some of them are downscaled."""
+    tokenizer = SquareTokenizer(CharmTokenizer(14, max_seq_len=512), edge)
+    tokens = tokenizer(coded(*image_hw), key="a")
+    assert tokens.grids == tokenizer.grids(image_hw)
+    assert tokens.grids[-1] == (side // 14, side // 14)
+    assert set(tokens.scale_id[tokens.patch_valid].tolist()) == {0, 1}
+
+
+def test_a_square_takes_its_mask_along() -> None:
+    mask = np.zeros((300, 600), bool)
+    mask[:, :150] = True
+    tokenizer = SquareTokenizer(CharmTokenizer(14, max_seq_len=512, selection="saliency"), 256)
+    tokens = tokenizer(coded(300, 600), saliency_mask=mask, key="a")
+    native = tokens.patch_coord[tokens.patch_valid & (tokens.scale_id == 1)]
+    quarter = {(y, x) for y in range(18) for x in range(4)}
+    assert quarter <= set(map(tuple, native.tolist()))
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [PaddingTokenizer(14, 100), SquareTokenizer(CharmTokenizer(14, max_seq_len=60), 0)]
+)
+def test_other_inputs_turn_with_the_picture(tokenizer: PaddingTokenizer | SquareTokenizer) -> None:
+    upright, turned = (tokenizer(coded(120, 250), key="a", symmetry=Symmetry(turns=turns)) for turns in (0, 1))
+    assert upright.grids == tuple((w, h) for h, w in turned.grids)
+    assert turned.seq_len == upright.seq_len

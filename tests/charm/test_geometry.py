@@ -1,13 +1,11 @@
 """Sizes: a picture keeps its pixels when it is fitted, each axis by itself, and the grids follow from its size."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charm.geometry import cell_sides, check_image, fit_to_grid, fitted_hw, plan_layout
+from charm.geometry import cell_sides, fit_to_grid, fitted_hw, plan_layout
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -17,28 +15,6 @@ FITS = st.sampled_from(["nearest", "pad"])
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("image", "came"),
-    [
-        pytest.param(np.zeros((8, 9, 3), np.float32), r"float32 \(8, 9, 3\): expected .*uint8", id="float"),
-        pytest.param(np.zeros((8, 9, 3), bool), r"bool \(8, 9, 3\)", id="bool"),
-        pytest.param(np.zeros((8, 9), np.uint8), r"uint8 \(8, 9\): expected .*\(H, W, 3\)", id="grey"),
-        pytest.param(np.zeros((8, 9, 4), np.uint8), r"uint8 \(8, 9, 4\)", id="with alpha"),
-        pytest.param(np.zeros((3, 8, 9), np.uint8), r"uint8 \(3, 8, 9\)", id="channels first"),
-        pytest.param(np.zeros((1, 8, 9, 3), np.uint8), r"uint8 \(1, 8, 9, 3\)", id="batch"),
-        pytest.param([[[0, 0, 0]]], "list", id="not an array"),
-        pytest.param(np.zeros((0, 9, 3), np.uint8), r"no pixels.*\(0, 9, 3\)", id="no pixels"),
-    ],
-)
-def test_what_is_not_a_picture_is_refused(image: Any, came: str) -> None:
-    with pytest.raises(ValueError, match=came):
-        check_image(image)
-
-
-def test_the_smallest_picture_is_one() -> None:
-    check_image(np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

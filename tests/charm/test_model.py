@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from charm.model import CharmViT, create_backbone
-from charm.tokenizer import CharmTokenizer, Tokens
+from charm.tokenizer import CharmTokenizer
+from charm.tokens import Tokens
 
 TINY = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 3}
 TOKENIZER = CharmTokenizer(patch_size=16, max_seq_len=30, budget="fill")

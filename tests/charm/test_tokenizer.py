@@ -13,7 +13,8 @@ from charm.augment import Symmetry, apply_symmetry
 from charm.budget import FIXED_COUNTS
 from charm.geometry import fit_to_grid
 from charm.importance import score_patches
-from charm.tokenizer import CharmTokenizer, Tokens
+from charm.tokenizer import CharmTokenizer
+from charm.tokens import Tokens
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 NOISE = np.random.default_rng(0).integers(0, 256, (641, 641, 3), dtype=np.uint8)
@@ -327,79 +328,3 @@ def test_share_is_kept_where_coarse_tokens_alone_are_too_many(native_share: floa
     tokens = CharmTokenizer(budget="share", native_share=native_share)(np.zeros((980, 980, 3), np.uint8))
     assert tokens.grids == ((35, 35), (70, 70))
     assert [int((tokens.scale_id == scale).sum()) for scale in (0, 1)] == [512 - native, native]
-
-
-@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=str)
-def test_salient_patches_are_shown_in_detail(symmetry: Symmetry) -> None:
-    tokenizer = CharmTokenizer(8, max_seq_len=800, selection="saliency")
-    mask = np.zeros((323, 355), bool)
-    mask[:80, :168] = True  # after cropping a pixel or two: 5 x 10 whole coarse patches, and some by a part
-    before = mask.copy()
-    tokens = tokenizer(NOISE[:323, :355], saliency_mask=mask, symmetry=symmetry, key="photo-1")
-    np.testing.assert_array_equal(mask, before)
-    salient = fit_to_grid(mask.astype(np.uint8), 16).reshape(20, 16, 22, 16).mean(axis=(1, 3)) >= 0.5
-    assert salient.sum() == 50
-    native = shown_cells(tokens, tokenizer.sides)[-1] == 4
-    assert native.sum() == 64
-    assert native[apply_symmetry(salient, symmetry)].all()
-
-
-def test_dropped_places_are_filled() -> None:
-    tokenizer = CharmTokenizer(8, max_seq_len=12, budget="fill")
-    tokens = tokenizer(NOISE[:64, :64], key="photo-1")
-    view, dropped = tokens.to_image(fill=9), shown(tokens, 0) == 0
-    assert dropped.sum() == 4
-    large = dropped.repeat(16, axis=0).repeat(16, axis=1)
-    assert (view[large] == 9).all()
-    for (y, x), patch in zip(tokens.patch_coord, tokens.patches, strict=True):
-        np.testing.assert_array_equal(view[y * 16 : y * 16 + 16 : 2, x * 16 : x * 16 + 16 : 2], patch)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"selection": "sobel"}, "selection='sobel': expected one of random, frequency"),
-        ({"budget": "all"}, "budget='all': expected one of fixed, fill, share"),
-        ({"drop": "high_first"}, "drop='high_first': expected one of uniform, low_first"),
-        ({"fit": "crop"}, "fit='crop': expected one of nearest, pad"),
-        ({"redraw": True}, "redraw=True: expected one of epoch, once"),
-        ({"threshold": 0.99}, "threshold=0.99: expected a number from 1 to"),
-        ({"threshold": float("nan")}, "threshold=nan: expected a number from 1"),
-        ({"threshold": float("inf")}, "threshold=inf: expected a number from 1"),
-        ({"max_seq_len": 0}, "max_seq_len=0: expected an integer from 1"),
-        ({"max_seq_len": 100.5}, "max_seq_len=100.5: expected an integer from 1"),
-        ({"patch_size": 0}, "patch_size=0: expected an integer from 1"),
-        ({"patch_size": "14"}, "patch_size='14': expected an integer"),
-        ({"native_share": 1.1}, "native_share=1.1: expected a number from 1e-06 to 1"),
-        ({"saliency_coverage": 0.0}, "saliency_coverage=0.0: expected"),
-        ({"coarse_ratio": 5}, "coarse_ratio=5: expected 2 scales"),
-        ({"num_scales": 1}, "num_scales=1 with"),
-    ],
-    ids=str,
-)
-def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CharmTokenizer(**setting)
-
-
-GRID = (22, 22)  # of NOISE in coarse patches of 28 pixels is (23, 23)
-
-
-@pytest.mark.parametrize(
-    ("selection", "arrays", "message"),
-    [
-        ("random", {"image": NOISE.astype(np.float32)}, r"image is float32 \(641, 641, 3\): expected .*uint8"),
-        ("random", {"image": NOISE[..., :2]}, r"image is uint8 \(641, 641, 2\)"),
-        ("gradient", {"importance": np.full((23, 23), np.nan)}, "importance has values that are not finite"),
-        ("gradient", {"importance": np.zeros(GRID)}, r"\(22, 22\): expected \(23, 23\), .* coarse patch of 28 pixels"),
-        ("gradient", {"importance": [[0.0]]}, "importance is list: expected a numpy array"),
-        ("saliency", {}, "needs saliency_mask"),
-        ("saliency", {"saliency_mask": np.zeros(GRID, bool)}, r"bool \(22, 22\): expected bool \(641, 641\)"),
-        ("saliency", {"saliency_mask": NOISE[..., 0]}, r"saliency_mask is uint8 \(641, 641\): expected bool"),
-        ("saliency", {"saliency_mask": [[True]]}, "saliency_mask is list: expected a numpy array"),
-    ],
-    ids=["float", "channels", "nan", "other patch size", "importance list", "none", "size", "dtype", "mask list"],
-)
-def test_bad_input_is_refused(selection: str, arrays: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CharmTokenizer(selection=selection)(**{"image": NOISE, **arrays})

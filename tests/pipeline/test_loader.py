@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -162,16 +163,6 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(0, 7, shuffle=False) == list(range(50))
 
 
-def test_first_batch_goes_on_in_the_middle() -> None:
-    sampler = EpochSampler(50, 8, 0, shuffle=True)
-    whole = list(sampler)
-    assert len(sampler) == len(whole) == 7
-    for first in range(8):
-        sampler.first_batch = first
-        assert list(sampler) == whole[first:]
-        assert len(sampler) == 7 - first
-
-
 def test_batches_are_trimmed_to_the_longest(build: Callable[..., TokenDataset]) -> None:
     tokenizer = CharmTokenizer(patch_size=14, max_seq_len=500)  # all of them fit; the longest has 88 patches
     lengths = {}
@@ -195,6 +186,14 @@ def test_dtypes(build: Callable[..., TokenDataset]) -> None:
         "pos_row": "int32",
         "target": "float32",
     }
+
+
+def test_workers_start_after_opencv_has_used_its_threads(build: Callable[..., TokenDataset]) -> None:
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)  # starts the pool
+    loader = make_loader(build(), EpochSampler(7, 4, seed=3, shuffle=False), workers=1, device=CPU)
+    assert cv2.getNumThreads() == 1  # a worker that inherits the pool waits for threads that it does not have
+    assert [batch.keys[0] for batch in loader] == ["00000000", "00000004"]
 
 
 def test_damage_is_reported_from_a_worker(small: Small, build: Callable[..., TokenDataset], tmp_path: Path) -> None:

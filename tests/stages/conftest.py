@@ -73,7 +73,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
         for name in ("random", "gradient", "saliency"):
             patch.setattr("sys.argv", ["importance", name])
             importance.main(params)
-        patch.setattr("sys.argv", ["pos_embeds", params.backbone])
         pos_embeds.main(params)
         train.main(params)
     return folder, params

@@ -158,7 +158,7 @@ def test_the_strategy_in_use_is_marked(params: Params) -> None:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"tokenizer": "standard"}, "it selects no patches"),
+        ({"tokenizer": "standard"}, "makes every picture a square first"),
         ({"max_seq_len": 512}, "there was nothing to select"),
     ],
     ids=["standard input", "small pictures"],

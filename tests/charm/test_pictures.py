@@ -1,0 +1,66 @@
+"""Pictures in every form that people have them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from charm import CharmTokenizer, score_patches
+from charm.pictures import as_array
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "came"),
+    [
+        pytest.param(np.zeros((8, 9, 3), np.float32), r"float32 \(8, 9, 3\): expected .*uint8", id="float"),
+        pytest.param(np.zeros((8, 9, 3), bool), r"bool \(8, 9, 3\)", id="bool"),
+        pytest.param(np.zeros((8, 9), np.uint8), r"uint8 \(8, 9\): expected .*\(H, W, 3\)", id="grey"),
+        pytest.param(np.zeros((8, 9, 4), np.uint8), r"uint8 \(8, 9, 4\)", id="with alpha"),
+        pytest.param(np.zeros((3, 8, 9), np.uint8), r"uint8 \(3, 8, 9\)", id="channels first"),
+        pytest.param(np.zeros((1, 8, 9, 3), np.uint8), r"uint8 \(1, 8, 9, 3\)", id="batch"),
+        pytest.param([[[0, 0, 0]]], "list", id="not an array"),
+        pytest.param(np.zeros((0, 9, 3), np.uint8), r"no pixels.*\(0, 9, 3\)", id="no pixels"),
+    ],
+)
+def test_what_is_not_a_picture_is_refused(image: Any, came: str) -> None:
+    with pytest.raises(ValueError, match=came):
+        as_array(image)
+
+
+def test_the_smallest_picture_is_one() -> None:
+    assert as_array(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1, 3)
+
+
+def test_a_numpy_array_is_passed_on_as_it_is() -> None:
+    assert as_array(PICTURE) is PICTURE
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(Image.fromarray(PICTURE), id="PIL"),
+        pytest.param(Image.fromarray(PICTURE).convert("RGBA"), id="PIL with alpha"),
+        pytest.param(torch.from_numpy(PICTURE).permute(2, 0, 1), id="torch"),
+    ],
+)
+def test_other_forms_give_the_same_pixels_tokens_and_scores(picture: Any) -> None:
+    tokenizer = CharmTokenizer(patch_size=14, max_seq_len=12, selection="gradient")
+    np.testing.assert_array_equal(as_array(picture), PICTURE)
+    np.testing.assert_array_equal(tokenizer(picture, key="a").patches, tokenizer(PICTURE, key="a").patches)
+    np.testing.assert_array_equal(score_patches(picture, "entropy", 28), score_patches(PICTURE, "entropy", 28))
+
+
+@pytest.mark.parametrize(
+    ("picture", "came"),
+    [
+        pytest.param(torch.zeros(3, 8, 9), r"torch\.float32 \(3, 8, 9\): expected .*uint8 \(3, H, W\)", id="float"),
+        pytest.param(torch.zeros(8, 9, 3, dtype=torch.uint8), r"torch\.uint8 \(8, 9, 3\)", id="channels last"),
+    ],
+)
+def test_other_tensors_are_refused(picture: torch.Tensor, came: str) -> None:
+    with pytest.raises(ValueError, match=came):
+        as_array(picture)
