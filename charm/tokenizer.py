@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, overload
 
-import cv2
 import numpy as np
 
 from charm.augment import IDENTITY, Symmetry, apply_symmetry
@@ -15,7 +14,7 @@ from charm.importance import IMPORTANCE
 from charm.pictures import as_array
 from charm.selection import SELECTIONS, pool_saliency, select_patches
 from charm.settings import read_settings, write_settings
-from charm.tokens import TokenBatch, Tokens, gather_patches, stack_tokens
+from charm.tokens import TokenBatch, Tokens, gather_scaled, stack_tokens
 
 REDRAWS = ("epoch", "once")
 
@@ -195,12 +194,11 @@ class CharmTokenizer:
         if len(layout.cell_sides) == 1:
             layout = _turn(layout, symmetry)
             y, x = np.divmod(np.arange(layout.num_coarse), layout.coarse_grid_hw[1])
-            return self._assemble([fitted], [(y, x)], layout)
+            return self._assemble(fitted, [(y, x)], layout)
         scores = self._score(fitted, layout, importance, saliency_mask, symmetry)
         layout = _turn(layout, symmetry)
         epoch = epoch if self.redraw == "epoch" else 0
-        coords = self._choose(layout, scores, seed, epoch, key)
-        return self._assemble(self._scale_down(fitted, layout), coords, layout)
+        return self._assemble(fitted, self._choose(layout, scores, seed, epoch, key), layout)
 
     def _score(
         self,
@@ -266,14 +264,7 @@ class CharmTokenizer:
             coords[0] = (y, x)
         return coords
 
-    def _scale_down(self, fitted: np.ndarray, layout: Layout) -> list[np.ndarray]:
-        """The picture at each scale, native first. Area averaging never reaches across the border of a coarse patch."""
-        sizes = [(grid_w * self.patch_size, grid_h * self.patch_size) for grid_h, grid_w in layout.grids[-2::-1]]
-        return [fitted, *(cv2.resize(fitted, size, interpolation=cv2.INTER_AREA) for size in sizes)]
-
-    def _assemble(
-        self, images: list[np.ndarray], coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout
-    ) -> Tokens:
+    def _assemble(self, fitted: np.ndarray, coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout) -> Tokens:
         """The patches of each scale one after the other, native first, padded to max_seq_len."""
         length, size = self.max_seq_len, self.patch_size
         tokens = Tokens(
@@ -284,9 +275,10 @@ class CharmTokenizer:
             grids=((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids,
         )
         start = 0
-        for below_native, (image, (y, x)) in enumerate(zip(images, coords, strict=True)):
+        for below_native, (y, x) in enumerate(coords):
             stop = start + len(y)
-            gather_patches(image, y, x, out=tokens.patches[start:stop])
+            side = layout.cell_sides[-1 - below_native]
+            gather_scaled(fitted, y, x, side, layout.cell_sides, out=tokens.patches[start:stop])
             tokens.patch_coord[start:stop, 0] = y
             tokens.patch_coord[start:stop, 1] = x
             tokens.scale_id[start:stop] = self.num_scales - 1 - below_native

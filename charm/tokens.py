@@ -72,6 +72,37 @@ def gather_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, out: np.ndar
     np.take(rows, index, out=out.reshape(-1, patch_size, 3 * patch_size).view(row_type)[:, :, 0], mode="clip")
 
 
+def gather_scaled(
+    image: np.ndarray, y: np.ndarray, x: np.ndarray, side: int, sides: tuple[int, ...], out: np.ndarray
+) -> None:
+    """Copies the patches of one scale.
+
+    Args:
+        image: uint8 (H, W, 3), fitted to coarse patches of sides[-1] * p pixels.
+        y, x: integer (T,), on the grid of the scale.
+        side: tokens along a side of a coarse patch at this scale; one of `sides`.
+        sides: that of every scale, coarsest first.
+        out: uint8 (T, p, p, 3).
+    """
+    patch_size = out.shape[1]
+    if side == sides[-1]:
+        return gather_patches(image, y, x, out)
+    # Area averages never reach across the border of a coarse patch: whole pictures and single patches scale alike.
+    if side == sides[0]:
+        size = (image.shape[1] * side // sides[-1], image.shape[0] * side // sides[-1])
+        return gather_patches(cv2.resize(image, size, interpolation=cv2.INTER_AREA), y, x, out)
+    if len(y) == 0:
+        return None
+    # The middle scale shows few coarse patches, and its ratio (4 : 3) is slow: 5 ms for the whole of 1024 x 768.
+    coarse_patch_size = sides[-1] * patch_size
+    cells, cell = np.unique(np.stack([y // side, x // side]), axis=1, return_inverse=True)
+    strip = np.empty((cells.shape[1], coarse_patch_size, coarse_patch_size, 3), np.uint8)
+    gather_patches(image, cells[0], cells[1], strip)
+    size = (side * patch_size, len(strip) * side * patch_size)
+    scaled = cv2.resize(strip.reshape(-1, coarse_patch_size, 3), size, interpolation=cv2.INTER_AREA)
+    return gather_patches(scaled, cell * side + y % side, x % side, out)
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """B pictures as tokens: the arrays of `Tokens` with a leading axis B, and the grids of each picture."""
