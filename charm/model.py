@@ -12,6 +12,8 @@ from typing import Any
 import timm
 import torch
 from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -19,9 +21,10 @@ from charm import demo_backbone  # noqa: F401  (registers "charm_demo" with timm
 from charm.pos_embed import gather_pos_embed, resample_pos_embed
 
 HEADS = ("cls", "cls_mean")
+Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, with rotary position embeddings
 
 
-def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> VisionTransformer:
+def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Backbone:
     """A timm vision transformer without its classifier.
 
     Args:
@@ -30,7 +33,7 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Visi
         settings: passed on to timm.
 
     Raises:
-        ValueError: unknown to timm, or not a vision transformer with learnt absolute position embeddings.
+        ValueError: unknown to timm, or not a vision transformer with position embeddings that fit any grid.
     """
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
@@ -39,20 +42,32 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Visi
     return check_backbone(timm.create_model(name, pretrained=pretrained, num_classes=0, **settings), name)
 
 
-def check_backbone(vit: nn.Module, name: str) -> VisionTransformer:
+def check_backbone(vit: Any, name: str) -> Backbone:
     """The model itself; ValueError unless it is a vision transformer that CharmViT can do the forward pass of."""
-    if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
+    if not is_rotary(vit) and (not isinstance(vit, VisionTransformer) or vit.pos_embed is None):
         raise ValueError(
             f"backbone={name!r} is a {type(vit).__name__} without learnt absolute position embeddings on a plain grid "
-            "of tokens, which Charm resamples for each picture: choose a ViT, for example vit_small_patch14_dinov2"
+            "of tokens, which Charm resamples for each picture, or DINOv3's rotary ones: choose a ViT, for example "
+            "vit_small_patch14_dinov2"
         )
-    num_tokens = int(vit.cls_token is not None) + vit.num_reg_tokens
+    num_tokens = int(vit.cls_token is not None) + (0 if vit.reg_token is None else vit.reg_token.shape[1])
     if not isinstance(vit.patch_embed, PatchEmbed) or vit.num_prefix_tokens != num_tokens:
         raise ValueError(
             f"backbone={name!r} has more before its blocks than a projection of patches, a CLS token and registers "
             "(convolutions or a distillation token, say): choose a plain ViT, for example vit_small_patch14_dinov2"
         )
-    return vit
+    found: Backbone = vit
+    return found
+
+
+def is_rotary(vit: nn.Module) -> bool:
+    """Whether positions enter as DINOv3's rotary embeddings: coordinates from -1 to 1 over the picture, per axis."""
+    return (
+        isinstance(vit, Eva)
+        and vit.pos_embed is None
+        and isinstance(vit.rope, RotaryEmbeddingDinoV3)
+        and vit.rope.normalize_coords == "separate"
+    )
 
 
 class CharmViT(nn.Module):
@@ -78,7 +93,7 @@ class CharmViT(nn.Module):
 
     def __init__(
         self,
-        backbone: str | VisionTransformer,
+        backbone: str | Backbone,
         pretrained: bool = True,
         num_scales: int = 2,
         num_outputs: int = 1,
@@ -98,8 +113,9 @@ class CharmViT(nn.Module):
             raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none")
         self.vit = vit
         self.head_kind = head
-        # The pre-trained table is the source of every picture's position embeddings and stays as it is (section 4.2).
-        self.pos_embed.requires_grad_(False)
+        self.rotary = is_rotary(vit)
+        if not self.rotary:  # the pre-trained table is the source of every picture's and stays as it is (section 4.2)
+            self.pos_embed.requires_grad_(False)
         multiscale = num_scales > 1
         self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
         self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
@@ -124,7 +140,7 @@ class CharmViT(nn.Module):
     @property
     def num_pos_prefix(self) -> int:
         """How many prefix tokens (CLS, registers) have a position embedding of their own."""
-        return 0 if self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
+        return 0 if self.rotary or self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
 
     @property
     def learnt_grid(self) -> Tensor:
@@ -136,14 +152,31 @@ class CharmViT(nn.Module):
         return self.pos_embed[0, self.num_pos_prefix :].reshape(side, side, -1)
 
     def pos_embed_tables(self, grids: Sequence[tuple[int, int]], mode: str = "bilinear") -> list[Tensor]:
-        """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0)."""
-        learnt = self.pos_embed.detach()
-        return [
-            resample_pos_embed(learnt, grid, mode, num_prefix_tokens=self.num_pos_prefix)
-            if grid != (0, 0)
-            else learnt.new_empty(0, 0, learnt.shape[-1])
-            for grid in grids
-        ]
+        """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0).
+
+        Those of a rotary backbone are the sines and cosines of the tokens' places within the picture, (h, w, 2 * d) for
+        heads of width d: a coarse token stands in the middle of the native ones that it stands for.
+        """
+        unused = self._pos_embed_table((1, 1), mode)[:0, :0]
+        return [unused if grid == (0, 0) else self._pos_embed_table(grid, mode) for grid in grids]
+
+    def rotary_axis(self, length: int) -> tuple[Tensor, Tensor]:
+        """A rotary backbone's share of the rows and of the columns of a grid, (length, 2 * d) each.
+
+        The table of a grid of (h, w) is the sum of the rows' share for h and the columns' share for w.
+        """
+        rows, columns, middle = self.pos_embed_tables([(length, 1), (1, length), (1, 1)])
+        return rows[:, 0], columns[0] - middle[0]
+
+    def _pos_embed_table(self, grid_hw: tuple[int, int], mode: str) -> Tensor:
+        if not self.rotary:
+            return resample_pos_embed(self.pos_embed.detach(), grid_hw, mode, num_prefix_tokens=self.num_pos_prefix)
+        rope: Any = self.vit.rope
+        training = rope.training
+        rope.eval()  # in training it would shift and stretch the coordinates of each grid by itself
+        table: Tensor = rope.get_embed(shape=list(grid_hw)).reshape(*grid_hw, -1)
+        rope.train(training)
+        return table
 
     def forward(
         self,
@@ -160,7 +193,8 @@ class CharmViT(nn.Module):
             patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
             scale_id: integer (B, L), 0 = coarsest.
             patch_valid: bool (B, L), False where padding.
-            pos_embed: float (B, L, D), or the tables of each picture (`pos_embed_tables`), to be looked up here.
+            pos_embed: float (B, L, D), for a rotary backbone (B, L, 2 * d); or the tables of each picture
+                (`pos_embed_tables`), to be looked up here.
 
         Returns:
             float (B, num_outputs).
@@ -181,11 +215,16 @@ class CharmViT(nn.Module):
         valid = patch_valid.unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
             x = torch.where(valid, x, self.mask_token.to(x.dtype)) + self.scale_embed[scale_id.long()]
-        x = torch.cat([self._prefix().expand(len(x), -1, -1).to(x.dtype), x + pos_embed.to(x.dtype)], dim=1)
+        positions: dict[str, Tensor] = {}
+        if self.rotary:
+            positions["rope"] = pos_embed.unsqueeze(1)  # the same for every head
+        else:
+            x = x + pos_embed.to(x.dtype)
+        x = torch.cat([self._prefix().expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         x = self.vit.norm_pre(x)
         attn_mask = self._attn_mask(patch_valid)
         for block in self.vit.blocks:
-            x = block(x, attn_mask=attn_mask)
+            x = block(x, attn_mask=attn_mask, **positions)
         x = self.vit.fc_norm(self.vit.norm(x))  # one of them does nothing; both work token by token
         features = x[:, 0]
         if self.head_kind == "cls_mean":

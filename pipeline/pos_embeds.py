@@ -5,7 +5,11 @@ axes.safetensors holds
     learnt       float32 (g, g, D), the backbone's grid
     axis.<n>     float32 (n, g), the interpolation weights of an axis of n tokens (charm.pos_embed.axis_weights)
 
-for every height and width of a grid, and axes.json its sha256 and how it was made. Whole tables, one per grid, would
+for every height and width of a grid; of a rotary backbone (DINOv3), instead,
+
+    axis.<n>     float32 (2, n, 2 * d), its share of the rows and of the columns (charm.model.CharmViT.rotary_axis)
+
+and axes.json its sha256 and how it was made. Whole tables, one per grid, would
 hold the same: 208 MB instead of 0.2 MB for the built-in data set, and 1.2 GB for a backbone of width 384. A picture is
 not sent its embeddings (1.6 MB at 1024 tokens of width 384) but two row numbers per token.
 """
@@ -13,6 +17,7 @@ not sent its embeddings (1.6 MB at 1024 tokens of width 384) but two row numbers
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,18 +39,27 @@ def list_axes(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> lis
 def write_axes(folder: Path, learnt: Tensor, axes: list[int], mode: str, antialias: bool) -> None:
     """Writes axes.safetensors, then axes.json; `learnt` is the backbone's grid, (g, g, D)."""
     tensors = {f"axis.{length}": axis_weights(length, len(learnt), mode, antialias) for length in axes}
+    _write(folder, {"learnt": learnt.float(), **tensors}, {"mode": mode, "antialias": antialias})
+
+
+def write_rotary_axes(folder: Path, axes: dict[int, tuple[Tensor, Tensor]]) -> None:
+    """The same for a rotary backbone, from CharmViT.rotary_axis of each length."""
+    tensors = {f"axis.{length}": torch.stack(rows_columns).float() for length, rows_columns in axes.items()}
+    _write(folder, tensors, {"mode": "rotary"})
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with write_whole(folder / "axes.safetensors") as file:
-        file.write(save({"learnt": learnt.float().contiguous(), **tensors}))
-    digest = file_sha256(folder / "axes.safetensors")
-    write_json(folder / "axes.json", {"mode": mode, "antialias": antialias, "sha256": digest})
+        file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    write_json(folder / "axes.json", facts | {"sha256": file_sha256(folder / "axes.safetensors")})
 
 
 class PosEmbeds:
     """The position embeddings of one backbone: rows for a picture's tokens, embeddings for rows.
 
     Args:
-        folder: that `write_axes` wrote.
+        folder: that `write_axes` or `write_rotary_axes` wrote.
 
     Raises:
         UserError: missing or damaged.
@@ -59,23 +73,24 @@ class PosEmbeds:
             tensors = load_file(folder / "axes.safetensors")
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{folder}: position embeddings are missing or damaged ({error}); run dvc repro") from error
-        self._learnt = tensors.pop("learnt")
+        learnt = tensors.pop("learnt", None)
         self._first: dict[int, int] = {}
         start = 0
-        for name, weights in tensors.items():
+        for name, axis in tensors.items():
             self._first[int(name.removeprefix("axis."))] = start
-            start += len(weights)
-        self._positions, self._weights = axis_taps(torch.cat(list(tensors.values())))
+            start += axis.shape[-2]
+        stacked = torch.cat(list(tensors.values()), dim=-2)
+        # On the device: what `gather` mixes. Learnt: the grid, positions and weights; rotary: rows and columns.
+        self._parts: tuple[Tensor, ...] = tuple(stacked) if learnt is None else (learnt, *axis_taps(stacked))
 
     def to(self, device: torch.device) -> "PosEmbeds":
         """Moves what `gather` reads; returns itself."""
-        self._learnt = self._learnt.to(device)
-        self._positions, self._weights = self._positions.to(device), self._weights.to(device)
+        self._parts = tuple(part.to(device) for part in self._parts)
         return self
 
     @property
     def device(self) -> torch.device:
-        return self._learnt.device
+        return self._parts[0].device
 
     def rows(self, tokens: Tokens) -> np.ndarray:
         """int32 (L, 2): for each token, where the weights of its row and of its column are; 0 where padding."""
@@ -90,8 +105,10 @@ class PosEmbeds:
         return np.where(tokens.patch_valid[:, None], first[tokens.scale_id] + tokens.patch_coord, 0).astype(np.int32)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """float32 (..., D) from integer (..., 2), on the device that `to` chose."""
+        """float32 (..., D) from integer (..., 2), on the device that `to` chose; (..., 2 * d) for a rotary backbone."""
         y, x = rows.to(self.device, non_blocking=True).long().unbind(-1)
-        return mix_pos_embed(
-            self._learnt, (self._positions[y], self._weights[y]), (self._positions[x], self._weights[x])
-        )
+        if len(self._parts) == 2:
+            for_rows, for_columns = self._parts
+            return for_rows[y] + for_columns[x]
+        learnt, positions, weights = self._parts
+        return mix_pos_embed(learnt, (positions[y], weights[y]), (positions[x], weights[x]))

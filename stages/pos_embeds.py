@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.manifest import read_manifest
 from pipeline.models import build_model, model_config
 from pipeline.params import Params
-from pipeline.pos_embeds import list_axes, write_axes
+from pipeline.pos_embeds import list_axes, write_axes, write_rotary_axes
 from pipeline.tokenizers import build_tokenizer
 from stages import run_stage
 
@@ -15,7 +15,10 @@ def main(params: Params) -> None:
     manifest = read_manifest(Path("data/manifest"))
     model = build_model(model_config(params, num_bins=1), params.pretrained)
     axes = list_axes(build_tokenizer(params, model.patch_size), manifest.image_hws)
-    write_axes(out, model.learnt_grid.detach(), axes, params.pos_embeds.mode, params.pos_embeds.antialias)
+    if model.rotary:
+        write_rotary_axes(out, {length: model.rotary_axis(length) for length in axes})
+    else:
+        write_axes(out, model.learnt_grid.detach(), axes, params.pos_embeds.mode, params.pos_embeds.antialias)
     print(f"pos_embeds: {params.backbone}, grids of {axes[0]} to {axes[-1]} tokens a side")
 
 

@@ -218,3 +218,35 @@ def test_ready_made_backbones_are_checked_too() -> None:
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CharmViT("charm_demo", **settings)
+
+
+def test_a_rotary_backbone_scores_a_whole_picture_as_timm_does() -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_small_patch16_dinov3",
+        pretrained=False,
+        num_classes=0,
+        depth=2,
+        embed_dim=48,
+        num_heads=3,
+        dynamic_img_size=True,
+    ).eval()
+    for parameter in vit.parameters():  # timm's initial weights hardly attend
+        torch.nn.init.normal_(parameter, std=0.3)
+    model = CharmViT(vit, num_scales=1).eval()
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    tokens = CharmTokenizer(16, max_seq_len=24)(image)
+    arrays = [torch.from_numpy(array)[None] for array in (tokens.patches, tokens.patch_coord)]
+    valid = torch.from_numpy(tokens.patch_valid)[None]
+    tables = [model.pos_embed_tables(tokens.grids[-1:])]
+    found = model(*arrays, torch.zeros_like(valid, dtype=torch.uint8), valid, tables)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(found, model.head(vit.forward_features(pixels)[:, 0]), atol=1e-5, rtol=1e-5)
+    elsewhere = model(*arrays, torch.zeros_like(valid, dtype=torch.uint8), valid, [[tables[0][0].roll(1, 0)]])
+    assert (elsewhere - found).abs().max() > 1e-4
+
+
+def test_a_coarse_token_of_a_rotary_backbone_stands_amid_the_native_ones_that_it_stands_for() -> None:
+    model = CharmViT("vit_small_patch16_dinov3", pretrained=False, depth=1, embed_dim=48, num_heads=3)
+    coarse, middle = model.pos_embed_tables([(3, 5), (9, 15)])
+    torch.testing.assert_close(coarse, middle[1::3, 1::3], atol=1e-6, rtol=0)
