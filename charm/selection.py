@@ -49,7 +49,8 @@ def select_patches(
         selection: a key of SELECTIONS.
         scores: float (N,), importance per coarse patch in raster order; for "saliency", above 0 where the patch is
             salient; for "random", unused.
-        counts: how many patches to take for each finer scale, native resolution first. Their sum is at most N.
+        counts: how many patches to take for each finer scale, native resolution first; at least one scale. Their sum is
+            at most N.
         words: uint64 (N,), a keyed draw (charm.draws).
         threshold: t >= 1, how many times `count` the pool of the most important patches holds.
 
@@ -62,12 +63,13 @@ def select_patches(
     if selection not in SELECTIONS:
         raise ValueError(f"selection={selection!r}: expected one of {', '.join(SELECTIONS)}")
     select = SELECTIONS[selection]
+    picked = select(scores, counts[0], threshold, words)
+    chosen = [np.sort(picked)]
     left = np.arange(len(words))
-    chosen = []
-    for count in counts:
+    for count in counts[1:]:
+        left = np.delete(left, picked)
         picked = select(scores[left], count, threshold, words[left])
         chosen.append(np.sort(left[picked]))
-        left = np.delete(left, picked)
     return chosen
 
 

@@ -54,14 +54,16 @@ def _tokenizing(picture: np.ndarray, tokenizer: CharmTokenizer) -> Callable[[], 
 
 
 def _measure(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median ms of each call; the calls take turns, so that a busy moment hits all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
+    """Median ms of each call. They take turns in changing order: a busy moment, or what a call leaves in the caches,
+    hits all of them."""
+    names = list(calls)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(ROUNDS):
+        for name in np.random.default_rng(turn).permutation(names):
             started = time.perf_counter()
-            call()
+            calls[name]()
             seconds[name].append(time.perf_counter() - started)
-    return {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
+    return {name: 1e3 * float(np.median(seconds[name])) for name in names}
 
 
 if __name__ == "__main__":
