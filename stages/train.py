@@ -1,6 +1,6 @@
 """Fine-tune the backbone on patches that are chosen anew in each epoch.
 
-Writes runs/train: model.safetensors and model.json (best epoch by validation), history.csv. A run that was stopped goes
+Writes runs/train: model.safetensors, model.json (best epoch by validation), charm_tokenizer.json and history.csv. A run that was stopped goes
 on from its last checkpoint, which lies in the store under the sha256 of everything that the run reads.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from charm.losses import LOSSES
 from charm.metrics import score_agreement
+from charm.tokenizer import CharmTokenizer
 from pipeline.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, save_model
 from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
@@ -27,6 +28,7 @@ from pipeline.models import build_model, choose_device, model_config
 from pipeline.params import Params, TrainParams
 from pipeline.predictions import forward_batch, predict
 from pipeline.store import code_digest, file_sha256, fingerprint, store_folder, write_whole
+from pipeline.tokenizers import build_tokenizer
 from stages import run_stage
 
 OUT = Path("runs/train")
@@ -121,6 +123,9 @@ def main(params: Params) -> None:
     model.load_state_dict(best)
     OUT.mkdir(parents=True, exist_ok=True)
     save_model(OUT, model, description | {"best_epoch": _best_epoch(history), "patch_size": model.patch_size})
+    tokenizer = build_tokenizer(params, model.patch_size)
+    if isinstance(tokenizer, CharmTokenizer):
+        tokenizer.save_pretrained(str(OUT))
     _write_history(OUT / "history.csv", history)
     shutil.rmtree(work)  # a forced run starts anew
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from charm import CharmTokenizer
 from pipeline.checkpoints import load_model_tensors
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.tokenizers import build_tokenizer
 from stages import train
 
 Workspace = tuple[Path, Params]
@@ -20,12 +22,13 @@ def read_history(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_best_epoch_by_validation_is_published(workspace: Workspace) -> None:
-    folder, _ = workspace
+    folder, params = workspace
     history = read_history(folder)
     quality = [float(row["val_srcc"]) + float(row["val_plcc"]) for row in history]
     _, config = load_model_tensors(folder / "runs/train")
     assert len(history) == 3
     assert quality[config["best_epoch"] - 1] == max(quality)
+    assert CharmTokenizer.from_pretrained(str(folder / "runs/train")) == build_tokenizer(params, 14)
     assert {"backbone": "charm_demo", "num_scales": 2, "num_outputs": 1, "patch_size": 14}.items() <= config.items()
 
 
