@@ -1,7 +1,7 @@
 """Fine-tune the backbone on patches that are chosen anew in each epoch.
 
-Writes runs/train: model.safetensors, model.json (best epoch by validation), charm_tokenizer.json and history.csv. A run that was stopped goes
-on from its last checkpoint, which lies in the store under the sha256 of everything that the run reads.
+Writes runs/train: model.safetensors and model.json (best epoch by validation), charm_tokenizer.json, history.csv. A run
+that was stopped goes on from its last checkpoint, which lies in the store under the sha256 of everything that it reads.
 """
 
 import math
