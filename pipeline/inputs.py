@@ -9,7 +9,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.shards import ShardReader
-from pipeline.tokenizers import build_tokenizer
+from pipeline.tokenizers import Tokenizer
 
 DATA = Path("data")
 # Selections whose column a tokenizer reads. Pictures made square have another grid; their masks are squared with them.
@@ -29,9 +29,8 @@ class Inputs:
         pos_embeds: of the backbone.
     """
 
-    def __init__(self, params: Params, patch_size: int) -> None:
-        self._params = params
-        self._patch_size = patch_size
+    def __init__(self, params: Params) -> None:
+        self._seed = params.seed
         self.manifest = read_manifest(DATA / "manifest")
         self.pictures = ShardReader(DATA / "shards")
         for key in self.manifest.keys:
@@ -42,15 +41,8 @@ class Inputs:
             self._column = ColumnReader(DATA / "importance" / params.selection, self.pictures)
         self.pos_embeds = PosEmbeds(DATA / "pos_embeds" / params.backbone)
 
-    def dataset(self, split: Manifest, training: bool) -> TokenDataset:
-        """The tokens of some pictures; augmented and cropped at random in training alone."""
+    def dataset(self, split: Manifest, tokenizer: Tokenizer, flip: float = 0.0, rotate: float = 0.0) -> TokenDataset:
+        """The tokens of some pictures, augmented with these probabilities."""
         return TokenDataset(
-            split,
-            self.pictures,
-            self._column,
-            build_tokenizer(self._params, self._patch_size, training),
-            self.pos_embeds,
-            self._params.seed,
-            flip=self._params.train.flip if training else 0.0,
-            rotate=self._params.train.rotate if training else 0.0,
+            split, self.pictures, self._column, tokenizer, self.pos_embeds, self._seed, flip=flip, rotate=rotate
         )

@@ -20,6 +20,7 @@ from pipeline.models import build_model, choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.store import write_json, write_whole
+from pipeline.tokenizers import build_tokenizer
 from stages import run_stage
 
 OUT = Path("runs/evaluate")
@@ -33,11 +34,12 @@ def main(params: Params) -> None:
     model.load_state_dict(tensors)
     model.to(device)
 
-    inputs = Inputs(params, model.patch_size)
+    inputs = Inputs(params)
     test = inputs.manifest.of_split("test")
     facts = inputs.manifest.facts
     sampler = EpochSampler(len(test.table), params.train.batch_size, params.seed, shuffle=False)
-    loader = make_loader(inputs.dataset(test, training=False), sampler, params.hardware.loader_workers, device)
+    dataset = inputs.dataset(test, build_tokenizer(params, model.patch_size))
+    loader = make_loader(dataset, sampler, params.hardware.loader_workers, device)
     pos_embeds = inputs.pos_embeds.to(device)
     draws = []
     for draw in range(params.evaluate.draws):

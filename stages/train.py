@@ -41,19 +41,23 @@ def main(params: Params) -> None:
     device = choose_device(params.hardware.device)
 
     # Model
-    description = model_config(params, num_bins=_count_bins())
+    inputs = Inputs(params)
+    manifest, bins = inputs.manifest, inputs.manifest.bins
+    description = model_config(params, num_bins=len(bins))
     torch.manual_seed(params.seed)
     model = build_model(description, params.pretrained).to(device)
+    tokenizer = build_tokenizer(params, model.patch_size)
 
     # Data
-    inputs = Inputs(params, model.patch_size)
-    manifest, bins = inputs.manifest, inputs.manifest.bins
     train, val = manifest.of_split("train"), manifest.of_split("val")
     pos_embeds = inputs.pos_embeds.to(device)
     sampler = EpochSampler(len(train.table), settings.batch_size, params.seed, shuffle=True)
-    train_loader = make_loader(inputs.dataset(train, training=True), sampler, params.hardware.loader_workers, device)
+    training_tokenizer = build_tokenizer(params, model.patch_size, training=True)
+    augmented = inputs.dataset(train, training_tokenizer, settings.flip, settings.rotate)
+    train_loader = make_loader(augmented, sampler, params.hardware.loader_workers, device)
     val_sampler = EpochSampler(len(val.table), settings.batch_size, params.seed, shuffle=False)
-    val_loader = make_loader(inputs.dataset(val, training=False), val_sampler, params.hardware.loader_workers, device)
+    plain = inputs.dataset(val, tokenizer)
+    val_loader = make_loader(plain, val_sampler, params.hardware.loader_workers, device)
     steps_per_epoch = len(sampler)
     if len(bins) == 1:
         torch.nn.init.constant_(model.head.bias, float(np.median(train.targets)))  # L1's best constant
@@ -123,7 +127,6 @@ def main(params: Params) -> None:
     model.load_state_dict(best)
     OUT.mkdir(parents=True, exist_ok=True)
     save_model(OUT, model, description | {"best_epoch": _best_epoch(history), "patch_size": model.patch_size})
-    tokenizer = build_tokenizer(params, model.patch_size)
     if isinstance(tokenizer, CharmTokenizer):
         tokenizer.save_pretrained(str(OUT))
     _write_history(OUT / "history.csv", history)
@@ -138,12 +141,6 @@ def scheduled_rate(settings: TrainParams, step: int, steps_per_epoch: int) -> fl
     progress = (step - warmup) / max(1, settings.epochs * steps_per_epoch - 1 - warmup)
     span = settings.learning_rate - settings.min_learning_rate
     return settings.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _count_bins() -> int:
-    from pipeline.manifest import read_manifest
-
-    return int(read_manifest(DATA / "manifest").facts["num_bins"])
 
 
 def _fingerprint_inputs(params: Params) -> str:
