@@ -1,0 +1,77 @@
+"""Every tokenizer, three scales and score distributions, from pos_embeds to evaluate."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import Params
+from stages import evaluate, manifest, pos_embeds, train
+
+Workspace = tuple[Path, Params]
+Change = Callable[[Params], Params]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda params: replace(params, tokenizer="standard"), id="standard"),
+        pytest.param(lambda params: replace(params, tokenizer="standard_384"), id="standard_384"),
+        pytest.param(lambda params: replace(params, tokenizer="padding"), id="padding"),
+        pytest.param(lambda params: replace(params, tokenizer="ms"), id="ms"),
+        pytest.param(lambda params: replace(params, tokenizer="hr_ms", selection="saliency"), id="hr_ms by saliency"),
+        pytest.param(lambda params: replace(params, selection="gradient"), id="by gradient"),
+        pytest.param(
+            lambda params: replace(params, tokens=replace(params.tokens, num_scales=3, budget="fill")),
+            id="3 scales",
+        ),
+        pytest.param(
+            lambda params: replace(params, train=replace(params.train, head="cls_mean", loss="mse")), id="cls_mean, mse"
+        ),
+    ],
+)
+def test_trains_and_scores_every_test_picture(
+    finished: Workspace, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = finished
+    shutil.copytree(folder / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    changed = change(replace(params, train=replace(params.train, epochs=1)))
+    for stage in (pos_embeds, train, evaluate):
+        stage.main(changed)
+    metrics = json.loads((tmp_path / "runs/evaluate/metrics.json").read_text())
+    assert metrics["scored"] == 6
+    assert metrics["mae"] < 1
+
+
+def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(
+    finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = finished
+    shutil.copytree(folder / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    rows = (folder / "pictures/labels.csv").read_text().splitlines()[1:28]
+    lines = ["file,one,two,three,part"]
+    for index, row in enumerate(rows):
+        name, _, split = row.split(",")
+        lines.append(f"{name},{index},{27 - index},5,{split}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    labels = replace(
+        params.manifest,
+        csv_file="labels.csv",
+        csv_root=str(folder / "pictures"),
+        score_columns=["one", "two", "three"],
+        score_range=[1.0, 3.0],
+        accuracy_threshold=2.0,
+    )
+    changed = replace(params, manifest=labels, train=replace(params.train, epochs=1))
+    for stage in (manifest, pos_embeds, train, evaluate):
+        stage.main(changed)
+    predictions = [line.split(",") for line in (tmp_path / "runs/evaluate/predictions.csv").read_text().splitlines()]
+    last = dict(zip(predictions[0], predictions[-1], strict=True))
+    assert float(last["target"]) == pytest.approx((26 * 0 + 1 * 0.5 + 5 * 1) / 32, abs=1e-6)
+    assert 0 < float(last["predicted"]) < 1
+    assert json.loads((tmp_path / "runs/train/model.json").read_text())["num_outputs"] == 3
