@@ -27,7 +27,7 @@ from pipeline.loader import EpochSampler, make_loader
 from pipeline.models import build_model, choose_device, model_config
 from pipeline.params import Params, TrainParams
 from pipeline.predictions import forward_batch, predict
-from pipeline.store import code_digest, file_sha256, fingerprint, store_folder, write_whole
+from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, store_folder, write_whole
 from pipeline.tokenizers import build_tokenizer
 from stages import run_stage
 
@@ -36,6 +36,15 @@ _COLUMNS = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val
 
 
 def main(params: Params) -> None:
+    work = store_folder("train") / _fingerprint_inputs(params)
+    work.mkdir(exist_ok=True)
+    with make_alone(work):
+        train_model(params, work)
+        shutil.rmtree(work)  # a forced run starts anew
+
+
+def train_model(params: Params, work: Path) -> None:
+    """From the last checkpoint in the folder `work`, if there is one, to runs/train."""
     cv2.setNumThreads(1)
     settings = params.train
     device = choose_device(params.hardware.device)
@@ -72,7 +81,6 @@ def main(params: Params) -> None:
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     # Go on where an earlier run of the very same inputs stopped
-    work = store_folder("train") / _fingerprint_inputs(params)
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     step = 0
@@ -130,7 +138,6 @@ def main(params: Params) -> None:
     if isinstance(tokenizer, CharmTokenizer):
         tokenizer.save_pretrained(str(OUT))
     _write_history(OUT / "history.csv", history)
-    shutil.rmtree(work)  # a forced run starts anew
 
 
 def scheduled_rate(settings: TrainParams, step: int, steps_per_epoch: int) -> float:
@@ -156,7 +163,9 @@ def _fingerprint_inputs(params: Params) -> str:
         *sorted((DATA / "shards").glob("*.json")),
         *sorted((DATA / "importance" / params.selection).glob("*.json")),
     ]
-    return fingerprint({name: settings[name] for name in chosen}, code, [file_sha256(file) for file in files])
+    return fingerprint(
+        {name: settings[name] for name in chosen}, code, [file_sha256(file) for file in files if file.is_file()]
+    )
 
 
 def _quality(record: dict[str, float]) -> float:
