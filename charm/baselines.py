@@ -53,7 +53,7 @@ class StandardTokenizer:
     @property
     def grid_side(self) -> int:
         """Tokens along a side of the crop."""
-        return max(1, min(self.crop // self.patch_size, math.isqrt(self.max_seq_len)))
+        return _square_side(self.crop, self.patch_size, self.max_seq_len)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """As `Tokens.grids`; the same for every size."""
@@ -95,7 +95,7 @@ class PaddingTokenizer:
     @property
     def grid_side(self) -> int:
         """Tokens along a side of the square."""
-        return max(1, min(self.edge // self.patch_size, math.isqrt(self.max_seq_len)))
+        return _square_side(self.edge, self.patch_size, self.max_seq_len)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """As `Tokens.grids`; the same for every size."""
@@ -161,6 +161,11 @@ class SquareTokenizer:
             saliency_mask = resized.view(bool)
         square = _resize(array, (edge, edge))
         return cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
+
+
+def _square_side(pixels: int, patch_size: int, max_seq_len: int) -> int:
+    """Tokens along a side of the largest square grid within `pixels` and within max_seq_len tokens."""
+    return max(1, min(pixels // patch_size, math.isqrt(max_seq_len)))
 
 
 def _resize(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:

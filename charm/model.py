@@ -5,7 +5,6 @@ embedding is added; tokens that are padding are never attended to; one linear la
 """
 
 import difflib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from charm import demo_backbone  # noqa: F401  (registers "charm_demo" with timm)
-from charm.pos_embed import gather_pos_embed, resample_pos_embed
+from charm.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 
 HEADS = ("cls", "cls_mean")
 Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, with rotary position embeddings
@@ -145,11 +144,7 @@ class CharmViT(nn.Module):
     @property
     def learnt_grid(self) -> Tensor:
         """Its position embeddings without the prefix, float (g, g, D)."""
-        total = self.pos_embed.shape[1] - self.num_pos_prefix
-        side = math.isqrt(total)
-        if side * side != total:
-            raise ValueError(f"this backbone's position embeddings, {total} tokens, are not a square grid")
-        return self.pos_embed[0, self.num_pos_prefix :].reshape(side, side, -1)
+        return learnt_grid(self.pos_embed, self.num_pos_prefix)
 
     def pos_embed_tables(self, grids: Sequence[tuple[int, int]], mode: str = "bilinear") -> list[Tensor]:
         """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0).

@@ -39,6 +39,17 @@ def resample_pos_embed(
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
+    learnt = learnt_grid(pos_embed, num_prefix_tokens)
+    side = len(learnt)
+    if tuple(grid_hw) == (side, side):
+        return learnt.clone()
+    rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
+    resampled = torch.einsum("hi,ijd,wj->hwd", rows, learnt.float(), columns)
+    return resampled.to(pos_embed.dtype)
+
+
+def learnt_grid(pos_embed: Tensor, num_prefix_tokens: int | None = None) -> Tensor:
+    """The square grid within position embeddings, (1, prefix + g * g, D) -> (g, g, D); see `resample_pos_embed`."""
     if pos_embed.ndim != 3 or pos_embed.shape[0] != 1:
         raise ValueError(f"pos_embed is {tuple(pos_embed.shape)}: expected (1, prefix + g * g, D)")
     total = pos_embed.shape[1]
@@ -46,12 +57,7 @@ def resample_pos_embed(
     prefix = total - side * side if num_prefix_tokens is None else num_prefix_tokens
     if prefix + side * side != total:
         raise ValueError(f"pos_embed has {total} tokens: without {prefix} prefix tokens they are not a square grid")
-    learnt = pos_embed[0, prefix:].reshape(side, side, -1)
-    if tuple(grid_hw) == (side, side):
-        return learnt.clone()
-    rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
-    resampled = torch.einsum("hi,ijd,wj->hwd", rows, learnt.float(), columns)
-    return resampled.to(pos_embed.dtype)
+    return pos_embed[0, prefix:].reshape(side, side, -1)
 
 
 def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Tensor) -> Tensor:

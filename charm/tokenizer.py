@@ -104,8 +104,11 @@ class CharmTokenizer:
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """As `Tokens.grids`, known from the size alone."""
-        found = self.layout(image_hw).grids
-        return ((0, 0),) * (self.num_scales - len(found)) + found
+        return self._all_grids(self.layout(image_hw))
+
+    def _all_grids(self, layout: Layout) -> tuple[tuple[int, int], ...]:
+        """One for every scale, (0, 0) for those that the layout does not use."""
+        return ((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids
 
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
         """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
@@ -272,7 +275,7 @@ class CharmTokenizer:
             patch_coord=np.zeros((length, 2), np.int32),
             scale_id=np.zeros(length, np.uint8),
             patch_valid=np.zeros(length, bool),
-            grids=((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids,
+            grids=self._all_grids(layout),
         )
         start = 0
         for below_native, (y, x) in enumerate(coords):

@@ -122,7 +122,7 @@ def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float
         row["split"] = splits[row["sha256"]]
 
 
-def warn_of_leaks(rows: list[dict[str, Any]]) -> list[str]:
+def find_leaks(rows: list[dict[str, Any]]) -> list[str]:
     """Names of pictures whose very bytes stand in more than one split."""
     splits: dict[str, set[str]] = {}
     for row in rows:

@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from charm.metrics import score_agreement
@@ -27,7 +26,6 @@ OUT = Path("runs/evaluate")
 
 
 def main(params: Params) -> None:
-    cv2.setNumThreads(1)
     device = choose_device(params.hardware.device)
     tensors, config = load_model_tensors(Path("runs/train"))
     model = build_model(config, pretrained=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.datasets import READERS
 from pipeline.errors import UserError
 from pipeline.executor import Job, make_missing
-from pipeline.inspection import build_rows, check_listing, inspect_pictures, stat_picture, warn_of_leaks
+from pipeline.inspection import build_rows, check_listing, find_leaks, inspect_pictures, stat_picture
 from pipeline.manifest import write_manifest
 from pipeline.params import Params
 from pipeline.store import code_digest, fingerprint, read_sidecar
@@ -41,7 +41,7 @@ def main(params: Params) -> None:
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts["rejected"].items())
         print(f"manifest: rejected: {reasons}; the list is in {OUT / 'rejected.csv'}")
-    if leaks := warn_of_leaks(rows):
+    if leaks := find_leaks(rows):
         print(f"manifest: {len(leaks)} pictures stand in more than one split under other names, for example {leaks[0]}")
     if rejected > settings.max_reject_frac * facts["listed"]:
         raise UserError(

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +44,6 @@ def main(params: Params) -> None:
 
 def train_model(params: Params, work: Path) -> None:
     """From the last checkpoint in the folder `work`, if there is one, to runs/train."""
-    cv2.setNumThreads(1)
     settings = params.train
     device = choose_device(params.hardware.device)
 

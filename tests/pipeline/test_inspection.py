@@ -16,10 +16,10 @@ from pipeline.errors import UserError
 from pipeline.inspection import (
     build_rows,
     check_listing,
+    find_leaks,
     inspect_pictures,
     packed_hw,
     stat_picture,
-    warn_of_leaks,
 )
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams, Params
@@ -236,7 +236,7 @@ def test_leaks_are_pictures_whose_bytes_stand_in_two_splits(settings: ManifestPa
         listed("d", split="val"),
     ]
     found = [kept("same"), kept("same"), kept("other"), {"reason": "missing"}]
-    assert warn_of_leaks(build_rows(listing(*pictures), found, settings, seed=0)) == ["a", "b"]
+    assert find_leaks(build_rows(listing(*pictures), found, settings, seed=0)) == ["a", "b"]
 
 
 def test_stat_tells_a_changed_file(root: Path) -> None:
