@@ -4,7 +4,6 @@ A worker is handed (epoch, index) pairs and reads the picture by its place in th
 function of (seed, epoch, key): no worker, batch or earlier sample has a say.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,18 +11,16 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from charm.augment import IDENTITY, draw_symmetry
-from charm.draws import draw_order
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
 from pipeline.manifest import Manifest
 from pipeline.pos_embeds import PosEmbeds
+from pipeline.sampler import EpochSampler, Place
 from pipeline.shards import ShardReader
 from pipeline.tokenizers import Tokenizer
-
-Place = tuple[int, int]  # (epoch, index in the manifest)
 
 
 @dataclass(frozen=True)
@@ -116,28 +113,6 @@ class TokenDataset(Dataset[dict[str, Any]]):
         if isinstance(self._tokenizer, CharmTokenizer) and self._tokenizer.selection != "saliency":
             return {"importance": self._column.read_importance(key, self._tokenizer.coarse_patch_size)}
         return {"saliency_mask": self._column.read_mask(key)}
-
-
-class EpochSampler(Sampler[list[Place]]):
-    """Batches of places for one epoch at a time; every sample once, the last batch may be smaller.
-
-    Attributes:
-        epoch: set it before each pass.
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, shuffle: bool) -> None:
-        self._size, self._batch_size, self._seed, self._shuffle = size, batch_size, seed, shuffle
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return -(-self._size // self._batch_size)
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        order = np.arange(self._size)
-        if self._shuffle:
-            order = draw_order(self._seed, self.epoch, "", "shuffle", self._size)
-        for start in range(0, self._size, self._batch_size):
-            yield [(self.epoch, int(index)) for index in order[start : start + self._batch_size]]
 
 
 def make_loader(dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> DataLoader[Any]:

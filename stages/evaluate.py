@@ -14,10 +14,11 @@ import numpy as np
 from charm.metrics import score_agreement
 from pipeline.checkpoints import load_model_tensors
 from pipeline.inputs import Inputs
-from pipeline.loader import EpochSampler, make_loader
+from pipeline.loader import make_loader
 from pipeline.models import build_model, choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
+from pipeline.sampler import EpochSampler
 from pipeline.store import write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
 from stages import run_stage

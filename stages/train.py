@@ -22,10 +22,11 @@ from charm.tokenizer import CharmTokenizer
 from pipeline.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, save_model
 from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
-from pipeline.loader import EpochSampler, make_loader
+from pipeline.loader import make_loader
 from pipeline.models import build_model, choose_device, model_config
 from pipeline.params import Params, TrainParams
 from pipeline.predictions import forward_batch, predict
+from pipeline.sampler import EpochSampler
 from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, store_folder, write_whole
 from pipeline.tokenizers import build_tokenizer
 from stages import run_stage

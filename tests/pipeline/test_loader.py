@@ -14,9 +14,10 @@ from charm.baselines import StandardTokenizer
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
-from pipeline.loader import Batch, EpochSampler, TokenDataset, make_loader
+from pipeline.loader import Batch, TokenDataset, make_loader
 from pipeline.maps import make_column
 from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
+from pipeline.sampler import EpochSampler
 from pipeline.tokenizers import Tokenizer
 from tests.conftest import Small
 
