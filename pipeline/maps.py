@@ -30,17 +30,17 @@ def _score(picture: np.ndarray, way: str, settings: Settings) -> Sample:
 
 
 def _segment_by_mbd(picture: np.ndarray, way: str, settings: Settings) -> Sample:
-    return _encode_mask(detect(picture))
+    return encode_mask(detect(picture))
 
 
 def _segment_by_sam_hq(picture: np.ndarray, way: str, settings: Settings) -> Sample:
     from pipeline.saliency import sam_hq
 
     found = sam_hq.detect(picture, sam_hq.SamHqSettings(**settings))
-    return _encode_mask(found.mask, boxes=found.boxes.round(2).tolist(), scores=found.scores.round(4).tolist())
+    return encode_mask(found.mask, boxes=found.boxes.round(2).tolist(), scores=found.scores.round(4).tolist())
 
 
-def _encode_mask(mask: np.ndarray, **facts: Any) -> Sample:
+def encode_mask(mask: np.ndarray, **facts: Any) -> Sample:
     """A bool mask (H, W) without loss, and beside it its coverage, so that nobody has to decode masks to count them."""
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, format="PNG")

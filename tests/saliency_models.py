@@ -21,15 +21,7 @@ WORDS = "salient object figure ground reversal separation segmentation camo hidd
 
 def save_detector(folder: Path) -> None:
     """0.4 million parameters; pictures are shrunk to at most 80 pixels."""
-    from transformers import (
-        BertConfig,
-        GroundingDinoConfig,
-        GroundingDinoForObjectDetection,
-        GroundingDinoImageProcessor,
-        GroundingDinoProcessor,
-        PreTrainedTokenizerFast,
-        SwinConfig,
-    )
+    from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -52,7 +44,16 @@ def save_detector(folder: Path) -> None:
         encoder_n_points=2,
         decoder_n_points=2,
     )
-    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    model = GroundingDinoForObjectDetection(config)
+    model.model.decoder.layer_norm.weight.data *= 0.2  # scores of random features are nearly all 0 or 1
+    model.save_pretrained(folder)
+    save_processor(folder, size={"shortest_edge": 48, "longest_edge": 80})
+
+
+def save_processor(folder: Path, **settings: Any) -> None:
+    """A processor with these settings of its pictures, and a tokenizer that knows the words of the paper's prompts."""
+    from transformers import GroundingDinoImageProcessor, GroundingDinoProcessor, PreTrainedTokenizerFast
+
     vocabulary = VOCABULARY | {word: 2000 + index for index, word in enumerate(WORDS.split())}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -61,9 +62,8 @@ def save_detector(folder: Path) -> None:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 101), ("[SEP]", 102)]
     )
     named = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
-    image_processor = GroundingDinoImageProcessor(size={"shortest_edge": 48, "longest_edge": 80})
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
-    GroundingDinoProcessor(image_processor, fast).save_pretrained(folder)
+    GroundingDinoProcessor(GroundingDinoImageProcessor(**settings), fast).save_pretrained(folder)
 
 
 def build_tiny_sam() -> Any:

@@ -15,8 +15,10 @@ import simplejpeg
 from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.manifest import write_manifest
+from pipeline.maps import encode_mask
 from pipeline.params import Params, load_params
-from pipeline.shards import pack_shard
+from pipeline.saliency.coverage import write_coverages
+from pipeline.shards import ShardReader, pack_shard, write_shard
 from stages.report import main
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -174,3 +176,23 @@ def test_missing_evaluation_is_one_line(params: Params) -> None:
     Path("runs/evaluate/metrics.json").unlink()
     with pytest.raises(UserError, match=r"runs/evaluate/metrics\.json: .*; run dvc repro"):
         main(params)
+
+
+def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
+    """Those that were read for training, not what the detector without weights would have found."""
+    samples = []
+    for key in ShardReader(Path("data/shards")):
+        mask = np.zeros((84 + int(key), 112), bool)
+        mask[:28, :28] = key != "00000003"
+        samples.append((key, encode_mask(mask)))
+    folder = Path("data/importance/saliency")
+    folder.mkdir(parents=True)
+    write_shard(folder / "shard-000000", samples)
+    facts = {"backend": "sam_hq", "settings": {"sam": "vit_b", "prompt": "camo <object>"}} | write_coverages(folder)
+    (folder / "column.json").write_text(json.dumps(facts))
+    page = make_page(replace(params, selection="saliency"))
+    assert re.search(r"SAM-HQ \(vit_b\) looked for “camo &lt;object&gt;” in 6 pictures", page)
+    assert re.search(r"1 picture \(16\.67 %\) came out empty", page)
+    assert len(re.findall(r"<figcaption>[^<]+<br>[78]\.\d %</figcaption>", page)) == 5
+    assert "object, 8% of the picture" in page  # in the gallery
+    assert "Saliency masks" not in make_page(params)
