@@ -8,7 +8,7 @@ from pipeline.loader import TokenDataset
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import Tokenizer
 
 DATA = Path("data")

@@ -14,13 +14,13 @@ from pipeline.images import Rejected, decode_image
 from pipeline.listing import SPLITS, Listed, Listing
 from pipeline.manifest import SCHEMA
 from pipeline.params import ManifestParams, did_you_mean
-from pipeline.store import write_json
+from pipeline.store import write_record
 
 
 def inspect_pictures(root: str, paths: list[str], max_pixels: int, max_edge: int | None, target: Path) -> None:
     """First contact with some files: decodes each once. Writes target.json, {"pictures": one dict per path}."""
     found = [_inspect(Path(root), path, max_pixels, max_edge) for path in paths]
-    write_json(target.with_suffix(".json"), {"pictures": found})
+    write_record(target.with_suffix(".json"), {"pictures": found})
 
 
 def _inspect(root: Path, path: str, max_pixels: int, max_edge: int | None) -> dict[str, Any]:
