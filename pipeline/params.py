@@ -131,6 +131,7 @@ class ReportParams:
 class HardwareParams:
     device: str
     loader_workers: Annotated[int, Range(0, 1024)]
+    remote: str | None  # address of a folder
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,17 @@ _RECORD_HEAD = b'{"checksum": "%s",\n'
 
 def store_folder(kind: str) -> Path:
     """The folder of one kind of artifact: below $CHARM_STORE, or .charm/store of the repository."""
+    folder = _store() / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _store() -> Path:
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     # A queued experiment runs in a copy of the repository at .dvc/tmp/exps/<name>; it shares the store.
     if ".dvc" in root.parts:
         root = Path(*root.parts[: root.parts.index(".dvc")])
-    folder = Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve() / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve()
 
 
 def fingerprint(*parts: Any) -> str:
@@ -154,3 +158,23 @@ def publish(made: Mapping[str, Path], out: Path) -> None:
 def publish_shards(made: Mapping[str, Path], out: Path) -> None:
     """Fills an output folder with both files of each shard; `made` maps a shard's name to its sidecar."""
     publish({f"{name}{end}": path.with_suffix(end) for name, path in made.items() for end in (".tar", ".json")}, out)
+
+
+def prune() -> dict[str, tuple[int, int]]:
+    """Removes the files of finished artifacts that have no other name left, in a folder or in DVC's cache, and what
+    killed writers have left behind. Checkpoints of training stay: a run that was stopped may be days of work.
+
+    Returns:
+        Kind of artifact -> (files removed, bytes freed).
+    """
+    removed = {}
+    for folder in sorted(path for path in _store().glob("*") if path.is_dir() and path.name != "train"):
+        with make_alone(folder):
+            unused = [(path, path.stat()) for path in folder.iterdir() if path.name != ".lock"]
+            # Sidecars first: a shard without one does not exist, wherever this is stopped.
+            unused.sort(key=lambda item: (item[0].suffix != ".json", item[0]))
+            gone = [(path, stat) for path, stat in unused if stat.st_nlink == 1]
+            for path, _ in gone:
+                path.unlink()
+            removed[folder.name] = (len(gone), sum(stat.st_size for _, stat in gone))
+    return removed
