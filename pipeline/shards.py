@@ -29,11 +29,14 @@ import simplejpeg
 
 from pipeline.errors import UserError
 from pipeline.images import decode_image
-from pipeline.store import write_record, write_whole
+from pipeline.store import file_sha256, write_record, write_whole
 
 Sample = dict[str, bytes]
 
-_KEY = re.compile(r"[0-9A-Za-z_-]+")  # a dot would end the key for WebDataset, a slash would make a folder
+# A dot would end the key for WebDataset, a slash would make a folder; a header has room for 100 characters of both.
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_EXTENSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}")  # what begins with _ TarWriter would leave out
+_BLOCK = 512  # bytes; a tar's header, and what members are padded to
 
 
 def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str | None = None) -> None:
@@ -45,37 +48,43 @@ def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str
         source: of a column, see above.
 
     Raises:
-        ValueError: a key that is not a plain word, that comes twice, or that has nothing.
+        ValueError: a key or an extension that is not a plain word, a key that comes twice or has nothing.
     """
     from webdataset import TarWriter
 
     tar_path = target.with_suffix(".tar")
-    seen = set()
+    members: dict[str, dict[str, list[int]]] = {}
     with write_whole(tar_path) as file, TarWriter(file, encoder=False, mtime=0) as writer:
         for key, sample in samples:
-            if key in seen or not _KEY.fullmatch(key) or not sample:
-                raise ValueError(f"key {key!r}: expected letters, digits, - and _, each once, and some bytes with it")
-            seen.add(key)
+            if key in members or not _KEY.fullmatch(key) or not sample or not all(map(_EXTENSION.fullmatch, sample)):
+                raise ValueError(
+                    f"key {key!r} with {list(sample)}: expected letters, digits, - and _, once, with plain extensions"
+                )
+            place = writer.tarstream.offset
+            members[key] = {}
+            for extension in sorted(sample):  # as TarWriter writes them
+                data = sample[extension]
+                members[key][extension] = [place + _BLOCK, len(data), zlib.crc32(data)]
+                place += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
             writer.write({"__key__": key, **sample})
-    sidecar = {"fingerprint": target.name, "source": source, **describe_tar(tar_path)}
-    assert sidecar["count"] == len(seen)
-    write_record(target.with_suffix(".json"), sidecar)
+            assert writer.tarstream.offset == place
+    # Checksums are of what was meant to be written, and the digest is of what is on the disk.
+    written = {"bytes": tar_path.stat().st_size, "sha256": file_sha256(tar_path)}
+    facts = {"fingerprint": target.name, "source": source, "count": len(members), "members": members}
+    write_record(target.with_suffix(".json"), written | facts)
 
 
 def describe_tar(tar_path: Path) -> dict[str, Any]:
-    """What a sidecar says of the tar itself, read from the disk."""
+    """What a sidecar should say of a tar, from the tar alone."""
     members: dict[str, dict[str, list[int]]] = {}
-    with open(tar_path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-        file.seek(0)
-        with tarfile.open(fileobj=file) as tar:
-            for member in tar:
-                key, extension = member.name.split(".", 1)
-                file.seek(member.offset_data)
-                crc = zlib.crc32(file.read(member.size))
-                members.setdefault(key, {})[extension] = [member.offset_data, member.size, crc]
-    return {"bytes": size, "sha256": digest, "count": len(members), "members": members}
+    with open(tar_path, "rb") as file, tarfile.open(fileobj=file) as tar:
+        for member in tar:
+            key, extension = member.name.split(".", 1)
+            file.seek(member.offset_data)
+            crc = zlib.crc32(file.read(member.size))
+            members.setdefault(key, {})[extension] = [member.offset_data, member.size, crc]
+    written = {"bytes": tar_path.stat().st_size, "sha256": file_sha256(tar_path)}
+    return written | {"count": len(members), "members": members}
 
 
 def pack_shard(rows: list[dict[str, Any]], root: str, encoding: str, jpeg_quality: int, target: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
 _RECORD_HEAD = b'{"checksum": "%s",\n'
 
 
@@ -70,7 +71,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     """A file that is there whole or not at all: written aside, flushed to disk, renamed."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
+        with open(part, "wb", buffering=_BUFFER) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -20,7 +20,7 @@ from webdataset import tariterators
 from pipeline.errors import UserError
 from pipeline.images import decode_image
 from pipeline.shard_reader import ShardReader
-from pipeline.shards import pack_shard, write_shard
+from pipeline.shards import describe_tar, pack_shard, write_shard
 from tests.conftest import SIZES, Small, draw_picture, sidecar_of
 
 SAMPLES = [(f"{i:08d}", {"jpg": bytes([i]) * (300 * i + 1), "json": b"{}", "p28.npy": b"scores"}) for i in range(5)]
@@ -43,6 +43,7 @@ def test_sidecar_says_what_the_tar_holds(tmp_path: Path) -> None:
     assert sidecar["bytes"] == len(data)
     assert sidecar["sha256"] == hashlib.sha256(data).hexdigest()
     assert list(sidecar["members"]) == [key for key, _ in SAMPLES]
+    assert describe_tar(tmp_path / "a.tar").items() <= sidecar.items()
     for key, sample in SAMPLES:
         for extension, (start, size, _) in sidecar["members"][key].items():
             assert data[start : start + size] == sample[extension]
@@ -175,9 +176,13 @@ def test_keys_that_a_tar_would_not_give_back(key: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("second", [("0", {"jpg": b"2"}), ("1", {})], ids=["twice", "without bytes"])
+@pytest.mark.parametrize(
+    "second",
+    [("0", {"jpg": b"2"}), ("1", {}), ("1", {"_jpg": b"2"}), ("1", {"a/b": b"2"})],
+    ids=["twice", "without bytes", "an extension that is left out", "a folder"],
+)
 def test_samples_that_would_get_lost(second: tuple[str, dict[str, bytes]], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="each once, and some bytes with it"):
+    with pytest.raises(ValueError, match="once, with plain extensions"):
         write_shard(tmp_path / "a", [("0", {"jpg": b"1"}), second])
 
 
