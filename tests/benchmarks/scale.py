@@ -7,6 +7,7 @@ largest child (a Dask worker). The pictures are 32 x 24 pixels, all different.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,12 +66,6 @@ def main() -> None:
                     sys.exit(f"{stage} of {number} pictures: {run.stdout}{run.stderr}")
                 own, child = run.stdout.split()[-2:]
                 print(f"| {number} | {stage} | {time.perf_counter() - started:.0f} | {own} | {child} |", flush=True)
-
-
-def environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), "CHARM_STORE": "store"}
 
 
 def write_pictures(folder: Path, count: int) -> None:
