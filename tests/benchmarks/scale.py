@@ -59,9 +59,8 @@ def main() -> None:
             for stage, code in STAGES.items():
                 started = time.perf_counter()
                 command = [sys.executable, "-c", code + MEASURE]
-                run = subprocess.run(
-                    command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
-                )
+                environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHARM_STORE": "store"}
+                run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
                 if run.returncode:
                     sys.exit(f"{stage} of {number} pictures: {run.stdout}{run.stderr}")
                 own, child = run.stdout.split()[-2:]
