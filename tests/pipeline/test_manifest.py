@@ -19,7 +19,8 @@ NAMES = ["plain.jpg", "two\nlines.jpg", 'quo"ted, with a comma.jpg', "é" * 300,
 
 
 def rows_of(names: list[str], reason: str = "") -> list[dict[str, object]]:
-    facts = {"extension": "jpg", "bytes": 9, "sha256": "ab", "split": "train", "target": [0.25], "reason": reason}
+    facts = {"extension": "jpg", "bytes": 9, "sha256": "ab", "split": "train", "target": [0.25]}
+    facts |= {"reason": reason, "notes": None if reason else ["grey"]}
     sizes = {"raw_height": 40, "raw_width": 30, "height": 20, "width": 15}
     return [facts | sizes | {"key": f"{i:08d}", "name": name, "path": name} for i, name in enumerate(names)]
 
