@@ -22,6 +22,7 @@ from pipeline.reasons import REASONS
 # Limits, below, are checked before any pixel is decoded and replace Pillow's own, which warns at 89 million.
 Image.MAX_IMAGE_PIXELS = None
 
+EXTENSIONS = ("bmp", "jpg", "png", "tif", "webp")  # of the allowed formats
 MAX_PIXELS = 100_000_000
 
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_ORIENTATION = 258, 262, 274

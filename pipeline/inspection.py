@@ -14,7 +14,7 @@ from pipeline.listing import SPLITS, Listed, Listing
 from pipeline.manifest import SCHEMA
 from pipeline.params import ManifestParams, did_you_mean
 from pipeline.quarantine import look_apart
-from pipeline.store import write_json
+from pipeline.store import write_record
 
 
 def inspect_pictures(root: str, paths: list[str], max_pixels: int, max_edge: int | None, target: Path) -> None:
@@ -23,7 +23,7 @@ def inspect_pictures(root: str, paths: list[str], max_pixels: int, max_edge: int
     for facts in found:
         if not facts["reason"]:
             facts["height"], facts["width"] = packed_hw((facts["raw_height"], facts["raw_width"]), max_edge)
-    write_json(target.with_suffix(".json"), {"pictures": found})
+    write_record(target.with_suffix(".json"), {"pictures": found})
 
 
 def packed_hw(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:

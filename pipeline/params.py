@@ -68,6 +68,7 @@ class ManifestParams:
 @dataclass(frozen=True)
 class ShardParams:
     samples_per_shard: Count
+    encoding: Literal["jpeg", "raw"]
     jpeg_quality: Annotated[int, Range(1, 100)]
 
 
@@ -130,7 +131,8 @@ class ReportParams:
 @dataclass(frozen=True)
 class HardwareParams:
     device: str
-    loader_workers: Annotated[int, Range(0)]
+    loader_workers: Annotated[int, Range(0, 1024)]
+    remote: str | None  # address of a folder
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     # The name becomes a folder and part of a command in dvc.yaml.
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", params.backbone):
         _fail(path, node, "backbone", f"backbone: {params.backbone!r} is not a name of a timm model")
+    if not re.fullmatch(r"auto|\d+(\.\d+)? ?([kMGT]i?)?B", params.dask.memory):
+        _fail(
+            path, node["dask"], "memory", f"dask.memory: expected auto, or a size such as 4GB, got {params.dask.memory}"
+        )
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")

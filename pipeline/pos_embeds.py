@@ -14,7 +14,6 @@ and axes.json its sha256 and how it was made. Whole tables, one per grid, would 
 row numbers per token.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from torch import Tensor
 from charm.pos_embed import axis_taps, axis_weights, mix_pos_embed
 from charm.tokens import Tokens
 from pipeline.errors import UserError
-from pipeline.store import file_sha256, write_json, write_whole
+from pipeline.store import file_sha256, parse_record, write_record, write_whole
 from pipeline.tokenizers import Tokenizer
 
 
@@ -52,7 +51,7 @@ def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     with write_whole(folder / "axes.safetensors") as file:
         file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-    write_json(folder / "axes.json", facts | {"sha256": file_sha256(folder / "axes.safetensors")})
+    write_record(folder / "axes.json", facts | {"sha256": file_sha256(folder / "axes.safetensors")})
 
 
 class PosEmbeds:
@@ -68,7 +67,7 @@ class PosEmbeds:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            if file_sha256(folder / "axes.safetensors") != json.loads((folder / "axes.json").read_bytes())["sha256"]:
+            if file_sha256(folder / "axes.safetensors") != parse_record((folder / "axes.json").read_bytes())["sha256"]:
                 raise ValueError("axes.safetensors is not the file that axes.json describes")
             tensors = load_file(folder / "axes.safetensors")
         except (OSError, ValueError, LookupError, TypeError) as error:

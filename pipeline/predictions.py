@@ -1,11 +1,11 @@
 """Scores from a model, in evaluation mode, every sample exactly once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from charm.model import CharmViT
 from pipeline.loader import Batch
@@ -35,7 +35,7 @@ def forward_batch(model: CharmViT, batch: Batch, pos_embeds: PosEmbeds) -> Tenso
 
 
 @torch.inference_mode()
-def predict(model: CharmViT, loader: DataLoader[Batch], pos_embeds: PosEmbeds, bins: np.ndarray) -> Predictions:
+def predict(model: CharmViT, loader: Iterable[Batch], pos_embeds: PosEmbeds, bins: np.ndarray) -> Predictions:
     """The score of every sample; that of a distribution is its mean over `bins`, float64 (num_bins,)."""
     model.eval()
     keys: list[str] = []

@@ -14,7 +14,7 @@ import numpy as np
 from charm.metrics import score_agreement
 from pipeline.checkpoints import load_model_tensors
 from pipeline.inputs import Inputs
-from pipeline.loader import make_loader
+from pipeline.loader import Loader
 from pipeline.models import build_model, choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
@@ -38,7 +38,7 @@ def main(params: Params) -> None:
     facts = inputs.manifest.facts
     sampler = EpochSampler(len(test.table), params.train.batch_size, params.seed, shuffle=False)
     dataset = inputs.dataset(test, build_tokenizer(params, model.patch_size))
-    loader = make_loader(dataset, sampler, params.hardware.loader_workers, device)
+    loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
     pos_embeds = inputs.pos_embeds.to(device)
     draws = []
     for draw in range(params.evaluate.draws):

@@ -22,7 +22,7 @@ from charm.tokenizer import CharmTokenizer
 from pipeline.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, save_model
 from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
-from pipeline.loader import make_loader
+from pipeline.loader import Loader
 from pipeline.models import build_model, choose_device, model_config
 from pipeline.params import Params, TrainParams
 from pipeline.predictions import forward_batch, predict
@@ -62,10 +62,10 @@ def train_model(params: Params, work: Path) -> None:
     sampler = EpochSampler(len(train.table), settings.batch_size, params.seed, shuffle=True)
     training_tokenizer = build_tokenizer(params, model.patch_size, training=True)
     augmented = inputs.dataset(train, training_tokenizer, settings.flip, settings.rotate)
-    train_loader = make_loader(augmented, sampler, params.hardware.loader_workers, device)
+    train_loader = Loader(augmented, sampler, params.hardware.loader_workers, device)
     val_sampler = EpochSampler(len(val.table), settings.batch_size, params.seed, shuffle=False)
     plain = inputs.dataset(val, tokenizer)
-    val_loader = make_loader(plain, val_sampler, params.hardware.loader_workers, device)
+    val_loader = Loader(plain, val_sampler, params.hardware.loader_workers, device)
     steps_per_epoch = len(sampler)
     if len(bins) == 1:
         torch.nn.init.constant_(model.head.bias, float(np.median(train.targets)))  # L1's best constant

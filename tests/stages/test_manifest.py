@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import json
 from dataclasses import replace
@@ -8,14 +7,15 @@ from typing import Any
 import pytest
 import simplejpeg
 
-from pipeline import executor
 from pipeline.errors import UserError
+from pipeline.executor import Job
 from pipeline.inspection import inspect_pictures
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
-from pipeline.store import store_folder
+from pipeline.store import read_sidecar, store_folder, write_record
 from stages import manifest
 from tests.conftest import draw_picture
+from tests.stages.conftest import small_params
 
 Workspace = tuple[Path, Params]
 
@@ -55,24 +55,25 @@ def test_an_empty_split_stops_the_run(workspace: Workspace, tmp_path: Path, monk
         manifest.main(replace(params, manifest=drawn))
 
 
+def make_here(kind: str, jobs: list[Job], work: Any, dask: Any) -> dict[str, Path]:
+    """make_missing without Dask."""
+    made = {job.name: store_folder(kind) / f"{job.fingerprint}.json" for job in jobs}
+    for job in jobs:
+        if read_sidecar(made[job.name]) is None:
+            work(*job.arguments, made[job.name].with_suffix(""))
+    return made
+
+
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, workspace: Workspace, store: Path) -> Any:
-    """Runs the stage on labels of this test's own, without Dask; gives dataset.json. A row is (file, stars, split)."""
-
-    def run_bounded(client: Any, work: Any, calls: Any) -> Any:
-        for job, arguments in calls:
-            work(*arguments)
-            yield job, None
-
-    monkeypatch.setattr(executor, "connect", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(executor, "_run_bounded", run_bounded)
+def run_here(monkeypatch: pytest.MonkeyPatch, store: Path) -> Any:
+    """Runs the stage on rows of (file, stars, split) and gives dataset.json."""
+    monkeypatch.setattr(manifest, "make_missing", make_here)
 
     def run(*rows: tuple[str, float, str], **settings: Any) -> dict[str, Any]:
         lines = ["file,stars,part", *(f"{name},{stars},{split}" for name, stars, split in rows)]
         Path("labels.csv").write_text("\n".join(lines) + "\n")
-        params = workspace[1]
-        changed = {"csv_file": "labels.csv", "max_reject_frac": 0.5, **settings}
-        manifest.main(replace(params, manifest=replace(params.manifest, **changed)))
+        params = small_params(Path())
+        manifest.main(replace(params, manifest=replace(params.manifest, max_reject_frac=0.5, **settings)))
         facts: dict[str, Any] = json.loads(Path("data/manifest/dataset.json").read_bytes())
         return facts
 
@@ -123,8 +124,8 @@ def test_a_reason_that_may_pass_is_not_kept_for_good(
         inspect_pictures(root, paths, *rest)
         if len(looks) <= 2:
             sidecar = rest[-1].with_suffix(".json")
-            found = json.loads(sidecar.read_bytes())["pictures"]
-            sidecar.write_text(json.dumps({"pictures": [*found[:-1], {"reason": reason}]}))
+            found = (read_sidecar(sidecar) or {})["pictures"]
+            write_record(sidecar, {"pictures": [*found[:-1], {"reason": reason}]})
 
     monkeypatch.setattr(manifest, "inspect_pictures", inspect)
     rows = (*GOOD, ("3.jpg", 5, "train"))
