@@ -181,8 +181,9 @@ def _open_picture(data: bytes, extension: str, limits: Limits) -> tuple[ImageFil
         return PngImagePlugin.PngImageFile(file), header.bit_depth
     try:
         return (BmpImagePlugin.BmpImageFile(file), 8) if extension == "bmp" else _open_tiff(file)
-    except (SyntaxError, OSError) as error:  # Pillow names in these words what it does not know
-        raise Rejected("mode" if str(error).lower().startswith(("unknown", "unsupported")) else "corrupt") from None
+    except (SyntaxError, OSError) as error:  # how Pillow says that it does not know a kind of pixels or compression
+        is_unknown = str(error).lower().startswith(("unknown", "unsupported")) or isinstance(error.__cause__, KeyError)
+        raise Rejected("mode" if is_unknown else "corrupt") from None
 
 
 def _open_tiff(file: io.BytesIO) -> tuple[TiffImagePlugin.TiffImageFile, int]:
