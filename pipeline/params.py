@@ -62,6 +62,7 @@ class ManifestParams:
     max_edge: Annotated[int, Range(32)] | None  # pixels
     max_pixels: Annotated[int, Range(1, 100_000_000)]  # the most that the later stages decode
     max_reject_frac: Share
+    leaks: Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply to be read; expected one section per stage") from error
     except YAMLError as error:  # bytes that are no text
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(node, CommentedMap):

@@ -16,7 +16,7 @@ from pipeline.images import EXTENSIONS, Rejected, decode_image
 from pipeline.store import parse_record
 
 _RAW = "npy"
-_PICTURES = frozenset({*EXTENSIONS.values(), _RAW})
+_PICTURES = frozenset({*EXTENSIONS, _RAW})
 _AT_ONCE = 64  # sidecars asked for together: on another machine each costs a round trip
 
 

@@ -28,7 +28,7 @@ def main(params: Params) -> None:
     if name == "random":
         print("random: needs no map")
     else:
-        code = code_digest("pipeline.maps", "pipeline.images", *MAP_CODE[name])
+        code = code_digest("pipeline.maps", "pipeline.headers", "pipeline.images", *MAP_CODE[name])
         jobs = [
             Job(shard, fingerprint(name, settings, code, sidecar["sha256"]), (str(PICTURES), shard, name, settings))
             for shard, sidecar in read_shard_sidecars(open_folder(PICTURES))

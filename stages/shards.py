@@ -29,7 +29,7 @@ def main(params: Params) -> None:
         "width",
         "target",
     ]
-    code = code_digest("pipeline.shards", "pipeline.images")
+    code = code_digest("pipeline.shards", "pipeline.headers", "pipeline.images")
     jobs: list[Job] = []
     for start in range(0, len(manifest.table), settings.samples_per_shard):
         rows = manifest.table.select(columns).slice(start, settings.samples_per_shard).to_pylist()
