@@ -4,6 +4,7 @@ A worker is handed (epoch, index) pairs and reads the picture by its place in th
 function of (seed, epoch, key): no worker, batch or earlier sample has a say.
 """
 
+import signal
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from pipeline.sampler import EpochSampler, Place
 from pipeline.shards import ShardReader
 from pipeline.tokenizers import Tokenizer
 
+_GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -34,6 +37,7 @@ class Batch:
         patch_valid: bool (B, L).
         pos_row: int32 (B, L, 2), for PosEmbeds.gather.
         target: float32 (B, num_bins).
+        weight: float32 (B,), of pipeline.sampler.Place.
         keys: of the samples.
     """
 
@@ -43,6 +47,7 @@ class Batch:
     patch_valid: Tensor
     pos_row: Tensor
     target: Tensor
+    weight: Tensor
     keys: list[str]
 
     def pin_memory(self) -> "Batch":
@@ -88,7 +93,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
         return len(self._keys)
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
-        epoch, index = place
+        epoch, index, weight = Place(*place)
         key = self._keys[index]
         symmetry = IDENTITY
         if self._flip or self._rotate:
@@ -103,6 +108,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
             "patch_valid": tokens.patch_valid,
             "pos_row": self._pos_embeds.rows(tokens),
             "target": self._targets[index],
+            "weight": np.float32(weight),
             "keys": key,
         }
 
@@ -131,6 +137,9 @@ def make_loader(dataset: TokenDataset, sampler: EpochSampler, workers: int, devi
 
 def _prepare_worker(_: int) -> None:
     cv2.setNumThreads(1)
+    # Both are sent to every process of a job, but the trainer ends its step first, for which it needs this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))  # an alarm ends the process
 
 
 def _collate(samples: list[dict[str, Any]]) -> Batch:
@@ -139,5 +148,6 @@ def _collate(samples: list[dict[str, Any]]) -> Batch:
         name: torch.from_numpy(np.stack([sample[name][:length] for sample in samples]))
         for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
     }
-    target = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
-    return Batch(target=target, keys=[sample["keys"] for sample in samples], **stacked)
+    for name in ("target", "weight"):
+        stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
+    return Batch(keys=[sample["keys"] for sample in samples], **stacked)
