@@ -14,12 +14,13 @@ import numpy as np
 from charm.metrics import score_agreement
 from pipeline.inputs import Inputs
 from pipeline.loader import make_loader
-from pipeline.models import choose_device, load_trained
+from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.sampler import EpochSampler
 from pipeline.store import write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
+from pipeline.trained import load_trained
 from stages import run_stage
 
 OUT = Path("runs/evaluate")

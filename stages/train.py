@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
 from pipeline.interrupts import Interrupts
 from pipeline.loader import Batch, make_loader
-from pipeline.models import choose_device, describe_model, start_model
+from pipeline.models import choose_device, start_model
 from pipeline.optimizers import build_optimizer, set_rate
 from pipeline.params import Params
 from pipeline.predictions import forward_batch, predict
@@ -40,6 +40,7 @@ from pipeline.schedule import scheduled_rate
 from pipeline.steps import Waited, accumulate_gradients, can_step, change_model, clip_gradients
 from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, store_folder, write_whole
 from pipeline.tokenizers import build_tokenizer
+from pipeline.trained import describe_model
 from stages import run_stage
 
 OUT = Path("runs/train")
