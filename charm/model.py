@@ -230,7 +230,11 @@ class CharmViT(nn.Module):
             channels = pixels.unflatten(2, (-1, 3))
             pixels = ((channels - self.pixel_mean) / self.pixel_std).flatten(2)
         weight = proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, p, p) -> (D, p * p * 3), as patches lie in memory
-        embedded: Tensor = self.vit.patch_embed.norm(nn.functional.linear(pixels, weight, proj.bias))
+        # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
+        # the work of a small ViT).
+        with torch.autocast(patches.device.type, enabled=False):
+            projected = nn.functional.linear(pixels, weight, proj.bias)
+        embedded: Tensor = self.vit.patch_embed.norm(projected)
         return embedded
 
     def _prefix(self) -> Tensor:

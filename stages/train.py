@@ -104,7 +104,8 @@ def train_model(params: Params, work: Path, ranks: Ranks) -> None:
     if progress.load(work):
         print(f"train: goes on after step {progress.step}, epoch {progress.step / sampler.steps:.2f}")
     if hardware.compile:
-        model.compile(dynamic=True)  # in place: names of parameters stay, lengths of sequences vary
+        for block in model.vit.blocks:  # they are alike, so one is compiled for all; lengths of sequences vary
+            block.compile(dynamic=True)
     parallel: torch.nn.Module = model
     if ranks.world_size > 1:
         parallel = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
