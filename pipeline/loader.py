@@ -4,6 +4,7 @@ A worker is handed (epoch, index) pairs and reads the picture by its place in th
 function of (seed, epoch, key): no worker, batch or earlier sample has a say.
 """
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import Tokenizer
 
 MOST_WORKERS = 1024
+_GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Batch:
         patch_valid: bool (B, L).
         pos_row: int32 (B, L, 2), for PosEmbeds.gather.
         target: float32 (B, num_bins).
+        weight: float32 (B,), of pipeline.sampler.Place.
         keys: of the samples.
     """
 
@@ -47,6 +50,7 @@ class Batch:
     patch_valid: Tensor
     pos_row: Tensor
     target: Tensor
+    weight: Tensor
     keys: list[str]
 
     def pin_memory(self) -> "Batch":
@@ -96,14 +100,15 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         """One sample. A worker hands an error over as a value, as a DataLoader would wrap it in a traceback."""
         worker = get_worker_info()
         if worker is None:
-            return self._make_sample(*place)
+            return self._make_sample(Place(*place))
         self._at_work[worker.id] = place[1]
         try:
-            return self._make_sample(*place)
+            return self._make_sample(Place(*place))
         except UserError as error:
             return error
 
-    def _make_sample(self, epoch: int, index: int) -> dict[str, Any]:
+    def _make_sample(self, place: Place) -> dict[str, Any]:
+        epoch, index, weight = place
         key = self._keys[index]
         symmetry = IDENTITY
         if self._flip or self._rotate:
@@ -118,6 +123,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             "patch_valid": tokens.patch_valid,
             "pos_row": self._pos_embeds.rows(tokens),
             "target": self._targets[index],
+            "weight": np.float32(weight),
             "keys": key,
         }
 
@@ -187,6 +193,9 @@ class Loader:
 
 def _prepare_worker(_: int) -> None:
     cv2.setNumThreads(1)
+    # Both are sent to every process of a job, but the trainer ends its step first, for which it needs this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))  # an alarm ends the process
 
 
 def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
@@ -198,5 +207,6 @@ def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
         name: torch.from_numpy(np.stack([sample[name][:length] for sample in whole]))
         for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
     }
-    target = torch.from_numpy(np.stack([sample["target"] for sample in whole]))
-    return Batch(target=target, keys=[sample["keys"] for sample in whole], **stacked)
+    for name in ("target", "weight"):
+        stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in whole]))
+    return Batch(keys=[sample["keys"] for sample in whole], **stacked)

@@ -104,7 +104,9 @@ class PosEmbedParams:
 
 @dataclass(frozen=True)
 class TrainParams:
-    head: Literal["cls", "cls_mean"]
+    head: Literal["cls", "cls_mean", "mean"]
+    pos_embed: Literal["frozen", "trainable"]
+    normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
     batch_size: Count  # pictures
@@ -112,7 +114,9 @@ class TrainParams:
     min_learning_rate: NonNegative
     warmup_epochs: NonNegative
     weight_decay: NonNegative
+    layer_decay: Annotated[float, Range(1e-3, 1)]
     clip_norm: NonNegative
+    ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
     flip: Share
     rotate: Share
@@ -131,8 +135,14 @@ class ReportParams:
 @dataclass(frozen=True)
 class HardwareParams:
     device: str
-    loader_workers: Annotated[int, Range(0, 1024)]
+    processes: Count
+    loader_workers: Annotated[int, Range(0, 1024)]  # of each process
     remote: str | None  # address of a folder
+    micro_batch: Count | None  # pictures
+    precision: Literal["float32", "bfloat16", "float16"]
+    compile: bool
+    grad_checkpointing: bool
+    checkpoint_minutes: NonNegative
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,8 @@ class Params:
     tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
     backbone: str
     pretrained: bool
+    checkpoint: str | None
+    checkpoint_sha256: str | None
     max_seq_len: Count
     seed: Annotated[int, Range(0, 2**63 - 1)]
     tokens: TokenParams

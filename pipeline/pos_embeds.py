@@ -104,11 +104,21 @@ class PosEmbeds:
             first[scale] = [self._first[side] for side in grid]
         return np.where(tokens.patch_valid[:, None], first[tokens.scale_id] + tokens.patch_coord, 0).astype(np.int32)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """float32 (..., D) from integer (..., 2), on the device that `to` chose; (..., 2 * d) for a rotary backbone."""
+    def gather(self, rows: Tensor, trained: Tensor | None = None) -> Tensor:
+        """Position embeddings on the device that `to` chose.
+
+        Args:
+            rows: integer (..., 2), of `rows`.
+            trained: float (g, g, D), mixed instead of the learnt grid: what fine-tuning has made of it.
+
+        Returns:
+            float32 (..., D), differentiable with respect to `trained`; (..., 2 * d) for a rotary backbone.
+        """
         y, x = rows.to(self.device, non_blocking=True).long().unbind(-1)
         if self._rotary:
             for_rows, for_columns = self._parts
             return for_rows[y] + for_columns[x]
         learnt, positions, weights = self._parts
-        return mix_pos_embed(learnt, (positions[y], weights[y]), (positions[x], weights[x]))
+        return mix_pos_embed(
+            learnt if trained is None else trained, (positions[y], weights[y]), (positions[x], weights[x])
+        )

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from charm.metrics import score_agreement
-from pipeline.checkpoints import load_model_tensors
 from pipeline.inputs import Inputs
 from pipeline.loader import Loader
-from pipeline.models import build_model, choose_device
+from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.sampler import EpochSampler
 from pipeline.store import write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
+from pipeline.trained import load_trained
 from stages import run_stage
 
 OUT = Path("runs/evaluate")
@@ -28,12 +28,10 @@ OUT = Path("runs/evaluate")
 
 def main(params: Params) -> None:
     device = choose_device(params.hardware.device)
-    tensors, config = load_model_tensors(Path("runs/train"))
-    model = build_model(config, pretrained=False)
-    model.load_state_dict(tensors)
+    inputs = Inputs(params)
+    model, config = load_trained(Path("runs/train"), params, inputs.manifest)
     model.to(device)
 
-    inputs = Inputs(params)
     test = inputs.manifest.of_split("test")
     facts = inputs.manifest.facts
     sampler = EpochSampler(len(test.table), params.train.batch_size, params.seed, shuffle=False)
