@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.reasons import REASONS
-from pipeline.store import file_sha256, write_json, write_whole
+from pipeline.store import file_sha256, fingerprint, write_json, write_whole
 
 SCHEMA = pa.schema(
     [
@@ -108,6 +108,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, d
         "packed": len(rows) - len(rejected),
         "rejected": dict(sorted(Counter(row["reason"] for row in rejected).items())),
         "splits": dict(sorted(Counter(row["split"] for row in rows if not row["reason"]).items())),
+        "splits_sha256": fingerprint(sorted([row["name"], row["split"]] for row in rows if not row["reason"])),
     }
     with write_whole(folder / "manifest.parquet") as file:
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
