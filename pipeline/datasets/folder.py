@@ -76,29 +76,29 @@ class DatasetFolder:
             except UnicodeDecodeError as error:
                 raise UserError(f"{file}: not a text file in UTF-8: {error}") from error
 
-    def read_fields(self, file: Path, *fields: str) -> list[Row]:
+    def read_fields(self, file: Path, *fields: str) -> Iterator[Row]:
         """A file without header whose rows have these fields, separated by spaces; empty lines are skipped.
 
         Raises:
             UserError: with file and line: no text, other labels, or none.
         """
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not a text file in UTF-8: {error}") from error
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            cells = line.split()
-            if cells and len(cells) != len(fields):
-                raise UserError(
-                    f"{file}:{number}: not the labels of {self.dataset}: expected {len(fields)} fields with spaces "
-                    f"between them ({', '.join(fields)}); found {len(cells)} ({_show(cells)})"
-                )
-            if cells:
-                rows.append((f"{file}:{number}", dict(zip(fields, cells, strict=True))))
-        if not rows:
+        count = 0
+        with open(file, encoding="utf-8-sig") as text:
+            try:
+                for number, line in enumerate(text, start=1):
+                    cells = line.split()
+                    if cells and len(cells) != len(fields):
+                        raise UserError(
+                            f"{file}:{number}: not the labels of {self.dataset}: expected {len(fields)} fields with "
+                            f"spaces between them ({', '.join(fields)}); found {len(cells)} ({_show(cells)})"
+                        )
+                    if cells:
+                        count += 1
+                        yield f"{file}:{number}", dict(zip(fields, cells, strict=True))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file}: not a text file in UTF-8: {error}") from error
+        if not count:
             raise UserError(f"{file} is empty")
-        return rows
 
     def take_columns(
         self, where: str, header: Sequence[Any], rows: Iterable[tuple[str, Sequence[Any]]], columns: tuple[str, ...]
@@ -129,7 +129,7 @@ class DatasetFolder:
         return Listing(self.root, pictures, recipe.score_range, recipe.accuracy_threshold)
 
 
-def list_scores(rows: list[Row], name: str, score: str, pictures: str, split: str | None) -> list[Listed]:
+def list_scores(rows: Iterable[Row], name: str, score: str, pictures: str, split: str | None) -> list[Listed]:
     """Pictures with one score each, from the columns `name` and `score`; the files lie in the folder `pictures`."""
     listed = []
     for where, row in rows:

@@ -60,6 +60,15 @@ def test_listed_is_kept_and_rejected(tmp_path: Path) -> None:
     assert {row["meaning"] for row in rejected} == set(REASONS.values())
 
 
+def test_the_splits_have_a_digest_of_names_alone(tmp_path: Path) -> None:
+    rows = rows_of(["a", "b", "c"])
+    digest = write_manifest(tmp_path, rows, scores(tmp_path), "csv")["splits_sha256"]
+    same = rows_of(["d"], "missing") + [row | {"sha256": "cd"} for row in rows[::-1]]
+    assert write_manifest(tmp_path, same, scores(tmp_path), "csv")["splits_sha256"] == digest
+    moved = [rows[0] | {"split": "val"}, *rows[1:]]
+    assert write_manifest(tmp_path, moved, scores(tmp_path), "csv")["splits_sha256"] != digest
+
+
 def test_scale_of_scores(tmp_path: Path) -> None:
     facts = write_manifest(tmp_path, rows_of(["a"]), scores(tmp_path), "csv")
     assert (facts["score_range"], facts["accuracy_threshold"], facts["num_bins"]) == ([1.0, 5.0], 0.625, 1)

@@ -1,6 +1,7 @@
 """Small folders of the published data sets, in their true formats, with the faults that the real ones have.
 
-Each lists 24 pictures: the second is cut short, the third is missing, and there is one file more that nobody lists.
+Each lists 24 pictures: the second is cut short, the third is missing, the sixth is 1100 pixels long, and there is one
+file more that nobody lists.
 The published splits are 16 + 4 + 4, or 20 + 4 where no validation is published.
 """
 
@@ -20,7 +21,8 @@ NUMBERS = range(NUM_LISTED)
 def write_pictures(folder: Path, names: list[str], faults: bool = True) -> None:
     """Pictures of many sizes; the folder has one more, which no label names."""
     for index, name in enumerate([*names, "unlisted.jpg"]):
-        encoded = simplejpeg.encode_jpeg(draw_picture(40 + index, 70 - index, sum(name.encode())), quality=90)
+        height, width = (30, 1100) if faults and index == 5 else (40 + index, 70 - index)
+        encoded = simplejpeg.encode_jpeg(draw_picture(height, width, sum(name.encode())), quality=90)
         if faults and index == 1:
             encoded = encoded[: len(encoded) // 2]
         if not (faults and index == 2):
