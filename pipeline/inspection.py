@@ -74,9 +74,10 @@ def build_rows(
         if not _is_text(picture.name + picture.path):
             facts = {"reason": "name"}
         rows.append(row | {"split": picture.split, "target": target.tolist()} | facts)
-    kept = [row for row in rows if not row["reason"]]
-    if any(row["split"] is None for row in kept):
-        _draw_splits(kept, params.test_share, params.val_share, seed)
+    free = [row for row in rows if not row["reason"] and row["split"] is None]
+    # Labels that name the test pictures alone leave validation to be drawn from the others.
+    test_share = 0.0 if any(picture.split for picture in listing.pictures) else params.test_share
+    _draw_splits(free, test_share, params.val_share, seed)
     for row in rows:
         if row["reason"]:
             row["split"] = None

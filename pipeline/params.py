@@ -18,6 +18,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import UserError
+from pipeline.recipes import AUTO_KEYS, choose_recipe
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class TokenParams:
 
 @dataclass(frozen=True)
 class ManifestParams:
+    folder: str | None
     csv_file: str | None
     csv_root: str | None
     path_column: str
@@ -154,7 +156,7 @@ class DaskParams:
 
 @dataclass(frozen=True)
 class Params:
-    dataset: Literal["demo", "csv"]
+    dataset: Literal["demo", "csv", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"]
     selection: Literal["random", "frequency", "gradient", "entropy", "saliency"]
     tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
     backbone: str
@@ -194,6 +196,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(node, CommentedMap):
         raise UserError(f"{path}: expected keys and values, one section per stage")
+    _fill_in_recipe(node)
     params: Params = _build(Params, node, path, "", 1)
     # The name becomes a folder and part of a command in dvc.yaml.
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", params.backbone):
@@ -206,6 +209,15 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
     return params
+
+
+def _fill_in_recipe(node: CommentedMap) -> None:
+    """Replaces `auto` by what it stands for. A data set that nobody knows is found when the values are checked."""
+    for key, value in choose_recipe(str(node.get("dataset")), str(node.get("backbone"))).items():
+        section, _, name = key.rpartition(".")
+        holder = node.get(section) if section else node
+        if isinstance(holder, CommentedMap) and holder.get(name) == "auto":
+            holder[name] = value
 
 
 def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
@@ -236,7 +248,8 @@ def _build(kind: Any, node: CommentedMap, path: Path, prefix: str, line: int) ->
         else:
             problem, values[key] = _check(hint, node[key])
             if problem:
-                _fail(path, node, key, f"{prefix}{key}: {problem}")
+                auto = "; auto takes the recipe's value" if f"{prefix}{key}" in AUTO_KEYS else ""
+                _fail(path, node, key, f"{prefix}{key}: {problem}{auto}")
     return kind(**values)
 
 

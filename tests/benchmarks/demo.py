@@ -1,6 +1,7 @@
-"""Charm against the standard input on the built-in data set: the same model, epochs and pictures, over several seeds.
+"""Charm against the standard input: the same model, epochs and pictures, over several seeds.
 
     uv run python -m tests.benchmarks.demo --seeds 0 1 2
+    uv run python -m tests.benchmarks.demo --seeds 0 1 2 3 4 --dataset spaq --set backbone=vit_small_patch16_224
 
 Each run is a `dvc exp run --temp`, so that it leaves the workspace alone, what is there already is not made again, and
 `dvc exp show` lists all of them afterwards. A seed also turns over which photographs are held out. Prints a table.
@@ -10,15 +11,20 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
 
-def run_experiment(tokenizer: str, seed: int) -> dict[str, float]:
+def run_experiment(dataset: str, tokenizer: str, seed: int, changes: list[str]) -> dict[str, float]:
     """The test metrics of one run."""
-    name = f"demo-{tokenizer}-{seed}"
-    changes = ["-S", f"tokenizer={tokenizer}", "-S", f"seed={seed}", "-S", "dataset=demo"]
-    call_dvc("exp", "run", "--temp", "--force", "--name", name, *changes)
+    name = f"{dataset}-{tokenizer}-{seed}"
+    changes = [f"tokenizer={tokenizer}", f"seed={seed}", f"dataset={dataset}", *changes]
+    if dataset not in ("demo", "csv"):
+        changes = [f"manifest.folder={Path('datasets', dataset).resolve()}", *changes]  # a temporary run is elsewhere
+    call_dvc(
+        "exp", "run", "--temp", "--force", "--name", name, *(part for change in changes for part in ("-S", change))
+    )
     metrics = read_metrics(name)
     print(f"{name}: test SRCC {metrics['srcc']:.3f}  PLCC {metrics['plcc']:.3f}", file=sys.stderr, flush=True)
     return metrics
@@ -47,15 +53,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tokenizers", nargs="+", default=["charm", "standard"])
+    parser.add_argument("--dataset", default="demo")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of params.yaml", dest="changes"
+    )
     chosen = parser.parse_args()
-    found = {name: [run_experiment(name, seed) for seed in chosen.seeds] for name in chosen.tokenizers}
+    found = {
+        name: [run_experiment(chosen.dataset, name, seed, chosen.changes) for seed in chosen.seeds]
+        for name in chosen.tokenizers
+    }
     print(f"| tokenizer | {' | '.join(f'seed {seed}' for seed in chosen.seeds)} | SRCC | PLCC | ACC |")
     print("|---" * (len(chosen.seeds) + 4) + "|")
     for name, runs in found.items():
         columns = [f"{run['srcc']:.3f}" for run in runs]
         for metric in ("srcc", "plcc", "acc"):
             values = np.array([run[metric] for run in runs])
-            columns.append(f"{values.mean():.3f} ± {values.std(ddof=1 if len(values) > 1 else 0):.3f}")
+            spread = values.std(ddof=1 if len(values) > 1 else 0)
+            columns.append(f"{values.mean():.3f} ± {spread:.3f}, median {np.median(values):.3f}")
         print(f"| `{name}` | {' | '.join(columns)} |")
 
 

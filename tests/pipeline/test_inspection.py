@@ -181,6 +181,22 @@ def test_a_name_that_is_no_text_is_rejected(bad: str, settings: ManifestParams) 
     assert rows[1]["sha256"] is None
 
 
+def test_validation_is_drawn_from_what_the_labels_do_not_hold_out(settings: ManifestParams) -> None:
+    settings = replace(settings, test_share=0.5, val_share=0.1)
+    pictures = [listed(f"{i}", split="test" if i % 5 == 0 else None) for i in range(100)]
+    found = [kept(hashlib.sha256(bytes([i])).hexdigest()) for i in range(100)]
+    splits = [row["split"] for row in build_rows(listing(*pictures), found, settings, seed=0)]
+    assert splits[::5] == ["test"] * 20
+    assert Counter(splits) == {"test": 20, "val": 8, "train": 72}
+
+
+def test_no_test_picture_is_drawn_in_place_of_given_ones_that_cannot_be_used(settings: ManifestParams) -> None:
+    pictures = [listed("held out", split="test"), *(listed(f"{i}") for i in range(20))]
+    found = [{"reason": "missing"}, *(kept(f"{i}") for i in range(20))]
+    rows = build_rows(listing(*pictures), found, replace(settings, val_share=0.1), seed=0)
+    assert Counter(row["split"] for row in rows) == {None: 1, "train": 18, "val": 2}
+
+
 def test_stat_tells_a_changed_file(root: Path) -> None:
     (root / "a.jpg").write_bytes(b"12345")
     before = stat_picture(root, listed("a.jpg"))

@@ -59,8 +59,22 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
         ),
         pytest.param("epochs", "[a]: 1", "unknown key train.", id="a key that is a list"),
         pytest.param("fit", "fit: neares", "tokens.fit: 'neares' is not known; did you mean 'nearest'?", id="choice"),
+        pytest.param("dataset", "dataset: imagenet", "'imagenet' is not known; known: demo, csv, ava,", id="none near"),
         pytest.param(
-            "dataset", "dataset: ava", "dataset: 'ava' is not known; known: demo, csv", id="choice, none near"
+            "dataset", "dataset: tad66", "dataset: 'tad66' is not known; did you mean 'tad66k'?", id="data set"
+        ),
+        pytest.param(
+            "max_seq_len", "max_seq_len: atuo", "expected int, got 'atuo' (str); auto takes", id="auto, misspelt"
+        ),
+        pytest.param(
+            "budget", "budget: atuo", "tokens.budget: 'atuo' is not known; known: fixed", id="auto of a choice"
+        ),
+        pytest.param("learning_rate", "learning_rate: AUTO", "expected float, got 'AUTO'", id="auto in capitals"),
+        pytest.param(
+            "max_edge", "max_edge: [auto]", "expected int, got ['auto'] (list); auto takes", id="auto in a list"
+        ),
+        pytest.param(
+            "clip_norm", "clip_norm: auto", "train.clip_norm: expected float, got 'auto' (str)", id="no recipe's"
         ),
         pytest.param("dataset", "dataset:", "dataset: None is not known", id="nothing"),
         pytest.param(

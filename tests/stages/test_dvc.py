@@ -102,8 +102,8 @@ def test_another_selection_makes_its_map_and_trains_again_and_going_back_runs_no
 
 
 def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:
-    there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.learning_rate=3e-5"]
-    back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.learning_rate=0.001"]
+    there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.min_learning_rate=3e-7"]
+    back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.min_learning_rate=1e-6"]
     assert repository.ran("exp", "run", *there) == ["pos_embeds@vit_tiny_patch16_224", "train", "evaluate", "report"]
     assert repository.ran("exp", "run", *back) == []
 
