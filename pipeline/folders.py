@@ -1,5 +1,6 @@
 """Folders of shards: on a disk, or elsewhere by fsspec (s3://, gs://, https://), read in parts."""
 
+import fnmatch
 import os
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ class LocalFolder:
     def __str__(self) -> str:
         return str(self._path)
 
-    def list_sizes(self) -> dict[str, int | None]:
-        """Bytes of each file, by name; None where the place does not tell."""
+    def list_sizes(self, pattern: str) -> dict[str, int | None]:
+        """Bytes of each file that matches, by name; None where the place does not tell."""
         with os.scandir(self._path) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            return {one.name: one.stat().st_size for one in entries if fnmatch.fnmatch(one.name, pattern)}
 
     def read_files(self, names: list[str]) -> list[bytes]:
         """Whole files."""
@@ -45,9 +46,10 @@ class RemoteFolder:
     def __getstate__(self) -> dict[str, Any]:
         return {"_address": self._address, "_opened": None}
 
-    def list_sizes(self) -> dict[str, int | None]:
+    def list_sizes(self, pattern: str) -> dict[str, int | None]:
         files, root = self._open()
-        return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry.get("size") for entry in files.ls(root)}
+        sizes = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry.get("size") for entry in files.ls(root)}
+        return {name: size for name, size in sizes.items() if fnmatch.fnmatch(name, pattern)}
 
     def read_files(self, names: list[str]) -> list[bytes]:
         files, root = self._open()

@@ -101,8 +101,13 @@ def choose_pictures(
     return [ranked[rank] for rank in ranks]
 
 
-def show_picture(scored: Scored, picture: np.ndarray, tokenizer: Tokenizer, seed: int) -> Shown:
-    """Tokenizes a picture, uint8 (H, W, 3), as the evaluation's first draw does, by every strategy that there is."""
+def show_picture(
+    scored: Scored, picture: np.ndarray, tokenizer: Tokenizer, seed: int, saliency_mask: np.ndarray | None = None
+) -> Shown:
+    """Tokenizes a picture, uint8 (H, W, 3), as the evaluation's first draw does, by every strategy that there is.
+
+    saliency_mask: bool (H, W); None = that of the detector without weights.
+    """
     image_hw = (picture.shape[0], picture.shape[1])
     if not isinstance(tokenizer, CharmTokenizer):
         return _show_whole(scored, picture, tokenizer(picture, seed=seed, key=scored.key))
@@ -112,7 +117,8 @@ def show_picture(scored: Scored, picture: np.ndarray, tokenizer: Tokenizer, seed
         return _show_whole(scored, fitted, tokenizer(picture, seed=seed, key=scored.key), image_hw)
 
     fitted = fit_to_grid(picture, tokenizer.coarse_patch_size, tokenizer.fit)
-    saliency_mask = detect(picture)
+    if saliency_mask is None:
+        saliency_mask = detect(picture)
     window = None
     if max(layout.fitted_hw) > SHOWN_EDGE:
         tokens = tokenizer(picture, saliency_mask=saliency_mask, seed=seed, key=scored.key)
@@ -204,9 +210,9 @@ def choose_window(marked: np.ndarray, cell_size: int) -> tuple[int, int, int, in
     return int(y) * cell_size, int(x) * cell_size, height * cell_size, width * cell_size
 
 
-def shrink(image: np.ndarray) -> np.ndarray:
-    """Downscales (H, W) or (H, W, 3) to a longest edge of SHOWN_EDGE pixels; never enlarges."""
-    scale = SHOWN_EDGE / max(image.shape[:2])
+def shrink(image: np.ndarray, shown_edge: int = SHOWN_EDGE) -> np.ndarray:
+    """Downscales (H, W) or (H, W, 3) to a longest edge of `shown_edge` pixels; never enlarges."""
+    scale = shown_edge / max(image.shape[:2])
     if scale >= 1:
         return image
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])

@@ -85,8 +85,22 @@ class ScoreParams:
 
 
 @dataclass(frozen=True)
+class SamHqParams:
+    prompt: str
+    box_threshold: Share
+    text_threshold: Share
+    top_k: Count  # boxes
+    hq_token_only: bool
+    detector: str
+    sam: Literal["vit_tiny", "vit_b", "vit_l", "vit_h"]
+    sam_checkpoint: str | None
+    sam_sha256: str | None
+
+
+@dataclass(frozen=True)
 class SaliencyParams:
-    backend: Literal["mbd"]
+    backend: Literal["mbd", "sam_hq"]
+    sam_hq: SamHqParams
 
 
 @dataclass(frozen=True)
@@ -208,6 +222,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
+    sam_hq, section = params.importance.saliency.sam_hq, node["importance"]["saliency"]["sam_hq"]
+    where = "importance.saliency.sam_hq"
+    # The detector reads 256 tokens, each of a letter at least.
+    if not re.fullmatch(r"(?=.*\w).{1,200}", sam_hq.prompt):
+        _fail(path, section, "prompt", f"{where}.prompt: expected words, at most 200 characters in one line")
+    if sam_hq.sam_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sam_hq.sam_sha256):
+        _fail(path, section, "sam_sha256", f"{where}.sam_sha256: expected 64 digits of 0-9a-f, as sha256sum prints")
     return params
 
 

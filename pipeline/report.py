@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from charm.tokenizer import CharmTokenizer
+from pipeline.columns import ColumnReader
+from pipeline.contact_sheet import make_contact_sheet
 from pipeline.errors import UserError
 from pipeline.gallery import Scored, choose_pictures, show_picture
 from pipeline.manifest import read_manifest
@@ -92,7 +94,17 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
     sizes = dict(zip(manifest.keys, manifest.image_hws, strict=True))
     chosen = choose_pictures(scored, [sizes[row.key] for row in scored], tokenizer, params.report.gallery)
     pictures = ShardReader(data / "shards")
-    gallery = [show_picture(row, pictures.read_picture(row.key), tokenizer, params.seed) for row in chosen]
+    sheet = masks = None
+    if params.selection == "saliency":
+        folder = data / "importance" / "saliency"
+        names = dict(zip(manifest.keys, manifest.table["name"].to_pylist(), strict=True))
+        sheet, masks = make_contact_sheet(folder, pictures, names), ColumnReader(folder, pictures)
+    gallery = [
+        show_picture(
+            row, pictures.read_picture(row.key), tokenizer, params.seed, masks.read_mask(row.key) if masks else None
+        )
+        for row in chosen
+    ]
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -113,6 +125,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         training=_plot_training(history, model["best_epoch"]),
         scatter=_plot_scatter(scored, chosen),
         gallery=gallery,
+        sheet=sheet,
         coarse_patch_size=tokenizer.coarse_patch_size if isinstance(tokenizer, CharmTokenizer) else None,
         settings=list_settings(asdict(params)),
     )

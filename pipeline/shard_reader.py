@@ -27,7 +27,7 @@ def read_shard_sidecars(folder: Folder, shard: str = "shard-*") -> Iterator[tupl
         UserError: a sidecar is damaged; a tar is missing, or not as long as its sidecar says.
     """
     try:
-        sizes = folder.list_sizes()
+        sizes = folder.list_sizes(f"{shard}.*")
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error}); run dvc repro") from error
     names = sorted(file.removesuffix(".json") for file in fnmatch.filter(sizes, f"{shard}.json"))

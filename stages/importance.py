@@ -1,18 +1,22 @@
 """Make the selected importance map of every picture, one column shard beside each picture shard.
 
-Run as `python -m stages.importance [map]`.
+Run as `python -m stages.importance [map]`. Maps that take seconds for a picture are made in blocks of 64 pictures,
+which are kept in the store: what is stopped or killed loses a block per worker at most.
 """
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipeline.executor import Job, make_missing
 from pipeline.folders import open_folder
-from pipeline.maps import MAP_CODE, make_column
-from pipeline.params import Params
+from pipeline.maps import BLOCK, MAP_CODE, SLOW, join_blocks, make_block, make_column, try_tools
+from pipeline.params import DaskParams, Params
+from pipeline.saliency.coverage import write_coverages
+from pipeline.saliency.weights import find_checkpoint, find_detector
 from pipeline.shard_reader import read_shard_sidecars
-from pipeline.store import code_digest, fingerprint, publish_shards, write_record
+from pipeline.store import code_digest, fingerprint, publish_shards, read_sidecar, store_folder, write_record
 from stages import run_stage
 
 PICTURES = Path("data/shards")
@@ -21,21 +25,73 @@ PICTURES = Path("data/shards")
 def main(params: Params) -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else params.selection
     out = Path("data/importance") / name
-    settings = asdict(getattr(params.importance, name))
-    if name in ("frequency", "gradient", "entropy"):
-        settings["fit"] = params.tokens.fit
+    facts: dict[str, Any] = {"map": name, "settings": {}}
     made: dict[str, Path] = {}
     if name == "random":
         print("random: needs no map")
     else:
-        code = code_digest("pipeline.maps", "pipeline.headers", "pipeline.images", *MAP_CODE[name])
-        jobs = [
-            Job(shard, fingerprint(name, settings, code, sidecar["sha256"]), (str(PICTURES), shard, name, settings))
-            for shard, sidecar in read_shard_sidecars(open_folder(PICTURES))
-        ]
-        made = make_missing(name, jobs, make_column, params.dask)
+        way, facts["settings"], places = choose_way(params, name)
+        made = make_columns(name, way, facts["settings"], places, params.dask)
     publish_shards(made, out)
-    write_record(out / "column.json", {"map": name, "settings": settings})
+    if name == "saliency":
+        facts |= {"backend": way} | write_coverages(out)
+        print(f"saliency: nothing stands out in {facts['empty']} of {facts['pictures']} pictures")
+    write_record(out / "column.json", facts)
+
+
+def choose_way(params: Params, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """How a map is made: a key of MAPS, the settings that decide what it holds, and where its tools are."""
+    if name != "saliency":
+        return name, asdict(getattr(params.importance, name)) | {"fit": params.tokens.fit}, {}
+    section = params.importance.saliency
+    if section.backend == "mbd":
+        return "mbd", {}, {}
+    settings = asdict(section.sam_hq)
+    detector, settings["detector_sha256"] = find_detector(settings.pop("detector"))
+    checkpoint, settings["sam_sha256"] = find_checkpoint(
+        settings["sam"], settings.pop("sam_checkpoint"), settings["sam_sha256"]
+    )
+    return (
+        "sam_hq",
+        settings,
+        {"sam_checkpoint": str(checkpoint), "detector": str(detector), "device": params.hardware.device},
+    )
+
+
+def make_columns(
+    name: str, way: str, settings: dict[str, Any], places: dict[str, Any], dask: DaskParams
+) -> dict[str, Path]:
+    """Makes the column shards that the store lacks; returns the path of each shard's sidecar there."""
+    code = code_digest("pipeline.maps", "pipeline.headers", "pipeline.images", *MAP_CODE[way])
+    given = settings | places
+    jobs, counts = [], {}
+    for shard, sidecar in read_shard_sidecars(open_folder(PICTURES)):
+        made_from = fingerprint(way, settings, code, sidecar["sha256"])
+        jobs.append(Job(shard, made_from, (str(PICTURES), shard, way, given)))
+        counts[shard] = sidecar["count"]
+    missing = [job for job in jobs if read_sidecar(store_folder(name) / f"{job.fingerprint}.json") is None]
+    if missing:
+        try_tools(way, given)
+    if way not in SLOW or max(counts.values(), default=0) <= BLOCK:
+        return make_missing(name, jobs, make_column, dask)
+
+    blocks = {job.name: split_job(job, counts[job.name]) for job in missing}
+    made = make_missing(f"{name}_blocks", [block for some in blocks.values() for block in some], make_block, dask)
+    paths = {job.name: [str(made[block.name].with_suffix("")) for block in blocks.get(job.name, [])] for job in jobs}
+    return make_missing(name, [Job(job.name, job.fingerprint, (paths[job.name],)) for job in jobs], join_blocks, dask)
+
+
+def split_job(job: Job, count: int) -> list[Job]:
+    """The blocks of a shard of `count` pictures."""
+    spans = [(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+    return [
+        Job(
+            f"{job.name}, pictures {start} to {stop - 1}",
+            fingerprint("block", job.fingerprint, start, stop),
+            (*job.arguments, (start, stop)),
+        )
+        for start, stop in spans
+    ]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A handful of small pictures, their manifest and their shards; each test that changes them takes a copy."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.inspection import build_rows, inspect_pictures
 from pipeline.listing import Listed, Listing
 from pipeline.manifest import Manifest, read_manifest, write_manifest
 from pipeline.maps import make_column
-from pipeline.params import Params, load_params
+from pipeline.params import Params, SamHqParams, load_params
 from pipeline.shard_reader import ShardReader
 from pipeline.shards import pack_shard
 from pipeline.store import parse_record, read_sidecar, store_folder
@@ -128,3 +128,23 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="session")
+def saved_models(tmp_path_factory: pytest.TempPathFactory) -> SamHqParams:
+    """A detector and a SAM-HQ on disk, tiny and random; read only."""
+    from tests.saliency_models import save_models  # 5 seconds, which only the tests of SAM-HQ pay
+
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def tiny_models(saved_models: SamHqParams, monkeypatch: pytest.MonkeyPatch) -> Iterator[SamHqParams]:
+    """The same, where the name `vit_tiny` stands for a model of their size; in this process alone."""
+    from pipeline.saliency import sam_hq
+    from tests.saliency_models import build_tiny_sam
+
+    monkeypatch.setitem(sam_hq.SAM_MODELS, "vit_tiny", build_tiny_sam)
+    sam_hq._load.cache_clear()
+    yield saved_models
+    sam_hq._load.cache_clear()

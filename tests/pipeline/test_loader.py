@@ -133,7 +133,7 @@ def test_masks_reach_the_tokenizer(packed: Small, build: Callable[..., TokenData
     folder = packed.data / "saliency"
     folder.mkdir()
     for shard in ("shard-000000", "shard-000001"):
-        make_column(str(packed.data / "shards"), shard, "saliency", {}, folder / shard)
+        make_column(str(packed.data / "shards"), shard, "mbd", {}, folder / shard)
     tokenizer = CharmTokenizer(patch_size=14, max_seq_len=24, selection="saliency")
     mask = ColumnReader(folder, packed.pictures).read_mask("00000002")
     tokens = tokenizer(packed.pictures.read_picture("00000002"), saliency_mask=mask, seed=3, key="00000002")

@@ -1,5 +1,6 @@
 """Making columns: one map per picture, under the pictures' keys, lossless."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from charm.importance import IMPORTANCE, score_patches
 from pipeline import maps
 from pipeline.columns import ColumnReader
-from pipeline.maps import MAP_CODE, MAPS, make_column
+from pipeline.maps import MAP_CODE, MAPS, join_blocks, make_block, make_column
 from pipeline.shard_reader import ShardReader
 from pipeline.store import code_digest
 from tests.conftest import Small
 
 SHARDS = ("shard-000000", "shard-000001")
+SCORES = {"coarse_patch_sizes": [28], "fit": "nearest"}
 
 
 def make(packed: Small, name: str, folder: Path, fit: str = "nearest") -> ColumnReader:
@@ -38,7 +40,7 @@ def test_masks_come_back_as_they_were_at_the_pictures_size(
         return np.asarray(np.random.default_rng(len(picture)).random(picture.shape[:2]) < 0.5)
 
     monkeypatch.setattr(maps, "detect", detect)
-    column = make(packed, "saliency", tmp_path)
+    column = make(packed, "mbd", tmp_path)
     for key in packed.pictures:
         picture = packed.pictures.read_picture(key)
         mask = column.read_mask(key)
@@ -47,7 +49,7 @@ def test_masks_come_back_as_they_were_at_the_pictures_size(
 
 
 def test_saliency_is_the_detected_mask(packed: Small, tmp_path: Path) -> None:
-    make_column(str(packed.data / "shards"), "shard-000001", "saliency", {}, tmp_path / "shard-000001")
+    make_column(str(packed.data / "shards"), "shard-000001", "mbd", {}, tmp_path / "shard-000001")
     column = ColumnReader(tmp_path, ShardReader(packed.data / "shards", "shard-000001"))
     picture = packed.pictures.read_picture("00000005")
     assert np.array_equal(column.read_mask("00000005"), maps.detect(picture))
@@ -64,5 +66,25 @@ def test_a_column_is_a_function_of_the_shard(packed: Small, tmp_path: Path) -> N
             ).read_bytes()
 
 
+def test_masks_say_what_they_cover(packed: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "detect", lambda picture: np.arange(picture[..., 0].size).reshape(picture.shape[:2]) < 60)
+    make(packed, "mbd", tmp_path)
+    found = ShardReader(tmp_path)
+    assert json.loads(found.read("00000000", "mask.json")) == {"coverage": 60 / (60 * 80)}
+
+
+def test_a_column_joined_from_blocks_is_that_made_at_once(packed: Small, tmp_path: Path) -> None:
+    (tmp_path / "joined").mkdir()
+    spans = [(0, 3), (3, 4)]
+    for start, stop in spans:
+        folder = str(packed.data / "shards")
+        make_block(folder, SHARDS[0], "entropy", SCORES, (start, stop), tmp_path / f"block-{start}")
+    join_blocks([str(tmp_path / f"block-{start}") for start, _ in spans], tmp_path / "joined" / SHARDS[0])
+    make_column(str(packed.data / "shards"), SHARDS[0], "entropy", SCORES, tmp_path / SHARDS[0])
+    for end in (".tar", ".json"):
+        joined = (tmp_path / "joined" / SHARDS[0]).with_suffix(end)
+        assert joined.read_bytes() == (tmp_path / SHARDS[0]).with_suffix(end).read_bytes()
+
+
 def test_code_that_decides_what_a_map_holds_exists() -> None:
-    assert len({code_digest(*MAP_CODE[name]) for name in MAPS}) == 2  # the scores share theirs
+    assert len({code_digest(*MAP_CODE[way]) for way in MAPS}) == 3  # the scores share theirs

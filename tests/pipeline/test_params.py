@@ -14,6 +14,7 @@ from pipeline import images, maps, params
 from pipeline.datasets import READERS
 from pipeline.errors import UserError
 from pipeline.params import load_params
+from pipeline.saliency import weights
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -108,6 +109,14 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
         pytest.param("gradient", "gradient: {coarse_patch_sizes: [28, 0]}", "at least 1, got 0", id="size of a patch"),
         pytest.param("random", "random: 3", "expected a section with keys of its own, got 3", id="no section"),
         pytest.param("seed", "seed: !!python/object/apply:os.getcwd []", "seed: expected int", id="YAML tag"),
+        pytest.param("backend", "backend: sam_hg", "did you mean 'sam_hq'?", id="backend"),
+        pytest.param("prompt", "prompt: ' '", "importance.saliency.sam_hq.prompt: expected words", id="no prompt"),
+        pytest.param("prompt", "prompt: a" + 200 * "b", "prompt: expected words, at most 200", id="too long a prompt"),
+        pytest.param("prompt", 'prompt: "a\\nb"', "prompt: expected words", id="prompt of two lines"),
+        pytest.param("prompt", 'prompt: "a\\n"', "prompt: expected words", id="prompt with a line end"),
+        pytest.param("top_k", "top_k: 0", "importance.saliency.sam_hq.top_k: expected a number of at least 1", id="k"),
+        pytest.param("sam", "sam: vit_bb", "did you mean 'vit_b'?", id="model"),
+        pytest.param("sam_sha256", "sam_sha256: 0f32", "sam_sha256: expected 64 digits of 0-9a-f", id="short sha256"),
         pytest.param("backbone", "backbone: ..", "backbone: '..' is not a name of a timm model", id="the folder above"),
         pytest.param("backbone", "backbone: a;rm -rf", "'a;rm -rf' is not a name of a timm model", id="shell"),
         pytest.param("backbone", "backbone: $(id)", "'$(id)' is not a name", id="substitution"),
@@ -134,7 +143,7 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
         pytest.param("coarse_ratio", "tokens", "missing key tokens.coarse_ratio", id="first of a section"),
         pytest.param("redraw", "tokens", "missing key tokens.redraw", id="last of a section"),
         pytest.param("csv_file", "manifest", "missing key manifest.csv_file", id="optional ones are written, too"),
-        pytest.param("saliency", "importance", "missing key importance.saliency", id="a whole section"),
+        pytest.param("entropy", "importance", "missing key importance.entropy", id="a whole section"),
     ],
 )
 def test_missing_key_is_reported_at_its_section(key: str, section: str | None, message: str, tmp_path: Path) -> None:
@@ -196,7 +205,9 @@ def choices(section: type, field: str) -> set[Any]:
     [
         pytest.param(params.Params, "dataset", READERS, id="READERS"),
         pytest.param(params.Params, "selection", selection.SELECTIONS, id="SELECTIONS"),
-        pytest.param(params.Params, "selection", [*maps.MAPS, "random"], id="MAPS, and random, which has none"),
+        pytest.param(params.Params, "selection", [*maps.SCORES, "saliency", "random"], id="SCORES and two more"),
+        pytest.param(params.SaliencyParams, "backend", maps.MASKS, id="MASKS"),
+        pytest.param(params.SamHqParams, "sam", weights.SAM_HQ, id="SAM_HQ"),
         pytest.param(params.TokenParams, "budget", budget.BUDGETS, id="BUDGETS"),
         pytest.param(params.TokenParams, "drop", budget.DROPS, id="DROPS"),
         pytest.param(params.TokenParams, "redraw", tokenizer.REDRAWS, id="REDRAWS"),
@@ -211,7 +222,7 @@ def test_choices_are_those_of_the_registry(section: type, field: str, known: Any
 
 
 def test_maps_have_a_section_and_a_fingerprint_each() -> None:
-    assert set(get_type_hints(params.ImportanceParams)) == {*maps.MAPS, "random"}
+    assert set(get_type_hints(params.ImportanceParams)) == {*maps.SCORES, "saliency", "random"}
     assert set(maps.MAP_CODE) == set(maps.MAPS)
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.manifest import read_manifest
 from pipeline.params import DaskParams, HardwareParams, Params, load_params
 from pipeline.recipes import DATASETS
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from stages import evaluate, importance, manifest, pos_embeds, report, shards, train
 from tests.pipeline.datasets.folders import NUM_LISTED, WRITERS, counts, score
 from tests.stages.conftest import ROOT

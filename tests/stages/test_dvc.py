@@ -6,11 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
+from pipeline.columns import ColumnReader
+from pipeline.params import SamHqParams
+from pipeline.shard_reader import ShardReader
+from pipeline.store import file_sha256
 from tests.stages.conftest import ROOT, write_pictures
 
 ALL = ["manifest", "shards", "importance@random", "pos_embeds@charm_demo", "train", "evaluate", "report"]
@@ -99,6 +105,36 @@ def test_another_selection_makes_its_map_and_trains_again_and_going_back_runs_no
         "report",
     ]
     assert repository.ran("exp", "run", "-S", "selection=random") == []
+
+
+def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, tiny_models: SamHqParams) -> None:
+    """With the published architecture of vit_tiny, at a threshold that one of the 27 pictures reaches."""
+    from pipeline.saliency import sam_hq
+    from tests.saliency_models import resolve
+
+    pictures = ShardReader(repository.folder / "data/shards")
+    best = resolve(replace(tiny_models, box_threshold=0.0, top_k=1))
+    scores = sorted(float(sam_hq.detect(pictures.read_picture(key), best).scores[0]) for key in pictures)
+    torch.save(sam_hq._build_published("vit_tiny").state_dict(), repository.folder / ".dvc/tmp/sam.pth")
+    settings = {
+        "detector": tiny_models.detector,
+        "sam_checkpoint": repository.folder / ".dvc/tmp/sam.pth",
+        "sam_sha256": file_sha256(repository.folder / ".dvc/tmp/sam.pth"),
+        "box_threshold": (scores[-1] + scores[-2]) / 2,
+    }
+    given = [f"importance.saliency.sam_hq.{key}={value}" for key, value in settings.items()]
+    given += ["selection=saliency", "importance.saliency.backend=sam_hq"]
+    there = [argument for setting in given for argument in ("-S", setting)]
+    path = repository.folder / "params.yaml"
+    original = path.read_text()
+    try:
+        assert repository.ran("exp", "run", *there, "importance@saliency") == ["importance@saliency"]
+    finally:
+        path.write_text(original)
+    folder = repository.folder / "data/importance/saliency"
+    assert json.loads((folder / "column.json").read_text())["empty"] == 26
+    (found,) = (row.split(",")[0] for row in (folder / "masks.csv").read_text().splitlines() if row.endswith(",1"))
+    assert 0 < ColumnReader(folder, pictures).read_mask(found).mean() < 1
 
 
 def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:

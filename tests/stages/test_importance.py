@@ -1,15 +1,26 @@
-import json
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from charm import score_patches
+from pipeline import executor, maps
 from pipeline.columns import ColumnReader
-from pipeline.params import Params, ScoreParams
+from pipeline.errors import UserError
+from pipeline.params import Params, SaliencyParams, SamHqParams, ScoreParams
 from pipeline.shard_reader import ShardReader
+from pipeline.store import parse_record
 from stages import importance
+from tests.stages.conftest import ROOT
 
 Workspace = tuple[Path, Params]
 
@@ -33,7 +44,7 @@ def test_masks_have_the_size_of_their_picture(workspace: Workspace) -> None:
 def test_random_needs_no_map(workspace: Workspace) -> None:
     folder = workspace[0] / "data/importance/random"
     assert [path.name for path in folder.iterdir()] == ["column.json"]
-    assert json.loads((folder / "column.json").read_text()) == {"map": "random", "settings": {}}
+    assert parse_record((folder / "column.json").read_bytes()) == {"map": "random", "settings": {}}
 
 
 def test_only_a_map_whose_settings_changed_is_made_again(
@@ -47,3 +58,151 @@ def test_only_a_map_whose_settings_changed_is_made_again(
     monkeypatch.setattr("sys.argv", ["importance", "entropy"])
     importance.main(other)
     assert "entropy: 0 of 3 shards are there, 3 to make" in capsys.readouterr().out
+
+
+def test_masks_are_counted_and_those_without_an_object_are_flagged(workspace: Workspace) -> None:
+    folder = workspace[0] / "data/importance/saliency"
+    column = ColumnReader(folder, ShardReader(workspace[0] / "data/shards"))
+    header, *rows = (folder / "masks.csv").read_text().splitlines()
+    assert header == "key,coverage,salient"
+    assert len(rows) == 27
+    for key, coverage, salient in (row.split(",") for row in rows):
+        mask = column.read_mask(key)
+        assert float(coverage) == pytest.approx(mask.mean(), abs=1e-9)
+        assert salient == str(int(mask.any()))
+    facts = parse_record((folder / "column.json").read_bytes())
+    assert facts["backend"] == "mbd"
+    assert facts["pictures"] == 27
+    assert facts["empty"] == sum(row.endswith(",0") for row in rows)
+    assert facts["empty_rate"] == facts["empty"] / 27
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(
+    workspace: Workspace,
+    tiny_models: SamHqParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Called with settings of SAM-HQ: runs the stage on the pictures, in a folder and store of the test's own.
+
+    Dask's workers are threads of this process, which knows the tiny models.
+    """
+
+    @contextlib.contextmanager
+    def connect(*_: Any) -> Iterator[Any]:
+        from dask.distributed import Client, LocalCluster
+
+        cluster = LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=logging.ERROR
+        )
+        with cluster, Client(cluster) as client:
+            yield client
+
+    shutil.copytree(workspace[0] / "data/shards", tmp_path / "data/shards")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(executor, "connect", connect)
+    monkeypatch.setattr("sys.argv", ["importance", "saliency"])
+    params = replace(workspace[1], selection="saliency", hardware=replace(workspace[1].hardware, device="cpu"))
+
+    def run_stage(backend: str = "sam_hq", **settings: Any) -> str:
+        saliency = SaliencyParams(backend, replace(tiny_models, **settings))
+        importance.main(replace(params, importance=replace(params.importance, saliency=saliency)))
+        return capsys.readouterr().out
+
+    return run_stage
+
+
+def test_masks_by_sam_hq_are_those_of_direct_calls(run: Run, tiny_models: SamHqParams) -> None:
+    from tests.saliency_models import segment_directly
+
+    run()
+    pictures = ShardReader(Path("data/shards"))
+    column = ColumnReader(Path("data/importance/saliency"), pictures)
+    for key in list(pictures)[::5]:
+        expected, _ = segment_directly(pictures.read_picture(key), tiny_models)
+        np.testing.assert_array_equal(column.read_mask(key), expected)
+    facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
+    assert (facts["backend"], facts["empty"], facts["settings"]["prompt"]) == ("sam_hq", 0, "salient object")
+    assert set(facts["coverage"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
+    assert facts["settings"].keys() & {"detector", "sam_checkpoint"} == set()  # a place is no setting
+
+
+def test_nothing_found_is_an_outcome(run: Run) -> None:
+    assert "nothing stands out in 27 of 27 pictures" in run(box_threshold=1.0)
+    facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
+    assert (facts["empty"], facts["empty_rate"], facts["coverage"]) == (27, 1.0, {})
+
+
+def test_a_backend_does_not_remake_the_others_masks(run: Run, tiny_models: SamHqParams, tmp_path: Path) -> None:
+    made = "saliency: 0 of 3 shards are there, 3 to make"
+    kept = "saliency: 3 of 3 shards are there, 0 to make"
+    assert made in run("mbd")
+    assert kept in run("mbd", prompt="hidden object", sam="vit_b", detector="nowhere/nothing")
+    assert made in run("sam_hq")
+    assert kept in run("mbd")
+    shutil.copytree(tiny_models.detector, tmp_path / "moved")
+    assert kept in run("sam_hq", detector=str(tmp_path / "moved"))
+    assert made in run("sam_hq", prompt="hidden object")
+
+
+def test_wrong_weights_are_one_line_before_any_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "connect", lambda *_: pytest.fail("started a cluster"))
+    with pytest.raises(UserError, match=r"as SAM-HQ vit_b: 178 missing \(.+\); 161 of another shape \(") as error:
+        run(sam="vit_b")
+    assert "\n" not in str(error.value)
+
+
+def test_large_shards_are_made_in_blocks_and_a_run_that_stopped_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards of 10, 10 and 7 pictures, blocks of 4: eight blocks."""
+    run()
+    out = Path("data/importance/saliency")
+    at_once = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    monkeypatch.setattr(importance, "BLOCK", 4)
+    monkeypatch.setenv("CHARM_STORE", str(Path("other").resolve()))
+    segment = maps.MAPS["sam_hq"]
+    worked: list[np.ndarray] = []
+
+    def fail_on_one(picture: np.ndarray, way: str, settings: dict[str, Any]) -> Any:
+        if np.array_equal(picture, ShardReader(Path("data/shards")).read_picture("00000015")):
+            raise RuntimeError("the power is off")
+        return segment(picture, way, settings)
+
+    monkeypatch.setitem(maps.MAPS, "sam_hq", fail_on_one)
+    with pytest.raises(UserError, match=r"1 of 8 shards failed.*\n  shard-000001, pictures 4 to 7: RuntimeError"):
+        run()
+
+    def count(picture: np.ndarray, way: str, settings: dict[str, Any]) -> Any:
+        worked.append(picture)
+        return segment(picture, way, settings)
+
+    monkeypatch.setitem(maps.MAPS, "sam_hq", count)
+    assert "saliency_blocks: 7 of 8 shards are there, 1 to make" in run()
+    assert len(worked) == 4
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == at_once
+    shutil.rmtree("other/saliency_blocks")
+    assert "saliency: 3 of 3 shards are there, 0 to make" in run()
+    assert len(worked) == 4  # whole shards need no blocks
+
+
+def test_a_run_without_saliency_loads_neither_of_its_libraries(tmp_path: Path) -> None:
+    """In a fresh process: segment_anything_hq also overwrites models of timm's, which training may ask for."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    code = (
+        "import sys, timm; from stages import evaluate, importance, report, train; "
+        "from pipeline.params import load_params; sys.argv = ['importance', 'random']; importance.main(load_params()); "
+        "print(timm.model_entrypoint('tiny_vit_5m_224').__module__, "
+        "*sorted({'transformers', 'segment_anything_hq'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["random: needs no map", "timm.models.tiny_vit"]

@@ -15,8 +15,12 @@ import simplejpeg
 from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.manifest import write_manifest
+from pipeline.maps import encode_mask
 from pipeline.params import Params, load_params
-from pipeline.shards import pack_shard
+from pipeline.saliency.coverage import write_coverages
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import pack_shard, write_shard
+from pipeline.store import write_record
 from stages.report import main
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -64,6 +68,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
                 "width": 112,
                 "split": "test" if index < 4 else "train" if index == 4 else "val",
                 "target": [index / 6],
+                "notes": [],
                 "reason": "corrupt" if index == 6 else "",
             }
         )
@@ -174,3 +179,23 @@ def test_missing_evaluation_is_one_line(params: Params) -> None:
     Path("runs/evaluate/metrics.json").unlink()
     with pytest.raises(UserError, match=r"runs/evaluate/metrics\.json: .*; run dvc repro"):
         main(params)
+
+
+def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
+    """Those that were read for training, not what the detector without weights would have found."""
+    samples = []
+    for key in ShardReader(Path("data/shards")):
+        mask = np.zeros((84 + int(key), 112), bool)
+        mask[:28, :28] = key != "00000003"
+        samples.append((key, encode_mask(mask)))
+    folder = Path("data/importance/saliency")
+    folder.mkdir(parents=True)
+    write_shard(folder / "shard-000000", samples, ShardReader(Path("data/shards")).shards["shard-000000"])
+    facts = {"backend": "sam_hq", "settings": {"sam": "vit_b", "prompt": "camo <object>"}} | write_coverages(folder)
+    write_record(folder / "column.json", facts)
+    page = make_page(replace(params, selection="saliency"))
+    assert re.search(r"SAM-HQ \(vit_b\) looked for “camo &lt;object&gt;” in 6 pictures", page)
+    assert re.search(r"1 picture \(16\.67 %\) came out empty", page)
+    assert len(re.findall(r"<figcaption>[^<]+<br>[78]\.\d %</figcaption>", page)) == 5
+    assert "object, 8% of the picture" in page  # in the gallery
+    assert "Saliency masks" not in make_page(params)
