@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from charm.metrics import score_agreement
-from pipeline.checkpoints import load_model_tensors
 from pipeline.inputs import Inputs
-from pipeline.loader import make_loader
-from pipeline.models import build_model, choose_device
+from pipeline.loader import Loader
+from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.sampler import EpochSampler
 from pipeline.store import write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
+from pipeline.trained import load_trained
 from stages import run_stage
 
 OUT = Path("runs/evaluate")
@@ -28,17 +28,15 @@ OUT = Path("runs/evaluate")
 
 def main(params: Params) -> None:
     device = choose_device(params.hardware.device)
-    tensors, config = load_model_tensors(Path("runs/train"))
-    model = build_model(config, pretrained=False)
-    model.load_state_dict(tensors)
+    inputs = Inputs(params)
+    model, config = load_trained(Path("runs/train"), params, inputs.manifest)
     model.to(device)
 
-    inputs = Inputs(params)
     test = inputs.manifest.of_split("test")
     facts = inputs.manifest.facts
     sampler = EpochSampler(len(test.table), params.train.batch_size, params.seed, shuffle=False)
     dataset = inputs.dataset(test, build_tokenizer(params, model.patch_size))
-    loader = make_loader(dataset, sampler, params.hardware.loader_workers, device)
+    loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
     pos_embeds = inputs.pos_embeds.to(device)
     draws = []
     for draw in range(params.evaluate.draws):
@@ -51,7 +49,7 @@ def main(params: Params) -> None:
     agreement = score_agreement(predicted, found.target, facts["accuracy_threshold"])
     metrics: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in agreement.items()}
     metrics |= {"scored": len(found.keys), "best_epoch": config["best_epoch"], "draw_spread": float(spread.mean())}
-    metrics |= {name: facts[name] for name in ("listed", "packed", "rejected", "splits_sha256")}
+    metrics |= {name: facts[name] for name in ("listed", "packed", "rejected", "leaks", "split_sha256")}
     write_json(OUT / "metrics.json", metrics)
     names = test.table["name"].to_pylist()
     _write_predictions(OUT / "predictions.csv", names, found.keys, found.target, predicted, spread)

@@ -14,6 +14,7 @@ from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text()
+OF_PICTURES = ("max_edge", "val_share", "leaks")
 
 
 def load(folder: Path, **changed: str) -> Params:
@@ -87,7 +88,7 @@ def test_the_built_in_backbone_has_its_own_recipe_with_any_data_set(dataset: str
 def test_the_pictures_do_not_depend_on_the_backbone(dataset: str) -> None:
     built_in, paper = (choose_recipe(dataset, backbone) for backbone in ("charm_demo", "vit_tiny_patch16_224"))
     assert built_in.keys() == paper.keys() == AUTO_KEYS
-    assert {key for key in AUTO_KEYS if key.startswith("manifest.")} == {"manifest.max_edge", "manifest.val_share"}
+    assert {key for key in AUTO_KEYS if key.startswith("manifest.")} == {f"manifest.{name}" for name in OF_PICTURES}
     assert all(built_in[key] == paper[key] for key in AUTO_KEYS if key.startswith("manifest."))
 
 
@@ -122,10 +123,15 @@ def test_the_shipped_file_leaves_every_key_of_a_recipe_to_it() -> None:
 @pytest.mark.parametrize("backbone", ["charm_demo", "vit_tiny_patch16_224"])
 def test_a_value_in_params_comes_before_the_recipe(backbone: str, tmp_path: Path) -> None:
     others = {"max_seq_len": 77, "budget": "fill", "epochs": 2, "batch_size": 5, "learning_rate": 3e-05}
-    others |= {"warmup_epochs": 1.5, "weight_decay": 0.5, "max_edge": 640, "val_share": 0.3}
+    others |= {"warmup_epochs": 1.5, "weight_decay": 0.5, "max_edge": 640, "val_share": 0.3, "leaks": "refuse"}
     assert {key.rpartition(".")[2] for key in AUTO_KEYS} == others.keys()
     params = load(tmp_path, dataset="para", backbone=backbone, **{key: str(value) for key, value in others.items()})
     assert {key.rpartition(".")[2]: value_of(params, key) for key in AUTO_KEYS} == others
+
+
+def test_published_splits_are_kept_even_where_they_leak(tmp_path: Path) -> None:
+    leaks = {dataset: load(tmp_path, dataset=dataset).manifest.leaks for dataset in DATASETS}
+    assert {dataset for dataset, found in leaks.items() if found == "refuse"} == {"demo", "csv"}
 
 
 def test_no_maximum_edge_is_a_value(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_seed_turns_over_drawn_splits_and_no_others(packed: Packed) -> None:
     manifest.main(packed.params)
     assert packed.facts == before
     assert other["splits"] == before["splits"]
-    assert (other["splits_sha256"] == before["splits_sha256"]) == (packed.dataset in ("aadb", "baid"))
+    assert (other["split_sha256"] == before["split_sha256"]) == (packed.dataset in ("aadb", "baid"))
 
 
 # A distribution and a spreadsheet stand for the others: from here on all are alike.
@@ -133,7 +133,7 @@ def test_from_the_publishers_files_to_the_report(packed: Packed, monkeypatch: py
     metrics = json.loads((packed.folder / "runs/evaluate/metrics.json").read_text())
     assert (metrics["listed"], metrics["packed"], metrics["scored"]) == (NUM_LISTED, NUM_LISTED - 2, 4)
     assert metrics["rejected"] == {"corrupt": 1, "missing": 1}
-    assert metrics["splits_sha256"] == packed.facts["splits_sha256"]
+    assert metrics["split_sha256"] == packed.facts["split_sha256"]
     outputs = json.loads((packed.folder / "runs/train/model.json").read_text())["num_outputs"]
     assert outputs == DATASETS[packed.dataset].num_bins
     page = (packed.folder / "runs/report/report.html").read_text()
