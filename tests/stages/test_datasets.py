@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from pipeline.manifest import read_manifest
-from pipeline.params import DaskParams, HardwareParams, Params, load_params
+from pipeline.params import DaskParams, Params, load_params
 from pipeline.recipes import DATASETS
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from stages import evaluate, importance, manifest, pos_embeds, report, shards, train
-from tests.pipeline.datasets.folders import NUM_LISTED, WRITERS, counts, score
+from tests.pipeline.datasets.small_folders import NUM_LISTED, WRITERS, counts, score
 from tests.stages.conftest import ROOT
 
 LONG = {"para": 1024, "spaq": 1024}  # pixels of the long picture when packed; 1100 in the other data sets
@@ -58,7 +58,7 @@ def small_params(dataset: str, folder: Path, dask: DaskParams) -> Params:
         manifest=replace(params.manifest, folder=str(folder / "published"), val_share=0.2, max_reject_frac=0.1),
         shards=replace(params.shards, samples_per_shard=10),
         train=replace(params.train, epochs=1, batch_size=8),
-        hardware=HardwareParams(device="cpu", loader_workers=0),
+        hardware=replace(params.hardware, device="cpu", loader_workers=0),
         dask=dask,
     )
 
