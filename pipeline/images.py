@@ -202,7 +202,8 @@ def _to_rgb(picture: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
     pixels = np.empty((picture.height, picture.width, 3), np.uint8)
     # In strips, so that a picture of 100 million pixels is in memory twice and not four times.
     for rows in _strips(picture.height, picture.width):
-        strip = picture.crop((0, rows.start, picture.width, rows.stop))
+        is_whole = rows.stop - rows.start == picture.height  # then spared a copy
+        strip = picture if is_whole else picture.crop((0, rows.start, picture.width, rows.stop))
         if mode in _SIXTEEN_BITS:  # which Pillow's own conversion would clip at 255
             pixels[rows] = (np.asarray(strip) >> (bits - 8)).astype(np.uint8)[..., None]
             continue

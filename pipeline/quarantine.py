@@ -29,7 +29,7 @@ _COMMAND = (sys.executable, "-m", "pipeline.quarantine")
 _ROOT = Path(__file__).parents[1]
 # What the child needs to run at all; not the keys and addresses that an environment may hold besides.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # 40 MB of address space for each further one
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # numpy would start one per core
 _LONGEST_REPLY = 2**16
 _START_SECONDS = 120  # for its imports, on a busy machine with a slow disk
 _END_SECONDS = 5
@@ -107,7 +107,7 @@ class _Child:
     """The parent's side: one child process at a time, started when there is something to look at."""
 
     def __init__(self, root: Path, limits: Limits, bounds: Bounds) -> None:
-        self._settings = {"root": str(root), "limits": asdict(limits), "bounds": asdict(bounds)}
+        self._settings = {"root": str(root.absolute()), "limits": asdict(limits), "bounds": asdict(bounds)}
         self._wall_seconds = bounds.wall_seconds
         self._process: subprocess.Popen[bytes] | None = None
 

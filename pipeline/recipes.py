@@ -18,7 +18,7 @@ class DatasetRecipe:
         accuracy_threshold: a score above this counts as good, on the scale of score_range.
         max_edge: pixels; larger pictures are downscaled when they are packed. None = never.
         val_share: of the training pictures, where the data set names none for validation.
-        leaks: "allow" keeps published splits that have a file in two of them, as everybody who compares with them has.
+        leaks: what is done about equal files in two splits; published splits are left as they are, and counted.
         max_seq_len: l, tokens.
         batch_size: pictures.
     """
@@ -75,8 +75,8 @@ def choose_recipe(dataset: str, backbone: str) -> dict[str, Any]:
         "train.weight_decay": 0.02,
     }
     of_pictures = {
-        "manifest.val_share": recipe.val_share,
         "manifest.max_edge": recipe.max_edge,
+        "manifest.val_share": recipe.val_share,
         "manifest.leaks": recipe.leaks,
     }
     return (_BUILT_IN if backbone == "charm_demo" else paper) | of_pictures

@@ -49,7 +49,7 @@ def main(params: Params) -> None:
     agreement = score_agreement(predicted, found.target, facts["accuracy_threshold"])
     metrics: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in agreement.items()}
     metrics |= {"scored": len(found.keys), "best_epoch": config["best_epoch"], "draw_spread": float(spread.mean())}
-    metrics |= {name: facts[name] for name in ("listed", "packed", "rejected", "leaks", "split_sha256")}
+    metrics |= {name: facts[name] for name in ("listed", "packed", "rejected", "split_sha256")}
     write_json(OUT / "metrics.json", metrics)
     names = test.table["name"].to_pylist()
     _write_predictions(OUT / "predictions.csv", names, found.keys, found.target, predicted, spread)

@@ -367,6 +367,8 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest
     data = {kind: encode(draw_picture(10, 11), kind) for kind in EXTENSION}
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    # This one allocates its pixels when it is opened.
+    monkeypatch.setattr("PIL.WebPImagePlugin.WebPImageFile", lambda *_: pytest.fail("opened"))
     assert {reason_of(one, max_pixels=109) for one in data.values()} == {"too_large"}
 
 

@@ -173,6 +173,14 @@ def test_drawn_splits_depend_on_the_files_and_the_seed_alone(settings: ManifestP
     assert drawn(settings, shas, seed=1) != drawn(settings, shas, seed=0)
 
 
+@pytest.mark.parametrize("bad", ["name\udcff.jpg", "\ud800"])
+def test_a_name_that_is_no_text_is_rejected(bad: str, settings: ManifestParams) -> None:
+    pictures = [listed("a", split="train"), replace(listed("b"), name=bad), replace(listed("c"), path=bad)]
+    rows = build_rows(listing(*pictures), [kept("0"), kept("1"), kept("2")], settings, seed=0)
+    assert [row["reason"] for row in rows] == ["", "name", "name"]
+    assert rows[1]["sha256"] is None
+
+
 def test_validation_is_drawn_from_what_the_labels_do_not_hold_out(settings: ManifestParams) -> None:
     settings = replace(settings, test_share=0.5, val_share=0.1)
     pictures = [listed(f"{i}", split="test" if i % 5 == 0 else None) for i in range(100)]
@@ -187,14 +195,6 @@ def test_no_test_picture_is_drawn_in_place_of_given_ones_that_cannot_be_used(set
     found = [{"reason": "missing"}, *(kept(f"{i}") for i in range(20))]
     rows = build_rows(listing(*pictures), found, replace(settings, val_share=0.1), seed=0)
     assert Counter(row["split"] for row in rows) == {None: 1, "train": 18, "val": 2}
-
-
-@pytest.mark.parametrize("bad", ["name\udcff.jpg", "\ud800"])
-def test_a_name_that_is_no_text_is_rejected(bad: str, settings: ManifestParams) -> None:
-    pictures = [listed("a", split="train"), replace(listed("b"), name=bad), replace(listed("c"), path=bad)]
-    rows = build_rows(listing(*pictures), [kept("0"), kept("1"), kept("2")], settings, seed=0)
-    assert [row["reason"] for row in rows] == ["", "name", "name"]
-    assert rows[1]["sha256"] is None
 
 
 def test_stat_tells_a_changed_file(root: Path) -> None:

@@ -8,13 +8,12 @@ import pytest
 import simplejpeg
 
 from pipeline.errors import UserError
-from pipeline.executor import Job
 from pipeline.inspection import inspect_pictures
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
 from pipeline.store import read_sidecar, store_folder, write_record
 from stages import manifest
-from tests.conftest import draw_picture
+from tests.conftest import draw_picture, make_here
 from tests.stages.conftest import small_params
 
 Workspace = tuple[Path, Params]
@@ -53,15 +52,6 @@ def test_an_empty_split_stops_the_run(workspace: Workspace, tmp_path: Path, monk
     drawn = replace(params.manifest, split_column=None, val_share=0.0)
     with pytest.raises(UserError, match="no picture is in the split 'val'"):
         manifest.main(replace(params, manifest=drawn))
-
-
-def make_here(kind: str, jobs: list[Job], work: Any, dask: Any) -> dict[str, Path]:
-    """make_missing without Dask."""
-    made = {job.name: store_folder(kind) / f"{job.fingerprint}.json" for job in jobs}
-    for job in jobs:
-        if read_sidecar(made[job.name]) is None:
-            work(*job.arguments, made[job.name].with_suffix(""))
-    return made
 
 
 @pytest.fixture
