@@ -9,7 +9,7 @@ The copies of 256x256 pixels in datasetImages_warp256 have lost their proportion
 
 from pathlib import Path
 
-from pipeline.datasets.folder import DatasetFolder, list_scores
+from pipeline.datasets.published import DatasetFolder, list_scores
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams
 

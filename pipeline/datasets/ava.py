@@ -7,7 +7,7 @@ images/<image id>.jpg
 
 from pathlib import Path
 
-from pipeline.datasets.folder import DatasetFolder, read_number
+from pipeline.datasets.published import DatasetFolder, read_number
 from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams

@@ -8,7 +8,7 @@ koniq10k_scores_and_distributions.csv    image_name, MOS on 1..5, MOS_zscore on 
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.datasets.folder import DatasetFolder, list_scores
+from pipeline.datasets.published import DatasetFolder, list_scores
 from pipeline.listing import Listing
 from pipeline.params import ManifestParams
 

@@ -6,7 +6,7 @@ imgs/<sessionId>/<imageName>
 
 from pathlib import Path
 
-from pipeline.datasets.folder import DatasetFolder, read_name, read_number
+from pipeline.datasets.published import DatasetFolder, read_name, read_number
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams
 

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
-from pipeline.datasets.folder import DatasetFolder, Row, list_scores
+from pipeline.datasets.published import DatasetFolder, Row, list_scores
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.params import ManifestParams

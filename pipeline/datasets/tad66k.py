@@ -6,7 +6,7 @@ TAD66K/<image>
 
 from pathlib import Path
 
-from pipeline.datasets.folder import DatasetFolder, list_scores
+from pipeline.datasets.published import DatasetFolder, list_scores
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams
 

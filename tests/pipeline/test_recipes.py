@@ -14,6 +14,7 @@ from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text()
+OF_PICTURES = ("max_edge", "val_share", "leaks")
 
 
 def load(folder: Path, **changed: str) -> Params:
@@ -128,6 +129,11 @@ def test_a_value_in_params_comes_before_the_recipe(backbone: str, tmp_path: Path
     assert {key.rpartition(".")[2] for key in AUTO_KEYS} == others.keys()
     params = load(tmp_path, dataset="para", backbone=backbone, **{key: str(value) for key, value in others.items()})
     assert {key.rpartition(".")[2]: value_of(params, key) for key in AUTO_KEYS} == others
+
+
+def test_published_splits_are_kept_even_where_they_leak(tmp_path: Path) -> None:
+    leaks = {dataset: load(tmp_path, dataset=dataset).manifest.leaks for dataset in DATASETS}
+    assert {dataset for dataset, found in leaks.items() if found == "refuse"} == {"demo", "csv"}
 
 
 def test_no_maximum_edge_is_a_value(tmp_path: Path) -> None:

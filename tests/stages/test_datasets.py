@@ -1,7 +1,6 @@
 """Each published data set, from its own files with their faults to shards; two of them to the report."""
 
 import json
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,11 +11,12 @@ import numpy as np
 import pytest
 
 from pipeline.manifest import read_manifest
-from pipeline.params import DaskParams, HardwareParams, Params, load_params
+from pipeline.params import Params, load_params
 from pipeline.recipes import DATASETS
 from pipeline.shard_reader import ShardReader
 from stages import evaluate, importance, manifest, pos_embeds, report, shards, train
-from tests.pipeline.datasets.folders import NUM_LISTED, WRITERS, counts, score
+from tests.conftest import make_here
+from tests.pipeline.datasets.small_folders import NUM_LISTED, WRITERS, counts, score
 from tests.stages.conftest import ROOT
 
 LONG = {"para": 1024, "spaq": 1024}  # pixels of the long picture when packed; 1100 in the other data sets
@@ -36,18 +36,7 @@ class Packed:
         return found
 
 
-@pytest.fixture(scope="module")
-def one_worker() -> Iterator[DaskParams]:
-    """For all data sets: to start it takes longer than its work here."""
-    from dask.distributed import LocalCluster
-
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR
-    ) as cluster:
-        yield DaskParams(address=cluster.scheduler_address, workers=None, memory="auto")
-
-
-def small_params(dataset: str, folder: Path, dask: DaskParams) -> Params:
+def small_params(dataset: str, folder: Path) -> Params:
     """params.yaml with this data set and the built-in model, at a size that takes seconds."""
     shipped = (ROOT / "params.yaml").read_text()
     (folder / "params.yaml").write_text(re.sub(r"^dataset: \w+", f"dataset: {dataset}", shipped, flags=re.MULTILINE))
@@ -58,21 +47,20 @@ def small_params(dataset: str, folder: Path, dask: DaskParams) -> Params:
         manifest=replace(params.manifest, folder=str(folder / "published"), val_share=0.2, max_reject_frac=0.1),
         shards=replace(params.shards, samples_per_shard=10),
         train=replace(params.train, epochs=1, batch_size=8),
-        hardware=HardwareParams(device="cpu", loader_workers=0),
-        dask=dask,
+        hardware=replace(params.hardware, device="cpu", loader_workers=0),
     )
 
 
 @pytest.fixture(scope="module", params=WRITERS)
-def packed(
-    request: pytest.FixtureRequest, one_worker: DaskParams, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Packed]:
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packed]:
     folder = tmp_path_factory.mktemp(request.param)
     WRITERS[request.param](folder / "published")
-    params = small_params(request.param, folder, one_worker)
+    params = small_params(request.param, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CHARM_STORE", str(folder / "store"))
+        for stage in (manifest, shards):
+            patch.setattr(stage, "make_missing", make_here)
         manifest.main(params)
         shards.main(params)
         yield Packed(request.param, folder, params)

@@ -8,7 +8,7 @@ import pytest
 from pipeline.datasets import aadb
 from pipeline.errors import UserError
 from pipeline.params import Params
-from tests.pipeline.datasets.folders import write_aadb
+from tests.pipeline.datasets.small_folders import write_aadb
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pipeline.datasets import ava
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.params import Params
-from tests.pipeline.datasets.folders import write_ava
+from tests.pipeline.datasets.small_folders import write_ava
 
 TESTS = "aesthetics_image_lists/generic_test.jpgl"
 

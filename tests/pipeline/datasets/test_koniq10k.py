@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.inspection import check_listing
 from pipeline.listing import Listing
 from pipeline.params import Params
-from tests.pipeline.datasets.folders import write, write_koniq10k
+from tests.pipeline.datasets.small_folders import write, write_koniq10k
 
 SCORES = [
     '"image_name","c1","c2","c3","c4","c5","c_total","MOS","SD","MOS_zscore"',

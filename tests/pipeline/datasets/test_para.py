@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.datasets import para
 from pipeline.params import Params
-from tests.pipeline.datasets.folders import write, write_para
+from tests.pipeline.datasets.small_folders import write, write_para
 
 
 def test_columns_in_another_order(shipped_params: Params, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.datasets import spaq
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.params import Params
-from tests.pipeline.datasets.folders import write_spaq
+from tests.pipeline.datasets.small_folders import write_spaq
 
 LABELS = "Annotations/MOS and Image attribute scores.xlsx"
 HEADER = ("Image name", "MOS")

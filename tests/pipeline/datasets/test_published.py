@@ -17,7 +17,7 @@ from pipeline.inspection import check_listing
 from pipeline.listing import Listing
 from pipeline.params import Params
 from pipeline.recipes import DATASETS
-from tests.pipeline.datasets.folders import LABELS, NUM_LISTED, WRITERS, counts, score
+from tests.pipeline.datasets.small_folders import LABELS, NUM_LISTED, WRITERS, counts, score
 
 TEXT = [(name, place) for name, places in LABELS.items() for place in places if not place.endswith(".xlsx")]
 Read = Callable[..., Listing]
