@@ -131,7 +131,7 @@ def show_picture(
         if selection in UNITS:
             importance = score_patches(picture, selection, tokenizer.coarse_patch_size, tokenizer.fit)
         tokens = strategy(picture, importance=importance, saliency_mask=saliency_mask, seed=seed, key=scored.key)
-        fitted_mask = fit_to_grid(saliency_mask.view(np.uint8), tokenizer.coarse_patch_size, tokenizer.fit)
+        fitted_mask = fit_to_grid(saliency_mask.astype(np.uint8), tokenizer.coarse_patch_size, tokenizer.fit)
         views.append(_view_tokens(strategy, tokens, importance, fitted_mask, window))
     photo = encode_jpeg(shrink(fitted))
     return Shown(scored, image_hw, layout.fitted_hw, layout.fitted_hw, layout.num_coarse, photo, window, tuple(views))

@@ -127,6 +127,22 @@ def test_coverage(covered: int, coverage: float, salient: bool) -> None:
     np.testing.assert_array_equal(pool_saliency(mask, 4, coverage), [[float(salient), 1.0]])
 
 
+def test_true_may_be_any_byte_but_0() -> None:
+    """Pillow decodes a 1-bit PNG into a bool array whose True is 255."""
+    mask = np.zeros((4, 8), np.uint8)
+    mask[0, 0], mask[:2, 4:] = 255, 255
+    np.testing.assert_array_equal(pool_saliency(mask.view(bool), 4, 0.5), [[0.0, 1.0]])
+
+
+def test_an_empty_mask_selects_as_chance_does() -> None:
+    pooled = pool_saliency(np.zeros((40, 60), bool), 4, 0.5).ravel()
+    for seed in range(5):
+        drawn = words(150, seed)
+        salient, random = (select_patches(name, pooled, [30, 20], drawn) for name in ("saliency", "random"))
+        for by_saliency, by_chance in zip(salient, random, strict=True):
+            np.testing.assert_array_equal(by_saliency, by_chance)
+
+
 def test_nothing_salient_is_the_whole_picture() -> None:
     mask = np.zeros((8, 12), bool)
     mask[0, 0] = True

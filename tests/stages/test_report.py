@@ -197,5 +197,6 @@ def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
     assert re.search(r"SAM-HQ \(vit_b\) looked for “camo &lt;object&gt;” in 6 pictures", page)
     assert re.search(r"1 picture \(16\.67 %\) came out empty", page)
     assert len(re.findall(r"<figcaption>[^<]+<br>[78]\.\d %</figcaption>", page)) == 5
-    assert "object, 8% of the picture" in page  # in the gallery
+    covered = [int(share) for share in re.findall(r"object, (\d+)% of the picture", page)]
+    assert sorted(covered) == [0, 8, 8, 8]  # in the gallery, of the fitted pictures
     assert "Saliency masks" not in make_page(params)
