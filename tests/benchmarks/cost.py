@@ -12,19 +12,18 @@ ViTs: theirs come out where one token fewer is counted, without the CLS token.
 """
 
 import argparse
-import ctypes
-import re
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 from timm.layers import LayerScale
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -126,23 +125,17 @@ def measure_ms(call: Callable[[], Any], device: str) -> float:
 
 @torch.inference_mode()
 def measure_mb(model: nn.Module, call: Callable[[], Any], device: str) -> float:
-    """MB of the weights and of what a call needs besides: on a CPU, by how much the process grows (Linux)."""
+    """The most MB that tensors take at a time, weights included."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         call()
         return torch.cuda.max_memory_allocated() / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls have left would not have to grow
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what there is now
-    before = _read_kb("VmRSS")
-    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return (_read_kb("VmHWM") - before) / 2**10 + weights / 2**20
-
-
-def _read_kb(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])
+    return (weights + max(accumulate(event.nbytes() for event in events))) / 2**20
 
 
 def main() -> None:
