@@ -181,7 +181,8 @@ def main() -> None:
     params = {(name, seed): make_params(base, name, seed, chosen.epochs) for name, seed in asked}
     digests = {run: digest_run(params[run], ("pos_embeds", "train", "evaluate")) for run in asked}
     kept = read_results(WORK / "results.jsonl")
-    todo = {digest: run for run, digest in digests.items() if digest not in kept}  # `charm` and `random` are one
+    # `charm` and `random` are one run, which goes by the first of its names.
+    todo = {digest: run for run, digest in reversed(digests.items()) if digest not in kept}
     print(f"{len(set(digests.values()))} runs, {len(todo)} to make", file=sys.stderr)
 
     maps = [name for name in SELECTIONS if name in {params[run].selection for run in todo.values()}]
