@@ -25,30 +25,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
+from pipeline.paper_tables import METRICS, Row, read_tables
 from pipeline.params import load_params
 from pipeline.store import fingerprint
 
-METRICS = ("plcc", "srcc", "acc")  # the paper's
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table of the paper.
-
-    Attributes:
-        name: of the row; table: "table3"; dataset: the paper's.
-        settings: params.yaml's keys, with dots, and values, on data of the kinds "paper", "demo" and "csv".
-        paper: its PLCC, SRCC and ACC.
-        missing: why the row cannot be run; "" if it can.
-    """
-
-    name: str
-    table: str
-    dataset: str
-    settings: dict[str, dict[str, Any]]
-    paper: tuple[float, ...]
-    missing: str
 
 
 @dataclass(frozen=True)
@@ -75,35 +56,16 @@ class Plan:
     missing: str
 
 
-def read_tables() -> tuple[dict[str, str], dict[str, list[Row]]]:
-    """Titles, and rows, of each table, by "table<number>"."""
-    tables = YAML(typ="safe").load(Path(__file__).with_name("paper_tables.yaml"))
-    every_row = tables["every_row"]
-    rows: dict[str, list[Row]] = {}
-    for name, table in tables["tables"].items():
-        rows[name] = []
-        for row in table["rows"]:
-            own = row.get("set", {})
-            settings = {
-                "paper": every_row | tables["on_the_papers_data"] | own,
-                "demo": every_row | row.get("on_demo", own),
-                "csv": every_row | own,
-            }
-            dataset, missing = row.get("dataset", table.get("dataset")), row.get("missing", "")
-            rows[name].append(Row(row["row"], name, dataset, settings, tuple(row["paper"]), missing))
-    return {name: table["title"] for name, table in tables["tables"].items()}, rows
-
-
 def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, Any], base: Path) -> Plan:
     """The experiments of a row on a data set (None: the row's own), on top of the params.yaml at `base`."""
     dataset = dataset or row.dataset
+    kind = dataset if dataset in row.settings else "paper"
     slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
     experiments: list[Experiment] = []
     try:
-        if row.missing:
-            raise UserError(row.missing)
+        if row.missing[kind]:
+            raise UserError(row.missing[kind])
         for seed in seeds:
-            kind = dataset if dataset in row.settings else "paper"
             wanted = row.settings[kind] | {"dataset": dataset, "seed": seed} | extra
             changes, digest = change_params(base, wanted)
             experiments.append(Experiment(f"{row.table}-{slug}-{dataset}-seed{seed}-{digest}", digest, changes))
@@ -120,7 +82,7 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
     """
     document = YAML(typ="rt").load(base)
     changes = {}
-    for key, value in wanted.items():
+    for key, value in (_anchor_paths(document, wanted, base.parent) | wanted).items():
         section, _, name = key.rpartition(".")
         holder = document.get(section) if section else document
         if not isinstance(holder, dict):
@@ -135,6 +97,18 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
         except UserError as error:
             raise UserError(str(error).removeprefix(f"{folder}/")) from error
     return changes, fingerprint({name: value for name, value in settings.items() if name not in _WHERE})[:8]
+
+
+def _anchor_paths(document: dict[str, Any], wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The places of the pictures, from the root: a queued run works in a folder of its own, where they are not."""
+    manifest, before = document["manifest"], document["dataset"]
+    dataset = wanted.get("dataset", before)
+    places = {}
+    if dataset == "csv":
+        places = {name: manifest[name] for name in ("csv_file", "csv_root")}
+    elif dataset != "demo":
+        places = {"folder": (dataset == before and manifest.get("folder")) or f"datasets/{dataset}"}
+    return {f"manifest.{name}": str((folder / place).resolve()) for name, place in places.items() if place}
 
 
 def _show(value: Any) -> str:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from charm.importance import score_patches
 from pipeline.saliency.mbd import detect
-from pipeline.shards import Sample, ShardReader, write_shard
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import Sample, encode_array, write_shard
 
 Settings = dict[str, Any]
 
@@ -18,9 +19,7 @@ Settings = dict[str, Any]
 def _score(picture: np.ndarray, name: str, settings: Settings) -> Sample:
     sample = {}
     for size in settings["coarse_patch_sizes"]:
-        buffer = io.BytesIO()
-        np.save(buffer, score_patches(picture, name, size, settings["fit"]), allow_pickle=False)
-        sample[f"p{size}.npy"] = buffer.getvalue()
+        sample[f"p{size}.npy"] = encode_array(score_patches(picture, name, size, settings["fit"]))
     return sample
 
 
@@ -56,4 +55,5 @@ def make_column(folder: str, shard: str, name: str, settings: Settings, target: 
         target: where to write, without an ending.
     """
     pictures = ShardReader(Path(folder), shard)
-    write_shard(target, ((key, MAPS[name](pictures.read_picture(key), name, settings)) for key in pictures))
+    samples = ((key, MAPS[name](pictures.read_picture(key), name, settings)) for key in pictures)
+    write_shard(target, samples, source=pictures.shards[shard])

@@ -62,11 +62,13 @@ class ManifestParams:
     max_edge: Annotated[int, Range(32)] | None  # pixels
     max_pixels: Annotated[int, Range(1, 100_000_000)]  # the most that the later stages decode
     max_reject_frac: Share
+    leaks: Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True)
 class ShardParams:
     samples_per_shard: Count
+    encoding: Literal["jpeg", "raw"]
     jpeg_quality: Annotated[int, Range(1, 100)]
 
 
@@ -102,7 +104,9 @@ class PosEmbedParams:
 
 @dataclass(frozen=True)
 class TrainParams:
-    head: Literal["cls", "cls_mean"]
+    head: Literal["cls", "cls_mean", "mean"]
+    pos_embed: Literal["frozen", "trainable"]
+    normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
     batch_size: Count  # pictures
@@ -110,7 +114,9 @@ class TrainParams:
     min_learning_rate: NonNegative
     warmup_epochs: NonNegative
     weight_decay: NonNegative
+    layer_decay: Annotated[float, Range(1e-3, 1)]
     clip_norm: NonNegative
+    ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
     flip: Share
     rotate: Share
@@ -129,7 +135,14 @@ class ReportParams:
 @dataclass(frozen=True)
 class HardwareParams:
     device: str
-    loader_workers: Annotated[int, Range(0)]
+    processes: Count
+    loader_workers: Annotated[int, Range(0, 1024)]  # of each process
+    remote: str | None  # address of a folder
+    micro_batch: Count | None  # pictures
+    precision: Literal["float32", "bfloat16", "float16"]
+    compile: bool
+    grad_checkpointing: bool
+    checkpoint_minutes: NonNegative
 
 
 @dataclass(frozen=True)
@@ -146,6 +159,8 @@ class Params:
     tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
     backbone: str
     pretrained: bool
+    checkpoint: str | None
+    checkpoint_sha256: str | None
     max_seq_len: Count
     seed: Annotated[int, Range(0, 2**63 - 1)]
     tokens: TokenParams
@@ -173,6 +188,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply to be read; expected one section per stage") from error
     except YAMLError as error:  # bytes that are no text
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(node, CommentedMap):
@@ -181,6 +198,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     # The name becomes a folder and part of a command in dvc.yaml.
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", params.backbone):
         _fail(path, node, "backbone", f"backbone: {params.backbone!r} is not a name of a timm model")
+    if not re.fullmatch(r"auto|\d+(\.\d+)? ?([kMGT]i?)?B", params.dask.memory):
+        _fail(
+            path, node["dask"], "memory", f"dask.memory: expected auto, or a size such as 4GB, got {params.dask.memory}"
+        )
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")

@@ -1,12 +1,11 @@
 """Several draws of each picture in one pass: it is read and decoded once, and tokenized once per draw."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.sampler import EpochSampler, Place
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 
 
 class EveryDraw(EpochSampler):
@@ -18,14 +17,18 @@ class EveryDraw(EpochSampler):
 
     def __iter__(self) -> Iterator[list[Place]]:
         for places in super().__iter__():
-            yield [(place[1] % self._draws, place[1] // self._draws) for place in places]
+            yield [Place(place.row % self._draws, place.row // self._draws, place.weight) for place in places]
 
 
 class LastPicture(ShardReader):
-    """A reader that keeps the picture that it read last, for those who ask for it several times in a row."""
+    """A reader that keeps the picture that it read last, for those who ask for it several times in a row.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    Args:
+        reader: whose index it takes over.
+    """
+
+    def __init__(self, reader: ShardReader) -> None:
+        vars(self).update(vars(reader))
         self._last: tuple[str, np.ndarray] | None = None
 
     def read_picture(self, key: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from pipeline.gallery import Scored, choose_pictures, show_picture
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
 from pipeline.reasons import REASONS
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import build_tokenizer
 
 MAX_POINTS = 2000  # of the scatter plot, some 150 bytes each

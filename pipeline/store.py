@@ -17,16 +17,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
+_RECORD_HEAD = b'{"checksum": "%s",\n'
+
 
 def store_folder(kind: str) -> Path:
     """The folder of one kind of artifact: below $CHARM_STORE, or .charm/store of the repository."""
+    folder = _store() / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _store() -> Path:
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     # A queued experiment runs in a copy of the repository at .dvc/tmp/exps/<name>; it shares the store.
     if ".dvc" in root.parts:
         root = Path(*root.parts[: root.parts.index(".dvc")])
-    folder = Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve() / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve()
 
 
 def fingerprint(*parts: Any) -> str:
@@ -64,13 +71,23 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     """A file that is there whole or not at all: written aside, flushed to disk, renamed."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
+        with open(part, "wb", buffering=_BUFFER) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to disk: a rename is safe from a power cut only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -79,12 +96,30 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, sort_keys=True, indent=1).encode() + b"\n")
 
 
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """A JSON object that can tell whether it is still what was written: its first entry is the sha256 of the rest."""
+    rest = json.dumps(value, sort_keys=True).encode()[1:] + b"\n"
+    with write_whole(path) as file:
+        file.write(_RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest)
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """Undoes `write_record`, from the file's bytes.
+
+    Raises:
+        ValueError: they are not as they were written.
+    """
+    rest = data[len(_RECORD_HEAD % bytes(64)) :]
+    if data != _RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest:
+        raise ValueError("the file is not as it was written")
+    record: dict[str, Any] = json.loads(b"{" + rest)
+    return record
+
+
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """The sidecar beside a shard, or None where the shard does not exist as a whole."""
     try:
-        sidecar: dict[str, Any] = json.loads(path.read_bytes())
-        if not isinstance(sidecar, dict):
-            return None
+        sidecar = parse_record(path.read_bytes())
         if "bytes" in sidecar and path.with_suffix(".tar").stat().st_size != sidecar["bytes"]:
             return None
     except (OSError, ValueError):
@@ -109,20 +144,38 @@ def make_alone(folder: Path) -> Iterator[None]:
 
 
 def publish(made: Mapping[str, Path], out: Path) -> None:
-    """Fills an output folder: `made` maps a file name to the file it is another name of."""
+    """Fills an output folder: `made` maps a file name to the file it is another name of, in the order of linking."""
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.iterdir():
-        if old.name not in made:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    # Sidecars go first and, by the order of `made`, come last: never does one stand beside a tar that is not its own.
+    for old in sorted(out.iterdir(), key=lambda path: (path.suffix != ".json", path)):
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     for name, source in made.items():
-        target = out / name
-        target.unlink(missing_ok=True)
         try:
-            os.link(source, target)
+            os.link(source, out / name)
         except OSError:  # another disk
-            shutil.copyfile(source, target)
+            shutil.copyfile(source, out / name)
 
 
 def publish_shards(made: Mapping[str, Path], out: Path) -> None:
     """Fills an output folder with both files of each shard; `made` maps a shard's name to its sidecar."""
     publish({f"{name}{end}": path.with_suffix(end) for name, path in made.items() for end in (".tar", ".json")}, out)
+
+
+def prune() -> dict[str, tuple[int, int]]:
+    """Removes the files of finished artifacts that have no other name left, in a folder or in DVC's cache, and what
+    killed writers have left behind. Checkpoints of training stay: a run that was stopped may be days of work.
+
+    Returns:
+        Kind of artifact -> (files removed, bytes freed).
+    """
+    removed = {}
+    for folder in sorted(path for path in _store().glob("*") if path.is_dir() and path.name != "train"):
+        with make_alone(folder):
+            unused = [(path, path.stat()) for path in folder.iterdir() if path.name != ".lock"]
+            # Sidecars first: a shard without one does not exist, wherever this is stopped.
+            unused.sort(key=lambda item: (item[0].suffix != ".json", item[0]))
+            gone = [(path, stat) for path, stat in unused if stat.st_nlink == 1]
+            for path, _ in gone:
+                path.unlink()
+            removed[folder.name] = (len(gone), sum(stat.st_size for _, stat in gone))
+    return removed

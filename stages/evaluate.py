@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.metrics import METRICS, bootstrap_intervals, score_agreement
-from pipeline.checkpoints import load_model_tensors
 from pipeline.inputs import DATA, Inputs
-from pipeline.loader import make_loader
-from pipeline.models import build_model, choose_device
+from pipeline.loader import Loader
+from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.repeats import EveryDraw, LastPicture
 from pipeline.store import write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
+from pipeline.trained import load_trained
 from stages import run_stage
 
 OUT = Path("runs/evaluate")
@@ -31,19 +31,17 @@ OUT = Path("runs/evaluate")
 
 def main(params: Params) -> None:
     device = choose_device(params.hardware.device)
-    tensors, config = load_model_tensors(Path("runs/train"))
-    model = build_model(config, pretrained=False)
-    model.load_state_dict(tensors)
+    inputs = Inputs(params)
+    model, config = load_trained(Path("runs/train"), params, inputs.manifest)
     model.to(device)
 
     # Predict
-    inputs = Inputs(params)
     test, bins, draws = inputs.manifest.of_split("test"), inputs.manifest.bins, params.evaluate.draws
     if draws > 1:
-        inputs.pictures = LastPicture(inputs.pictures.folder)
+        inputs.pictures = LastPicture(inputs.pictures)
     dataset = inputs.dataset(test, build_tokenizer(params, model.patch_size))
     sampler = EveryDraw(len(test.table), params.train.batch_size, draws)
-    loader = make_loader(dataset, sampler, params.hardware.loader_workers, device)
+    loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
     # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
     found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(len(bins)))
     shares = found.predicted.reshape(-1, draws, len(bins))
@@ -85,13 +83,10 @@ def _describe(
 ) -> dict[str, Any]:
     """What the numbers are of: whether two runs can be compared, and what was left out."""
     described = {name: facts[name] for name in ("dataset", "listed", "packed", "rejected")}
-    if "split_sha256" in facts:
-        described["split"] = facts["split_sha256"][:12]  # enough to tell two apart; 64 digits would fill `dvc exp show`
-    if "notes" in facts:
-        described["notes"] = facts["notes"]
+    described |= {name: facts[name] for name in ("split_sha256", "leaks", "notes") if name in facts}
     column = DATA / "importance" / params.selection / "column.json"
-    if params.selection == "saliency" and "empty_rate" in (found := json.loads(column.read_bytes())):
-        described["saliency_empty_rate"] = found["empty_rate"]
+    if params.selection == "saliency" and column.is_file():
+        described["saliency_empty_rate"] = json.loads(column.read_bytes()).get("empty_rate")
     return described | {
         "scored": len(predictions["key"]),
         "draws": params.evaluate.draws,

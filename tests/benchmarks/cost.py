@@ -24,12 +24,12 @@ import torch
 from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from charm import CharmTokenizer, CharmViT
 
 TOLERANCE = 0.02  # of the paper's GMACs
+DEPTH = 12  # blocks of a small ViT
 OPERATIONS = {nn.LayerNorm: 2, nn.GELU: 1, LayerScale: 1}  # counted for each value that such a module gives
 
 
@@ -67,10 +67,10 @@ SETTINGS = (
 )
 
 
-def make_call(setting: Setting, device: str) -> tuple[CharmViT, Callable[[], Tensor]]:
-    """The model, and its forward pass of one picture."""
+def make_call(setting: Setting, device: str, depth: int = DEPTH) -> tuple[CharmViT, Callable[[], Tensor]]:
+    """The model, with so many blocks, and its forward pass of one picture."""
     with torch.device(device):
-        model = CharmViT(setting.backbone, pretrained=False, num_scales=setting.num_scales).eval()
+        model = CharmViT(setting.backbone, pretrained=False, num_scales=setting.num_scales, depth=depth).eval()
     tokenizer = CharmTokenizer(
         model.patch_size, max_seq_len=setting.max_seq_len, num_scales=max(2, setting.num_scales), budget="fixed"
     )
@@ -82,18 +82,15 @@ def make_call(setting: Setting, device: str) -> tuple[CharmViT, Callable[[], Ten
     return model, lambda: model(*inputs, pos_embed)
 
 
-class AllTrue(TorchDispatchMode):
-    """Answers True when a tensor of the device "meta", which has shapes alone, is asked whether it is (no padding)."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return True
-        return func(*args, **(kwargs or {}))
+def count_macs(setting: Setting) -> int:
+    """Of a picture. All blocks are alike: what one and what two need tells what all need, in a quarter of the time."""
+    one, two = (count_call(*make_call(setting, "cpu", depth)) for depth in (1, 2))
+    return one + (DEPTH - 1) * (two - one)
 
 
 @torch.inference_mode()
-def count_macs(model: nn.Module, call: Callable[[], Any]) -> int:
-    """Multiply-accumulates of a call of the model, counted as said above; nothing is computed where it is "meta"."""
+def count_call(model: nn.Module, call: Callable[[], Any]) -> int:
+    """Multiply-accumulates of a call of the model, counted as said above."""
     others = 0
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -102,7 +99,7 @@ def count_macs(model: nn.Module, call: Callable[[], Any]) -> int:
 
     counted = [module for module in model.modules() if isinstance(module, tuple(OPERATIONS))]
     hooks = [module.register_forward_hook(count) for module in counted]
-    with AllTrue(), FlopCounterMode(display=False) as products:
+    with FlopCounterMode(display=False) as products:
         call()
     for hook in hooks:
         hook.remove()
@@ -149,7 +146,7 @@ def main() -> None:
     print("| model | input | tokens | GMACs | ms | MB |\n|---|---|---|---|---|---|")
     worst = 0.0
     for setting in SETTINGS:
-        gmacs = count_macs(*make_call(setting, "meta")) / 1e9
+        gmacs = count_macs(setting) / 1e9
         model, call = make_call(setting, device)
         found = (setting.max_seq_len, measure_ms(call, device), gmacs, measure_mb(model, call, device))
         tokens, ms, gmac, mb = (

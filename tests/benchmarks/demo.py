@@ -3,9 +3,9 @@
     uv run python -m tests.benchmarks.demo [--seeds 0 1 2 3 4] [--only charm standard] [--epochs 20]
 
 The same model, epochs and pictures for all; a seed turns over which photographs are held out, and draws everything
-else. Two runs at a time, one thread each. Pictures, shards and maps are made once, a picture is decoded once per
-process. Finished runs are kept in .charm/demo/results.jsonl and are not made again unless a setting or the code has
-changed. Prints two Markdown tables.
+else. Two runs at a time, one thread each. Pictures, shards and maps are made once, and the shards hold pixels: decoding
+would be 40 % of an epoch's time. Finished runs are kept in .charm/demo/results.jsonl and are not made again unless a
+setting or the code has changed. Prints two Markdown tables.
 
 All inputs have the token budget of params.yaml but `standard_384`: a crop of 384 pixels is 27 x 27 tokens, and with
 fewer it would be `standard` itself.
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pipeline.params import DaskParams, HardwareParams, Params, load_params
+from pipeline.params import Params, load_params
 from pipeline.store import code_digest, fingerprint
 from tests.imports import import_closure
 
@@ -53,8 +53,9 @@ def make_params(base: Params, name: str, seed: int, epochs: int | None) -> Param
         max_seq_len=_LENGTHS.get(name, base.max_seq_len),
         seed=seed,
         train=replace(base.train, epochs=epochs or base.train.epochs),
-        hardware=HardwareParams(device="cpu", loader_workers=0),
-        dask=DaskParams(address=None, workers=PROCESSES, memory="auto"),
+        shards=replace(base.shards, encoding="raw"),
+        hardware=replace(base.hardware, device="cpu", loader_workers=0),
+        dask=replace(base.dask, workers=PROCESSES),
     )
 
 
@@ -87,16 +88,6 @@ def prepare_data(params: Params, maps: Sequence[str]) -> Path:
                 sys.argv[1:] = [name]
                 importance.main(params)
     return folder / "data"
-
-
-def prepare_process() -> None:
-    """Of a pool: one thread, and every picture decoded once for all of its runs (40 % of an epoch's time)."""
-    import torch
-
-    from pipeline import shards
-
-    torch.set_num_threads(1)
-    shards.decode_image = functools.cache(shards.decode_image)
 
 
 def run_once(params: Params, data: Path, digest: str) -> dict[str, Any]:
@@ -191,7 +182,7 @@ def main() -> None:
         for seed in sorted({s for _, s in todo.values()})
     }
     print(f"pictures, shards and maps: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), prepare_process) as pool:
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         # The longest first, so that none runs alone at the end.
         order = sorted(todo, key=lambda digest: -params[todo[digest]].max_seq_len)
         futures = {pool.submit(run_once, params[todo[d]], data[todo[d][1]], d): d for d in order}

@@ -141,6 +141,8 @@ def test_missing_key_is_reported_at_its_section(key: str, section: str | None, m
         pytest.param(b"seed: \x00\n", "not valid YAML", id="NUL"),
         pytest.param(b"seed: \xe9\xe9\n", "not valid YAML", id="not UTF-8"),
         pytest.param(b"\xff\xfes\x00e", "not valid YAML", id="UTF-16 cut short"),
+        pytest.param(b"seed: " + b"[" * 500, "nested too deeply", id="brackets without end"),
+        pytest.param(b"".join(b" " * i + b"a:\n" for i in range(3000)), "nested too deeply", id="keys without end"),
         pytest.param(b"", "expected keys and values", id="empty"),
         pytest.param(b"- seed\n", "expected keys and values", id="a list"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import shards
+from pipeline import shard_reader
 from pipeline.repeats import EveryDraw, LastPicture
 from tests.conftest import Small
 
@@ -15,20 +15,20 @@ def test_every_sample_comes_once_per_draw_its_draws_in_a_row(batch_size: int) ->
     sampler = EveryDraw(5, batch_size, draws=3)
     batches = list(sampler)
     assert len(sampler) == len(batches) == -(-15 // batch_size)
-    places = [(place[0], place[1]) for batch in batches for place in batch]
+    places = [(place.epoch, place.row) for batch in batches for place in batch]
     assert places == [(draw, index) for index in range(5) for draw in range(3)]
 
 
 def test_the_last_picture_is_not_decoded_again(packed: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    decode_image = shards.decode_image
+    decode_image = shard_reader.decode_image
 
     def count(data: bytes, *arguments: Any) -> Any:
         decoded.append(len(data))
         return decode_image(data, *arguments)
 
-    monkeypatch.setattr(shards, "decode_image", count)
-    reader = LastPicture(packed.pictures.folder)
+    monkeypatch.setattr(shard_reader, "decode_image", count)
+    reader = LastPicture(packed.pictures)
     keys = packed.manifest.keys
     for key in (keys[0], keys[0], keys[0], keys[1], keys[1], keys[0]):
         np.testing.assert_array_equal(reader.read_picture(key), packed.pictures.read_picture(key))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipeline.params import DaskParams, HardwareParams, Params, load_params
+from pipeline.params import DaskParams, Params, load_params
 from stages import importance, manifest, pos_embeds, shards, train
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def small_params(folder: Path) -> Params:
         ),
         shards=replace(params.shards, samples_per_shard=10),
         train=replace(params.train, epochs=3, batch_size=8, warmup_epochs=1.0),
-        hardware=HardwareParams(device="cpu", loader_workers=0),
+        hardware=replace(params.hardware, device="cpu", loader_workers=0),
         dask=DaskParams(address=None, workers=1, memory="auto"),
     )
 

@@ -13,6 +13,7 @@ from charm.metrics import METRICS, srcc
 from pipeline.manifest import read_manifest
 from pipeline.params import EvaluateParams, Params
 from pipeline.predictions import Predictions, predict
+from pipeline.sampler import Place
 from stages import evaluate
 
 Workspace = tuple[Path, Params]
@@ -56,7 +57,7 @@ def test_several_draws_are_averaged_and_their_spread_reported(
     passes = []
     for draw in range(3):
         monkeypatch.setattr(
-            evaluate.EveryDraw, "__iter__", lambda self, draw=draw: iter([[(draw, i) for i in range(6)]])
+            evaluate.EveryDraw, "__iter__", lambda self, draw=draw: iter([[Place(draw, row) for row in range(6)]])
         )
         passes.append(np.array(run(folder, params)[1]["predicted"], float))
     monkeypatch.undo()
@@ -116,6 +117,6 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
     column = Path("data/importance/saliency/column.json")
     column.write_text(json.dumps(json.loads(column.read_text()) | {"empty_rate": 0.125}))
     metrics, _ = run(Path(), params)
-    assert (metrics["split"], metrics["notes"]) == ("0123456789ab", {"duplicate": 2})
+    assert (metrics["split_sha256"], metrics["notes"]) == ("0123456789abcdef" * 4, {"duplicate": 2})
     assert "saliency_empty_rate" not in metrics
     assert run(Path(), replace(params, selection="saliency"))[0]["saliency_empty_rate"] == 0.125

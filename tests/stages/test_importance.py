@@ -8,7 +8,7 @@ import pytest
 from charm import score_patches
 from pipeline.columns import ColumnReader
 from pipeline.params import Params, ScoreParams
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from stages import importance
 
 Workspace = tuple[Path, Params]

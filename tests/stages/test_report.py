@@ -71,7 +71,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         Path(folder).mkdir(parents=True)
     listing = Listing(tmp_path, [Listed("0.jpg", "0.jpg", (0.0,), None, "")], (0.0, 1.0), 0.5)
     write_manifest(Path("data/manifest"), rows, listing, "demo")
-    pack_shard(rows[:6], str(tmp_path), 95, Path("data/shards/shard-000000"))
+    pack_shard(rows[:6], str(tmp_path), "jpeg", 95, Path("data/shards/shard-000000"))
     model = {"backbone": "charm_demo", "best_epoch": 2, "patch_size": 14}
     Path("runs/train/model.json").write_text(json.dumps(model))
     Path("runs/train/history.csv").write_text(HISTORY)
