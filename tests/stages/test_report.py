@@ -26,11 +26,11 @@ from stages.report import main
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>.jpg"
 METRICS = {
-    "plcc": 0.81249,
-    "srcc": None,
-    "krcc": -0.25,
-    "acc": 0.75,
-    "mae": 0.125,
+    **{"plcc": 0.81249, "plcc_low": 0.62, "plcc_high": 0.9},
+    **{"srcc": None, "srcc_low": None, "srcc_high": None},
+    **{"krcc": -0.25, "krcc_low": -0.5, "krcc_high": 0.0},
+    **{"acc": 0.75, "acc_low": 0.5, "acc_high": 1.0},
+    **{"mae": 0.125, "mae_low": 0.1, "mae_high": 0.1499},
     "scored": 4,
     "best_epoch": 2,
     "draw_spread": 0.0,
@@ -130,8 +130,14 @@ def test_page_is_whole_and_needs_no_other_file(params: Params) -> None:
 
 def test_numbers_are_those_of_the_run(params: Params) -> None:
     page = make_page(params)
-    scores = re.findall(r'class="number[^"]*">([^<]+)</td>', page)
-    assert scores == ["0.812", "undefined", "\N{MINUS SIGN}0.250", "0.750", "0.125"]
+    scores = re.findall(r'<td [^>]*class="number[^"]*">([^<]+)<(?:small>([^<]+)<)?', page)
+    assert scores == [
+        ("0.812", "0.620 to 0.900"),
+        ("undefined", ""),
+        ("\N{MINUS SIGN}0.250", "\N{MINUS SIGN}0.500 to 0.000"),
+        ("0.750", "0.500 to 1.000"),
+        ("0.125", "0.100 to 0.150"),
+    ]
     assert re.search(r"7 pictures listed = 6 packed\s+\+ 1 rejected", page)
     assert "damaged or cut short" in page
     assert "undefined where all predicted scores" in page
