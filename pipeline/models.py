@@ -64,4 +64,5 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     try:
         return torch.zeros((), device=name).device
     except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without it
-        raise UserError(f"params.yaml: hardware.device: {name!r} cannot be used here ({error}); try auto") from error
+        problem = str(error).splitlines()[0]
+        raise UserError(f"params.yaml: hardware.device: {name!r} cannot be used here ({problem}); try auto") from error

@@ -115,7 +115,9 @@ def join_ranks() -> Iterator[Ranks]:
             raise
         time.sleep(_PATIENCE)
         raise UserError(f"rank {rank} lost the others; one of them says why") from error
-    dist.destroy_process_group()
+    finally:
+        if dist.is_initialized():  # its threads would abort an interpreter that ends
+            dist.destroy_process_group()
 
 
 def sum_over_ranks(*values: float) -> list[float]:

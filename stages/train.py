@@ -108,7 +108,7 @@ def train_model(params: Params, work: Path, ranks: Ranks) -> None:
             block.compile(dynamic=True)
     parallel: torch.nn.Module = model
     if ranks.world_size > 1:
-        parallel = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def batch_loss(batch: Batch) -> Tensor:
         """Its part of the mean over all pictures of the step."""

@@ -153,21 +153,6 @@ def test_a_column_without_the_tokenizers_patch_size(build: Callable[..., TokenDa
         build(tokenizer)[0, 2]
 
 
-def order(seed: int, epoch: int, size: int = 50, shuffle: bool = True) -> list[int]:
-    sampler = EpochSampler(size, 8, seed, shuffle)
-    sampler.epoch = epoch
-    places = [place for batch in sampler for place in batch]
-    assert {place[0] for place in places} == {epoch}
-    return [index for _, index in places]
-
-
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    assert sorted(order(0, 0)) == list(range(50))
-    assert order(0, 0) == order(0, 0)
-    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    assert order(0, 7, shuffle=False) == list(range(50))
-
-
 def test_batches_are_trimmed_to_the_longest(build: Callable[..., TokenDataset]) -> None:
     tokenizer = CharmTokenizer(patch_size=14, max_seq_len=500)  # all of them fit; the longest has 88 patches
     lengths = {}

@@ -1,12 +1,13 @@
 """A working folder in which every stage up to `train` has run on two dozen small pictures, shared by the session."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from ruamel.yaml import YAML
 
 from pipeline.params import DaskParams, Params, load_params
 from stages import importance, manifest, pos_embeds, shards, train
@@ -56,6 +57,11 @@ def small_params(folder: Path) -> Params:
         hardware=replace(params.hardware, device="cpu", loader_workers=0),
         dask=DaskParams(address=None, workers=1, memory="auto"),
     )
+
+
+def write_params(path: Path, params: Params) -> None:
+    """As a params.yaml, for stages that run in a process of their own."""
+    YAML().dump(asdict(params), path)
 
 
 @pytest.fixture(scope="session")
