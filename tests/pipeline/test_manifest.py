@@ -1,7 +1,6 @@
 """The manifest on disk: a round trip, counts that add up, and no damage that passes unnoticed."""
 
 import csv
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.manifest import SCHEMA, read_manifest, write_manifest
 from pipeline.reasons import REASONS
+from pipeline.store import read_record
 from tests.conftest import SIZES, Small
 
 NAMES = ["plain.jpg", "two\nlines.jpg", 'quo"ted, with a comma.jpg', "é" * 300, "nul\0.jpg", "=1+1"]
@@ -53,7 +53,7 @@ def test_listed_is_kept_and_rejected(tmp_path: Path) -> None:
     assert facts["packed"] == 3
     assert facts["rejected"] == dict.fromkeys(sorted(REASONS), 2)
     assert facts["splits"] == {"train": 3}
-    assert json.loads((tmp_path / "dataset.json").read_bytes()) == facts
+    assert read_record(tmp_path / "dataset.json") == facts
     with open(tmp_path / "rejected.csv", newline="") as file:
         rejected = list(csv.DictReader(file))
     assert Counter(row["reason"] for row in rejected) == facts["rejected"]
