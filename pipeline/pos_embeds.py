@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class PosEmbeds:
             if file_sha256(folder / "axes.safetensors") != read_record(folder / "axes.json")["sha256"]:
                 raise ValueError("axes.safetensors is not the file that axes.json describes")
             tensors = load_file(folder / "axes.safetensors")
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: position embeddings are missing or damaged ({error}); run dvc repro") from error
         learnt = tensors.pop("learnt", None)
         self._first: dict[int, int] = {}

@@ -73,7 +73,7 @@ def describe_tar(tar_path: Path) -> dict[str, Any]:
             for member in tar:
                 key, extension = member.name.split(".", 1)
                 file.seek(member.offset_data)
-                crc = zlib.crc32(file.read(member.size))
+                crc = zlib.crc32(file.read(min(member.size, size)))
                 members.setdefault(key, {})[extension] = [member.offset_data, member.size, crc]
     return {"bytes": size, "sha256": digest, "count": len(members), "members": members}
 
