@@ -149,6 +149,8 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
             # Dask's default listens on every interface; None asks for port 8787 and warns where another cluster has it.
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
+            # A terminal sends Ctrl-C to every process: each worker would show a traceback. This one tells them to stop.
+            preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -182,7 +184,7 @@ def _run_bounded(
 def _explain(error: BaseException, params: DaskParams) -> str:
     if type(error).__name__ == "KilledWorker":
         return f"its worker died, often for want of memory (dask.memory is {params.memory})"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _show_progress(finished: Iterable[Any], label: str, total: int) -> Iterator[Any]:

@@ -69,7 +69,7 @@ class RemoteFolder:
 
             try:
                 files, root = fsspec.core.url_to_fs(self._address, skip_instance_cache=True)
-            except (ImportError, ValueError) as error:  # a protocol that needs a package, or that nobody knows
+            except Exception as error:  # a protocol that nobody knows, that needs a package, or something else
                 raise UserError(f"{self._address} cannot be opened: {error}") from error
             self._opened = (os.getpid(), files, root)
         return self._opened[1:]

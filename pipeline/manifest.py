@@ -12,7 +12,6 @@ A target is one score scaled to 0..1, or the shares of ascending bins, which sum
 import csv
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.reasons import REASONS
-from pipeline.store import file_sha256, write_json, write_whole
+from pipeline.store import file_sha256, read_record, write_record, write_whole
 
 SCHEMA = pa.schema(
     [
@@ -88,7 +87,7 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Reads the folder that the stage `manifest` writes."""
     try:
-        facts = json.loads((folder / "dataset.json").read_bytes())
+        facts = read_record(folder / "dataset.json")
         # Checksums of pages leave the footer open: flipped bits there changed rows in silence.
         if file_sha256(folder / "manifest.parquet") != facts["sha256"]:
             raise ValueError("manifest.parquet is not the file that dataset.json describes")
@@ -138,7 +137,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, d
     writer.writerows([row["name"], row["path"], row["reason"], REASONS[row["reason"]]] for row in rejected)
     with write_whole(folder / "rejected.csv") as file:
         file.write(text.getvalue().encode())
-    write_json(folder / "dataset.json", facts)
+    write_record(folder / "dataset.json", facts)
     return facts
 
 

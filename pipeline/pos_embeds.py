@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from charm.pos_embed import axis_taps, axis_weights, mix_pos_embed
 from charm.tokens import Tokens
 from pipeline.errors import UserError
-from pipeline.store import file_sha256, parse_record, write_record, write_whole
+from pipeline.store import file_sha256, read_record, write_record, write_whole
 from pipeline.tokenizers import Tokenizer
 
 
@@ -67,10 +68,10 @@ class PosEmbeds:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            if file_sha256(folder / "axes.safetensors") != parse_record((folder / "axes.json").read_bytes())["sha256"]:
+            if file_sha256(folder / "axes.safetensors") != read_record(folder / "axes.json")["sha256"]:
                 raise ValueError("axes.safetensors is not the file that axes.json describes")
             tensors = load_file(folder / "axes.safetensors")
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: position embeddings are missing or damaged ({error}); run dvc repro") from error
         learnt = tensors.pop("learnt", None)
         self._first: dict[int, int] = {}

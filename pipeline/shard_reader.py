@@ -66,22 +66,28 @@ class ShardReader:
         self.folder = open_folder(folder)
         self.shards: dict[str, str] = {}
         self.sources: dict[str, str | None] = {}
-        keys: list[str] = []
+        keys: list[bytes] = []
         shard_of, first = array("i"), array("q")
         extensions: dict[str, int] = {}
         kinds, offsets, sizes, crcs = array("H"), array("q"), array("q"), array("L")
         for name, sidecar in read_shard_sidecars(self.folder, shard):
-            for key, members in sidecar["members"].items():
-                keys.append(key)
-                shard_of.append(len(self.shards))
-                first.append(len(kinds))
-                for extension, (offset, size, crc) in members.items():
-                    kinds.append(extensions.setdefault(extension, len(extensions)))
-                    offsets.append(offset)
-                    sizes.append(size)
-                    crcs.append(crc)
-            self.shards[name] = sidecar["sha256"]
-            self.sources[name] = sidecar["source"]
+            try:
+                for key, members in sidecar["members"].items():
+                    keys.append(key.encode("ascii"))
+                    shard_of.append(len(self.shards))
+                    first.append(len(kinds))
+                    for extension, (offset, size, crc) in members.items():
+                        if not 0 <= offset <= offset + size <= sidecar["bytes"]:
+                            raise ValueError(f"{key}.{extension} is not within the tar")
+                        kinds.append(extensions.setdefault(extension, len(extensions)))
+                        offsets.append(offset)
+                        sizes.append(size)
+                        crcs.append(crc)
+                self.shards[name] = sidecar["sha256"]
+                self.sources[name] = sidecar["source"]
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                path = f"{self.folder}/{name}.json"
+                raise UserError(f"{path}: not what this version writes ({error!r}); run dvc repro") from error
         first.append(len(kinds))
         self._names: list[str] = list(self.shards)
         self._extensions: list[str] = list(extensions)
@@ -157,7 +163,9 @@ class ShardReader:
 
     def read_picture(self, key: str) -> np.ndarray:
         """uint8 (H, W, 3), RGB; read-only where the shard holds pixels."""
-        extension = next(extension for extension in self.extensions(key) if extension in _PICTURES)
+        extension = next((extension for extension in self.extensions(key) if extension in _PICTURES), None)
+        if extension is None:
+            raise UserError(f"{self.folder}/{self.shard_of(key)}.tar: {key} holds no picture")
         data = self.read(key, extension)
         try:
             return decode_array(data) if extension == _RAW else decode_image(data).pixels
@@ -174,7 +182,10 @@ def decode_array(data: bytes) -> np.ndarray:
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("expected version 1.0 of numpy's format")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    try:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # numpy's parser raises many kinds
+        raise ValueError(f"not a header of an array ({type(error).__name__})") from None
     if dtype.hasobject or fortran_order:
         raise ValueError(f"an array of {dtype}, Fortran order {fortran_order}: expected numbers, rows first")
     return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)

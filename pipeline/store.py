@@ -7,18 +7,23 @@ the shards that are already made and makes the rest; at the end the output folde
 
 import ast
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.errors import UserError
+
 _BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
 _RECORD_HEAD = b'{"checksum": "%s",\n'
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def store_folder(kind: str) -> Path:
@@ -68,17 +73,25 @@ def _is_text(node: ast.expr) -> bool:
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there whole or not at all: written aside, flushed to disk, renamed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """A file that is there whole or not at all: written aside, flushed to disk, renamed.
+
+    Raises:
+        UserError: there is no room for it; what was there before still is.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # containers share names of hosts and processes
     try:
         with open(part, "wb", buffering=_BUFFER) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror}): make room, then run this again") from error
     finally:
         part.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -116,10 +129,23 @@ def parse_record(data: bytes) -> dict[str, Any]:
     return record
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        return parse_record(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """The sidecar beside a shard, or None where the shard does not exist as a whole."""
     try:
-        sidecar = parse_record(path.read_bytes())
+        sidecar = read_record(path)
         if "bytes" in sidecar and path.with_suffix(".tar").stat().st_size != sidecar["bytes"]:
             return None
     except (OSError, ValueError):
@@ -135,25 +161,40 @@ def make_alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            print(f"waiting for {lock.read().strip()}, which makes the same artifacts", flush=True)
+            print(f"waiting for {lock.read().strip() or 'a process'}, which makes the same artifacts", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
+        with contextlib.suppress(OSError):  # on a full disk `prune` has to work
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()}".encode())
         yield
 
 
 def publish(made: Mapping[str, Path], out: Path) -> None:
-    """Fills an output folder: `made` maps a file name to the file it is another name of, in the order of linking."""
-    out.mkdir(parents=True, exist_ok=True)
-    # Sidecars go first and, by the order of `made`, come last: never does one stand beside a tar that is not its own.
-    for old in sorted(out.iterdir(), key=lambda path: (path.suffix != ".json", path)):
-        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    for name, source in made.items():
-        try:
-            os.link(source, out / name)
-        except OSError:  # another disk
-            shutil.copyfile(source, out / name)
+    """Replaces an output folder as a whole: `made` maps a file name to the file that it becomes another name of.
+
+    Whoever opens the folder meanwhile, or after a kill, finds all the old files, all the new ones, or no folder.
+    """
+    out = out.resolve()
+    aside, old = (out.with_name(f".{out.name}.{end}") for end in ("new", "old"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with make_alone(out.parent):
+        for left in (aside, old):  # by a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir()
+        for name, source in made.items():
+            try:
+                os.link(source, aside / name)
+            except FileNotFoundError:
+                raise UserError(f"{source} was removed meanwhile: run the same command again") from None
+            except OSError:  # another disk
+                with open(source, "rb") as original, write_whole(aside / name) as copy:
+                    shutil.copyfileobj(original, copy)
+        sync_folder(aside)
+        if out.exists():
+            os.replace(out, old)
+        os.replace(aside, out)
+        sync_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def publish_shards(made: Mapping[str, Path], out: Path) -> None:

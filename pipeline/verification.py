@@ -18,7 +18,7 @@ from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.shard_reader import ShardReader, read_shard_sidecars
 from pipeline.shards import describe_tar
-from pipeline.store import parse_record
+from pipeline.store import read_record
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def _check_pictures(folder: Path, manifest: Path, full: bool) -> str:
 
 def _check_column(folder: Path, pictures: Path, full: bool) -> str:
     try:
-        parse_record((folder / "column.json").read_bytes())
+        read_record(folder / "column.json")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'column.json'}: {error}; run dvc repro") from error
+        raise UserError(f"{folder}: missing or damaged ({error}); run dvc repro") from error
     if folder.name == "random":
         return "no map is needed"
     ColumnReader(folder, ShardReader(pictures))

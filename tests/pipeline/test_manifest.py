@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.manifest import SCHEMA, find_leaks, read_manifest, write_manifest
 from pipeline.reasons import REASONS
+from pipeline.store import read_record
 from tests.conftest import SIZES, Small
 
 NAMES = ["plain.jpg", "two\nlines.jpg", 'quo"ted, with a comma.jpg', "é" * 300, "nul\0.jpg", "=1+1"]
@@ -66,7 +66,7 @@ def test_listed_is_kept_and_rejected(tmp_path: Path) -> None:
     assert facts["rejected"] == dict.fromkeys(sorted(REASONS), 2)
     assert facts["splits"] == {"train": 3}
     assert facts["notes"] == {"grey": 3}
-    assert json.loads((tmp_path / "dataset.json").read_bytes()) == facts
+    assert read_record(tmp_path / "dataset.json") == facts
     with open(tmp_path / "rejected.csv", newline="") as file:
         rejected = list(csv.DictReader(file))
     assert Counter(row["reason"] for row in rejected) == facts["rejected"]
