@@ -19,7 +19,7 @@ from charm.augment import IDENTITY, Symmetry, apply_symmetry
 from charm.draws import draw_uniform
 from charm.pictures import as_array
 from charm.tokenizer import CharmTokenizer
-from charm.tokens import Tokens, gather_patches
+from charm.tokens import Tokens, gather_patches, pad_tokens
 
 _LONGEST = 8  # times the shorter side; of longer pictures only a part is resized
 
@@ -160,7 +160,8 @@ class SquareTokenizer:
             resized = cv2.resize(saliency_mask.view(np.uint8), (edge, edge), interpolation=cv2.INTER_NEAREST)
             saliency_mask = resized.view(bool)
         square = _resize(array, (edge, edge))
-        return cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
+        tokens = cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
+        return pad_tokens(tokens, self.charm.max_seq_len)  # as long as those of a larger picture of the same batch
 
 
 def _square_side(pixels: int, patch_size: int, max_seq_len: int) -> int:

@@ -1,19 +1,21 @@
-"""Losses: L1 for scores, Earth Mover's Distance for score distributions (Charm, section 3.3), MSE besides."""
+"""Losses: L1 for scores, Earth Mover's Distance for score distributions (Charm, section 3.3), MSE besides.
+
+Each gives one value per sample, so that whoever sums them decides over which batch the mean is taken.
+"""
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error; (B, 1) and (B, 1) -> ()."""
-    return F.l1_loss(prediction, target)
+    """Absolute error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
+    return (prediction - target).abs().mean(dim=-1)
 
 
 def mse_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error; (B, 1) and (B, 1) -> ()."""
-    return F.mse_loss(prediction, target)
+    """Squared error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
+    return (prediction - target).square().mean(dim=-1)
 
 
 def emd_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -24,12 +26,12 @@ def emd_loss(prediction: Tensor, target: Tensor) -> Tensor:
         target: probabilities, float (B, num_bins), each row sums to 1.
 
     Returns:
-        (): mean over the batch of sqrt(mean over bins of the squared difference of the cumulative distributions). Its
-        gradient is finite everywhere, a perfect match included.
+        (B,): sqrt(mean over bins of the squared difference of the cumulative distributions). Its gradient is finite
+        everywhere, a perfect match included.
     """
     gap = prediction.softmax(dim=-1).cumsum(dim=-1) - target.cumsum(dim=-1)
     # The square root has an infinite slope at 0; 1e-12 moves a loss by at most 1e-6.
-    return (gap.square().mean(dim=-1) + 1e-12).sqrt().mean()
+    return (gap.square().mean(dim=-1) + 1e-12).sqrt()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1_loss, "mse": mse_loss, "emd": emd_loss}

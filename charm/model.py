@@ -1,72 +1,21 @@
 """CharmViT: a timm vision transformer that takes tokens of several scales (Charm, sections 3.2.3-3.2.4, figure 2).
 
 The transformer itself is left as it is. Around it: position embeddings come from outside, one per token; a learnt scale
-embedding is added; tokens that are padding are never attended to; one linear layer reads the CLS token.
+embedding is added; tokens that are padding are never attended to; one linear layer reads the CLS token (or the mean).
 """
 
-import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
-from timm.layers.patch_embed import PatchEmbed
-from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from charm import demo_backbone  # noqa: F401  (registers "charm_demo" with timm)
+from charm.backbones import Backbone, check_backbone, create_backbone, is_rotary
 from charm.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 
-HEADS = ("cls", "cls_mean")
-Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, with rotary position embeddings
-
-
-def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Backbone:
-    """A timm vision transformer without its classifier.
-
-    Args:
-        name: as in `timm.list_models("vit_*")`; "charm_demo" for the small built-in one.
-        pretrained: whether to load the published weights (downloaded to the hub's cache on first use).
-        settings: passed on to timm.
-
-    Raises:
-        ValueError: unknown to timm, or not a vision transformer with position embeddings that fit any grid.
-    """
-    architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
-        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), n=5))
-        raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
-    return check_backbone(timm.create_model(name, pretrained=pretrained, num_classes=0, **settings), name)
-
-
-def check_backbone(vit: Any, name: str) -> Backbone:
-    """The model itself; ValueError unless it is a vision transformer that CharmViT can do the forward pass of."""
-    if not is_rotary(vit) and (not isinstance(vit, VisionTransformer) or vit.pos_embed is None):
-        raise ValueError(
-            f"backbone={name!r} is a {type(vit).__name__} without learnt absolute position embeddings on a plain grid "
-            "of tokens, which Charm resamples for each picture, or DINOv3's rotary ones: choose a ViT, for example "
-            "vit_small_patch14_dinov2"
-        )
-    num_tokens = int(vit.cls_token is not None) + (0 if vit.reg_token is None else vit.reg_token.shape[1])
-    if not isinstance(vit.patch_embed, PatchEmbed) or vit.num_prefix_tokens != num_tokens:
-        raise ValueError(
-            f"backbone={name!r} has more before its blocks than a projection of patches, a CLS token and registers "
-            "(convolutions or a distillation token, say): choose a plain ViT, for example vit_small_patch14_dinov2"
-        )
-    found: Backbone = vit
-    return found
-
-
-def is_rotary(vit: nn.Module) -> bool:
-    """Whether positions enter as DINOv3's rotary embeddings: coordinates from -1 to 1 over the picture, per axis."""
-    return (
-        isinstance(vit, Eva)
-        and vit.pos_embed is None
-        and isinstance(vit.rope, RotaryEmbeddingDinoV3)
-        and vit.rope.normalize_coords == "separate"
-    )
+HEADS = ("cls", "cls_mean", "mean")
 
 
 class CharmViT(nn.Module):
@@ -77,17 +26,20 @@ class CharmViT(nn.Module):
         pretrained: see `create_backbone`; only with a name.
         num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
         num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
-        head: what the linear layer reads: "cls" (the paper), or "cls_mean", the CLS token beside the mean of the tokens
-            that are not padding.
+        head: what the linear layer reads: "cls" (the paper); "mean" of the tokens that are not padding, for backbones
+            without a CLS token (SigLIP's attention pooling is left out); or "cls_mean", both side by side.
+        normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training; the paper
+            does not (table 9).
+        train_pos_embed: whether the learnt position embeddings are fine-tuned; the paper freezes them (section 4.2).
         settings: passed on to timm with a name.
 
     Attributes:
         scale_embed: float (num_scales, D), learnt; None with one scale.
         mask_token: float (D,), stands in the place of padding, as in the paper; None with one scale. As nothing attends
-            to padding, it never gets a gradient.
+            to padding, its gradient is 0.
 
     Raises:
-        ValueError: the backbone cannot be used, an unknown head, or no scale.
+        ValueError: the backbone cannot be used, or not with these settings.
     """
 
     def __init__(
@@ -97,6 +49,8 @@ class CharmViT(nn.Module):
         num_scales: int = 2,
         num_outputs: int = 1,
         head: str = "cls",
+        normalize: bool = False,
+        train_pos_embed: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -108,13 +62,23 @@ class CharmViT(nn.Module):
             vit = create_backbone(backbone, pretrained, **settings)
         else:
             vit = check_backbone(backbone, type(backbone).__name__)
-        if vit.cls_token is None:
-            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none")
+        if vit.cls_token is None and head != "mean":
+            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose mean")
+        if vit.attn_pool is not None:
+            vit.reset_classifier(0, "")  # attention pooling would read padding, too
         self.vit = vit
         self.head_kind = head
         self.rotary = is_rotary(vit)
-        if not self.rotary:  # the pre-trained table is the source of every picture's and stays as it is (section 4.2)
-            self.pos_embed.requires_grad_(False)
+        if not self.rotary:
+            self.pos_embed.requires_grad_(train_pos_embed)
+        elif train_pos_embed:
+            raise ValueError("rotary position embeddings are not learnt: leave them frozen")
+        facts = getattr(vit, "pretrained_cfg", None) or {}
+        if normalize and "mean" not in facts:
+            raise ValueError("normalize: nobody published the mean and deviation of this backbone's pixels")
+        for name in ("mean", "std"):
+            values = torch.tensor(facts[name]) if normalize else None
+            self.register_buffer(f"pixel_{name}", values, persistent=False)
         multiscale = num_scales > 1
         self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
         self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
@@ -145,6 +109,26 @@ class CharmViT(nn.Module):
     def learnt_grid(self) -> Tensor:
         """Its position embeddings without the prefix, float (g, g, D)."""
         return learnt_grid(self.pos_embed, self.num_pos_prefix)
+
+    @property
+    def trained_grid(self) -> Tensor | None:
+        """`learnt_grid` if it is fine-tuned, and so may differ from what the backbone brought; else None."""
+        return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
+
+    @property
+    def num_layers(self) -> int:
+        """One more than the last of `layer_of`."""
+        return len(self.vit.blocks) + 2
+
+    def layer_of(self, parameter: str) -> int:
+        """Where a named parameter is: 0 = before the blocks, then each block, the last = after them or not pre-trained.
+
+        The scale embedding is not: slowed down like its neighbours before the blocks, it would not learn.
+        """
+        if block := re.match(r"vit\.blocks\.(\d+)\.", parameter):
+            return int(block[1]) + 1
+        first = re.match(r"vit\.(patch_embed|cls_token|reg_token|pos_embed|norm_pre)\b", parameter)
+        return 0 if first else self.num_layers - 1
 
     def pos_embed_tables(self, grids: Sequence[tuple[int, int]], mode: str = "bilinear") -> list[Tensor]:
         """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0).
@@ -187,7 +171,8 @@ class CharmViT(nn.Module):
             patches: uint8 (B, L, p, p, 3), RGB.
             patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
             scale_id: integer (B, L), 0 = coarsest.
-            patch_valid: bool (B, L), False where padding.
+            patch_valid: bool (B, L), False where padding. It may be left on the CPU: looking for padding there does not
+                wait for the device.
             pos_embed: float (B, L, D), for a rotary backbone (B, L, 2 * d); or the tables of each picture
                 (`pos_embed_tables`), to be looked up here.
 
@@ -207,43 +192,60 @@ class CharmViT(nn.Module):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
         x = self._embed(patches)
-        valid = patch_valid.unsqueeze(-1)
+        valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
             x = torch.where(valid, x, self.mask_token.to(x.dtype)) + self.scale_embed[scale_id.long()]
-        positions: dict[str, Tensor] = {}
+        extra: dict[str, Any] = {"attn_mask": self._attn_mask(patch_valid, patches.device)}
         if self.rotary:
-            positions["rope"] = pos_embed.unsqueeze(1)  # the same for every head
+            extra["rope"] = pos_embed.unsqueeze(1)  # the same for every head
         else:
-            x = x + pos_embed.to(x.dtype)
+            x = x + pos_embed.to(self.pos_embed.dtype)  # and not that of x, which autocast may have made half
         x = torch.cat([self._prefix().expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         x = self.vit.norm_pre(x)
-        attn_mask = self._attn_mask(patch_valid)
         for block in self.vit.blocks:
-            x = block(x, attn_mask=attn_mask, **positions)
+            if self.vit.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **extra)
+            else:
+                x = block(x, **extra)
         x = self.vit.fc_norm(self.vit.norm(x))  # one of them does nothing; both work token by token
-        features = x[:, 0]
-        if self.head_kind == "cls_mean":
-            tokens = torch.where(valid, x[:, self.vit.num_prefix_tokens :], 0)
-            features = torch.cat([features, tokens.sum(1) / valid.sum(1).clamp(min=1)], dim=1)
-        output: Tensor = self.head(features)
+        features = self._pool(x, valid).to(self.head.weight.dtype)
+        # Not in bfloat16, which has 128 numbers from 0.5 to 1: scores would be tied.
+        with torch.autocast(x.device.type, enabled=False):
+            output: Tensor = self.head(features)
         return output
 
+    def _pool(self, x: Tensor, valid: Tensor) -> Tensor:
+        """What the head reads, (B, D or 2 * D), from (B, prefix + L, D) and bool (B, L, 1)."""
+        if self.head_kind == "cls":
+            return x[:, 0]
+        tokens = torch.where(valid, x[:, self.vit.num_prefix_tokens :], 0)
+        mean = tokens.sum(1) / valid.sum(1).clamp(min=1)
+        return mean if self.head_kind == "mean" else torch.cat([x[:, 0], mean], dim=1)
+
     def _embed(self, patches: Tensor) -> Tensor:
-        """The backbone's patch projection, as one matrix product; values 0..1, not normalized (table 9)."""
+        """The backbone's patch projection, as one matrix product."""
         proj = self.vit.patch_embed.proj
         pixels = patches.flatten(2).to(proj.weight.dtype) / 255
+        if self.pixel_mean is not None:
+            channels = pixels.unflatten(2, (-1, 3))
+            pixels = ((channels - self.pixel_mean) / self.pixel_std).flatten(2)
         weight = proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, p, p) -> (D, p * p * 3), as patches lie in memory
-        embedded: Tensor = self.vit.patch_embed.norm(nn.functional.linear(pixels, weight, proj.bias))
+        # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
+        # the work of a small ViT).
+        with torch.autocast(patches.device.type, enabled=False):
+            projected = nn.functional.linear(pixels, weight, proj.bias)
+        embedded: Tensor = self.vit.patch_embed.norm(projected)
         return embedded
 
     def _prefix(self) -> Tensor:
-        """CLS and register tokens with their own position embeddings, (1, prefix, D)."""
-        prefix = torch.cat([t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None], dim=1)
+        """CLS and register tokens with their own position embeddings, (1, prefix, D); prefix may be 0."""
+        none = self.vit.patch_embed.proj.weight.new_zeros(1, 0, self.vit.embed_dim)
+        prefix = torch.cat([none, *(t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None)], dim=1)
         return prefix + self.pos_embed[:, : self.num_pos_prefix] if self.num_pos_prefix else prefix
 
-    def _attn_mask(self, patch_valid: Tensor) -> Tensor | None:
+    def _attn_mask(self, patch_valid: Tensor, device: torch.device) -> Tensor | None:
         """True where a key may be attended to, (B, 1, 1, prefix + L); None without padding, for the fast kernels."""
         if bool(patch_valid.all()):
             return None
         prefix = patch_valid.new_ones(len(patch_valid), self.vit.num_prefix_tokens)
-        return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :]
+        return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :].to(device, non_blocking=True)

@@ -58,6 +58,22 @@ class Tokens:
         return image
 
 
+def pad_tokens(tokens: Tokens, length: int) -> Tokens:
+    """The same tokens with padding up to `length`."""
+    missing = length - len(tokens.patch_valid)
+
+    def pad(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])
+
+    return Tokens(
+        patches=pad(tokens.patches),
+        patch_coord=pad(tokens.patch_coord),
+        scale_id=pad(tokens.scale_id),
+        patch_valid=pad(tokens.patch_valid),
+        grids=tokens.grids,
+    )
+
+
 def gather_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     """Copies the patches at grid coordinates y, x (T,) of a picture, uint8 (H, W, 3), to `out`, uint8 (T, p, p, 3)."""
     patch_size = out.shape[1]

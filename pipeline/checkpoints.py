@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,24 +16,38 @@ from pipeline.store import file_sha256, fingerprint, write_json
 _KEPT = 2  # finished checkpoints; an older one stands in if the newest is damaged
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes folder/step-<step>/ and removes all but the newest two."""
-    target = folder / f"step-{step:09d}"
-    aside = folder / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    _save_tensors(tensors, aside / "tensors.safetensors")
-    digests = [file_sha256(aside / "tensors.safetensors"), fingerprint(state)]
-    write_json(aside / "state.json", {"state": state, "sha256": digests})
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(aside, target)
-    for old in sorted(folder.glob("step-*"))[:-_KEPT]:
-        shutil.rmtree(old)
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes folder/checkpoint-<number>/, one number up, and removes all but the newest two; one process at a time.
+
+    A number is never used twice, so that at no moment is the only whole checkpoint one that is being replaced.
+
+    Raises:
+        UserError: it cannot be written (a full disk); those before it are as they were.
+    """
+    for left in folder.glob(".checkpoint-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    finished = _finished(folder)
+    number = 1 + max((int(path.name.split("-")[1]) for path in finished), default=0)
+    target = folder / f"checkpoint-{number:09d}"
+    aside = folder / f".{target.name}"
+    try:
+        aside.mkdir(parents=True)
+        _save_tensors(tensors, aside / "tensors.safetensors")
+        digests = [file_sha256(aside / "tensors.safetensors"), fingerprint(state)]
+        write_json(aside / "state.json", {"state": state, "sha256": digests})
+        _flush(aside)
+        os.replace(aside, target)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise UserError(f"{folder}: a checkpoint cannot be written ({error}); the one before it is kept") from error
+    for old in [*finished, target][:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest checkpoint that is whole; None if there is none."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_finished(folder)):
         try:
             written = json.loads((path / "state.json").read_bytes())
             state: dict[str, Any] = written["state"]
@@ -45,26 +59,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     return None
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state under flat names, `optimizer.<parameter index>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{index}.{name}": value for index, values in state.items() for name, value in values.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undoes `optimizer_tensors`; the parameter groups stay as they were built."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field = name.split(".", 2)
-            state.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def save_model(folder: Path, model: torch.nn.Module, config: dict[str, Any]) -> None:
-    """Writes model.safetensors and model.json, which says how to build the model."""
+def save_model(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Writes model.safetensors and model.json, which says how to build the model and what it was made for."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save_tensors(model.state_dict(), folder / "model.safetensors")
+    _save_tensors(tensors, folder / "model.safetensors")
     write_json(folder / "model.json", config | {"sha256": file_sha256(folder / "model.safetensors")})
 
 
@@ -83,5 +81,20 @@ def load_model_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     return load_file(folder / "model.safetensors"), config
 
 
+def _finished(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(folder.glob("checkpoint-*"))
+
+
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Makes a file, or the names in a folder, outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

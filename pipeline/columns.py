@@ -15,24 +15,28 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader, decode_array
 
 
 class ColumnReader:
     """The map of each picture, joined to the pictures by key.
 
+    Args:
+        folder: of the maps' shards, or its address.
+        pictures: that they are of.
+
     Raises:
-        UserError: the shards' names or keys are not those of the pictures.
+        UserError: the shards' names or keys are not those of the pictures, or they were made from other pictures.
     """
 
-    def __init__(self, folder: Path, pictures: ShardReader) -> None:
+    def __init__(self, folder: Path | str, pictures: ShardReader) -> None:
         self._shards = ShardReader(folder)
-        for key in pictures:
-            if key not in self._shards:
-                raise UserError(f"{folder}: no map for {key} of {pictures.folder / pictures.shard_of(key)}.tar")
-            ours, theirs = self._shards.shard_of(key), pictures.shard_of(key)
-            if ours != theirs:
-                raise UserError(f"{folder / ours}.tar holds {key}, which is in {pictures.folder / theirs}.tar")
+        if not self._shards.is_parallel_to(pictures):
+            raise UserError(_find_difference(self._shards, pictures))
+        for name, sha256 in pictures.shards.items():
+            if self._shards.sources[name] != sha256:
+                ours, theirs = f"{self._shards.folder}/{name}.tar", f"{pictures.folder}/{name}.tar"
+                raise UserError(f"{ours} was not made from {theirs} but from an earlier one; run dvc repro")
 
     def read_importance(self, key: str, coarse_patch_size: int) -> np.ndarray:
         """float32 (grid_h, grid_w)."""
@@ -42,11 +46,33 @@ class ColumnReader:
                 f"{self._shards.folder} has no scores for coarse patches of {coarse_patch_size} pixels: add "
                 f"{coarse_patch_size} to coarse_patch_sizes of this map in params.yaml"
             )
-        scores: np.ndarray = np.load(io.BytesIO(self._shards.read(key, member)), allow_pickle=False)
-        return scores
+        try:
+            return decode_array(self._shards.read(key, member))
+        except ValueError as error:
+            raise UserError(f"{self._where(key)}: {key}.{member}: {error}") from error
 
     def read_mask(self, key: str) -> np.ndarray:
         """bool (H, W), True on the salient object."""
         if "mask.png" not in self._shards.extensions(key):
             raise UserError(f"{self._shards.folder} has no mask of {key}: it holds another map; run dvc repro")
-        return np.array(Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"]), dtype=bool)
+        try:
+            return np.array(Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"]), dtype=bool)
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for a damaged PNG
+            raise UserError(f"{self._where(key)}: {key}.mask.png: {error}") from error
+
+    def _where(self, key: str) -> str:
+        return f"{self._shards.folder}/{self._shards.shard_of(key)}.tar"
+
+
+def _find_difference(column: ShardReader, pictures: ShardReader) -> str:
+    """Names the first key that is not in the same place of both."""
+    for key in pictures:
+        theirs = f"{pictures.folder}/{pictures.shard_of(key)}.tar"
+        if key not in column:
+            return f"{column.folder}: no map for {key} of {theirs}; run dvc repro"
+        if column.shard_of(key) != pictures.shard_of(key):
+            return f"{column.folder}/{column.shard_of(key)}.tar holds {key}, which is in {theirs}; run dvc repro"
+    extra = next((key for key in column if key not in pictures), None)
+    if extra is not None:
+        return f"{column.folder}/{column.shard_of(extra)}.tar holds {extra}, which is not in {pictures.folder}"
+    return f"{column.folder}: its shards are not those of {pictures.folder}; run dvc repro"

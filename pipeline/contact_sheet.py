@@ -1,6 +1,5 @@
 """The contact sheet of the report: the saliency masks of a data set that are most likely to be wrong."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
 from pipeline.gallery import encode_jpeg, shrink
 from pipeline.saliency.coverage import read_coverages
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
+from pipeline.store import parse_record
 
 SHOWN = 6  # masks of a kind
 SHOWN_EDGE = 240  # pixels
@@ -47,7 +47,7 @@ def make_contact_sheet(folder: Path, pictures: ShardReader, names: Mapping[str, 
         UserError: the folder is damaged or of other pictures.
     """
     try:
-        facts = json.loads((folder / "column.json").read_bytes())
+        facts = parse_record((folder / "column.json").read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'column.json'}: missing or damaged ({error}); run dvc repro") from error
     coverages = read_coverages(folder)

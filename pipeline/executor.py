@@ -7,8 +7,10 @@ are finished and kept.
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,9 +19,11 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.params import DaskParams
-from pipeline.store import make_alone, read_sidecar, store_folder
+from pipeline.store import code_digest, make_alone, read_sidecar, store_folder
 
 _LOG_EVERY = 30.0  # seconds between two lines where there is no terminal
+_PATIENCE = 20  # seconds for a scheduler to answer and a worker to come
+_SPARE_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class Job:
         name: shown to people and used in the output folder, for example "shard-000012".
         fingerprint: sha256 of everything the shard is made from; its name in the store.
         arguments: of the work function, before the path to write to.
+        expected_bytes: that it will take on disk, roughly.
     """
 
     name: str
     fingerprint: str
     arguments: tuple[Any, ...]
+    expected_bytes: int = 0
 
 
 def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: DaskParams) -> dict[str, Path]:
@@ -56,8 +62,10 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
         todo = [job for job in jobs if read_sidecar(targets[job.name]) is None]
         print(f"{kind}: {len(jobs) - len(todo)} of {len(jobs)} shards are there, {len(todo)} to make", flush=True)
         if todo:
+            _check_space(folder, sum(job.expected_bytes for job in todo))
             failures = []
             with connect(dask, len(todo)) as client:
+                _check_workers(client, folder)
                 calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
                 for job, error in _show_progress(_run_bounded(client, work, calls), kind, len(todo)):
                     if error is not None:
@@ -74,23 +82,65 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
     return targets
 
 
+def _check_space(folder: Path, expected: int) -> None:
+    """Raises UserError before hours of work that would not fit."""
+    free = shutil.disk_usage(folder).free
+    if expected + _SPARE_BYTES > free:
+        raise UserError(
+            f"{folder} has {free / 1e9:.1f} GB free, and about {expected / 1e9:.1f} GB are needed, with "
+            f"{_SPARE_BYTES / 1e9:.1f} GB to spare: make room (`python -m pipeline prune` helps), or set CHARM_STORE "
+            "to a folder on a larger disk"
+        )
+
+
+def _check_workers(client: Any, folder: Path) -> None:
+    """Raises UserError unless there are workers, which run this code and share this folder."""
+    ours = sorted(name for name in sys.modules if name.startswith(("charm.", "pipeline.")))
+    token = folder / f".preflight-{uuid.uuid4().hex}"
+    token.touch()
+    try:
+        client.wait_for_workers(1, timeout=_PATIENCE)
+        found = client.run(_prepare_worker, str(token), ours)
+    except TimeoutError:
+        raise UserError(f"{client.scheduler.address}: no Dask worker came within {_PATIENCE} s; start some") from None
+    except ImportError as error:
+        raise UserError(f"a Dask worker cannot run this code ({error}): start workers in a checkout of it") from error
+    finally:
+        token.unlink()
+    for worker, (sees, runs) in found.items():
+        if not sees:
+            raise UserError(f"the Dask worker {worker} does not see {folder}: all workers have to share this folder")
+        if runs != code_digest(*ours):
+            raise UserError(f"the Dask worker {worker} runs another version of this code: update it there")
+
+
+def _prepare_worker(token: str, modules: list[str]) -> tuple[bool, str]:
+    """Run once by each worker: whether it sees a file, and what its code of some modules does."""
+    import cv2
+
+    cv2.setNumThreads(1)  # one thread per worker process; OpenCV would start one per core in each
+    return Path(token).exists(), code_digest(*modules)
+
+
 @contextlib.contextmanager
 def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
     """A Dask client: of the scheduler that the params or DASK_SCHEDULER_ADDRESS name, else of local processes."""
+    from dask import config
     from dask.distributed import Client, LocalCluster
 
     address = params.address or os.environ.get("DASK_SCHEDULER_ADDRESS")
     if address:
         try:
-            client = Client(address, timeout=20)
+            client = Client(address, timeout=_PATIENCE)
         except (OSError, ValueError) as error:
             raise UserError(f"no Dask scheduler answers at {address} (dask.address in params.yaml): {error}") from error
         with client:
-            client.run(_prepare_worker)
             yield client
         return
     workers = min(params.workers or os.cpu_count() or 1, num_tasks)
+    # A task that killed its worker gets one more try; Dask's default, three, kills three workers' other tasks, too.
     with (
+        config.set({"distributed.scheduler.allowed-failures": 1}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -99,17 +149,12 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
             # Dask's default listens on every interface; None asks for port 8787 and warns where another cluster has it.
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
+            # A terminal sends Ctrl-C to every process: each worker would show a traceback. This one tells them to stop.
+            preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.run(_prepare_worker)
         yield client
-
-
-def _prepare_worker() -> None:
-    import cv2
-
-    cv2.setNumThreads(1)  # one thread per worker process; OpenCV would start one per core in each
 
 
 def _run_bounded(
@@ -124,7 +169,7 @@ def _run_bounded(
 
     def submit(count: int) -> None:
         for job, arguments in islice(calls, count):
-            future = client.submit(work, *arguments, pure=False, retries=1)
+            future = client.submit(work, *arguments, pure=False)
             in_flight[future.key] = job
             finished.add(future)
 
@@ -139,7 +184,7 @@ def _run_bounded(
 def _explain(error: BaseException, params: DaskParams) -> str:
     if type(error).__name__ == "KilledWorker":
         return f"its worker died, often for want of memory (dask.memory is {params.memory})"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _show_progress(finished: Iterable[Any], label: str, total: int) -> Iterator[Any]:

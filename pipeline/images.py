@@ -1,24 +1,35 @@
 """Bytes to pixels: the one decoder of every stage, so that picture, mask and importance map share one frame."""
 
 import io
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from pipeline.headers import (
+    TooManyParts,
+    check_png,
+    read_jpeg_header,
+    read_orientation,
+    read_png_header,
+    read_webp_size,
+)
 from pipeline.reasons import REASONS
 
-# The limit below is checked before any pixel is decoded and replaces Pillow's own, which warns at 89 million.
+# Limits, below, are checked before any pixel is decoded and replace Pillow's own, which warns at 89 million.
 Image.MAX_IMAGE_PIXELS = None
 
-# Pillow's name of a format -> extension. MPO, a JPEG with further pictures behind it, is opened as JPEG.
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
-# Pillow opens a format by name only where its plugin has been imported; those of JPEG, PNG and BMP it imports itself.
-_OPENED_AS = ["JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format, TiffImagePlugin.TiffImageFile.format]
+EXTENSIONS = ("bmp", "jpg", "png", "tif", "webp")  # of the allowed formats
 MAX_PIXELS = 100_000_000
 
-_EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_ORIENTATION = 258, 262, 274
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
+_ALPHA = ("LA", "PA", "RGBA")
+# Pillow's names of the kinds of pixels that it turns into RGB as it should; "F", "I" and "LAB" it does not.
+_MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", *_ALPHA, *_SIXTEEN_BITS}
 # Orientation -> (mirror left-right first?, quarter turns counterclockwise after that), EXIF 2.3, tag 274.
 _UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 
@@ -32,53 +43,188 @@ class Rejected(Exception):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a file may ask for before any of its pixels is decoded."""
+
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = 400_000_000  # 100 million pixels of 4 channels, not compressed
+    max_side: int = 65_500  # pixels; the longest side of a JPEG
+    max_scans: int = 64  # of a JPEG; encoders make 10 to 20, and each is a pass over all pixels
+
+
+@dataclass(frozen=True)
 class Decoded:
-    """pixels: uint8 (H, W, 3), RGB, upright; extension: of the file's true format, without a dot."""
+    """pixels: uint8 (H, W, 3), RGB, upright; extension: of the file's true format, without a dot; notes: of NOTES."""
 
     pixels: np.ndarray
     extension: str
+    notes: tuple[str, ...]
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode_image(data: bytes, limits: Limits = Limits()) -> Decoded:
     """Decodes a picture of an allowed format; JPEG strictly, where other decoders fill damaged parts in silence.
 
-    16 bits become 8, palettes and CMYK become RGB, transparent pixels are put on white, EXIF orientation is applied.
+    16 bits become 8, palettes and CMYK become RGB, transparent pixels are put on white, EXIF orientation is applied,
+    and of several pictures in a file the first is taken. CMYK JPEGs are read as inverted, as programs write them.
 
     Raises:
-        Rejected: empty, format, too_large, corrupt.
+        Rejected: empty, format, mode, too_many_bytes, too_large, too_long, too_many_parts, corrupt.
+        MemoryError: says nothing about the file.
     """
     if not data:
         raise Rejected("empty")
+    if len(data) > limits.max_bytes:
+        raise Rejected("too_many_bytes")
+    extension = _find_format(data)
     try:
-        picture = Image.open(io.BytesIO(data), formats=_OPENED_AS)
-    except UnidentifiedImageError:
-        raise Rejected("format") from None
-    except Exception:  # Pillow's parsers raise many kinds on damaged headers
-        raise Rejected("corrupt") from None
-    if picture.width * picture.height > max_pixels:
-        raise Rejected("too_large")
-    extension = EXTENSIONS[str(picture.format)]
-    try:
-        orientation = picture.getexif().get(_EXIF_ORIENTATION, 1) if "exif" in picture.info else 1
-        if extension == "jpg" and picture.mode in ("RGB", "L"):
-            pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        if extension == "jpg":
+            pixels, orientation, notes = _decode_jpeg(data, limits)
         else:
-            pixels = _to_rgb(picture)
-    except Exception:
+            pixels, orientation, notes = _decode_other(data, extension, limits)
+    except (Rejected, MemoryError):
+        raise
+    except TooManyParts:
+        raise Rejected("too_many_parts") from None
+    except Exception as error:  # the parsers raise many kinds on damaged files
+        if "memory" in str(error):  # as the C libraries say it
+            raise MemoryError from error
         raise Rejected("corrupt") from None
-    mirror, turns = _UPRIGHT.get(orientation, (False, 0))
-    if mirror or turns:
+    if orientation in _UPRIGHT:
+        mirror, turns = _UPRIGHT[orientation]
         pixels = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirror else pixels, turns))
-    return Decoded(pixels, extension)
+        notes.append("exif_orientation")
+    return Decoded(pixels, extension, tuple(notes))
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3) of any Pillow mode."""
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion would clip at 255
-        grey = (np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    return np.asarray(picture.convert("RGB"))
+def _find_format(data: bytes) -> str:
+    """The extension of the format that the first bytes are of. Nothing is guessed from the rest, nor from the name."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "tif"
+    if data.startswith(b"BM") and data[15:18] == b"\0\0\0":  # the length of its header, below 256
+        return "bmp"
+    raise Rejected("format")
+
+
+def _check_size(height: int, width: int, limits: Limits) -> None:
+    if height * width > limits.max_pixels:
+        raise Rejected("too_large")
+    if max(height, width) > limits.max_side:
+        raise Rejected("too_long")
+
+
+def _decode_jpeg(data: bytes, limits: Limits) -> tuple[np.ndarray, int, list[str]]:
+    """Pixels as stored, their orientation, and notes."""
+    header = read_jpeg_header(data)
+    _check_size(header.height, header.width, limits)
+    if not header.is_common:
+        raise Rejected("mode")
+    if header.num_scans > limits.max_scans:
+        raise Rejected("too_many_parts")
+    if len(data) < header.min_bytes:
+        raise Rejected("corrupt")
+    height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
+    if (height, width) != (header.height, header.width):
+        raise Rejected("corrupt")  # the limits must have been checked against the sizes that the decoder goes by
+    orientation = read_orientation(header.exif)
+    if kind in ("CMYK", "YCCK"):
+        inks = simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
+        return _inks_to_rgb(inks), orientation, ["cmyk"]
+    pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    return pixels, orientation, ["grey"] if kind == "Gray" else []
+
+
+def _inks_to_rgb(inks: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 4), 255 = no ink, -> uint8 (H, W, 3): each colour times black, rounded as Pillow rounds it."""
+    pixels = np.empty((*inks.shape[:2], 3), np.uint8)
+    for rows in _strips(*inks.shape[:2]):
+        product = inks[rows, :, :3].astype(np.uint16) * inks[rows, :, 3:] + np.uint16(128)
+        pixels[rows] = (product >> 8) + product >> 8
+    return pixels
+
+
+def _decode_other(data: bytes, extension: str, limits: Limits) -> tuple[np.ndarray, int, list[str]]:
+    """Pixels as stored (of TIFF upright already), their orientation, and notes."""
+    with warnings.catch_warnings(action="ignore"):  # about metadata
+        picture, bits = _open_picture(data, extension, limits)
+        _check_size(picture.height, picture.width, limits)
+        if picture.mode not in _MODES:
+            raise Rejected("mode")
+        notes = ["first_frame"] if getattr(picture, "is_animated", False) else []
+        orientation = read_orientation(picture.info.get("exif", b""))
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):
+            orientation = 1  # Pillow turns TIFFs while it loads them
+            if picture.tag_v2.get(_TIFF_ORIENTATION) in _UPRIGHT:
+                notes.append("exif_orientation")
+        picture.load()
+        pixels, done = _to_rgb(picture, bits)
+        return pixels, orientation, notes + done
+
+
+def _open_picture(data: bytes, extension: str, limits: Limits) -> tuple[ImageFile.ImageFile, int]:
+    """The picture, no pixel decoded yet, and its bits per channel."""
+    file = io.BytesIO(data)
+    if extension == "webp":
+        _check_size(*read_webp_size(data), limits)
+        return WebPImagePlugin.WebPImageFile(file), 8
+    if extension == "png":
+        header = read_png_header(data)
+        _check_size(header.height, header.width, limits)
+        if len(data) < header.min_bytes:
+            raise Rejected("corrupt")
+        check_png(data)
+        return PngImagePlugin.PngImageFile(file), header.bit_depth
+    try:
+        return (BmpImagePlugin.BmpImageFile(file), 8) if extension == "bmp" else _open_tiff(file)
+    except (SyntaxError, OSError) as error:  # how Pillow says that it does not know a kind of pixels or compression
+        is_unknown = str(error).lower().startswith(("unknown", "unsupported")) or isinstance(error.__cause__, KeyError)
+        raise Rejected("mode" if is_unknown else "corrupt") from None
+
+
+def _open_tiff(file: io.BytesIO) -> tuple[TiffImagePlugin.TiffImageFile, int]:
+    picture = TiffImagePlugin.TiffImageFile(file)
+    bits = max(picture.tag_v2.get(_TIFF_BITS, (1,)))
+    if bits > 8 and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+        raise Rejected("mode")  # grey with white as 0, which Pillow turns round up to 8 bits only
+    return picture, bits
+
+
+def _to_rgb(picture: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
+    """uint8 (H, W, 3) of any mode of _MODES, and notes."""
+    mode = picture.mode
+    has_alpha = mode in _ALPHA or (mode not in _SIXTEEN_BITS and "transparency" in picture.info)
+    is_opaque = True
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    # In strips, so that a picture of 100 million pixels is in memory twice and not four times.
+    for rows in _strips(picture.height, picture.width):
+        is_whole = rows.stop - rows.start == picture.height  # then spared a copy
+        strip = picture if is_whole else picture.crop((0, rows.start, picture.width, rows.stop))
+        if mode in _SIXTEEN_BITS:  # which Pillow's own conversion would clip at 255
+            pixels[rows] = (np.asarray(strip) >> (bits - 8)).astype(np.uint8)[..., None]
+            continue
+        if has_alpha:
+            strip = strip.convert("RGBA")
+            if strip.getchannel("A").getextrema() != (255, 255):
+                is_opaque = False
+                strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        pixels[rows] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+    done = {
+        "grey": mode in ("1", "L", "LA", *_SIXTEEN_BITS),
+        "palette": mode in ("P", "PA"),
+        "cmyk": mode == "CMYK",
+        "16_bit": bits > 8,
+        "alpha_on_white": not is_opaque,
+    }
+    return pixels, [note for note, is_done in done.items() if is_done]
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Slices of rows, of some four million pixels each."""
+    step = max(1, 2**22 // width)
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))

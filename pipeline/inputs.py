@@ -8,7 +8,7 @@ from pipeline.loader import TokenDataset
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import Tokenizer
 
 DATA = Path("data")
@@ -23,6 +23,8 @@ _FROM_COLUMN = {
 class Inputs:
     """Shards, the selected column and position embeddings, opened once for all splits.
 
+    Shards and columns are read from data/, or from the copy of it that hardware.remote names.
+
     Attributes:
         manifest: of all kept pictures.
         pictures: their shards.
@@ -32,13 +34,14 @@ class Inputs:
     def __init__(self, params: Params) -> None:
         self._seed = params.seed
         self.manifest = read_manifest(DATA / "manifest")
-        self.pictures = ShardReader(DATA / "shards")
+        place = params.hardware.remote or str(DATA)
+        self.pictures = ShardReader(f"{place}/shards")
         for key in self.manifest.keys:
             if key not in self.pictures:
                 raise UserError(f"{self.pictures.folder} lacks {key} of the manifest; run dvc repro")
         self._column = None
         if params.selection in _FROM_COLUMN.get(params.tokenizer, ()):
-            self._column = ColumnReader(DATA / "importance" / params.selection, self.pictures)
+            self._column = ColumnReader(f"{place}/importance/{params.selection}", self.pictures)
         self.pos_embeds = PosEmbeds(DATA / "pos_embeds" / params.backbone)
 
     def dataset(self, split: Manifest, tokenizer: Tokenizer, flip: float = 0.0, rotate: float = 0.0) -> TokenDataset:

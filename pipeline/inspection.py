@@ -1,6 +1,5 @@
 """From labels to manifest rows: checks the labels, opens each file once, draws splits that the labels do not give."""
 
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -10,48 +9,21 @@ import numpy as np
 
 from charm.draws import draw_words
 from pipeline.errors import UserError
-from pipeline.images import Rejected, decode_image
+from pipeline.images import Limits
 from pipeline.listing import SPLITS, Listed, Listing
 from pipeline.manifest import SCHEMA
 from pipeline.params import ManifestParams, did_you_mean
-from pipeline.store import write_json
+from pipeline.quarantine import look_apart
+from pipeline.store import write_record
 
 
 def inspect_pictures(root: str, paths: list[str], max_pixels: int, max_edge: int | None, target: Path) -> None:
     """First contact with some files: decodes each once. Writes target.json, {"pictures": one dict per path}."""
-    found = [_inspect(Path(root), path, max_pixels, max_edge) for path in paths]
-    write_json(target.with_suffix(".json"), {"pictures": found})
-
-
-def _inspect(root: Path, path: str, max_pixels: int, max_edge: int | None) -> dict[str, Any]:
-    """What the file holds, or {"reason": ...}."""
-    try:
-        file = (root / path).resolve()
-        if not file.is_relative_to(root.resolve()):
-            return {"reason": "outside"}
-        if file.exists() and not file.is_file():  # a folder; a pipe, which might never end
-            return {"reason": "unreadable"}
-        data = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return {"reason": "missing"}
-    except (OSError, ValueError, RuntimeError):  # no permission, a NUL in the name, links in a circle
-        return {"reason": "unreadable"}
-    try:
-        decoded = decode_image(data, max_pixels)
-    except Rejected as error:
-        return {"reason": error.reason}
-    height, width = decoded.pixels.shape[:2]
-    packed = packed_hw((height, width), max_edge)
-    return {
-        "reason": "",
-        "extension": decoded.extension,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "raw_height": height,
-        "raw_width": width,
-        "height": packed[0],
-        "width": packed[1],
-    }
+    found = look_apart(Path(root), paths, Limits(max_pixels=max_pixels))
+    for facts in found:
+        if not facts["reason"]:
+            facts["height"], facts["width"] = packed_hw((facts["raw_height"], facts["raw_width"]), max_edge)
+    write_record(target.with_suffix(".json"), {"pictures": found})
 
 
 def packed_hw(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:
@@ -99,14 +71,26 @@ def build_rows(
         values = np.array(picture.target)
         target = (values - low) / (high - low) if len(values) == 1 else values / values.sum()
         row = dict.fromkeys(SCHEMA.names) | {"key": f"{index:08d}", "name": picture.name, "path": picture.path}
+        if not _is_text(picture.name + picture.path):
+            facts = {"reason": "name"}
         rows.append(row | {"split": picture.split, "target": target.tolist()} | facts)
-    kept = [row for row in rows if not row["reason"]]
-    if any(row["split"] is None for row in kept):
-        _draw_splits(kept, params.test_share, params.val_share, seed)
+    free = [row for row in rows if not row["reason"] and row["split"] is None]
+    # Labels that name the test pictures alone leave validation to be drawn from the others.
+    test_share = 0.0 if any(picture.split for picture in listing.pictures) else params.test_share
+    _draw_splits(free, test_share, params.val_share, seed)
     for row in rows:
         if row["reason"]:
             row["split"] = None
     return rows
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 can hold it; bytes of a file's name that are no text are lone surrogates in Python."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float, seed: int) -> None:
@@ -120,15 +104,6 @@ def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float
         splits[file] = "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
     for row in rows:
         row["split"] = splits[row["sha256"]]
-
-
-def find_leaks(rows: list[dict[str, Any]]) -> list[str]:
-    """Names of pictures whose very bytes stand in more than one split."""
-    splits: dict[str, set[str]] = {}
-    for row in rows:
-        if not row["reason"]:
-            splits.setdefault(row["sha256"], set()).add(row["split"])
-    return [row["name"] for row in rows if not row["reason"] and len(splits[row["sha256"]]) > 1]
 
 
 def stat_picture(root: Path, picture: Listed) -> list[Any]:

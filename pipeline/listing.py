@@ -14,7 +14,8 @@ class Listed:
         name: as in the labels.
         path: of the file, from the listing's root.
         target: the score, on the listing's scale, or one count or share per bin.
-        split: train, val or test; None where the labels do not say.
+        split: train, val or test; None where the labels do not say, and it is drawn: validation from what is not given
+            where any is, else test as well.
         where: file and line of the label, for messages.
     """
 

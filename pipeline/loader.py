@@ -4,6 +4,8 @@ A worker is handed (epoch, index) pairs and reads the picture by its place in th
 function of (seed, epoch, key): no worker, batch or earlier sample has a say.
 """
 
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +13,20 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from charm.augment import IDENTITY, draw_symmetry
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
+from pipeline.errors import UserError
 from pipeline.manifest import Manifest
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.sampler import EpochSampler, Place
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import Tokenizer
+
+MOST_WORKERS = 1024
+_GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Batch:
         patch_valid: bool (B, L).
         pos_row: int32 (B, L, 2), for PosEmbeds.gather.
         target: float32 (B, num_bins).
+        weight: float32 (B,), of pipeline.sampler.Place.
         keys: of the samples.
     """
 
@@ -43,6 +50,7 @@ class Batch:
     patch_valid: Tensor
     pos_row: Tensor
     target: Tensor
+    weight: Tensor
     keys: list[str]
 
     def pin_memory(self) -> "Batch":
@@ -51,7 +59,7 @@ class Batch:
         return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
 
 
-class TokenDataset(Dataset[dict[str, Any]]):
+class TokenDataset(Dataset[dict[str, Any] | UserError]):
     """Pictures as tokens, by (epoch, index).
 
     Args:
@@ -83,12 +91,24 @@ class TokenDataset(Dataset[dict[str, Any]]):
         self._pos_embeds = pos_embeds
         self._seed = seed
         self._flip, self._rotate = flip, rotate
+        self._at_work = torch.full((MOST_WORKERS,), -1).share_memory_()  # index that each worker has in hand
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
-        epoch, index = place
+    def __getitem__(self, place: Place) -> dict[str, Any] | UserError:
+        """One sample. A worker hands an error over as a value, as a DataLoader would wrap it in a traceback."""
+        worker = get_worker_info()
+        if worker is None:
+            return self._make_sample(Place(*place))
+        self._at_work[worker.id] = place[1]
+        try:
+            return self._make_sample(Place(*place))
+        except UserError as error:
+            return error
+
+    def _make_sample(self, place: Place) -> dict[str, Any]:
+        epoch, index, weight = place
         key = self._keys[index]
         symmetry = IDENTITY
         if self._flip or self._rotate:
@@ -103,8 +123,17 @@ class TokenDataset(Dataset[dict[str, Any]]):
             "patch_valid": tokens.patch_valid,
             "pos_row": self._pos_embeds.rows(tokens),
             "target": self._targets[index],
+            "weight": np.float32(weight),
             "keys": key,
         }
+
+    def describe_place(self, worker: int) -> str:
+        """The picture that a worker of the DataLoader had in hand."""
+        index = int(self._at_work[worker])
+        if index < 0:
+            return "its first picture"
+        key = self._keys[index]
+        return f"{key} of {self._pictures.folder}/{self._pictures.shard_of(key)}.tar"
 
     def _read_column(self, key: str) -> dict[str, Any]:
         """The tokenizer's arguments that hold the picture's map."""
@@ -115,29 +144,69 @@ class TokenDataset(Dataset[dict[str, Any]]):
         return {"saliency_mask": self._column.read_mask(key)}
 
 
-def make_loader(dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> DataLoader[Any]:
-    """A DataLoader of `Batch`; its workers live as long as it does."""
-    cv2.setNumThreads(1)  # before workers are forked: one that inherits OpenCV's thread pool hangs when it is resized
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_prepare_worker,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-    )
+class Loader:
+    """Batches of an epoch.
+
+    Args:
+        dataset: what is read.
+        sampler: which samples make a batch.
+        workers: processes that read; they live as long as the loader. 0 reads in this process.
+        device: that batches go to; for a GPU they are put into pinned memory.
+    """
+
+    def __init__(self, dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> None:
+        cv2.setNumThreads(1)  # before workers are forked: one that inherits OpenCV's threads hangs at their resizing
+        self._dataset = dataset
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_prepare_worker,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises UserError where a sample cannot be read, or a worker dies."""
+        batches = iter(self._loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                dead = [index for index, worker in enumerate(getattr(batches, "_workers", [])) if not worker.is_alive()]
+                if "exited unexpectedly" not in str(error) or not dead:
+                    raise
+                places = ", ".join(self._dataset.describe_place(worker) for worker in dead)
+                raise UserError(
+                    f"a loader worker died at {places}; if for want of memory, lower hardware.loader_workers"
+                ) from error
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def _prepare_worker(_: int) -> None:
     cv2.setNumThreads(1)
+    # Both are sent to every process of a job, but the trainer ends its step first, for which it needs this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))  # an alarm ends the process
 
 
-def _collate(samples: list[dict[str, Any]]) -> Batch:
-    length = max(1, max(int(sample["patch_valid"].sum()) for sample in samples))
+def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
+    whole = [sample for sample in samples if not isinstance(sample, UserError)]
+    if len(whole) < len(samples):
+        return next(sample for sample in samples if isinstance(sample, UserError))
+    length = max(1, max(int(sample["patch_valid"].sum()) for sample in whole))
     stacked = {
-        name: torch.from_numpy(np.stack([sample[name][:length] for sample in samples]))
+        name: torch.from_numpy(np.stack([sample[name][:length] for sample in whole]))
         for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
     }
-    target = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
-    return Batch(target=target, keys=[sample["keys"] for sample in samples], **stacked)
+    for name in ("target", "weight"):
+        stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in whole]))
+    return Batch(keys=[sample["keys"] for sample in whole], **stacked)

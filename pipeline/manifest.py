@@ -1,17 +1,19 @@
 """The manifest: one row per listed picture, kept or rejected with a reason.
 
     manifest.parquet   key, name, path, extension, bytes, sha256, raw_height, raw_width, height, width, split, target,
-                       reason ("" = kept). Sizes in pixels; raw_* before max_edge.
-    dataset.json       what the scores mean, the counts of listed, packed and rejected pictures, and the table's sha256
+                       reason ("" = kept), notes (what was done to the pixels). Sizes in pixels; raw_* before max_edge.
+    dataset.json       what the scores mean, the counts of listed, packed and rejected pictures, of notes and of leaks,
+                       split_sha256 (which files are in which split), and the table's sha256
     rejected.csv       the rejected ones, with reasons
 
 A target is one score scaled to 0..1, or the shares of ascending bins, which sum to 1.
 """
 
 import csv
+import hashlib
 import io
-import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.reasons import REASONS
-from pipeline.store import file_sha256, write_json, write_whole
+from pipeline.store import file_sha256, read_record, write_record, write_whole
 
 SCHEMA = pa.schema(
     [
@@ -40,6 +42,7 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("target", pa.list_(pa.float64())),
         ("reason", pa.string()),
+        ("notes", pa.list_(pa.string())),
     ]
 )
 
@@ -84,19 +87,31 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Reads the folder that the stage `manifest` writes."""
     try:
-        facts = json.loads((folder / "dataset.json").read_bytes())
+        facts = read_record(folder / "dataset.json")
         # Checksums of pages leave the footer open: flipped bits there changed rows in silence.
         if file_sha256(folder / "manifest.parquet") != facts["sha256"]:
             raise ValueError("manifest.parquet is not the file that dataset.json describes")
-        table = pq.read_table(folder / "manifest.parquet")
+        table = pq.read_table(folder / "manifest.parquet", page_checksum_verification=True)
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder}: the manifest is missing or damaged ({error}); run dvc repro") from error
     return Manifest(table.filter(pa.compute.equal(table["reason"], "")), facts)
 
 
+def find_leaks(rows: list[dict[str, Any]]) -> list[list[int]]:
+    """Groups of rows, by index, that hold the very same bytes in more than one split."""
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if not row["reason"]:
+            groups.setdefault(row["sha256"], []).append(index)
+    return [group for group in groups.values() if len({rows[index]["split"] for index in group}) > 1]
+
+
 def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str) -> dict[str, Any]:
     """Writes the three files; returns the content of dataset.json."""
     low, high = listing.score_range
+    # Only rejected pictures can have such names: anybody can read the table, nobody reads these files.
+    rows = [row | {"name": _as_text(row["name"]), "path": _as_text(row["path"])} for row in rows]
+    kept = [row for row in rows if not row["reason"]]
     rejected = [row for row in rows if row["reason"]]
     facts = {
         "dataset": dataset,
@@ -105,13 +120,16 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, d
         "score_range": [low, high],
         "accuracy_threshold": (listing.accuracy_threshold - low) / (high - low),
         "listed": len(rows),
-        "packed": len(rows) - len(rejected),
-        "rejected": dict(sorted(Counter(row["reason"] for row in rejected).items())),
-        "splits": dict(sorted(Counter(row["split"] for row in rows if not row["reason"]).items())),
+        "packed": len(kept),
+        "rejected": _count(row["reason"] for row in rejected),
+        "notes": _count(note for row in kept for note in row["notes"]),
+        "splits": _count(row["split"] for row in kept),
+        "split_sha256": _hash_splits(kept),
+        "leaks": sum(len(group) for group in find_leaks(rows)),
     }
     with write_whole(folder / "manifest.parquet") as file:
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     facts["sha256"] = file_sha256(folder / "manifest.parquet")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -119,5 +137,19 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, d
     writer.writerows([row["name"], row["path"], row["reason"], REASONS[row["reason"]]] for row in rejected)
     with write_whole(folder / "rejected.csv") as file:
         file.write(text.getvalue().encode())
-    write_json(folder / "dataset.json", facts)
+    write_record(folder / "dataset.json", facts)
     return facts
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _hash_splits(rows: list[dict[str, Any]]) -> str:
+    """The same for the same files in the same splits, whatever their names, order and labels."""
+    return hashlib.sha256("\n".join(sorted(f"{row['sha256']} {row['split']}" for row in rows)).encode()).hexdigest()
+
+
+def _as_text(name: str) -> str:
+    """With escapes for what UTF-8 cannot hold: bytes of a file's name that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode()

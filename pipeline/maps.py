@@ -15,7 +15,8 @@ from PIL import Image
 
 from charm.importance import score_patches
 from pipeline.saliency.mbd import detect
-from pipeline.shards import Sample, ShardReader, write_shard
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import Sample, encode_array, write_shard
 
 Settings = dict[str, Any]
 
@@ -23,9 +24,7 @@ Settings = dict[str, Any]
 def _score(picture: np.ndarray, way: str, settings: Settings) -> Sample:
     sample = {}
     for size in settings["coarse_patch_sizes"]:
-        buffer = io.BytesIO()
-        np.save(buffer, score_patches(picture, way, size, settings["fit"]), allow_pickle=False)
-        sample[f"p{size}.npy"] = buffer.getvalue()
+        sample[f"p{size}.npy"] = encode_array(score_patches(picture, way, size, settings["fit"]))
     return sample
 
 
@@ -97,7 +96,8 @@ def make_block(
     """The map of the pictures of a shard from span[0] up to, but without, span[1]; otherwise as `make_column`."""
     pictures = ShardReader(Path(folder), shard)
     keys = islice(pictures, *span)
-    write_shard(target, ((key, MAPS[way](pictures.read_picture(key), way, settings)) for key in keys))
+    samples = ((key, MAPS[way](pictures.read_picture(key), way, settings)) for key in keys)
+    write_shard(target, samples, source=pictures.shards[shard])
 
 
 def join_blocks(blocks: list[str], target: Path) -> None:
@@ -107,7 +107,7 @@ def join_blocks(blocks: list[str], target: Path) -> None:
         blocks: paths without an ending, in the order of their samples.
     """
     readers = [ShardReader(Path(block).parent, Path(block).name) for block in blocks]
-    write_shard(
-        target,
-        ((key, {end: reader.read(key, end) for end in reader.extensions(key)}) for reader in readers for key in reader),
+    samples = (
+        (key, {end: reader.read(key, end) for end in reader.extensions(key)}) for reader in readers for key in reader
     )
+    write_shard(target, samples, source=readers[0].sources[Path(blocks[0]).name])

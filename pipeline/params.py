@@ -18,6 +18,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import UserError
+from pipeline.recipes import AUTO_KEYS, choose_recipe
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class TokenParams:
 
 @dataclass(frozen=True)
 class ManifestParams:
+    folder: str | None
     csv_file: str | None
     csv_root: str | None
     path_column: str
@@ -62,11 +64,13 @@ class ManifestParams:
     max_edge: Annotated[int, Range(32)] | None  # pixels
     max_pixels: Annotated[int, Range(1, 100_000_000)]  # the most that the later stages decode
     max_reject_frac: Share
+    leaks: Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True)
 class ShardParams:
     samples_per_shard: Count
+    encoding: Literal["jpeg", "raw"]
     jpeg_quality: Annotated[int, Range(1, 100)]
 
 
@@ -116,7 +120,9 @@ class PosEmbedParams:
 
 @dataclass(frozen=True)
 class TrainParams:
-    head: Literal["cls", "cls_mean"]
+    head: Literal["cls", "cls_mean", "mean"]
+    pos_embed: Literal["frozen", "trainable"]
+    normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
     batch_size: Count  # pictures
@@ -124,7 +130,9 @@ class TrainParams:
     min_learning_rate: NonNegative
     warmup_epochs: NonNegative
     weight_decay: NonNegative
+    layer_decay: Annotated[float, Range(1e-3, 1)]
     clip_norm: NonNegative
+    ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
     flip: Share
     rotate: Share
@@ -143,7 +151,14 @@ class ReportParams:
 @dataclass(frozen=True)
 class HardwareParams:
     device: str
-    loader_workers: Annotated[int, Range(0)]
+    processes: Count
+    loader_workers: Annotated[int, Range(0, 1024)]  # of each process
+    remote: str | None  # address of a folder
+    micro_batch: Count | None  # pictures
+    precision: Literal["float32", "bfloat16", "float16"]
+    compile: bool
+    grad_checkpointing: bool
+    checkpoint_minutes: NonNegative
 
 
 @dataclass(frozen=True)
@@ -155,11 +170,13 @@ class DaskParams:
 
 @dataclass(frozen=True)
 class Params:
-    dataset: Literal["demo", "csv"]
+    dataset: Literal["demo", "csv", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"]
     selection: Literal["random", "frequency", "gradient", "entropy", "saliency"]
     tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
     backbone: str
     pretrained: bool
+    checkpoint: str | None
+    checkpoint_sha256: str | None
     max_seq_len: Count
     seed: Annotated[int, Range(0, 2**63 - 1)]
     tokens: TokenParams
@@ -187,14 +204,21 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply to be read; expected one section per stage") from error
     except YAMLError as error:  # bytes that are no text
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(node, CommentedMap):
         raise UserError(f"{path}: expected keys and values, one section per stage")
+    _fill_in_recipe(node)
     params: Params = _build(Params, node, path, "", 1)
     # The name becomes a folder and part of a command in dvc.yaml.
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", params.backbone):
         _fail(path, node, "backbone", f"backbone: {params.backbone!r} is not a name of a timm model")
+    if not re.fullmatch(r"auto|\d+(\.\d+)? ?([kMGT]i?)?B", params.dask.memory):
+        _fail(
+            path, node["dask"], "memory", f"dask.memory: expected auto, or a size such as 4GB, got {params.dask.memory}"
+        )
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
@@ -206,6 +230,15 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     if sam_hq.sam_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sam_hq.sam_sha256):
         _fail(path, section, "sam_sha256", f"{where}.sam_sha256: expected 64 digits of 0-9a-f, as sha256sum prints")
     return params
+
+
+def _fill_in_recipe(node: CommentedMap) -> None:
+    """Replaces `auto` by what it stands for. A data set that nobody knows is found when the values are checked."""
+    for key, value in choose_recipe(str(node.get("dataset")), str(node.get("backbone"))).items():
+        section, _, name = key.rpartition(".")
+        holder = node.get(section) if section else node
+        if isinstance(holder, CommentedMap) and holder.get(name) == "auto":
+            holder[name] = value
 
 
 def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
@@ -236,7 +269,8 @@ def _build(kind: Any, node: CommentedMap, path: Path, prefix: str, line: int) ->
         else:
             problem, values[key] = _check(hint, node[key])
             if problem:
-                _fail(path, node, key, f"{prefix}{key}: {problem}")
+                auto = "; auto takes the recipe's value" if f"{prefix}{key}" in AUTO_KEYS else ""
+                _fail(path, node, key, f"{prefix}{key}: {problem}{auto}")
     return kind(**values)
 
 

@@ -14,20 +14,20 @@ and axes.json its sha256 and how it was made. Whole tables, one per grid, would 
 row numbers per token.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from charm.pos_embed import axis_taps, axis_weights, mix_pos_embed
 from charm.tokens import Tokens
 from pipeline.errors import UserError
-from pipeline.store import file_sha256, write_json, write_whole
+from pipeline.store import file_sha256, read_record, write_record, write_whole
 from pipeline.tokenizers import Tokenizer
 
 
@@ -52,7 +52,7 @@ def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     with write_whole(folder / "axes.safetensors") as file:
         file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-    write_json(folder / "axes.json", facts | {"sha256": file_sha256(folder / "axes.safetensors")})
+    write_record(folder / "axes.json", facts | {"sha256": file_sha256(folder / "axes.safetensors")})
 
 
 class PosEmbeds:
@@ -68,10 +68,10 @@ class PosEmbeds:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            if file_sha256(folder / "axes.safetensors") != json.loads((folder / "axes.json").read_bytes())["sha256"]:
+            if file_sha256(folder / "axes.safetensors") != read_record(folder / "axes.json")["sha256"]:
                 raise ValueError("axes.safetensors is not the file that axes.json describes")
             tensors = load_file(folder / "axes.safetensors")
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: position embeddings are missing or damaged ({error}); run dvc repro") from error
         learnt = tensors.pop("learnt", None)
         self._first: dict[int, int] = {}
@@ -105,11 +105,21 @@ class PosEmbeds:
             first[scale] = [self._first[side] for side in grid]
         return np.where(tokens.patch_valid[:, None], first[tokens.scale_id] + tokens.patch_coord, 0).astype(np.int32)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """float32 (..., D) from integer (..., 2), on the device that `to` chose; (..., 2 * d) for a rotary backbone."""
+    def gather(self, rows: Tensor, trained: Tensor | None = None) -> Tensor:
+        """Position embeddings on the device that `to` chose.
+
+        Args:
+            rows: integer (..., 2), of `rows`.
+            trained: float (g, g, D), mixed instead of the learnt grid: what fine-tuning has made of it.
+
+        Returns:
+            float32 (..., D), differentiable with respect to `trained`; (..., 2 * d) for a rotary backbone.
+        """
         y, x = rows.to(self.device, non_blocking=True).long().unbind(-1)
         if self._rotary:
             for_rows, for_columns = self._parts
             return for_rows[y] + for_columns[x]
         learnt, positions, weights = self._parts
-        return mix_pos_embed(learnt, (positions[y], weights[y]), (positions[x], weights[x]))
+        return mix_pos_embed(
+            learnt if trained is None else trained, (positions[y], weights[y]), (positions[x], weights[x])
+        )

@@ -1,15 +1,21 @@
 """Scores from a model, in evaluation mode, every sample exactly once."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
 
 from charm.model import CharmViT
 from pipeline.loader import Batch
 from pipeline.pos_embeds import PosEmbeds
+from pipeline.ranks import gather_rows
+
+# What matrix products are made in; the rest stays float32. The first one switches autocast off.
+PRECISIONS = {"float32": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -21,30 +27,45 @@ class Predictions:
     target: np.ndarray
 
 
-def forward_batch(model: CharmViT, batch: Batch, pos_embeds: PosEmbeds) -> Tensor:
-    """The model's raw outputs, float (B, num_outputs), on the device of `pos_embeds`."""
+def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
+    """The raw outputs of a CharmViT, plain or parallel: float32 (B, num_outputs), on the device of `pos_embeds`."""
     device = pos_embeds.device
-    output: Tensor = model(
-        batch.patches.to(device, non_blocking=True),
-        batch.patch_coord.to(device, non_blocking=True),
-        batch.scale_id.to(device, non_blocking=True),
-        batch.patch_valid.to(device, non_blocking=True),
-        pos_embeds.gather(batch.pos_row),
-    )
+    bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32"):
+        output: Tensor = model(
+            batch.patches.to(device, non_blocking=True),
+            batch.patch_coord.to(device, non_blocking=True),
+            batch.scale_id.to(device, non_blocking=True),
+            batch.patch_valid,
+            pos_embeds.gather(batch.pos_row, bare.trained_grid),
+        )
     return output
 
 
 @torch.inference_mode()
-def predict(model: CharmViT, loader: DataLoader[Batch], pos_embeds: PosEmbeds, bins: np.ndarray) -> Predictions:
-    """The score of every sample; that of a distribution is its mean over `bins`, float64 (num_bins,)."""
+def predict(
+    model: CharmViT,
+    loader: Iterable[Batch],
+    pos_embeds: PosEmbeds,
+    bins: np.ndarray,
+    precision: str = "float32",
+    between: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """The score of every sample; that of a distribution is its mean over `bins`, float64 (num_bins,).
+
+    Several ranks get all scores each, in the order of their keys. `between` is called before each batch.
+    """
     model.eval()
     keys: list[str] = []
-    outputs, targets = [], []
+    rows = []
     for batch in loader:
-        outputs.append(forward_batch(model, batch, pos_embeds).float().cpu())
-        targets.append(batch.target)
-        keys += batch.keys
-    output = torch.cat(outputs)
-    if output.shape[1] > 1:
+        between()
+        outputs = forward_batch(model, batch, pos_embeds, precision).cpu()
+        real = batch.weight > 0  # and not there to keep this rank in step
+        rows.append(torch.cat([outputs, batch.target], dim=1)[real])
+        keys += [key for key, is_real in zip(batch.keys, real.tolist(), strict=True) if is_real]
+    keys, gathered = gather_rows(keys, torch.cat(rows))
+    output, target = gathered.split(len(bins), dim=1)
+    if len(bins) > 1:
         output = output.softmax(dim=1)
-    return Predictions(keys, output.double().numpy() @ bins, torch.cat(targets).double().numpy() @ bins)
+    return Predictions(keys, output.double().numpy() @ bins, target.double().numpy() @ bins)

@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from charm.metrics import METRICS
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
 from pipeline.contact_sheet import make_contact_sheet
@@ -22,10 +23,9 @@ from pipeline.gallery import Scored, choose_pictures, show_picture
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
 from pipeline.reasons import REASONS
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import build_tokenizer
 
-METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order
 MAX_POINTS = 2000  # of the scatter plot, some 150 bytes each
 
 
@@ -119,7 +119,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         model=model,
         facts=facts,
         dataset=Path(params.manifest.csv_file or "").name if params.dataset == "csv" else facts["dataset"],
-        metrics={name: metrics[name] for name in METRICS},
+        metrics={name: tuple(metrics[f"{name}{end}"] for end in ("", "_low", "_high")) for name in METRICS},
         evaluation=metrics,
         rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in metrics["rejected"].items()],
         training=_plot_training(history, model["best_epoch"]),

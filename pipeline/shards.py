@@ -4,19 +4,22 @@ A shard is a tar of samples, `<key>.<extension>` each, that webdataset.WebDatase
 file of the same name, is written after it and says what a whole shard holds:
 
     bytes, sha256   of the tar
+    count           of the samples
+    fingerprint     sha256 of all that the shard was made from
+    source          of a column: sha256 of the picture shard that it belongs to; else null
     members         key -> extension -> [offset, bytes, crc32]
 
-A tar without a valid sidecar does not exist, and every read is checked against it: a tar that was cut or damaged cannot
-pass for a shorter one.
+A tar without a valid sidecar does not exist, and what is read is checked against it: a tar that was cut or damaged
+cannot pass for a shorter one.
 """
 
 import hashlib
 import io
 import json
-import os
+import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,118 +28,99 @@ import numpy as np
 import simplejpeg
 
 from pipeline.errors import UserError
-from pipeline.images import Rejected, decode_image
-from pipeline.store import read_sidecar, write_json, write_whole
+from pipeline.images import decode_image
+from pipeline.store import file_sha256, write_record, write_whole
 
 Sample = dict[str, bytes]
 
+# A dot would end the key for WebDataset, a slash would make a folder; a header has room for 100 characters of both.
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_EXTENSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}")  # what begins with _ TarWriter would leave out
+_BLOCK = 512  # bytes; a tar's header, and what members are padded to
 
-def write_shard(target: Path, samples: Iterable[tuple[str, Sample]]) -> None:
+
+def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str | None = None) -> None:
     """Writes target.tar, then target.json. Equal samples give equal bytes.
 
     Args:
-        samples: (key, extension -> bytes), in order. Keys have no dots, which would end the key for WebDataset.
+        target: where, without an ending; its name is the shard's fingerprint.
+        samples: (key, extension -> bytes), in order.
+        source: of a column, see above.
+
+    Raises:
+        ValueError: a key or an extension that is not a plain word, a key that comes twice or has nothing.
     """
     from webdataset import TarWriter
 
     tar_path = target.with_suffix(".tar")
+    members: dict[str, dict[str, list[int]]] = {}
     with write_whole(tar_path) as file, TarWriter(file, encoder=False, mtime=0) as writer:
         for key, sample in samples:
+            if key in members or not _KEY.fullmatch(key) or not sample or not all(map(_EXTENSION.fullmatch, sample)):
+                raise ValueError(
+                    f"key {key!r} with {list(sample)}: expected letters, digits, - and _, once, with plain extensions"
+                )
+            place = writer.tarstream.offset
+            members[key] = {}
+            for extension in sorted(sample):  # as TarWriter writes them
+                data = sample[extension]
+                members[key][extension] = [place + _BLOCK, len(data), zlib.crc32(data)]
+                place += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
             writer.write({"__key__": key, **sample})
-    write_json(target.with_suffix(".json"), _describe_tar(tar_path))
+            assert writer.tarstream.offset == place
+    # Checksums are of what was meant to be written, and the digest is of what is on the disk.
+    written = {"bytes": tar_path.stat().st_size, "sha256": file_sha256(tar_path)}
+    facts = {"fingerprint": target.name, "source": source, "count": len(members), "members": members}
+    write_record(target.with_suffix(".json"), written | facts)
 
 
-def _describe_tar(tar_path: Path) -> dict[str, Any]:
-    data = tar_path.read_bytes()
+def describe_tar(tar_path: Path) -> dict[str, Any]:
+    """What a sidecar should say of a tar, from the tar alone."""
     members: dict[str, dict[str, list[int]]] = {}
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+    size = tar_path.stat().st_size
+    with open(tar_path, "rb") as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
             key, extension = member.name.split(".", 1)
-            start = member.offset_data
-            crc = zlib.crc32(memoryview(data)[start : start + member.size])
-            members.setdefault(key, {})[extension] = [start, member.size, crc]
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "members": members}
+            file.seek(member.offset_data)
+            crc = zlib.crc32(file.read(min(member.size, size)))  # a damaged header may ask for any number of bytes
+            members.setdefault(key, {})[extension] = [member.offset_data, member.size, crc]
+    written = {"bytes": size, "sha256": file_sha256(tar_path)}
+    return written | {"count": len(members), "members": members}
 
 
-def pack_shard(rows: list[dict[str, Any]], root: str, jpeg_quality: int, target: Path) -> None:
-    """The pictures of some manifest rows with their labels; bytes untouched unless the row asks for another size."""
-    write_shard(target, ((row["key"], _pack_sample(row, Path(root), jpeg_quality)) for row in rows))
+def pack_shard(rows: list[dict[str, Any]], root: str, encoding: str, jpeg_quality: int, target: Path) -> None:
+    """The pictures of some manifest rows with their labels.
+
+    Args:
+        rows: of the manifest.
+        root: folder that their paths start from.
+        encoding: "jpeg" keeps the files' bytes, unless a row asks for another size; "raw" stores pixels,
+            <key>.npy, uint8 (H, W, 3), RGB, so that readers need not decode.
+        jpeg_quality: of pictures whose size changes.
+        target: see write_shard.
+    """
+    write_shard(target, ((row["key"], _pack_sample(row, Path(root), encoding, jpeg_quality)) for row in rows))
 
 
-def _pack_sample(row: dict[str, Any], root: Path, jpeg_quality: int) -> Sample:
+def _pack_sample(row: dict[str, Any], root: Path, encoding: str, jpeg_quality: int) -> Sample:
     path = root / row["path"]
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         raise UserError(f"{row['path']} has changed since it was listed: run `dvc repro --force manifest`")
-    extension = row["extension"]
-    if (row["height"], row["width"]) != (row["raw_height"], row["raw_width"]):
-        size = (row["width"], row["height"])
-        pixels = cv2.resize(decode_image(data).pixels, size, interpolation=cv2.INTER_AREA)
-        data = simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444")
-        extension = "jpg"
-    label = {"name": row["name"], "target": row["target"]}
-    return {extension: data, "json": json.dumps(label, sort_keys=True).encode()}
+    label = json.dumps({"name": row["name"], "target": row["target"]}, sort_keys=True).encode()
+    resized = (row["height"], row["width"]) != (row["raw_height"], row["raw_width"])
+    if encoding == "jpeg" and not resized:
+        return {row["extension"]: data, "json": label}
+    pixels = decode_image(data).pixels
+    if resized:
+        pixels = cv2.resize(pixels, (row["width"], row["height"]), interpolation=cv2.INTER_AREA)
+    if encoding == "jpeg":
+        return {"jpg": simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444"), "json": label}
+    return {"npy": encode_array(pixels), "json": label}
 
 
-def read_shard_sidecars(folder: Path, shard: str = "shard-*") -> dict[str, dict[str, Any]]:
-    """The sidecar of each shard in a folder, by the shard's name, in order.
-
-    Raises:
-        UserError: a tar is missing, or not as long as its sidecar says.
-    """
-    found = {}
-    for path in sorted(folder.glob(f"{shard}.json")):
-        sidecar = read_sidecar(path)
-        if sidecar is None or not sidecar.keys() >= {"bytes", "members"}:
-            raise UserError(f"{path.with_suffix('.tar')}: missing, or not what its sidecar says; run dvc repro")
-        found[path.stem] = sidecar
-    return found
-
-
-class ShardReader:
-    """Reads members by key from a folder of shards. Can be handed to worker processes.
-
-    Args:
-        folder: of shards with their sidecars.
-        shard: read this one alone.
-    """
-
-    def __init__(self, folder: Path, shard: str = "shard-*") -> None:
-        self.folder = folder
-        self._where: dict[str, tuple[str, dict[str, list[int]]]] = {}
-        for name, sidecar in read_shard_sidecars(folder, shard).items():
-            for key, members in sidecar["members"].items():
-                if key in self._where:
-                    raise UserError(f"{folder}: {key} is in {self._where[key][0]} and in {name}; run dvc repro --force")
-                self._where[key] = (name, members)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._where
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def shard_of(self, key: str) -> str:
-        return self._where[key][0]
-
-    def extensions(self, key: str) -> list[str]:
-        return list(self._where[key][1])
-
-    def read(self, key: str, extension: str) -> bytes:
-        """Raises UserError where the bytes are not those that were written."""
-        shard, members = self._where[key]
-        offset, size, crc = members[extension]
-        # Opened for each read: 10 microseconds, where keeping them open would need a descriptor per shard.
-        with open(self.folder / f"{shard}.tar", "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), size, offset)
-        if len(data) != size or zlib.crc32(data) != crc:
-            raise UserError(f"{self.folder / shard}.tar: {key}.{extension} is damaged; remove it and run dvc repro")
-        return data
-
-    def read_picture(self, key: str) -> np.ndarray:
-        """uint8 (H, W, 3), RGB."""
-        extension = next(extension for extension in self.extensions(key) if extension != "json")
-        try:
-            return decode_image(self.read(key, extension)).pixels
-        except Rejected as error:
-            raise UserError(f"{self.folder / self.shard_of(key)}.tar: {key}.{extension}: {error}") from error
+def encode_array(array: np.ndarray) -> bytes:
+    """As the file that np.save writes."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -7,26 +7,38 @@ the shards that are already made and makes the rest; at the end the output folde
 
 import ast
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.errors import UserError
+
+_BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
+_RECORD_HEAD = b'{"checksum": "%s",\n'
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def store_folder(kind: str) -> Path:
     """The folder of one kind of artifact: below $CHARM_STORE, or .charm/store of the repository."""
+    folder = _store() / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _store() -> Path:
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     # A queued experiment runs in a copy of the repository at .dvc/tmp/exps/<name>; it shares the store.
     if ".dvc" in root.parts:
         root = Path(*root.parts[: root.parts.index(".dvc")])
-    folder = Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve() / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve()
 
 
 def fingerprint(*parts: Any) -> str:
@@ -61,16 +73,34 @@ def _is_text(node: ast.expr) -> bool:
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there whole or not at all: written aside, flushed to disk, renamed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """A file that is there whole or not at all: written aside, flushed to disk, renamed.
+
+    Raises:
+        UserError: there is no room for it; what was there before still is.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # containers share names of hosts and processes
     try:
-        with open(part, "wb") as file:
+        with open(part, "wb", buffering=_BUFFER) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror}): make room, then run this again") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to disk: a rename is safe from a power cut only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -79,12 +109,43 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, sort_keys=True, indent=1).encode() + b"\n")
 
 
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """A JSON object that can tell whether it is still what was written: its first entry is the sha256 of the rest."""
+    rest = json.dumps(value, sort_keys=True).encode()[1:] + b"\n"
+    with write_whole(path) as file:
+        file.write(_RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest)
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """Undoes `write_record`, from the file's bytes.
+
+    Raises:
+        ValueError: they are not as they were written.
+    """
+    rest = data[len(_RECORD_HEAD % bytes(64)) :]
+    if data != _RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest:
+        raise ValueError("the file is not as it was written")
+    record: dict[str, Any] = json.loads(b"{" + rest)
+    return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        return parse_record(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """The sidecar beside a shard, or None where the shard does not exist as a whole."""
     try:
-        sidecar: dict[str, Any] = json.loads(path.read_bytes())
-        if not isinstance(sidecar, dict):
-            return None
+        sidecar = read_record(path)
         if "bytes" in sidecar and path.with_suffix(".tar").stat().st_size != sidecar["bytes"]:
             return None
     except (OSError, ValueError):
@@ -100,29 +161,62 @@ def make_alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            print(f"waiting for {lock.read().strip()}, which makes the same artifacts", flush=True)
+            print(f"waiting for {lock.read().strip() or 'a process'}, which makes the same artifacts", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
+        with contextlib.suppress(OSError):  # on a full disk `prune` has to work
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()}".encode())
         yield
 
 
 def publish(made: Mapping[str, Path], out: Path) -> None:
-    """Fills an output folder: `made` maps a file name to the file it is another name of."""
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.iterdir():
-        if old.name not in made:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-    for name, source in made.items():
-        target = out / name
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:  # another disk
-            shutil.copyfile(source, target)
+    """Replaces an output folder as a whole: `made` maps a file name to the file that it becomes another name of.
+
+    Whoever opens the folder meanwhile, or after a kill, finds all the old files, all the new ones, or no folder.
+    """
+    out = out.resolve()
+    aside, old = (out.with_name(f".{out.name}.{end}") for end in ("new", "old"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with make_alone(out.parent):
+        for left in (aside, old):  # by a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir()
+        for name, source in made.items():
+            try:
+                os.link(source, aside / name)
+            except FileNotFoundError:
+                raise UserError(f"{source} was removed meanwhile: run the same command again") from None
+            except OSError:  # another disk
+                with open(source, "rb") as original, write_whole(aside / name) as copy:
+                    shutil.copyfileobj(original, copy)
+        sync_folder(aside)
+        if out.exists():
+            os.replace(out, old)
+        os.replace(aside, out)
+        sync_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def publish_shards(made: Mapping[str, Path], out: Path) -> None:
     """Fills an output folder with both files of each shard; `made` maps a shard's name to its sidecar."""
     publish({f"{name}{end}": path.with_suffix(end) for name, path in made.items() for end in (".tar", ".json")}, out)
+
+
+def prune() -> dict[str, tuple[int, int]]:
+    """Removes the files of finished artifacts that have no other name left, in a folder or in DVC's cache, and what
+    killed writers have left behind. Checkpoints of training stay: a run that was stopped may be days of work.
+
+    Returns:
+        Kind of artifact -> (files removed, bytes freed).
+    """
+    removed = {}
+    for folder in sorted(path for path in _store().glob("*") if path.is_dir() and path.name != "train"):
+        with make_alone(folder):
+            unused = [(path, path.stat()) for path in folder.iterdir() if path.name != ".lock"]
+            # Sidecars first: a shard without one does not exist, wherever this is stopped.
+            unused.sort(key=lambda item: (item[0].suffix != ".json", item[0]))
+            gone = [(path, stat) for path, stat in unused if stat.st_nlink == 1]
+            for path, _ in gone:
+                path.unlink()
+            removed[folder.name] = (len(gone), sum(stat.st_size for _, stat in gone))
+    return removed

@@ -18,7 +18,9 @@ def run_stage(main: Callable[[Params], None]) -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         main(load_params())
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

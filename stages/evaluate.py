@@ -1,26 +1,29 @@
 """Score the test pictures with the best model, once.
 
-Writes runs/evaluate: metrics.json and predictions.csv.
+Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares, too) and predictions.csv, for plots.
 """
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from charm.metrics import score_agreement
-from pipeline.checkpoints import load_model_tensors
-from pipeline.inputs import Inputs
-from pipeline.loader import make_loader
-from pipeline.models import build_model, choose_device
+from charm.metrics import METRICS, bootstrap_intervals, score_agreement
+from pipeline.inputs import DATA, Inputs
+from pipeline.loader import Loader
+from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
-from pipeline.sampler import EpochSampler
+from pipeline.repeats import EveryDraw, LastPicture
 from pipeline.store import write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
+from pipeline.trained import load_trained
 from stages import run_stage
 
 OUT = Path("runs/evaluate")
@@ -28,44 +31,80 @@ OUT = Path("runs/evaluate")
 
 def main(params: Params) -> None:
     device = choose_device(params.hardware.device)
-    tensors, config = load_model_tensors(Path("runs/train"))
-    model = build_model(config, pretrained=False)
-    model.load_state_dict(tensors)
+    inputs = Inputs(params)
+    model, config = load_trained(Path("runs/train"), params, inputs.manifest)
     model.to(device)
 
-    inputs = Inputs(params)
-    test = inputs.manifest.of_split("test")
-    facts = inputs.manifest.facts
-    sampler = EpochSampler(len(test.table), params.train.batch_size, params.seed, shuffle=False)
+    # Predict
+    test, bins, draws = inputs.manifest.of_split("test"), inputs.manifest.bins, params.evaluate.draws
+    if draws > 1:
+        inputs.pictures = LastPicture(inputs.pictures)
     dataset = inputs.dataset(test, build_tokenizer(params, model.patch_size))
-    loader = make_loader(dataset, sampler, params.hardware.loader_workers, device)
-    pos_embeds = inputs.pos_embeds.to(device)
-    draws = []
-    for draw in range(params.evaluate.draws):
-        sampler.epoch = draw  # of the patches; the pictures are the same
-        found = predict(model, loader, pos_embeds, inputs.manifest.bins)
-        draws.append(found.predicted)
-    predicted, spread = np.mean(draws, axis=0), np.std(draws, axis=0)
+    sampler = EveryDraw(len(test.table), params.train.batch_size, draws)
+    loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
+    # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
+    found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(len(bins)))
+    shares = found.predicted.reshape(-1, draws, len(bins))
+    scores = shares @ bins  # (N, draws)
+    predictions = {
+        "key": found.keys[::draws],
+        "name": test.table["name"].to_pylist(),
+        "target": found.target[::draws] @ bins,
+        "predicted": scores.mean(axis=1),
+        "spread": scores.std(axis=1),
+    }
 
+    # Publish
     OUT.mkdir(parents=True, exist_ok=True)
-    agreement = score_agreement(predicted, found.target, facts["accuracy_threshold"])
-    metrics: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in agreement.items()}
-    metrics |= {"scored": len(found.keys), "best_epoch": config["best_epoch"], "draw_spread": float(spread.mean())}
-    metrics |= {name: facts[name] for name in ("listed", "packed", "rejected")}
-    write_json(OUT / "metrics.json", metrics)
-    names = test.table["name"].to_pylist()
-    _write_predictions(OUT / "predictions.csv", names, found.keys, found.target, predicted, spread)
-    shown = "  ".join(f"{name.upper()} {agreement[name]:.3f}" for name in ("plcc", "srcc", "acc"))
-    print(f"evaluate: {len(found.keys)} test pictures  {shown}")
+    facts = inputs.manifest.facts
+    agreement = _rate(predictions["predicted"], predictions["target"], facts["accuracy_threshold"], params.seed)
+    write_json(OUT / "metrics.json", agreement | _describe(params, facts, config, predictions))
+    _write_csv(OUT / "predictions.csv", predictions)
+    distributions = {"distribution": shares.mean(axis=1).tolist()} if len(bins) > 1 else {}
+    with write_whole(OUT / "predictions.parquet") as file:
+        pq.write_table(pa.table(predictions | distributions), file, compression="zstd", write_page_checksum=True)
+    shown = "  ".join(f"{name.upper()} {_show(agreement, name)}" for name in ("plcc", "srcc", "acc"))
+    print(f"evaluate: {len(scores)} test pictures  {shown}")
 
 
-def _write_predictions(
-    path: Path, names: list[str], keys: list[str], target: np.ndarray, predicted: np.ndarray, spread: np.ndarray
-) -> None:
+def _rate(predicted: np.ndarray, target: np.ndarray, threshold: float, seed: int) -> dict[str, float | None]:
+    """Each metric with the ends of its interval, `srcc`, `srcc_low`, `srcc_high`; None where undefined."""
+    points = score_agreement(predicted, target, threshold)
+    intervals = bootstrap_intervals(predicted, target, threshold, seed)
+    found: dict[str, float] = {}
+    for name in METRICS:
+        low, high = intervals[name]
+        found |= {name: points[name], f"{name}_low": low, f"{name}_high": high}
+    return {name: None if math.isnan(value) else value for name, value in found.items()}
+
+
+def _describe(
+    params: Params, facts: dict[str, Any], config: dict[str, Any], predictions: dict[str, Any]
+) -> dict[str, Any]:
+    """What the numbers are of: whether two runs can be compared, and what was left out."""
+    described = {name: facts[name] for name in ("dataset", "listed", "packed", "rejected")}
+    described |= {name: facts[name] for name in ("split_sha256", "leaks", "notes") if name in facts}
+    column = DATA / "importance" / params.selection / "column.json"
+    if params.selection == "saliency" and column.is_file():
+        described["saliency_empty_rate"] = json.loads(column.read_bytes()).get("empty_rate")
+    return described | {
+        "scored": len(predictions["key"]),
+        "draws": params.evaluate.draws,
+        "draw_spread": float(predictions["spread"].mean()),
+        "best_epoch": config["best_epoch"],
+    }
+
+
+def _show(agreement: dict[str, float | None], name: str) -> str:
+    value, low, high = (agreement[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _write_csv(path: Path, predictions: dict[str, Any]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "name", "target", "predicted", "spread"])
-    for key, name, *numbers in zip(keys, names, target, predicted, spread, strict=True):
+    writer.writerow(predictions)
+    for key, name, *numbers in zip(*predictions.values(), strict=True):
         writer.writerow([key, name, *(f"{number:.6f}" for number in numbers)])
     with write_whole(path) as file:
         file.write(text.getvalue().encode())

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.executor import Job, make_missing
+from pipeline.folders import open_folder
 from pipeline.maps import BLOCK, MAP_CODE, SLOW, join_blocks, make_block, make_column, try_tools
 from pipeline.params import DaskParams, Params
 from pipeline.saliency.coverage import write_coverages
 from pipeline.saliency.weights import find_checkpoint, find_detector
-from pipeline.shards import read_shard_sidecars
-from pipeline.store import code_digest, fingerprint, publish_shards, read_sidecar, store_folder, write_json
+from pipeline.shard_reader import read_shard_sidecars
+from pipeline.store import code_digest, fingerprint, publish_shards, read_sidecar, store_folder, write_record
 from stages import run_stage
 
 PICTURES = Path("data/shards")
@@ -35,7 +36,7 @@ def main(params: Params) -> None:
     if name == "saliency":
         facts |= {"backend": way} | write_coverages(out)
         print(f"saliency: nothing stands out in {facts['empty']} of {facts['pictures']} pictures")
-    write_json(out / "column.json", facts)
+    write_record(out / "column.json", facts)
 
 
 def choose_way(params: Params, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -61,17 +62,16 @@ def make_columns(
     name: str, way: str, settings: dict[str, Any], places: dict[str, Any], dask: DaskParams
 ) -> dict[str, Path]:
     """Makes the column shards that the store lacks; returns the path of each shard's sidecar there."""
-    code = code_digest("pipeline.maps", "pipeline.images", *MAP_CODE[way])
-    sidecars = read_shard_sidecars(PICTURES)
+    code = code_digest("pipeline.maps", "pipeline.headers", "pipeline.images", *MAP_CODE[way])
     given = settings | places
-    jobs = [
-        Job(shard, fingerprint(way, settings, code, sidecar["sha256"]), (str(PICTURES), shard, way, given))
-        for shard, sidecar in sidecars.items()
-    ]
+    jobs, counts = [], {}
+    for shard, sidecar in read_shard_sidecars(open_folder(PICTURES)):
+        made_from = fingerprint(way, settings, code, sidecar["sha256"])
+        jobs.append(Job(shard, made_from, (str(PICTURES), shard, way, given)))
+        counts[shard] = sidecar["count"]
     missing = [job for job in jobs if read_sidecar(store_folder(name) / f"{job.fingerprint}.json") is None]
     if missing:
         try_tools(way, given)
-    counts = {shard: len(sidecar["members"]) for shard, sidecar in sidecars.items()}
     if way not in SLOW or max(counts.values(), default=0) <= BLOCK:
         return make_missing(name, jobs, make_column, dask)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.manifest import read_manifest
-from pipeline.models import build_model, model_config
+from pipeline.models import start_model
 from pipeline.params import Params
 from pipeline.pos_embeds import list_axes, write_axes, write_rotary_axes
 from pipeline.tokenizers import build_tokenizer
@@ -13,7 +13,7 @@ from stages import run_stage
 def main(params: Params) -> None:
     out = Path("data/pos_embeds") / params.backbone
     manifest = read_manifest(Path("data/manifest"))
-    model = build_model(model_config(params, num_bins=1), params.pretrained)
+    model = start_model(params, num_bins=1)
     axes = list_axes(build_tokenizer(params, model.patch_size), manifest.image_hws)
     if model.rotary:
         write_rotary_axes(out, {length: model.rotary_axis(length) for length in axes})

@@ -1,6 +1,7 @@
 """Pack the pictures, byte for byte, with their labels into WebDataset shards."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.executor import Job, make_missing
 from pipeline.manifest import read_manifest
@@ -15,16 +16,34 @@ OUT = Path("data/shards")
 def main(params: Params) -> None:
     manifest = read_manifest(Path("data/manifest"))
     settings = params.shards
-    columns = ["key", "name", "path", "extension", "sha256", "raw_height", "raw_width", "height", "width", "target"]
-    code = code_digest("pipeline.shards", "pipeline.images")
+    columns = [
+        "key",
+        "name",
+        "path",
+        "extension",
+        "bytes",
+        "sha256",
+        "raw_height",
+        "raw_width",
+        "height",
+        "width",
+        "target",
+    ]
+    code = code_digest("pipeline.shards", "pipeline.headers", "pipeline.images")
     jobs: list[Job] = []
     for start in range(0, len(manifest.table), settings.samples_per_shard):
         rows = manifest.table.select(columns).slice(start, settings.samples_per_shard).to_pylist()
         name = f"shard-{len(jobs):06d}"
-        arguments = (rows, manifest.facts["root"], settings.jpeg_quality)
-        jobs.append(Job(name, fingerprint("shards", code, rows, settings.jpeg_quality), arguments))
+        made_from = fingerprint("shards", code, rows, settings.encoding, settings.jpeg_quality)
+        arguments = (rows, manifest.facts["root"], settings.encoding, settings.jpeg_quality)
+        jobs.append(Job(name, made_from, arguments, sum(_expected_bytes(row, settings.encoding) for row in rows)))
     made = make_missing("shards", jobs, pack_shard, params.dask)
     publish_shards(made, OUT)
+
+
+def _expected_bytes(row: dict[str, Any], encoding: str) -> int:
+    """Of a sample in the tar, at most: a picture that is resized takes less."""
+    return 2048 + int(row["bytes"] if encoding == "jpeg" else 3 * row["height"] * row["width"])
 
 
 if __name__ == "__main__":

@@ -1,34 +1,46 @@
 """Fine-tune the backbone on patches that are chosen anew in each epoch.
 
-Writes runs/train: model.safetensors and model.json (best epoch by validation), charm_tokenizer.json, history.csv. A run
-that was stopped goes on from its last checkpoint, which lies in the store under the sha256 of everything that it reads.
+Writes runs/train: model.safetensors and model.json (best epoch by validation), charm_tokenizer.json, history.csv by
+epoch and losses.csv by step. A run that was stopped goes on from its last checkpoint, which lies in the store under the
+sha256 of everything that it reads. Runs on several GPUs with hardware.processes, or under torchrun:
+
+    torchrun --nproc-per-node 2 -m stages.train
 """
 
-import math
+import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from charm.draws import draw_words
 from charm.losses import LOSSES
 from charm.metrics import score_agreement
 from charm.tokenizer import CharmTokenizer
-from pipeline.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, save_model
+from pipeline.checkpoints import save_model
 from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
-from pipeline.loader import make_loader
-from pipeline.models import build_model, choose_device, model_config
-from pipeline.params import Params, TrainParams
+from pipeline.interrupts import Interrupts
+from pipeline.loader import Batch, Loader
+from pipeline.models import choose_device, start_model
+from pipeline.optimizers import build_optimizer, set_rate
+from pipeline.params import Params
 from pipeline.predictions import forward_batch, predict
+from pipeline.progress import Progress, Record, average_model
+from pipeline.ranks import Ranks, is_rank, join_ranks, run_ranks, sum_over_ranks
 from pipeline.sampler import EpochSampler
+from pipeline.schedule import scheduled_rate
+from pipeline.steps import Waited, accumulate_gradients, can_step, change_model, clip_gradients
 from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, store_folder, write_whole
 from pipeline.tokenizers import build_tokenizer
+from pipeline.trained import describe_model
 from stages import run_stage
 
 OUT = Path("runs/train")
@@ -36,117 +48,139 @@ _COLUMNS = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val
 
 
 def main(params: Params) -> None:
-    work = store_folder("train") / _fingerprint_inputs(params)
-    work.mkdir(exist_ok=True)
-    with make_alone(work):
-        train_model(params, work)
-        shutil.rmtree(work)  # a forced run starts anew
+    if params.hardware.processes > 1 and not is_rank():
+        run_ranks(params.hardware.processes, "stages.train")
+        return
+    with join_ranks() as ranks:
+        work = store_folder("train") / _fingerprint_inputs(params)
+        work.mkdir(exist_ok=True)
+        with make_alone(work) if ranks.first else contextlib.nullcontext():
+            sum_over_ranks()  # no rank looks for checkpoints before the first one is alone
+            train_model(params, work, ranks)
+            if ranks.first:
+                shutil.rmtree(work)  # a forced run starts anew
 
 
-def train_model(params: Params, work: Path) -> None:
+def train_model(params: Params, work: Path, ranks: Ranks) -> None:
     """From the last checkpoint in the folder `work`, if there is one, to runs/train."""
-    settings = params.train
-    device = choose_device(params.hardware.device)
+    settings, hardware = params.train, params.hardware
+    device = choose_device(hardware.device, ranks.local_rank if ranks.world_size > 1 else None)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
     # Model
     inputs = Inputs(params)
     manifest, bins = inputs.manifest, inputs.manifest.bins
-    description = model_config(params, num_bins=len(bins))
     torch.manual_seed(params.seed)
-    model = build_model(description, params.pretrained).to(device)
-    tokenizer = build_tokenizer(params, model.patch_size)
+    model = start_model(params, len(bins)).to(device)
+    model.vit.set_grad_checkpointing(hardware.grad_checkpointing)
 
     # Data
     train, val = manifest.of_split("train"), manifest.of_split("val")
     pos_embeds = inputs.pos_embeds.to(device)
-    sampler = EpochSampler(len(train.table), settings.batch_size, params.seed, shuffle=True)
+    share = (hardware.micro_batch, ranks.rank, ranks.world_size)
+    sampler = EpochSampler(len(train.table), settings.batch_size, params.seed, True, *share)
+    tokenizer = build_tokenizer(params, model.patch_size)
     training_tokenizer = build_tokenizer(params, model.patch_size, training=True)
     augmented = inputs.dataset(train, training_tokenizer, settings.flip, settings.rotate)
-    train_loader = make_loader(augmented, sampler, params.hardware.loader_workers, device)
-    val_sampler = EpochSampler(len(val.table), settings.batch_size, params.seed, shuffle=False)
-    plain = inputs.dataset(val, tokenizer)
-    val_loader = make_loader(plain, val_sampler, params.hardware.loader_workers, device)
-    steps_per_epoch = len(sampler)
+    train_loader = Loader(augmented, sampler, hardware.loader_workers, device)
+    val_sampler = EpochSampler(len(val.table), settings.batch_size, params.seed, False, *share)
+    val_loader = Loader(inputs.dataset(val, tokenizer), val_sampler, hardware.loader_workers, device)
     if len(bins) == 1:
         torch.nn.init.constant_(model.head.bias, float(np.median(train.targets)))  # L1's best constant
-    print(f"train: {len(train.table)} pictures, {len(val.table)} for validation, {settings.epochs} epochs on {device}")
+    where = f"{device}" if ranks.world_size == 1 else f"{ranks.world_size} processes ({device.type})"
+    print(f"train: {len(train.table)} pictures, {len(val.table)} for validation, {settings.epochs} epochs on {where}")
 
     # Objective and optimizer
     loss_name = settings.loss if settings.loss != "auto" else "l1" if len(bins) == 1 else "emd"
     if (loss_name == "emd") != (len(bins) > 1):
         raise UserError(f"params.yaml: train.loss: {loss_name} does not fit labels with {len(bins)} bins; use auto")
-    loss_function = LOSSES[loss_name]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    progress = Progress(
+        model,
+        build_optimizer(model, settings),
+        torch.amp.GradScaler(device.type, enabled=hardware.precision == "float16"),
+        average_model(model, settings.ema),
+    )
+    if progress.load(work):
+        print(f"train: goes on after step {progress.step}, epoch {progress.step / sampler.steps:.2f}")
+    if hardware.compile:
+        for block in model.vit.blocks:  # they are alike, so one is compiled for all; lengths of sequences vary
+            block.compile(dynamic=True)
+    parallel: torch.nn.Module = model
+    if ranks.world_size > 1:
+        parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
-    # Go on where an earlier run of the very same inputs stopped
-    history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
-    step = 0
-    if resumed := load_checkpoint(work):
-        tensors, state = resumed
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        restore_optimizer(optimizer, tensors)
-        history, step = state["history"], state["step"]
-        print(f"train: goes on after epoch {len(history)}")
+    def batch_loss(batch: Batch) -> Tensor:
+        """Its part of the mean over all pictures of the step."""
+        output = forward_batch(parallel, batch, pos_embeds, hardware.precision)
+        return (LOSSES[loss_name](output, batch.target.to(device)) * batch.weight.to(device)).sum()
 
-    for epoch in range(len(history), settings.epochs):
-        # Train
-        started = time.monotonic()
-        model.train()
-        sampler.epoch = epoch
-        losses = []
-        for batch in train_loader:
-            for group in optimizer.param_groups:
-                group["lr"] = scheduled_rate(settings, step, steps_per_epoch)
-            loss = loss_function(forward_batch(model, batch, pos_embeds), batch.target.to(device))
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss.item()} at step {step}, pictures {', '.join(batch.keys)}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
-            optimizer.step()
-            losses.append(loss.detach())
-            step += 1
+    with Interrupts() as interrupts:
+        try:
+            saved = time.monotonic()
+            for epoch in range(len(progress.history), settings.epochs):
+                if settings.patience and epoch and epoch - progress.best_epoch >= settings.patience:
+                    print(f"train: no better validation score in {settings.patience} epochs")
+                    break
 
-        # Validate
-        found = predict(model, val_loader, pos_embeds, bins)
-        agreement = score_agreement(found.predicted, found.target, manifest.facts["accuracy_threshold"])
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                "train_loss": float(torch.stack(losses).mean()),
-                **{f"val_{name}": value for name, value in agreement.items()},
-            }
-        )
-        _show_epoch(history[-1], settings.epochs, time.monotonic() - started)
-        if _quality(history[-1]) >= max(map(_quality, history)):
-            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"best.{k}": v for k, v in best.items()}
-        save_checkpoint(work, step, tensors | optimizer_tensors(optimizer), {"history": history, "step": step})
-        if settings.patience and epoch + 1 - _best_epoch(history) >= settings.patience:
-            print(f"train: no better validation score in {settings.patience} epochs")
-            break
+                # Train
+                started = time.monotonic()
+                model.train()
+                sampler.epoch, sampler.first_step = epoch, progress.step - epoch * sampler.steps
+                batches = Waited(iter(train_loader))
+                for step in range(sampler.first_step, sampler.steps):
+                    set_rate(progress.optimizer, scheduled_rate(settings, progress.step, sampler.steps))
+                    # Of drop path, in backbones that have it; a function of the step, there is no state to keep.
+                    torch.manual_seed(int(draw_words(params.seed, progress.step, "", "torch", 1)[0]))
+                    count = sampler.micro_batches(step)
+                    loss = accumulate_gradients(progress, parallel, batches, count, batch_loss)
+                    norm = clip_gradients(progress, settings.clip_norm)
+                    loss, stops = sum_over_ranks(loss, interrupts.came)
+                    if not can_step(progress, loss, norm):
+                        keys = ", ".join(train.keys[row] for row in sampler.step_rows(step))
+                        problem = f"the loss is {loss}, the gradient's norm {norm} at step {progress.step}"
+                        raise UserError(f"{problem}, pictures {keys}: look at their labels or lower the learning rate")
+                    change_model(progress, loss)
+                    if stops:
+                        raise KeyboardInterrupt
+                    if ranks.first and time.monotonic() - saved >= 60 * hardware.checkpoint_minutes:
+                        progress.save(work)
+                        saved = time.monotonic()
+                trained = time.monotonic() - started
+
+                # Validate
+                scored = progress.scored_model
+                found = predict(scored, val_loader, pos_embeds, bins, hardware.precision, interrupts.check)
+                agreement = score_agreement(found.predicted, found.target, manifest.facts["accuracy_threshold"])
+                progress.add_epoch(
+                    {
+                        "epoch": epoch + 1,
+                        "learning_rate": scheduled_rate(settings, progress.step - 1, sampler.steps),
+                        "train_loss": float(np.mean(progress.losses[epoch * sampler.steps :])),
+                        **{f"val_{name}": value for name, value in agreement.items()},
+                    }
+                )
+                waited = batches.seconds / max(trained, 1e-9)
+                _show_epoch(progress.history[-1], settings.epochs, time.monotonic() - started, waited)
+                if ranks.first:
+                    progress.save(work)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if ranks.first:
+                progress.save(work)
+            raise
 
     # Publish
-    model.load_state_dict(best)
+    if not ranks.first:
+        return
     OUT.mkdir(parents=True, exist_ok=True)
-    save_model(OUT, model, description | {"best_epoch": _best_epoch(history), "patch_size": model.patch_size})
+    facts = {"best_epoch": progress.best_epoch, "patch_size": model.patch_size}
+    save_model(OUT, progress.best, describe_model(params, manifest) | facts)
     if isinstance(tokenizer, CharmTokenizer):
         tokenizer.save_pretrained(str(OUT))
-    _write_history(OUT / "history.csv", history)
-
-
-def scheduled_rate(settings: TrainParams, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then a cosine from learning_rate to min_learning_rate at the last step of the last epoch."""
-    warmup = settings.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, settings.epochs * steps_per_epoch - 1 - warmup)
-    span = settings.learning_rate - settings.min_learning_rate
-    return settings.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+    history = [[f"{record[name]:.6g}" for name in _COLUMNS] for record in progress.history]
+    _write_csv(OUT / "history.csv", _COLUMNS, history)
+    _write_csv(OUT / "losses.csv", ("step", "loss"), [[str(n), repr(x)] for n, x in enumerate(progress.losses)])
 
 
 def _fingerprint_inputs(params: Params) -> str:
@@ -157,6 +191,7 @@ def _fingerprint_inputs(params: Params) -> str:
     settings = asdict(params)
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
     files = [
+        *([Path(params.checkpoint)] if params.checkpoint else []),
         DATA / "manifest" / "manifest.parquet",
         DATA / "pos_embeds" / params.backbone / "axes.safetensors",
         *sorted((DATA / "shards").glob("*.json")),
@@ -167,26 +202,16 @@ def _fingerprint_inputs(params: Params) -> str:
     )
 
 
-def _quality(record: dict[str, float]) -> float:
-    """Validation SRCC + PLCC; lowest where undefined."""
-    total = record["val_srcc"] + record["val_plcc"]
-    return -math.inf if math.isnan(total) else total
-
-
-def _best_epoch(history: list[dict[str, float]]) -> int:
-    """Counted from 1; the latest of equals."""
-    return max(range(1, len(history) + 1), key=lambda epoch: (_quality(history[epoch - 1]), epoch))
-
-
-def _show_epoch(record: dict[str, Any], epochs: int, seconds: float) -> None:
+def _show_epoch(record: Record, epochs: int, seconds: float, waited: float) -> None:
+    """`waited`: share of the time that went by waiting for data."""
     shown = f"loss {record['train_loss']:.4f}  val SRCC {record['val_srcc']:.3f}  PLCC {record['val_plcc']:.3f}"
-    print(f"train: epoch {record['epoch']:>3} of {epochs}  {shown}  {seconds:.1f} s", flush=True)
+    shares = f"data {waited:.0%}, model {1 - waited:.0%}".replace("%", " %")
+    print(f"train: epoch {record['epoch']:>3} of {epochs}  {shown}  {seconds:.1f} s ({shares})", flush=True)
 
 
-def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with write_whole(path) as file:
-        lines = [",".join(_COLUMNS)] + [",".join(f"{row[name]:.6g}" for name in _COLUMNS) for row in history]
-        file.write(("\n".join(lines) + "\n").encode())
+        file.write("".join(",".join(row) + "\n" for row in [columns, *rows]).encode())
 
 
 if __name__ == "__main__":

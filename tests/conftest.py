@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from pipeline.executor import Job
 from pipeline.inspection import build_rows, inspect_pictures
 from pipeline.listing import Listed, Listing
 from pipeline.manifest import Manifest, read_manifest, write_manifest
 from pipeline.maps import make_column
 from pipeline.params import Params, SamHqParams, load_params
-from pipeline.shards import ShardReader, pack_shard
-from pipeline.store import read_sidecar
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import pack_shard
+from pipeline.store import parse_record, read_sidecar, store_folder
 
 ROOT = Path(__file__).parents[1]
 # (height, width): some of a single scale at 24 tokens of 14 pixels, some of two; upright and lying, odd sizes.
@@ -57,6 +59,20 @@ def draw_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(smooth + draws.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
+def sidecar_of(tar: Path) -> dict[str, Any]:
+    """What the sidecar of a shard says."""
+    return parse_record(tar.with_suffix(".json").read_bytes())
+
+
+def make_here(kind: str, jobs: list[Job], work: Callable[..., None], dask: Any) -> dict[str, Path]:
+    """pipeline.executor.make_missing without Dask."""
+    made = {job.name: store_folder(kind) / f"{job.fingerprint}.json" for job in jobs}
+    for job in jobs:
+        if read_sidecar(made[job.name]) is None:
+            work(*job.arguments, made[job.name].with_suffix(""))
+    return made
+
+
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., np.ndarray]:
     """Called with height, width and a seed."""
@@ -89,7 +105,7 @@ def packed(shipped_params: Params, tmp_path_factory: pytest.TempPathFactory) -> 
     write_manifest(data / "manifest", rows, listing, "csv")
     for number, start in enumerate(range(0, len(rows), PER_SHARD)):
         name = f"shard-{number:06d}"
-        pack_shard(rows[start : start + PER_SHARD], str(root), 95, data / "shards" / name)
+        pack_shard(rows[start : start + PER_SHARD], str(root), "jpeg", 95, data / "shards" / name)
         settings = {"coarse_patch_sizes": [28, 56], "fit": "nearest"}
         make_column(str(data / "shards"), name, "gradient", settings, data / "gradient" / name)
     return Small(root, listing, rows, data)

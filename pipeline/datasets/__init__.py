@@ -3,9 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.datasets import csv, demo
+from pipeline.datasets import aadb, ava, baid, csv, demo, koniq10k, para, spaq, tad66k
 from pipeline.listing import Listing
 from pipeline.params import ManifestParams
 
 # Called with the settings, the seed, and a folder that a reader which makes its pictures writes them to.
-READERS: dict[str, Callable[[ManifestParams, int, Path], Listing]] = {"demo": demo.read, "csv": csv.read}
+READERS: dict[str, Callable[[ManifestParams, int, Path], Listing]] = {
+    "demo": demo.read,
+    "csv": csv.read,
+    "ava": ava.read,
+    "para": para.read,
+    "tad66k": tad66k.read,
+    "aadb": aadb.read,
+    "baid": baid.read,
+    "spaq": spaq.read,
+    "koniq10k": koniq10k.read,
+}

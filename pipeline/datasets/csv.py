@@ -1,6 +1,8 @@
 """The user's own pictures: a CSV or Parquet file with a row per picture (path, score or distribution, split)."""
 
 import csv
+import io
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,40 +19,80 @@ def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
     file = Path(params.csv_file)
     if not file.is_file():
         raise UserError(f"manifest.csv_file: there is no file {file}")
-    rows = _read_parquet(file) if file.suffix == ".parquet" else _read_csv(file)
     needed = [params.path_column, *params.score_columns, *([params.split_column] if params.split_column else [])]
+    rows = _read_parquet(file, needed) if file.suffix == ".parquet" else _read_csv(file, needed)
     listed = []
     for where, row in rows:
-        for column in needed:
-            if column not in row:
-                raise UserError(f"{where}: there is no column {column!r}{did_you_mean(column, [str(c) for c in row])}")
         path = str(row[params.path_column] or "")
         split = str(row[params.split_column] or "") if params.split_column else None
         target = tuple(_number(row[column], column, where) for column in params.score_columns)
         listed.append(Listed(path, path, target, split, where))
+    if not listed:
+        raise UserError(f"{file}: only a header; expected a row per picture below it")
     root = Path(params.csv_root) if params.csv_root else file.parent
     low, high = params.score_range
     return Listing(root, listed, (low, high), params.accuracy_threshold)
 
 
-def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with open(file, newline="", encoding="utf-8-sig") as text:  # -sig: spreadsheets put a byte order mark first
-        rows = csv.DictReader(text)
-        try:
-            for row in rows:
-                yield f"{file}:{rows.line_num}", row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{file}:{rows.line_num + 1}: not a CSV file in UTF-8: {error}") from error
+def _check_columns(where: str, columns: list[str], needed: list[str]) -> None:
+    for column in needed:
+        if column not in columns:
+            raise UserError(f"{where}: there is no column {column!r}{did_you_mean(column, columns)}")
+        if columns.count(column) > 1:
+            raise UserError(f"{where}: there are {columns.count(column)} columns {column!r}; expected one")
 
 
-def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_csv(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(file and line, row) of each row that is not blank."""
+    rows = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
+    try:
+        header = next(rows, [])
+        if not header:
+            raise UserError(f"{file}:1: no header; expected a line with the columns {', '.join(needed)}")
+        separator = next((one for one in (";", "\t", "|") if len(header) == 1 and one in header[0]), None)
+        if separator and header[0] not in needed:
+            raise UserError(f"{file}:1: the columns are separated by {separator!r}; expected a comma")
+        _check_columns(f"{file}:1", header, needed)
+        for row in rows:
+            where = f"{file}:{rows.line_num}"
+            if row and len(row) != len(header):
+                raise UserError(f"{where}: {_count_fields(row)}; expected {len(header)}, as the header has")
+            if row:
+                yield where, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{file}:{rows.line_num}: not a CSV file: {error}") from error
+
+
+def _count_fields(row: list[str]) -> str:
+    return "1 field" if len(row) == 1 else f"{len(row)} fields"
+
+
+def _read_text(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")  # -sig: spreadsheets put a byte order mark first
+        bad = data.find(b"\0")
+    except UnicodeDecodeError as error:
+        text, data, bad = "", error.object, error.start
+    if bad >= 0:
+        line = data.count(b"\n", 0, bad) + 1
+        raise UserError(f"{file}:{line}: byte {data[bad]:#04x} is no text; expected a CSV file in UTF-8")
+    return text
+
+
+def _read_parquet(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(file).to_pylist()
+        table = pyarrow.parquet.read_table(file)
+        rows = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise UserError(f"{file}: not a Parquet file: {error}") from error
+    _check_columns(str(file), table.column_names, needed)
     for number, row in enumerate(rows, start=1):
         yield f"{file}, row {number}", row
 
@@ -59,4 +101,4 @@ def _number(value: Any, column: str, where: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise UserError(f"{where}: {column} is {value!r}, expected a number") from None
+        raise UserError(f"{where}: {column} is {reprlib.repr(value)}, expected a number") from None

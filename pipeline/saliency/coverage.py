@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.store import write_whole
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -1,62 +1,207 @@
-"""Charm against the standard input on the built-in data set: the same model, epochs and pictures, over several seeds.
+"""Every tokenizer of the paper's Table 3 and every selection of its Table 4 on the built-in data set, over five seeds.
 
-    uv run python -m tests.benchmarks.demo --seeds 0 1 2
+    uv run python -m tests.benchmarks.demo [--seeds 0 1 2 3 4] [--only charm standard] [--epochs 20]
 
-Each run is a `dvc exp run --temp`, so that it leaves the workspace alone, what is there already is not made again, and
-`dvc exp show` lists all of them afterwards. A seed also turns over which photographs are held out. Prints a table.
+The same model, epochs and pictures for all; a seed turns over which photographs are held out, and draws everything
+else. Two runs at a time, one thread each. Pictures, shards and maps are made once, and the shards hold pixels: decoding
+would be 40 % of an epoch's time. Finished runs are kept in .charm/demo/results.jsonl and are not made again unless a
+setting or the code has changed. Prints two Markdown tables.
+
+All inputs have the token budget of params.yaml but `standard_384`: a crop of 384 pixels is 27 x 27 tokens, and with
+fewer it would be `standard` itself.
 """
 
 import argparse
+import contextlib
+import functools
 import json
-import subprocess
+import math
+import os
+import shutil
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy import stats
+
+from pipeline.params import Params, load_params
+from pipeline.store import code_digest, fingerprint
+from tests.imports import import_closure
+
+# Heavy modules are imported in functions: Dask's workers import this one.
+
+WORK = Path(".charm/demo")
+TOKENIZERS = ("charm", "standard", "standard_384", "padding", "ms", "hr_ms")
+SELECTIONS = ("random", "frequency", "gradient", "entropy", "saliency")
+PROCESSES = 2
+_LENGTHS = {"standard_384": 729}  # tokens
 
 
-def run_experiment(tokenizer: str, seed: int) -> dict[str, float]:
-    """The test metrics of one run."""
-    name = f"demo-{tokenizer}-{seed}"
-    changes = ["-S", f"tokenizer={tokenizer}", "-S", f"seed={seed}", "-S", "dataset=demo"]
-    call_dvc("exp", "run", "--temp", "--force", "--name", name, *changes)
-    metrics = read_metrics(name)
-    print(f"{name}: test SRCC {metrics['srcc']:.3f}  PLCC {metrics['plcc']:.3f}", file=sys.stderr, flush=True)
-    return metrics
+def make_params(base: Params, name: str, seed: int, epochs: int | None) -> Params:
+    """Of the run of a tokenizer with random selection, or of a selection with Charm; `random` is `charm`."""
+    return replace(
+        base,
+        dataset="demo",
+        tokenizer=name if name in TOKENIZERS else "charm",
+        selection=name if name in SELECTIONS else "random",
+        max_seq_len=_LENGTHS.get(name, base.max_seq_len),
+        seed=seed,
+        train=replace(base.train, epochs=epochs or base.train.epochs),
+        shards=replace(base.shards, encoding="raw"),
+        hardware=replace(base.hardware, device="cpu", loader_workers=0),
+        dask=replace(base.dask, workers=PROCESSES),
+    )
 
 
-def read_metrics(name: str) -> dict[str, float]:
-    """Of an experiment, as `dvc exp show` has them."""
-    for commit in json.loads(call_dvc("exp", "show", "--json", "--num", "1")):
-        for experiment in commit["experiments"] or []:
-            for revision in experiment["revs"]:
-                if revision["name"] == name:
-                    found: dict[str, float] = revision["data"]["metrics"]["runs/evaluate/metrics.json"]["data"]
-                    return found
-    sys.exit(f"dvc exp show does not list {name}")
+def digest_run(params: Params, stages: tuple[str, ...]) -> str:
+    """Of all settings and of the code that these stages run."""
+    settings = {key: value for key, value in asdict(params).items() if key not in ("hardware", "dask", "report")}
+    return fingerprint(settings, _digest_code(stages))[:16]
 
 
-def call_dvc(*arguments: str) -> str:
-    """Standard output."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"dvc {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout
+@functools.cache
+def _digest_code(stages: tuple[str, ...]) -> str:
+    files = {file for stage in stages for file in import_closure(f"stages.{stage}")}
+    modules = sorted(file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files)
+    return code_digest(*modules)
+
+
+def prepare_data(params: Params, maps: Sequence[str]) -> Path:
+    """The folder data/ of a seed; what the seeds share is in the store."""
+    from stages import importance, manifest, shards
+
+    folder = WORK.resolve() / f"seed-{params.seed}-{digest_run(params, ('manifest', 'shards', 'importance'))}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
+        if not Path("packed").is_file():
+            manifest.main(params)
+            shards.main(params)
+            Path("packed").touch()
+        for name in maps:
+            if not Path("data/importance", name, "column.json").is_file():
+                sys.argv[1:] = [name]
+                importance.main(params)
+    return folder / "data"
+
+
+def run_once(params: Params, data: Path, digest: str) -> dict[str, Any]:
+    """Trains and evaluates; the metrics and how long it took."""
+    from stages import evaluate, pos_embeds, train
+
+    started = time.monotonic()
+    folder = data.parents[1] / "runs" / digest
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    for shared in ("manifest", "shards", "importance"):
+        (folder / "data" / shared).symlink_to(data / shared)
+    with contextlib.chdir(folder), open("log.txt", "w") as log, contextlib.redirect_stdout(log):
+        for stage in (pos_embeds, train, evaluate):
+            stage.main(params)
+        metrics = json.loads(Path("runs/evaluate/metrics.json").read_text())
+    shutil.rmtree(folder)
+    return metrics | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """The kept runs by digest; a line that was cut short is none."""
+    found = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            found[record["digest"]] = record
+    return found
+
+
+def describe(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation."""
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values):
+        return f"undefined in {len(values) - len(defined)} of {len(values)}"
+    spread = f" ± {np.std(defined, ddof=1):.3f}" if len(defined) > 1 else ""
+    return f"{np.mean(defined):.3f}{spread}"
+
+
+def describe_difference(values: Sequence[float | None], others: Sequence[float | None]) -> str:
+    """Mean over the seeds of this run's value less the other's, with its 95 % interval (Student's t), and how often it
+    is above 0."""
+    gaps = [ours - theirs for ours, theirs in zip(values, others, strict=True) if None not in (ours, theirs)]
+    if len(gaps) < 2:
+        return ""
+    mean, error = np.mean(gaps), np.std(gaps, ddof=1) / math.sqrt(len(gaps))
+    reach = stats.t.ppf(0.975, len(gaps) - 1) * error
+    above = sum(gap > 0 for gap in gaps)
+    return f"{mean:+.3f} ({mean - reach:+.3f} to {mean + reach:+.3f}), {above} of {len(gaps)}"
+
+
+def make_table(names: Sequence[str], baseline: str, runs: dict[str, list[dict[str, Any]]], lengths: list[int]) -> str:
+    """Markdown; `runs` holds a row's results in the order of the seeds."""
+    lines = [
+        f"| | *l* | SRCC | PLCC | ACC | SRCC less that of `{baseline}` (95 %), seeds above | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, length in zip(names, lengths, strict=True):
+        values = {metric: [run[metric] for run in runs[name]] for metric in ("srcc", "plcc", "acc")}
+        cells = [f"`{name}`", str(length), *(describe(column) for column in values.values())]
+        others = [run["srcc"] for run in runs[baseline]]
+        cells.append("" if name == baseline else describe_difference(values["srcc"], others))
+        cells.append(f"{np.mean([run['seconds'] for run in runs[name]]):.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tokenizers", nargs="+", default=["charm", "standard"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--only", nargs="+", choices=[*TOKENIZERS, *SELECTIONS], default=[*TOKENIZERS, *SELECTIONS])
+    parser.add_argument("--epochs", type=int, help="instead of those of params.yaml")
     chosen = parser.parse_args()
-    found = {name: [run_experiment(name, seed) for seed in chosen.seeds] for name in chosen.tokenizers}
-    print(f"| tokenizer | {' | '.join(f'seed {seed}' for seed in chosen.seeds)} | SRCC | PLCC | ACC |")
-    print("|---" * (len(chosen.seeds) + 4) + "|")
-    for name, runs in found.items():
-        columns = [f"{run['srcc']:.3f}" for run in runs]
-        for metric in ("srcc", "plcc", "acc"):
-            values = np.array([run[metric] for run in runs])
-            columns.append(f"{values.mean():.3f} ± {values.std(ddof=1 if len(values) > 1 else 0):.3f}")
-        print(f"| `{name}` | {' | '.join(columns)} |")
+    started = time.monotonic()
+    WORK.mkdir(parents=True, exist_ok=True)
+    # Before torch is imported, here and in the processes below.
+    os.environ.update(OMP_NUM_THREADS="1", CHARM_STORE=str(WORK.resolve() / "store"))
+    os.environ.pop("DVC_ROOT", None)
+
+    base = load_params()
+    asked = [(name, seed) for name in chosen.only for seed in chosen.seeds]
+    params = {(name, seed): make_params(base, name, seed, chosen.epochs) for name, seed in asked}
+    digests = {run: digest_run(params[run], ("pos_embeds", "train", "evaluate")) for run in asked}
+    kept = read_results(WORK / "results.jsonl")
+    # `charm` and `random` are one run, which goes by the first of its names.
+    todo = {digest: run for run, digest in reversed(digests.items()) if digest not in kept}
+    print(f"{len(set(digests.values()))} runs, {len(todo)} to make", file=sys.stderr)
+
+    maps = [name for name in SELECTIONS if name in {params[run].selection for run in todo.values()}]
+    data = {
+        seed: prepare_data(make_params(base, "charm", seed, None), maps)
+        for seed in sorted({s for _, s in todo.values()})
+    }
+    print(f"pictures, shards and maps: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        # The longest first, so that none runs alone at the end.
+        order = sorted(todo, key=lambda digest: -params[todo[digest]].max_seq_len)
+        futures = {pool.submit(run_once, params[todo[d]], data[todo[d][1]], d): d for d in order}
+        for future in as_completed(futures):
+            digest = futures[future]
+            name, seed = todo[digest]
+            kept[digest] = {"digest": digest, "name": name, "seed": seed} | future.result()
+            with open(WORK / "results.jsonl", "a") as file:
+                file.write(json.dumps(kept[digest], sort_keys=True) + "\n")
+            srcc, seconds = describe([kept[digest]["srcc"]]), kept[digest]["seconds"]
+            print(f"{name}, seed {seed}: SRCC {srcc}, {seconds} s", file=sys.stderr, flush=True)
+    print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)
+
+    for names, baseline in ((TOKENIZERS, "standard"), (SELECTIONS, "random")):
+        shown = [name for name in names if name in chosen.only]
+        if baseline in shown:
+            runs = {name: [kept[digests[name, seed]] for seed in chosen.seeds] for name in shown}
+            lengths = [params[name, chosen.seeds[0]].max_seq_len for name in shown]
+            print(make_table(shown, baseline, runs, lengths) + "\n")
 
 
 if __name__ == "__main__":

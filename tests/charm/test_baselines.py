@@ -185,6 +185,19 @@ def test_a_square_is_cut_at_two_scales(edge: int, image_hw: tuple[int, int], sid
     assert set(tokens.scale_id[tokens.patch_valid].tolist()) == {0, 1}
 
 
+def test_squares_of_any_size_have_sequences_of_one_length() -> None:
+    """A batch stacks them: a small square is cut by a tokenizer of fewer tokens, and padded."""
+    tokenizer = SquareTokenizer(CharmTokenizer(14, max_seq_len=96), 0)
+    small, large = (tokenizer(coded(*image_hw), key="a") for image_hw in ((60, 90), (300, 400)))
+    assert small.patches.shape == large.patches.shape == (96, 14, 14, 3)
+    assert small.patch_coord.shape == (96, 2)
+    assert small.patch_coord.dtype == np.int32
+    assert large.seq_len == 96
+    assert small.seq_len < 49  # 98 pixels are 7 x 7 patches, some of which are downscaled
+    assert not small.patch_valid[small.seq_len :].any()
+    assert not small.patches[small.seq_len :].any()
+
+
 def test_a_square_takes_its_mask_along() -> None:
     mask = np.zeros((300, 600), bool)
     mask[:, :150] = True

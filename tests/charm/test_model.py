@@ -8,7 +8,8 @@ import timm
 import torch
 from torch import Tensor
 
-from charm.model import CharmViT, create_backbone
+from charm.backbones import create_backbone
+from charm.model import CharmViT
 from charm.tokenizer import CharmTokenizer
 from charm.tokens import Tokens
 
@@ -55,6 +56,7 @@ def close(found: Tensor, expected: Tensor) -> None:
         pytest.param("vit_tiny_patch16_224", {"reg_tokens": 3}, id="registers with positions"),
         pytest.param("vit_small_patch14_reg4_dinov2", {"img_size": 56}, id="registers without positions"),
         pytest.param("vit_base_patch16_clip_224", {}, id="norm before the blocks"),
+        pytest.param("vit_base_patch32_224", {"img_size": 128}, id="patches of 32"),
         pytest.param("charm_demo", {"img_size": 224, "embed_dim": 64, "num_heads": 4}, id="charm_demo"),
     ],
 )
@@ -73,7 +75,7 @@ def test_a_single_scale_picture_is_scored_as_by_timm(name: str, settings: dict[s
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused attention", "plain attention"])
-@pytest.mark.parametrize("head", ["cls", "cls_mean"])
+@pytest.mark.parametrize("head", ["cls", "cls_mean", "mean"])
 @pytest.mark.parametrize("settings", [{}, {"reg_tokens": 4}], ids=["CLS", "registers"])
 def test_neither_padding_nor_batch_mates_change_a_score(settings: dict[str, Any], head: str, fused: bool) -> None:
     model = build(head=head, **settings)
@@ -161,6 +163,22 @@ def test_cls_mean_is_the_mean_of_what_is_no_padding() -> None:
     close(found[0], expected.detach())
 
 
+def test_without_a_cls_token_the_mean_is_read() -> None:
+    """As in timm's SigLIP with average pooling; attention pooling is left out, and nothing of it is left to train."""
+    settings = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    with pytest.raises(ValueError, match="head='cls' reads a CLS token, and this backbone has none: choose mean"):
+        CharmViT("vit_base_patch16_siglip_224", False, **settings)
+    model = build("vit_base_patch16_siglip_224", head="mean")
+    assert not any("attn_pool" in name for name, _ in model.named_parameters())
+    averaging = timm.create_model("vit_base_patch16_siglip_gap_224", num_classes=0, **settings)
+    averaging.load_state_dict(model.vit.state_dict())
+    assert model.scale_embed is not None
+    model.scale_embed.data.zero_()
+    with torch.no_grad():
+        expected = model.head(averaging.eval()(torch.from_numpy(PICTURES[3]).permute(2, 0, 1)[None] / 255))
+    close(score(model, PICTURES[3]), expected)
+
+
 def test_cls_mean_of_a_backbone_that_normalizes_after_pooling() -> None:
     model = build(head="cls_mean", global_pool="avg")
     assert torch.isfinite(score(model, *PICTURES)).all()
@@ -174,12 +192,88 @@ def test_tables_are_the_learnt_positions_on_each_grid() -> None:
     assert not other.requires_grad
 
 
-def test_bfloat16_is_near() -> None:
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("num_scales", [1, 2])
+def test_autocast_is_near_and_neither_pixels_nor_scores_are_rounded(num_scales: int, kind: torch.dtype) -> None:
+    model = build(num_scales=num_scales)
+    pictures = PICTURES if num_scales == 2 else PICTURES[1:]
+    read: list[Tensor] = []
+    model.vit.norm_pre.register_forward_hook(lambda _module, _input, output: read.append(output))
+    inputs = collate(model, [TOKENIZER(picture) for picture in pictures])
+    with torch.no_grad():
+        expected = model(*inputs)
+        with torch.autocast("cpu", kind):
+            found = model(*inputs)
+    torch.testing.assert_close(read[1], read[0])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.1)
+    assert not torch.equal(found.to(kind).float(), found)
+
+
+def test_a_mask_is_built_only_where_there_is_padding() -> None:
     model = build()
-    expected = score(model, *PICTURES)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = score(model, *PICTURES)
-    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.1)
+    masks: list[Tensor | None] = []
+    for block in model.vit.blocks:
+        block.register_forward_pre_hook(
+            lambda _module, _input, keywords: masks.append(keywords["attn_mask"]), with_kwargs=True
+        )
+    score(model, PICTURES[0])
+    assert masks == [None, None]
+    score(model, *PICTURES[:2])
+    assert [None if mask is None else mask.shape for mask in masks[2:]] == [(2, 1, 1, 31)] * 2
+
+
+def test_checkpointing_of_activations_changes_no_gradient() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = build()
+        model.vit.set_grad_checkpointing(checkpointing)
+        model(*collate(model, [TOKENIZER(picture) for picture in PICTURES])).sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def test_normalization_is_that_of_the_backbone() -> None:
+    """Scores are those of a model whose patch projection normalizes by itself."""
+    model, plain = (
+        build("vit_small_patch14_dinov2", img_size=56, normalize=True),
+        build("vit_small_patch14_dinov2", img_size=56),
+    )
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    projection = plain.vit.patch_embed.proj
+    with torch.no_grad():
+        projection.weight /= std[:, None, None]
+        projection.bias -= torch.einsum("dcij,c->d", projection.weight, mean)
+    tokenizer = CharmTokenizer(patch_size=14, max_seq_len=30)
+    close(score(model, *PICTURES, tokenizer=tokenizer), score(plain, *PICTURES, tokenizer=tokenizer))
+
+
+def test_layers_are_counted_from_the_patches_to_the_head() -> None:
+    model = build("vit_base_patch16_clip_224", reg_tokens=1)
+    layers = {name: model.layer_of(name) for name, _ in model.named_parameters()}
+    assert model.num_layers == 4
+    before = {"vit.cls_token", "vit.reg_token", "vit.pos_embed", "vit.patch_embed.proj.weight", "vit.norm_pre.weight"}
+    assert {layers[name] for name in before} == {0}
+    assert {layer for name, layer in layers.items() if name.startswith("vit.blocks.1.")} == {2}
+    after = {"vit.norm.weight", "head.weight", "head.bias", "scale_embed", "mask_token"}
+    assert {name for name, layer in layers.items() if layer == 3} == after | {"vit.norm.bias"}
+
+
+def test_trained_position_embeddings_learn() -> None:
+    model = build(train_pos_embed=True)
+    assert build().trained_grid is None
+    assert model.trained_grid is not None
+    patches, coord, scale_id, valid, _ = collate(model, [TOKENIZER(PICTURES[0])])
+    model(
+        patches, coord, scale_id, valid, model.trained_grid.reshape(1, 16, 48)[:, :1].expand(1, 30, 48)
+    ).sum().backward()
+    gradient = model.pos_embed.grad
+    assert gradient is not None
+    assert (gradient[0].abs().sum(dim=1) > 0).tolist() == [True, True] + [False] * 15  # CLS, and the one that was used
+    with pytest.raises(ValueError, match="rotary position embeddings are not learnt"):
+        CharmViT("vit_small_patch16_dinov3", False, train_pos_embed=True, depth=1, embed_dim=48, num_heads=3)
 
 
 def test_a_ready_made_backbone_is_taken() -> None:
@@ -188,32 +282,12 @@ def test_a_ready_made_backbone_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        pytest.param("swin_tiny_patch4_window7_224", {}, "'swin_tiny_patch4_window7_224' is a SwinTr", id="swin"),
-        pytest.param("resnet18", {}, "'resnet18' is a ResNet", id="no transformer"),
-        pytest.param("vit_tiny_patch16_224", {"pos_embed": "none", **TINY}, "position embeddings", id="no positions"),
-        pytest.param("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "CLS token", id="no CLS"),
-        pytest.param("deit_tiny_distilled_patch16_224", TINY, "deit_tiny_distilled", id="distillation token"),
-        pytest.param("vit_tiny_r_s16_p8_224", {}, "vit_tiny_r_s16_p8_224", id="convolutions before the patches"),
-        pytest.param("vit_small_patch14_dino", {}, "is not a model of timm .*vit_small_patch14", id="near a known one"),
-        pytest.param("nonsense", {}, "'nonsense' is not a model of timm .*none", id="unknown"),
-    ],
-)
-def test_backbones_that_cannot_be_used_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CharmViT(name, False, **settings)
-
-
-def test_ready_made_backbones_are_checked_too() -> None:
-    with pytest.raises(ValueError, match="position embeddings"):
-        CharmViT(timm.create_model("vit_tiny_patch16_224", pos_embed="none", **TINY))
-
-
-@pytest.mark.parametrize(
     ("settings", "message"),
-    [({"head": "mean"}, "head='mean': expected one of cls, cls_mean"), ({"num_scales": 0}, "num_scales=0")],
-    ids=str,
+    [
+        pytest.param({"head": "max"}, "head='max': expected one of cls, cls_mean, mean", id="unknown head"),
+        pytest.param({"num_scales": 0}, "num_scales=0", id="no scale"),
+        pytest.param({"normalize": True}, "nobody published the mean", id="normalization that nobody published"),
+    ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -9,8 +9,8 @@ import pytest
 from charm.importance import score_patches
 from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
-from pipeline.shards import ShardReader, write_shard
-from tests.conftest import Small
+from pipeline.shards import pack_shard, write_shard
+from tests.conftest import Small, sidecar_of
 
 
 @pytest.mark.parametrize("size", [28, 56])
@@ -42,11 +42,21 @@ def test_no_column(packed: Small, tmp_path: Path) -> None:
 
 
 def test_missing_key_names_both_sides(small: Small) -> None:
-    write_shard(small.data / "gradient" / "shard-000001", [("00000004", {"p28.npy": b""}), ("00000006", {})])
+    write_shard(
+        small.data / "gradient" / "shard-000001", [("00000004", {"p28.npy": b""}), ("00000006", {"p28.npy": b""})]
+    )
     with pytest.raises(UserError) as error:
         ColumnReader(small.data / "gradient", small.pictures)
     assert f"{small.data / 'gradient'}: no map for 00000005" in str(error.value)
     assert str(small.data / "shards" / "shard-000001.tar") in str(error.value)
+
+
+def write_masks(small: Small, sample: dict[str, bytes], keys: list[str]) -> None:
+    """A column `masks`, with the same sample for every key, four to a shard and the rest in the second."""
+    (small.data / "masks").mkdir()
+    for number, part in enumerate((keys[:4], keys[4:])):
+        name = f"shard-00000{number}"
+        write_shard(small.data / "masks" / name, ((key, sample) for key in part), small.pictures.shards[name])
 
 
 def swap(folder: Path, end: str) -> None:
@@ -76,7 +86,7 @@ def test_swapped_tars_under_their_old_sidecars(small: Small) -> None:
 def test_damaged_scores(small: Small) -> None:
     path = small.data / "gradient" / "shard-000000.tar"
     data = bytearray(path.read_bytes())
-    start, size, _ = ShardReader(path.parent)._where["00000002"][1]["p28.npy"]
+    start, size, _ = sidecar_of(path)["members"]["00000002"]["p28.npy"]
     data[start + size - 2] ^= 4
     path.write_bytes(data)
     column = ColumnReader(small.data / "gradient", small.pictures)
@@ -89,7 +99,34 @@ def test_scores_are_never_unpickled(small: Small, tmp_path: Path) -> None:
     keys = list(small.pictures)
     for number, part in enumerate((keys[:4], keys[4:])):
         sample = {"p28.npy": (tmp_path / "x.npy").read_bytes()}
-        write_shard(small.data / "gradient" / f"shard-00000{number}", ((key, sample) for key in part))
+        name = f"shard-00000{number}"
+        write_shard(small.data / "gradient" / name, ((key, sample) for key in part), small.pictures.shards[name])
     column = ColumnReader(small.data / "gradient", small.pictures)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(UserError, match=r"00000000\.p28\.npy: an array of object"):
         column.read_importance("00000000", 28)
+
+
+def test_a_mask_that_is_no_png(small: Small) -> None:
+    write_masks(small, {"mask.png": b"no picture"}, list(small.pictures))
+    with pytest.raises(UserError, match=r"shard-000000\.tar: 00000000\.mask\.png: "):
+        ColumnReader(small.data / "masks", small.pictures).read_mask("00000000")
+
+
+def test_a_key_too_many(small: Small) -> None:
+    write_masks(small, {"mask.png": b"1"}, [*small.pictures, "00000099"])
+    with pytest.raises(UserError, match=r"masks/shard-000001\.tar holds 00000099, which is not in"):
+        ColumnReader(small.data / "masks", small.pictures)
+
+
+def test_a_shard_too_many(small: Small) -> None:
+    write_shard(small.data / "gradient" / "shard-000002", [])
+    with pytest.raises(UserError, match="its shards are not those of"):
+        ColumnReader(small.data / "gradient", small.pictures)
+
+
+def test_a_column_of_earlier_pictures_with_the_same_keys(small: Small) -> None:
+    name = "shard-000001"
+    rows = [row | {"target": [0.9]} for row in small.rows[4:]]
+    pack_shard(rows, str(small.root), "jpeg", 95, small.data / "shards" / name)
+    with pytest.raises(UserError, match=rf"gradient/{name}\.tar was not made from .*/shards/{name}\.tar but"):
+        ColumnReader(small.data / "gradient", small.pictures)

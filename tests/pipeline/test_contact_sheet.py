@@ -13,6 +13,7 @@ from pipeline.contact_sheet import DIMMED, dim, make_contact_sheet
 from pipeline.errors import UserError
 from pipeline.saliency.coverage import write_coverages
 from pipeline.shards import write_shard
+from pipeline.store import write_record
 from tests.conftest import Small
 
 ROWS = (10, 0, 41, 41, 2, 0, 60)  # of each picture that are salient, from the top
@@ -30,8 +31,8 @@ def masks(packed: Small, tmp_path: Path) -> Path:
             Image.fromarray(mask).save(buffer, format="PNG")
             facts = json.dumps({"coverage": mask.mean()}).encode()
             samples.append((f"{index:08}", {"mask.png": buffer.getvalue(), "mask.json": facts}))
-        write_shard(tmp_path / shard, samples)
-    (tmp_path / "column.json").write_text(json.dumps({"backend": "mbd"} | write_coverages(tmp_path)))
+        write_shard(tmp_path / shard, samples, packed.pictures.shards[shard])
+    write_record(tmp_path / "column.json", {"backend": "mbd"} | write_coverages(tmp_path))
     return tmp_path
 
 

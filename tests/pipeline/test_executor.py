@@ -1,8 +1,10 @@
 """Many shards over a real cluster: only what is missing is made, failures are named, and workers leave no trace."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from pipeline.executor import Job, make_missing
 from pipeline.maps import make_column
 from pipeline.params import DaskParams
 from pipeline.shards import pack_shard
-from pipeline.store import fingerprint, store_folder, write_json
+from pipeline.store import fingerprint, read_sidecar, store_folder, write_record
 from tests.conftest import Small
 
 HERE = DaskParams(address=None, workers=1, memory="auto")
@@ -25,7 +27,7 @@ def record(text: str, log: str, target: Path) -> None:
         file.write(f"{text}\n")
     if "bad" in text:
         raise ValueError(f"cannot read {text}")
-    write_json(target.with_suffix(".json"), {"text": text})
+    write_record(target.with_suffix(".json"), {"text": text})
 
 
 def forget(text: str, target: Path) -> None:
@@ -35,7 +37,7 @@ def forget(text: str, target: Path) -> None:
 def count_threads(target: Path) -> None:
     import cv2
 
-    write_json(target.with_suffix(".json"), {"threads": cv2.getNumThreads()})
+    write_record(target.with_suffix(".json"), {"threads": cv2.getNumThreads()})
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +110,9 @@ def test_nothing_to_make_needs_no_cluster(store: Path, monkeypatch: pytest.Monke
 
 
 def list_shards(packed: Small) -> list[Job]:
-    starts = range(0, len(packed.rows), 2)
-    chosen = [packed.rows[start : start + 2] for start in starts]
-    return [Job(f"{len(rows)}-{rows[0]['key']}", fingerprint(rows), (rows, str(packed.root), 95)) for rows in chosen]
+    chosen = [packed.rows[start : start + 2] for start in range(0, len(packed.rows), 2)]
+    settings = (str(packed.root), "jpeg", 95)
+    return [Job(f"{len(rows)}-{rows[0]['key']}", fingerprint(rows), (rows, *settings)) for rows in chosen]
 
 
 def list_columns(packed: Small) -> list[Job]:
@@ -140,7 +142,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(packed: Small, store: Path
 
 def test_a_worker_has_one_thread(store: Path, two_workers: DaskParams) -> None:
     made = make_missing("threads", [Job("shard-0", "0" * 64, ())], count_threads, two_workers)
-    assert made["shard-0"].read_text() == '{\n "threads": 1\n}\n'
+    assert (read_sidecar(made["shard-0"]) or {})["threads"] == 1
 
 
 def test_the_environment_names_a_cluster(store: Path, two_workers: DaskParams, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +165,57 @@ def test_a_scheduler_that_does_not_answer(address: str, store: Path, monkeypatch
         executor.connect(DaskParams(address=address, workers=None, memory="auto"), 1),
     ):
         pass
+
+
+def test_work_that_the_disk_has_no_room_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job("shard-0", "0" * 64, (), 3 * 10**9), Job("shard-1", "1" * 64, (), 2 * 10**9)]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=5_100_000_000))
+    with pytest.raises(UserError, match=r"has 5\.1 GB free, and about 5\.0 GB are needed, with 0\.2 GB to spare"):
+        make_missing("maps", jobs, count_threads, HERE)
+
+
+def stop_looking_around(token: str, modules: list[str]) -> tuple[bool, str]:
+    return False, ""
+
+
+def run_old_code(token: str, modules: list[str]) -> tuple[bool, str]:
+    return True, "of another day"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (stop_looking_around, "does not see .*/store/maps: all workers have to share this folder"),
+        (run_old_code, "runs another version of this code"),
+    ],
+)
+def test_workers_that_cannot_do_the_work_are_told_apart(
+    answer: Callable[..., Any], message: str, store: Path, two_workers: DaskParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "_prepare_worker", answer)
+    with pytest.raises(UserError, match=rf"the Dask worker tcp://\S+ {message}"):
+        make_missing("maps", [Job("shard-0", "0" * 64, ())], count_threads, two_workers)
+    assert [path.name for path in (store / "maps").iterdir()] == [".lock"]
+
+
+def test_a_scheduler_without_workers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dask.distributed import LocalCluster
+
+    monkeypatch.setattr(executor, "_PATIENCE", 1)
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        params = DaskParams(address=cluster.scheduler_address, workers=None, memory="auto")
+        with pytest.raises(UserError, match="no Dask worker came within 1 s"):
+            make_missing("maps", [Job("shard-0", "0" * 64, ())], count_threads, params)
+
+
+def die(target: Path) -> None:
+    os._exit(9)
+
+
+def test_a_task_that_kills_its_worker_is_named_and_the_others_are_kept(store: Path) -> None:
+    poison = Job("shard-0", "0" * 64, ())
+    with pytest.raises(UserError, match=r"1 of 1 shards failed(.|\n)*shard-0: its worker died, often for want of mem"):
+        make_missing("maps", [poison], die, HERE)
 
 
 def test_a_killed_worker_is_put_in_words() -> None:

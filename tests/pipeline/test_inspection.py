@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from pipeline.errors import UserError
 from pipeline.inspection import (
     build_rows,
     check_listing,
-    find_leaks,
     inspect_pictures,
     packed_hw,
     stat_picture,
@@ -54,75 +52,22 @@ def settings(shipped_params: Params) -> ManifestParams:
     return shipped_params.manifest
 
 
-def test_a_good_picture_with_the_facts_that_later_stages_rely_on(root: Path) -> None:
+def test_facts_of_good_and_bad_pictures_in_the_order_of_the_paths(root: Path) -> None:
     (root / "a.jpg").write_bytes(GOOD)
-    assert inspect(root, "a.jpg") == [
-        {
-            "reason": "",
-            "extension": "jpg",
-            "bytes": len(GOOD),
-            "sha256": hashlib.sha256(GOOD).hexdigest(),
-            "raw_height": 30,
-            "raw_width": 40,
-            "height": 30,
-            "width": 40,
-        }
-    ]
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        pytest.param("missing.jpg", "missing", id="missing"),
-        pytest.param("good.jpg/below", "missing", id="below a file"),
-        pytest.param("empty.jpg", "empty", id="empty"),
-        pytest.param("cut.jpg", "corrupt", id="corrupt"),
-        pytest.param("text.jpg", "format", id="format"),
-        pytest.param("large.jpg", "too_large", id="too large"),
-        pytest.param("../outside.jpg", "outside", id="the folder above"),
-        pytest.param("sub/../../outside.jpg", "outside", id="above, by a detour"),
-        pytest.param("/etc/hostname", "outside", id="absolute"),
-        pytest.param("link_out.jpg", "outside", id="link out of the root"),
-        pytest.param("sub_out/outside.jpg", "outside", id="folder that is a link out of the root"),
-        pytest.param("link_in.jpg", "", id="link inside the root"),
-        pytest.param("sub/../good.jpg", "", id="detour inside the root"),
-        pytest.param("circle.jpg", "unreadable", id="links in a circle"),
-        pytest.param("sub", "unreadable", id="folder"),
-        pytest.param(".", "unreadable", id="the root itself"),
-        pytest.param("good\0.jpg", "unreadable", id="NUL"),
-        pytest.param("x" * 300 + ".jpg", "unreadable", id="300 characters"),
-        pytest.param("two\nlines.jpg", "", id="newline"),
-        pytest.param('"quo\'ted".jpg', "", id="quotes"),
-        pytest.param("写真 été.jpg", "", id="not ASCII"),
-        pytest.param("-rf.jpg", "", id="looks like an option"),
-        pytest.param("no_extension", "", id="no extension"),
-        pytest.param("really_a_jpeg.png", "", id="wrong extension"),
-    ],
-)
-def test_reason(path: str, reason: str, root: Path) -> None:
-    (root.parent / "outside.jpg").write_bytes(GOOD)
-    (root / "sub").mkdir()
-    for name in ("good.jpg", "two\nlines.jpg", '"quo\'ted".jpg', "写真 été.jpg", "-rf.jpg", "no_extension"):
-        (root / name).write_bytes(GOOD)
-    (root / "really_a_jpeg.png").write_bytes(GOOD)
-    (root / "empty.jpg").write_bytes(b"")
-    (root / "cut.jpg").write_bytes(GOOD[:-40])
-    (root / "text.jpg").write_text("not a picture")
-    (root / "large.jpg").write_bytes(simplejpeg.encode_jpeg(draw_picture(50, 50)))
-    (root / "link_out.jpg").symlink_to(root.parent / "outside.jpg")
-    (root / "link_in.jpg").symlink_to("good.jpg")
-    (root / "sub_out").symlink_to(root.parent)
-    (root / "circle.jpg").symlink_to("circle.jpg")
-    found = inspect(root, "good.jpg", path, max_pixels=2000)
-    assert [one["reason"] for one in found] == ["", reason]
-
-
-def test_a_pipe_is_not_waited_for(root: Path) -> None:
-    os.mkfifo(root / "pipe.jpg")
-    # Should the pipe be read after all, it gets its end of file, and the reason is another one.
-    threading.Thread(target=lambda: (root / "pipe.jpg").write_bytes(b""), daemon=True).start()
-    assert inspect(root, "pipe.jpg") == [{"reason": "unreadable"}]
-    os.close(os.open(root / "pipe.jpg", os.O_RDONLY | os.O_NONBLOCK))  # lets the thread end
+    (root / "b.jpg").write_bytes(simplejpeg.encode_jpeg(draw_picture(50, 50)))
+    good = {
+        "reason": "",
+        "extension": "jpg",
+        "bytes": len(GOOD),
+        "sha256": hashlib.sha256(GOOD).hexdigest(),
+        "raw_height": 30,
+        "raw_width": 40,
+        "height": 30,
+        "width": 40,
+        "notes": [],
+    }
+    found = inspect(root, "b.jpg", "a.jpg", "../a.jpg", max_pixels=2000)
+    assert found == [{"reason": "too_large"}, good, {"reason": "outside"}]
 
 
 @pytest.mark.parametrize(
@@ -228,15 +173,28 @@ def test_drawn_splits_depend_on_the_files_and_the_seed_alone(settings: ManifestP
     assert drawn(settings, shas, seed=1) != drawn(settings, shas, seed=0)
 
 
-def test_leaks_are_pictures_whose_bytes_stand_in_two_splits(settings: ManifestParams) -> None:
-    pictures = [
-        listed("a", split="train"),
-        listed("b", split="test"),
-        listed("c", split="train"),
-        listed("d", split="val"),
-    ]
-    found = [kept("same"), kept("same"), kept("other"), {"reason": "missing"}]
-    assert find_leaks(build_rows(listing(*pictures), found, settings, seed=0)) == ["a", "b"]
+@pytest.mark.parametrize("bad", ["name\udcff.jpg", "\ud800"])
+def test_a_name_that_is_no_text_is_rejected(bad: str, settings: ManifestParams) -> None:
+    pictures = [listed("a", split="train"), replace(listed("b"), name=bad), replace(listed("c"), path=bad)]
+    rows = build_rows(listing(*pictures), [kept("0"), kept("1"), kept("2")], settings, seed=0)
+    assert [row["reason"] for row in rows] == ["", "name", "name"]
+    assert rows[1]["sha256"] is None
+
+
+def test_validation_is_drawn_from_what_the_labels_do_not_hold_out(settings: ManifestParams) -> None:
+    settings = replace(settings, test_share=0.5, val_share=0.1)
+    pictures = [listed(f"{i}", split="test" if i % 5 == 0 else None) for i in range(100)]
+    found = [kept(hashlib.sha256(bytes([i])).hexdigest()) for i in range(100)]
+    splits = [row["split"] for row in build_rows(listing(*pictures), found, settings, seed=0)]
+    assert splits[::5] == ["test"] * 20
+    assert Counter(splits) == {"test": 20, "val": 8, "train": 72}
+
+
+def test_no_test_picture_is_drawn_in_place_of_given_ones_that_cannot_be_used(settings: ManifestParams) -> None:
+    pictures = [listed("held out", split="test"), *(listed(f"{i}") for i in range(20))]
+    found = [{"reason": "missing"}, *(kept(f"{i}") for i in range(20))]
+    rows = build_rows(listing(*pictures), found, replace(settings, val_share=0.1), seed=0)
+    assert Counter(row["split"] for row in rows) == {None: 1, "train": 18, "val": 2}
 
 
 def test_stat_tells_a_changed_file(root: Path) -> None:

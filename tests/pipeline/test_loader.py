@@ -1,5 +1,7 @@
 """Every sample exactly once per epoch, and the same samples whoever reads them."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from charm.baselines import StandardTokenizer
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
-from pipeline.loader import Batch, TokenDataset, make_loader
+from pipeline.loader import Batch, Loader, TokenDataset
 from pipeline.maps import make_column
 from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
 from pipeline.sampler import EpochSampler
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import pack_shard
 from pipeline.tokenizers import Tokenizer
 from tests.conftest import Small
 
@@ -44,7 +48,7 @@ def build(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 def batches(dataset: TokenDataset, batch_size: int, workers: int = 0, epochs: int = 1) -> Iterator[Batch]:
     sampler = EpochSampler(len(dataset), batch_size, seed=3, shuffle=True)
-    loader = make_loader(dataset, sampler, workers, CPU)
+    loader = Loader(dataset, sampler, workers, CPU)
     for epoch in range(epochs):
         sampler.epoch = epoch
         yield from loader
@@ -149,21 +153,6 @@ def test_a_column_without_the_tokenizers_patch_size(build: Callable[..., TokenDa
         build(tokenizer)[0, 2]
 
 
-def order(seed: int, epoch: int, size: int = 50, shuffle: bool = True) -> list[int]:
-    sampler = EpochSampler(size, 8, seed, shuffle)
-    sampler.epoch = epoch
-    places = [place for batch in sampler for place in batch]
-    assert {place[0] for place in places} == {epoch}
-    return [index for _, index in places]
-
-
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    assert sorted(order(0, 0)) == list(range(50))
-    assert order(0, 0) == order(0, 0)
-    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    assert order(0, 7, shuffle=False) == list(range(50))
-
-
 def test_batches_are_trimmed_to_the_longest(build: Callable[..., TokenDataset]) -> None:
     tokenizer = CharmTokenizer(patch_size=14, max_seq_len=500)  # all of them fit; the longest has 88 patches
     lengths = {}
@@ -192,15 +181,49 @@ def test_dtypes(build: Callable[..., TokenDataset]) -> None:
 def test_workers_start_after_opencv_has_used_its_threads(build: Callable[..., TokenDataset]) -> None:
     cv2.setNumThreads(4)
     cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)  # starts the pool
-    loader = make_loader(build(), EpochSampler(7, 4, seed=3, shuffle=False), workers=1, device=CPU)
+    loader = Loader(build(), EpochSampler(7, 4, seed=3, shuffle=False), workers=1, device=CPU)
     assert cv2.getNumThreads() == 1  # a worker that inherits the pool waits for threads that it does not have
     assert [batch.keys[0] for batch in loader] == ["00000000", "00000004"]
 
 
-def test_damage_is_reported_from_a_worker(small: Small, build: Callable[..., TokenDataset], tmp_path: Path) -> None:
+def test_damage_is_reported_from_a_worker_in_one_line(
+    small: Small, build: Callable[..., TokenDataset], tmp_path: Path
+) -> None:
     dataset = build()
     dataset._pictures = small.pictures
     path = small.data / "shards" / "shard-000000.tar"
     path.write_bytes(b"\0" * path.stat().st_size)
-    with pytest.raises(UserError, match=r"shard-000000\.tar: 0000000.\.jpg is damaged"):
-        list(batches(dataset, 7, workers=1))
+    with pytest.raises(UserError, match=r"^.*shard-000000\.tar: 0000000.\.jpg is damaged.*$") as caught:
+        list(batches(dataset, 4, workers=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_names_its_picture(
+    build: Callable[..., TokenDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = build()
+    read_picture = dataset._pictures.read_picture
+
+    def die(key: str) -> np.ndarray:
+        if key == "00000005":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+        return read_picture(key)
+
+    monkeypatch.setattr(dataset._pictures, "read_picture", die)
+    loader = Loader(dataset, EpochSampler(7, 2, seed=3, shuffle=False), workers=2, device=CPU)
+    with pytest.raises(UserError, match=r"a loader worker died at 00000005 of .*/shard-000001\.tar; if for want of"):
+        list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_raw_shards_give_the_same_samples(
+    workers: int, packed: Small, build: Callable[..., TokenDataset], tmp_path: Path
+) -> None:
+    for number, rows in enumerate((packed.rows[:4], packed.rows[4:])):
+        pack_shard(rows, str(packed.root), "raw", 95, tmp_path / f"shard-00000{number}")
+    raw = build(GRADIENT, "gradient", flip=0.5, rotate=0.5)
+    raw._pictures = ShardReader(tmp_path)
+    from_jpeg = samples(build(GRADIENT, "gradient", flip=0.5, rotate=0.5), 3, 0)
+    found = samples(raw, 3, workers)
+    assert found.keys() == from_jpeg.keys()
+    assert all(np.array_equal(found[place][name], from_jpeg[place][name]) for place in found for name in FIELDS)

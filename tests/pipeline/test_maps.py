@@ -10,7 +10,7 @@ from charm.importance import IMPORTANCE, score_patches
 from pipeline import maps
 from pipeline.columns import ColumnReader
 from pipeline.maps import MAP_CODE, MAPS, join_blocks, make_block, make_column
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.store import code_digest
 from tests.conftest import Small
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from charm import budget, geometry, losses, model, pos_embed, selection, tokenizer
-from pipeline import images, maps, params
+from pipeline import images, maps, params, predictions
 from pipeline.datasets import READERS
 from pipeline.errors import UserError
 from pipeline.params import load_params
@@ -60,8 +60,22 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
         ),
         pytest.param("epochs", "[a]: 1", "unknown key train.", id="a key that is a list"),
         pytest.param("fit", "fit: neares", "tokens.fit: 'neares' is not known; did you mean 'nearest'?", id="choice"),
+        pytest.param("dataset", "dataset: imagenet", "'imagenet' is not known; known: demo, csv, ava,", id="none near"),
         pytest.param(
-            "dataset", "dataset: ava", "dataset: 'ava' is not known; known: demo, csv", id="choice, none near"
+            "dataset", "dataset: tad66", "dataset: 'tad66' is not known; did you mean 'tad66k'?", id="data set"
+        ),
+        pytest.param(
+            "max_seq_len", "max_seq_len: atuo", "expected int, got 'atuo' (str); auto takes", id="auto, misspelt"
+        ),
+        pytest.param(
+            "budget", "budget: atuo", "tokens.budget: 'atuo' is not known; known: fixed", id="auto of a choice"
+        ),
+        pytest.param("learning_rate", "learning_rate: AUTO", "expected float, got 'AUTO'", id="auto in capitals"),
+        pytest.param(
+            "max_edge", "max_edge: [auto]", "expected int, got ['auto'] (list); auto takes", id="auto in a list"
+        ),
+        pytest.param(
+            "clip_norm", "clip_norm: auto", "train.clip_norm: expected float, got 'auto' (str)", id="no recipe's"
         ),
         pytest.param("dataset", "dataset:", "dataset: None is not known", id="nothing"),
         pytest.param(
@@ -150,6 +164,8 @@ def test_missing_key_is_reported_at_its_section(key: str, section: str | None, m
         pytest.param(b"seed: \x00\n", "not valid YAML", id="NUL"),
         pytest.param(b"seed: \xe9\xe9\n", "not valid YAML", id="not UTF-8"),
         pytest.param(b"\xff\xfes\x00e", "not valid YAML", id="UTF-16 cut short"),
+        pytest.param(b"seed: " + b"[" * 500, "nested too deeply", id="brackets without end"),
+        pytest.param(b"".join(b" " * i + b"a:\n" for i in range(3000)), "nested too deeply", id="keys without end"),
         pytest.param(b"", "expected keys and values", id="empty"),
         pytest.param(b"- seed\n", "expected keys and values", id="a list"),
     ],
@@ -198,6 +214,7 @@ def choices(section: type, field: str) -> set[Any]:
         pytest.param(params.TokenParams, "fit", geometry.FITS, id="FITS"),
         pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),
         pytest.param(params.TrainParams, "head", model.HEADS, id="HEADS"),
+        pytest.param(params.HardwareParams, "precision", predictions.PRECISIONS, id="PRECISIONS"),
         pytest.param(params.PosEmbedParams, "mode", pos_embed.MODES, id="MODES"),
     ],
 )

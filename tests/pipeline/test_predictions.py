@@ -1,5 +1,7 @@
 """Scores from a model: each sample once, in evaluation mode, a distribution's mean."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ def batch(first: int, count: int, bins: int = 1, length: int = 3) -> Batch:
         patch_valid=torch.ones(count, length, dtype=torch.bool),
         pos_row=torch.randint(0, 10, (count, length, 2), dtype=torch.int32, generator=draws),
         target=target if bins == 1 else torch.eye(bins)[torch.arange(first, first + count) % bins],
+        weight=torch.full((count,), 1 / count),
         keys=[f"{i:08d}" for i in range(first, first + count)],
     )
 
@@ -73,6 +76,8 @@ def test_each_token_is_given_the_row_that_it_names(model: CharmViT, positions: P
 class Fixed(torch.nn.Module):
     """Stands in for a model: gives out what it was told to, and notes in which mode it was asked."""
 
+    trained_grid = None
+
     def __init__(self, output: Tensor) -> None:
         super().__init__()
         self.output, self.modes = output, []
@@ -87,6 +92,51 @@ def test_evaluation_mode_without_gradients(positions: PosEmbeds) -> None:
     model.train()
     predict(model, loader(batch(0, 4), batch(4, 2)), positions, np.ones(1))
     assert model.modes == [(False, True), (False, True)]
+
+
+def test_a_sample_that_keeps_a_rank_in_step_is_not_scored(model: CharmViT, positions: PosEmbeds) -> None:
+    filler = replace(batch(0, 1), weight=torch.zeros(1))
+    found = predict(model, loader(batch(2, 2), filler), positions, np.ones(1))
+    assert found.keys == ["00000002", "00000003"]
+    assert len(found.predicted) == len(found.target) == 2
+    assert predict(model, loader(filler), positions, np.ones(1)).keys == []
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision_changes_little(model: CharmViT, positions: PosEmbeds, precision: str) -> None:
+    exact = predict(model, loader(batch(0, 4)), positions, np.ones(1)).predicted
+    rounded = predict(model, loader(batch(0, 4)), positions, np.ones(1), precision).predicted
+    assert 0 < np.abs(rounded - exact).max() < 0.02 * np.abs(exact).max()
+
+
+def test_it_can_be_stopped_between_batches(model: CharmViT, positions: PosEmbeds) -> None:
+    calls = iter([None, KeyboardInterrupt])
+
+    def between() -> None:
+        if stop := next(calls):
+            raise stop
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, loader(batch(0, 1), batch(1, 1), batch(2, 1)), positions, np.ones(1), between=between)
+    assert next(calls, "none left") == "none left"
+
+
+def test_positions_that_were_trained_are_those_of_the_model(tmp_path: Path) -> None:
+    """Not those on disk, which are where training started; they get a gradient."""
+    torch.manual_seed(0)
+    trained, frozen = (CharmViT("charm_demo", train_pos_embed=trainable) for trainable in (True, False))
+    write_axes(tmp_path / "before", trained.learnt_grid.detach(), [10], "bilinear", antialias=False)
+    with torch.no_grad():
+        trained.learnt_grid.normal_()
+    frozen.load_state_dict(trained.state_dict())
+    write_axes(tmp_path / "after", trained.learnt_grid.detach(), [10], "bilinear", antialias=False)
+    before, after = PosEmbeds(tmp_path / "before"), PosEmbeds(tmp_path / "after")
+    found = forward_batch(trained, batch(0, 2), before)
+    torch.testing.assert_close(found, forward_batch(frozen, batch(0, 2), after))
+    assert (found - forward_batch(frozen, batch(0, 2), before)).abs().max() > 1e-3
+    found.sum().backward()
+    assert trained.pos_embed.grad is not None
+    assert (trained.pos_embed.grad[0, 1:].abs().sum(dim=1) > 0).sum() >= 4
 
 
 def test_a_distribution_is_its_mean(positions: PosEmbeds) -> None:

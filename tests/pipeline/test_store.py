@@ -14,11 +14,13 @@ from pipeline.store import (
     file_sha256,
     fingerprint,
     make_alone,
+    parse_record,
     publish,
     publish_shards,
     read_sidecar,
     store_folder,
     write_json,
+    write_record,
     write_whole,
 )
 
@@ -59,25 +61,41 @@ def test_json_is_sorted_and_digests_follow_values(tmp_path: Path) -> None:
     assert fingerprint("a", "b") != fingerprint("ab")
 
 
+def test_a_record_says_when_it_is_not_as_it_was_written(tmp_path: Path) -> None:
+    write_record(tmp_path / "a", {"b": [1, None], "a": {"key": "value"}})
+    data = (tmp_path / "a").read_bytes()
+    assert parse_record(data) == {"b": [1, None], "a": {"key": "value"}}
+    damaged = [data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :] for place in range(len(data))]
+    damaged += [data[:length] for length in range(len(data))] + [data + b" "]
+    for other in damaged:
+        with pytest.raises(ValueError, match="not as it was written"):
+            parse_record(other)
+
+
 @pytest.mark.parametrize(
     ("sidecar", "tar", "whole"),
     [
-        pytest.param(b'{"bytes": 4}', b"1234", True, id="whole"),
-        pytest.param(b'{"bytes": 4}', b"123", False, id="tar cut"),
-        pytest.param(b'{"bytes": 4}', None, False, id="no tar"),
-        pytest.param(b'{"byt', b"1234", False, id="sidecar cut"),
-        pytest.param(b"", b"1234", False, id="sidecar empty"),
-        pytest.param(b"\xff\xff", b"1234", False, id="sidecar damaged"),
+        pytest.param(slice(None), b"1234", True, id="whole"),
+        pytest.param(slice(None), b"123", False, id="tar cut"),
+        pytest.param(slice(None), None, False, id="no tar"),
+        pytest.param(slice(90), b"1234", False, id="sidecar cut"),
+        pytest.param(slice(0), b"1234", False, id="sidecar empty"),
         pytest.param(None, b"1234", False, id="no sidecar"),
     ],
 )
 def test_a_shard_without_a_sidecar_that_fits_does_not_exist(
-    sidecar: bytes | None, tar: bytes | None, whole: bool, tmp_path: Path
+    sidecar: slice | None, tar: bytes | None, whole: bool, tmp_path: Path
 ) -> None:
-    for name, data in (("a.json", sidecar), ("a.tar", tar)):
-        if data is not None:
-            (tmp_path / name).write_bytes(data)
-    assert (read_sidecar(tmp_path / "a.json") == {"bytes": 4}) is whole
+    path = tmp_path / "a.json"
+    write_record(path, {"bytes": 4})
+    written = path.read_bytes()
+    path.unlink()
+    if sidecar is not None:
+        path.write_bytes(written[sidecar])
+    if tar is not None:
+        (tmp_path / "a.tar").write_bytes(tar)
+    found = read_sidecar(path)
+    assert (found is not None and found["bytes"] == 4) is whole
 
 
 CODE = '''"""A module."""

@@ -1,14 +1,15 @@
 """A working folder in which every stage up to `train` has run on two dozen small pictures, shared by the session."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from ruamel.yaml import YAML
 
-from pipeline.params import DaskParams, HardwareParams, Params, load_params
+from pipeline.params import DaskParams, Params, load_params
 from stages import importance, manifest, pos_embeds, shards, train
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +54,14 @@ def small_params(folder: Path) -> Params:
         ),
         shards=replace(params.shards, samples_per_shard=10),
         train=replace(params.train, epochs=3, batch_size=8, warmup_epochs=1.0),
-        hardware=HardwareParams(device="cpu", loader_workers=0),
+        hardware=replace(params.hardware, device="cpu", loader_workers=0),
         dask=DaskParams(address=None, workers=1, memory="auto"),
     )
+
+
+def write_params(path: Path, params: Params) -> None:
+    """As a params.yaml, for stages that run in a process of their own."""
+    YAML().dump(asdict(params), path)
 
 
 @pytest.fixture(scope="session")

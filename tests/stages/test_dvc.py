@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline.columns import ColumnReader
 from pipeline.params import SamHqParams
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.store import file_sha256
 from tests.stages.conftest import ROOT, write_pictures
 
@@ -138,8 +138,8 @@ def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, ti
 
 
 def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:
-    there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.learning_rate=3e-5"]
-    back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.learning_rate=0.001"]
+    there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.min_learning_rate=3e-7"]
+    back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.min_learning_rate=1e-6"]
     assert repository.ran("exp", "run", *there) == ["pos_embeds@vit_tiny_patch16_224", "train", "evaluate", "report"]
     assert repository.ran("exp", "run", *back) == []
 

@@ -1,20 +1,25 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from charm.metrics import srcc
+from charm.metrics import METRICS, srcc
 from pipeline.manifest import read_manifest
 from pipeline.params import EvaluateParams, Params
+from pipeline.predictions import Predictions, predict
+from pipeline.sampler import Place
 from stages import evaluate
 
 Workspace = tuple[Path, Params]
 
 
-def run(folder: Path, params: Params) -> tuple[dict[str, object], dict[str, list[str]]]:
+def run(folder: Path, params: Params) -> tuple[dict[str, Any], dict[str, list[str]]]:
     evaluate.main(params)
     metrics = json.loads((folder / "runs/evaluate/metrics.json").read_text())
     with (folder / "runs/evaluate/predictions.csv").open() as text:
@@ -30,6 +35,7 @@ def test_every_test_picture_is_scored_once_and_the_metrics_are_theirs(workspace:
     assert metrics["srcc"] == pytest.approx(srcc(predicted, target))
     assert (metrics["scored"], metrics["listed"], metrics["packed"]) == (6, 30, 27)
     assert metrics["rejected"] == {"corrupt": 1, "empty": 1, "missing": 1}
+    assert (metrics["dataset"], metrics["draws"], metrics["draw_spread"]) == ("csv", 1, 0.0)
 
 
 def test_predictions_do_not_depend_on_the_batch_size_or_the_workers(workspace: Workspace) -> None:
@@ -42,9 +48,75 @@ def test_predictions_do_not_depend_on_the_batch_size_or_the_workers(workspace: W
     )
 
 
-def test_several_draws_are_averaged_and_their_spread_reported(workspace: Workspace) -> None:
+def test_several_draws_are_averaged_and_their_spread_reported(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draws are those of the epochs 0, 1 and 2, as if each were a pass of its own."""
     folder, params = workspace
     metrics, predictions = run(folder, replace(params, evaluate=EvaluateParams(draws=3)))
+    passes = []
+    for draw in range(3):
+        monkeypatch.setattr(
+            evaluate.EveryDraw, "__iter__", lambda self, draw=draw: iter([[Place(draw, row) for row in range(6)]])
+        )
+        passes.append(np.array(run(folder, params)[1]["predicted"], float))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    np.testing.assert_allclose(np.array(predictions["predicted"], float), np.mean(passes, axis=0), atol=2e-6)
+    np.testing.assert_allclose(np.array(predictions["spread"], float), np.std(passes, axis=0), atol=2e-6)
     spread = np.array(predictions["spread"], float)
-    assert spread.max() > 0
+    assert spread.max() > 1e-4
     assert metrics["draw_spread"] == pytest.approx(spread.mean(), abs=1e-6)
+
+
+def test_each_metric_lies_between_the_ends_of_its_interval(workspace: Workspace) -> None:
+    folder, params = workspace
+    metrics, _ = run(folder, params)
+    for name in METRICS:
+        low, value, high = (metrics[f"{name}{end}"] for end in ("_low", "", "_high"))
+        assert low <= value <= high
+        assert low < high
+
+
+def test_both_tables_of_predictions_say_the_same(workspace: Workspace) -> None:
+    folder, params = workspace
+    _, predictions = run(folder, params)
+    table = pq.read_table(folder / "runs/evaluate/predictions.parquet", page_checksum_verification=True)
+    assert table.column_names == ["key", "name", "target", "predicted", "spread"]
+    assert table["key"].to_pylist() == predictions["key"]
+    assert table["name"].to_pylist() == predictions["name"]
+    for name in ("target", "predicted", "spread"):
+        np.testing.assert_allclose(table[name].to_numpy(), np.array(predictions[name], float), atol=1e-6)
+
+
+def test_correlations_of_a_constant_prediction_are_undefined(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def predict_half(*arguments: Any) -> Predictions:
+        found = predict(*arguments)
+        return replace(found, predicted=np.full_like(found.predicted, 0.5))
+
+    folder, params = workspace
+    monkeypatch.setattr(evaluate, "predict", predict_half)
+    metrics, _ = run(folder, params)
+    ends = ("", "_low", "_high")
+    assert {metrics[f"{name}{end}"] for name in ("plcc", "srcc", "krcc") for end in ends} == {None}
+    assert isinstance(metrics["acc"], float)
+    assert "PLCC undefined  SRCC undefined  ACC 0." in capsys.readouterr().out
+
+
+def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = workspace
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    dataset = Path("data/manifest/dataset.json")
+    facts = json.loads(dataset.read_text()) | {"split_sha256": "0123456789abcdef" * 4, "notes": {"duplicate": 2}}
+    dataset.write_text(json.dumps(facts))
+    column = Path("data/importance/saliency/column.json")
+    column.write_text(json.dumps(json.loads(column.read_text()) | {"empty_rate": 0.125}))
+    metrics, _ = run(Path(), params)
+    assert (metrics["split_sha256"], metrics["notes"]) == ("0123456789abcdef" * 4, {"duplicate": 2})
+    assert "saliency_empty_rate" not in metrics
+    assert run(Path(), replace(params, selection="saliency"))[0]["saliency_empty_rate"] == 0.125

@@ -1,5 +1,4 @@
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -18,7 +17,8 @@ from pipeline import executor, maps
 from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
 from pipeline.params import Params, SaliencyParams, SamHqParams, ScoreParams
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
+from pipeline.store import parse_record
 from stages import importance
 from tests.stages.conftest import ROOT
 
@@ -44,7 +44,7 @@ def test_masks_have_the_size_of_their_picture(workspace: Workspace) -> None:
 def test_random_needs_no_map(workspace: Workspace) -> None:
     folder = workspace[0] / "data/importance/random"
     assert [path.name for path in folder.iterdir()] == ["column.json"]
-    assert json.loads((folder / "column.json").read_text()) == {"map": "random", "settings": {}}
+    assert parse_record((folder / "column.json").read_bytes()) == {"map": "random", "settings": {}}
 
 
 def test_only_a_map_whose_settings_changed_is_made_again(
@@ -70,7 +70,7 @@ def test_masks_are_counted_and_those_without_an_object_are_flagged(workspace: Wo
         mask = column.read_mask(key)
         assert float(coverage) == pytest.approx(mask.mean(), abs=1e-9)
         assert salient == str(int(mask.any()))
-    facts = json.loads((folder / "column.json").read_text())
+    facts = parse_record((folder / "column.json").read_bytes())
     assert facts["backend"] == "mbd"
     assert facts["pictures"] == 27
     assert facts["empty"] == sum(row.endswith(",0") for row in rows)
@@ -126,7 +126,7 @@ def test_masks_by_sam_hq_are_those_of_direct_calls(run: Run, tiny_models: SamHqP
     for key in list(pictures)[::5]:
         expected, _ = segment_directly(pictures.read_picture(key), tiny_models)
         np.testing.assert_array_equal(column.read_mask(key), expected)
-    facts = json.loads(Path("data/importance/saliency/column.json").read_text())
+    facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
     assert (facts["backend"], facts["empty"], facts["settings"]["prompt"]) == ("sam_hq", 0, "salient object")
     assert set(facts["coverage"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert facts["settings"].keys() & {"detector", "sam_checkpoint"} == set()  # a place is no setting
@@ -134,7 +134,7 @@ def test_masks_by_sam_hq_are_those_of_direct_calls(run: Run, tiny_models: SamHqP
 
 def test_nothing_found_is_an_outcome(run: Run) -> None:
     assert "nothing stands out in 27 of 27 pictures" in run(box_threshold=1.0)
-    facts = json.loads(Path("data/importance/saliency/column.json").read_text())
+    facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
     assert (facts["empty"], facts["empty_rate"], facts["coverage"]) == (27, 1.0, {})
 
 

@@ -2,13 +2,19 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import simplejpeg
 
 from pipeline.errors import UserError
+from pipeline.inspection import inspect_pictures
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
+from pipeline.store import read_sidecar, store_folder, write_record
 from stages import manifest
+from tests.conftest import draw_picture, make_here
+from tests.stages.conftest import small_params
 
 Workspace = tuple[Path, Params]
 
@@ -46,3 +52,92 @@ def test_an_empty_split_stops_the_run(workspace: Workspace, tmp_path: Path, monk
     drawn = replace(params.manifest, split_column=None, val_share=0.0)
     with pytest.raises(UserError, match="no picture is in the split 'val'"):
         manifest.main(replace(params, manifest=drawn))
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, store: Path) -> Any:
+    """Runs the stage on rows of (file, stars, split) and gives dataset.json."""
+    monkeypatch.setattr(manifest, "make_missing", make_here)
+
+    def run(*rows: tuple[str, float, str], **settings: Any) -> dict[str, Any]:
+        lines = ["file,stars,part", *(f"{name},{stars},{split}" for name, stars, split in rows)]
+        Path("labels.csv").write_text("\n".join(lines) + "\n")
+        params = small_params(Path())
+        manifest.main(replace(params, manifest=replace(params.manifest, max_reject_frac=0.5, **settings)))
+        facts: dict[str, Any] = json.loads(Path("data/manifest/dataset.json").read_bytes())
+        return facts
+
+    for index in range(4):
+        Path(f"{index}.jpg").write_bytes(simplejpeg.encode_jpeg(draw_picture(20, 30, index)))
+    return run
+
+
+GOOD = (("0.jpg", 1, "train"), ("1.jpg", 2, "val"), ("2.jpg", 3, "test"))
+
+
+def test_the_same_file_in_two_splits_stops_the_run_with_both_places(run_here: Any) -> None:
+    Path("copy.jpg").write_bytes(Path("1.jpg").read_bytes())
+    rows = (*GOOD, ("copy.jpg", 5, "train"), ("3.jpg", 5, "train"))
+    with pytest.raises(UserError) as error:
+        run_here(*rows)
+    assert str(error.value).startswith(
+        "2 listed pictures are the same files in more than one split, for example "
+        "1.jpg in val (labels.csv:3) and copy.jpg in train (labels.csv:5); "
+    )
+    assert "manifest.leaks: allow" in str(error.value)
+
+
+def test_leaks_of_published_splits_are_allowed_printed_and_counted(
+    run_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("copy.jpg").write_bytes(Path("1.jpg").read_bytes())
+    facts = run_here(*GOOD, ("copy.jpg", 5, "train"), leaks="allow")
+    assert facts["leaks"] == 2
+    assert "2 listed pictures are the same files in more than one split" in capsys.readouterr().out
+    assert run_here(*GOOD, leaks="allow")["leaks"] == 0
+
+
+def test_copies_in_one_split_are_no_leak(run_here: Any) -> None:
+    Path("copy.jpg").write_bytes(Path("0.jpg").read_bytes())
+    assert run_here(*GOOD, ("copy.jpg", 5, "train"))["leaks"] == 0
+
+
+@pytest.mark.parametrize("reason", ["unreadable", "timeout", "memory", "crashed"])
+def test_a_reason_that_may_pass_is_not_kept_for_good(
+    reason: str, run_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing about the file changes between the runs."""
+    looks = []
+
+    def inspect(root: str, paths: list[str], *rest: Any) -> None:
+        looks.append(paths)
+        inspect_pictures(root, paths, *rest)
+        if len(looks) <= 2:
+            sidecar = rest[-1].with_suffix(".json")
+            found = (read_sidecar(sidecar) or {})["pictures"]
+            write_record(sidecar, {"pictures": [*found[:-1], {"reason": reason}]})
+
+    monkeypatch.setattr(manifest, "inspect_pictures", inspect)
+    rows = (*GOOD, ("3.jpg", 5, "train"))
+    assert run_here(*rows)["rejected"] == {reason: 1}
+    assert run_here(*rows)["rejected"] == {reason: 1}
+    assert run_here(*rows)["rejected"] == {}
+    assert run_here(*rows)["rejected"] == {}
+    assert len(looks) == 3
+
+
+def test_lasting_reasons_are_not_looked_at_again(run_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("cut.jpg").write_bytes(Path("0.jpg").read_bytes()[:-50])
+    rows = (*GOOD, ("cut.jpg", 5, "train"), ("gone.jpg", 5, "train"))
+    assert run_here(*rows)["rejected"] == {"corrupt": 1, "missing": 1}
+    monkeypatch.setattr(manifest, "inspect_pictures", lambda *_: pytest.fail("looked again"))
+    assert run_here(*rows)["rejected"] == {"corrupt": 1, "missing": 1}
+    assert len(list(store_folder("manifest").glob("*.json"))) == 1
+
+
+def test_a_missing_picture_that_comes_later_is_found(run_here: Any) -> None:
+    Path("late.jpg").write_bytes(Path("3.jpg").read_bytes())
+    Path("late.jpg").rename("elsewhere")
+    assert run_here(*GOOD, ("late.jpg", 5, "train"))["rejected"] == {"missing": 1}
+    Path("elsewhere").rename("late.jpg")
+    assert run_here(*GOOD, ("late.jpg", 5, "train"))["rejected"] == {}

@@ -6,7 +6,7 @@ from charm import CharmTokenizer, CharmViT
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import build_tokenizer
 
 Workspace = tuple[Path, Params]

@@ -18,17 +18,19 @@ from pipeline.manifest import write_manifest
 from pipeline.maps import encode_mask
 from pipeline.params import Params, load_params
 from pipeline.saliency.coverage import write_coverages
-from pipeline.shards import ShardReader, pack_shard, write_shard
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import pack_shard, write_shard
+from pipeline.store import write_record
 from stages.report import main
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>.jpg"
 METRICS = {
-    "plcc": 0.81249,
-    "srcc": None,
-    "krcc": -0.25,
-    "acc": 0.75,
-    "mae": 0.125,
+    **{"plcc": 0.81249, "plcc_low": 0.62, "plcc_high": 0.9},
+    **{"srcc": None, "srcc_low": None, "srcc_high": None},
+    **{"krcc": -0.25, "krcc_low": -0.5, "krcc_high": 0.0},
+    **{"acc": 0.75, "acc_low": 0.5, "acc_high": 1.0},
+    **{"mae": 0.125, "mae_low": 0.1, "mae_high": 0.1499},
     "scored": 4,
     "best_epoch": 2,
     "draw_spread": 0.0,
@@ -66,6 +68,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
                 "width": 112,
                 "split": "test" if index < 4 else "train" if index == 4 else "val",
                 "target": [index / 6],
+                "notes": [],
                 "reason": "corrupt" if index == 6 else "",
             }
         )
@@ -73,7 +76,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         Path(folder).mkdir(parents=True)
     listing = Listing(tmp_path, [Listed("0.jpg", "0.jpg", (0.0,), None, "")], (0.0, 1.0), 0.5)
     write_manifest(Path("data/manifest"), rows, listing, "demo")
-    pack_shard(rows[:6], str(tmp_path), 95, Path("data/shards/shard-000000"))
+    pack_shard(rows[:6], str(tmp_path), "jpeg", 95, Path("data/shards/shard-000000"))
     model = {"backbone": "charm_demo", "best_epoch": 2, "patch_size": 14}
     Path("runs/train/model.json").write_text(json.dumps(model))
     Path("runs/train/history.csv").write_text(HISTORY)
@@ -127,8 +130,14 @@ def test_page_is_whole_and_needs_no_other_file(params: Params) -> None:
 
 def test_numbers_are_those_of_the_run(params: Params) -> None:
     page = make_page(params)
-    scores = re.findall(r'class="number[^"]*">([^<]+)</td>', page)
-    assert scores == ["0.812", "undefined", "\N{MINUS SIGN}0.250", "0.750", "0.125"]
+    scores = re.findall(r'<td [^>]*class="number[^"]*">([^<]+)<(?:small>([^<]+)<)?', page)
+    assert scores == [
+        ("0.812", "0.620 to 0.900"),
+        ("undefined", ""),
+        ("\N{MINUS SIGN}0.250", "\N{MINUS SIGN}0.500 to 0.000"),
+        ("0.750", "0.500 to 1.000"),
+        ("0.125", "0.100 to 0.150"),
+    ]
     assert re.search(r"7 pictures listed = 6 packed\s+\+ 1 rejected", page)
     assert "damaged or cut short" in page
     assert "undefined where all predicted scores" in page
@@ -187,9 +196,9 @@ def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
         samples.append((key, encode_mask(mask)))
     folder = Path("data/importance/saliency")
     folder.mkdir(parents=True)
-    write_shard(folder / "shard-000000", samples)
+    write_shard(folder / "shard-000000", samples, ShardReader(Path("data/shards")).shards["shard-000000"])
     facts = {"backend": "sam_hq", "settings": {"sam": "vit_b", "prompt": "camo <object>"}} | write_coverages(folder)
-    (folder / "column.json").write_text(json.dumps(facts))
+    write_record(folder / "column.json", facts)
     page = make_page(replace(params, selection="saliency"))
     assert re.search(r"SAM-HQ \(vit_b\) looked for “camo &lt;object&gt;” in 6 pictures", page)
     assert re.search(r"1 picture \(16\.67 %\) came out empty", page)

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
-from pipeline.shards import ShardReader
+from pipeline.shard_reader import ShardReader
 from stages import manifest, shards
 
 Workspace = tuple[Path, Params]

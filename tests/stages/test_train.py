@@ -1,24 +1,59 @@
 import csv
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from charm import CharmTokenizer
-from pipeline.checkpoints import load_model_tensors
+from pipeline.checkpoints import load_checkpoint, load_model_tensors
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.tokenizers import build_tokenizer
-from stages import train
+from stages import evaluate, train
+from tests.stages.conftest import ROOT, write_params
 
 Workspace = tuple[Path, Params]
 
 
-def read_history(folder: Path) -> list[dict[str, str]]:
-    with (folder / "runs/train/history.csv").open() as text:
+def read_csv(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "runs/train" / name).open() as text:
         return list(csv.DictReader(text))
+
+
+def read_history(folder: Path) -> list[dict[str, str]]:
+    return read_csv(folder, "history.csv")
+
+
+def read_losses(folder: Path) -> list[float]:
+    return [float(row["loss"]) for row in read_csv(folder, "losses.csv")]
+
+
+def with_train(params: Params, **changes: Any) -> Params:
+    return replace(params, train=replace(params.train, **changes))
+
+
+def with_hardware(params: Params, **changes: Any) -> Params:
+    return replace(params, hardware=replace(params.hardware, **changes))
+
+
+@pytest.fixture
+def copied(finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The data of the finished folder, in one where nothing is trained yet."""
+    shutil.copytree(finished[0] / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CHARM_STORE", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path, finished[1]
 
 
 def test_the_best_epoch_by_validation_is_published(workspace: Workspace) -> None:
@@ -30,50 +65,250 @@ def test_the_best_epoch_by_validation_is_published(workspace: Workspace) -> None
     assert quality[config["best_epoch"] - 1] == max(quality)
     assert CharmTokenizer.from_pretrained(str(folder / "runs/train")) == build_tokenizer(params, 14)
     assert {"backbone": "charm_demo", "num_scales": 2, "num_outputs": 1, "patch_size": 14}.items() <= config.items()
+    losses = read_losses(folder)
+    assert [row["step"] for row in read_csv(folder, "losses.csv")] == [str(step) for step in range(6)]
+    assert float(history[1]["train_loss"]) == pytest.approx(sum(losses[2:4]) / 2, rel=1e-5)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def stop_while(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """SIGTERM comes whenever this function of the trainer is called."""
+    function = getattr(train, name)
+
+    def stopped(*arguments: Any, **keywords: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments, **keywords)
+
+    monkeypatch.setattr(train, name, stopped)
+
+
+def test_a_run_that_is_stopped_after_each_step_is_bit_equal(
+    finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, params = workspace
-    uninterrupted, _ = load_model_tensors(folder / "runs/train")
-    history = read_history(folder)
-    shutil.rmtree(folder / "runs/train")
-
-    def stop_after_saving(*arguments: object) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    save = train.save_checkpoint
-    for _ in range(2):  # stopped, and stopped again after going on
-        monkeypatch.setattr(train, "save_checkpoint", stop_after_saving)
-        with pytest.raises(KeyboardInterrupt):
-            train.main(params)
-    monkeypatch.setattr(train, "save_checkpoint", save)
-    capsys.readouterr()
+    """Stopped in every step and in every validation, and gone on with each time."""
+    folder, params = copied
+    work = folder / ".charm/store/train"
+    for name, expected in (("take", 2), ("predict", 2)) * 3:
+        with monkeypatch.context() as patch:
+            stop_while(patch, "accumulate_gradients" if name == "take" else "predict")
+            for _ in range(expected if name == "take" else 1):
+                with pytest.raises(KeyboardInterrupt):
+                    train.main(params)
+    steps = [re.search(r"goes on after step (\d+)", line) for line in capsys.readouterr().out.splitlines()]
+    assert [int(found[1]) for found in steps if found] == [1, 2, 2, 3, 4, 4, 5, 6]
+    assert len(list(work.glob("*/checkpoint-*"))) == 2
     train.main(params)
-    assert "goes on after epoch 2" in capsys.readouterr().out
-    resumed, _ = load_model_tensors(folder / "runs/train")
-    assert read_history(folder) == history
-    assert resumed.keys() == uninterrupted.keys()
-    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
+    assert list(work.iterdir()) == []
+    assert_equal_runs(folder, finished[0])
+
+
+def assert_equal_runs(folder: Path, other: Path) -> None:
+    """Losses of each step, epochs and weights, bit by bit."""
+    assert read_losses(folder) == read_losses(other)
+    assert read_history(folder) == read_history(other)
+    found, expected = (load_model_tensors(one / "runs/train")[0] for one in (folder, other))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 5])
+def test_a_run_that_is_killed_goes_on_from_what_was_saved_last(
+    kept: int, finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed a step after the last checkpoint, without a word."""
+    folder, params = copied
+    saved = []
+    change = train.change_model
+
+    class Killed(BaseException):
+        pass
+
+    def save(progress: Any, work: Path) -> None:
+        if progress.step <= kept:
+            write(progress, work)
+            saved.append(progress.step)
+
+    def die(progress: Any, loss: float) -> None:
+        change(progress, loss)
+        if progress.step > kept:
+            raise Killed
+
+    write = train.Progress.save
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Progress, "save", save)
+        patch.setattr(train, "change_model", die)
+        with pytest.raises(Killed):
+            train.main(with_hardware(params, checkpoint_minutes=0.0))
+    assert saved[-1] == kept
+    assert set(range(1, kept + 1)) == set(saved)
+    train.main(params)
+    assert_equal_runs(folder, finished[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"micro_batch": 3}, id="micro-batches"),
+        pytest.param({"micro_batch": 1, "loader_workers": 2}, id="one by one, two workers"),
+        pytest.param({"grad_checkpointing": True}, id="checkpointing of activations"),
+    ],
+)
+def test_where_it_runs_changes_only_the_rounding(
+    changes: dict[str, Any], finished: Workspace, copied: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, params = copied
+    train.main(with_hardware(params, **changes))
+    assert read_losses(folder) == pytest.approx(read_losses(finished[0]), rel=1e-5)
+    assert re.search(r"\(data \d+ %, model \d+ %\)", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_near(precision: str, finished: Workspace, copied: Workspace) -> None:
+    folder, params = copied
+    train.main(with_train(with_hardware(params, precision=precision), epochs=1))
+    assert read_losses(folder) == pytest.approx(read_losses(finished[0])[:2], rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile, of its own doing
+def test_a_compiled_model_is_the_same(finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler that is quick; what is compiled, and that it can go on, is the point."""
+    folder, params = copied
+    compiled = []
+
+    def compile_quickly(block: torch.nn.Module, **settings: Any) -> None:
+        compiled.append(settings)
+        block._compiled_call_impl = torch.compile(block._call_impl, backend="eager", **settings)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    train.main(with_train(with_hardware(params, compile=True), epochs=1))
+    assert compiled == [{"dynamic": True}] * 2
+    assert read_losses(folder) == pytest.approx(read_losses(finished[0])[:2], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same_until"),
+    [
+        pytest.param({"ema": 0.9}, 6, id="average"),
+        pytest.param({"layer_decay": 0.5}, 1, id="layer decay"),
+        pytest.param({"pos_embed": "trainable"}, 1, id="trained positions"),
+        pytest.param({"clip_norm": 0.0}, 1, id="no clipping"),
+    ],
+)
+def test_ways_of_training(changes: dict[str, Any], same_until: int, finished: Workspace, copied: Workspace) -> None:
+    """Each starts alike, becomes something else, and can be evaluated."""
+    folder, params = copied
+    changed = with_train(params, **changes)
+    train.main(changed)
+    pairs = list(zip(read_losses(folder), read_losses(finished[0]), strict=True))
+    assert all(found == expected for found, expected in pairs[:same_until])
+    assert all(found != expected for found, expected in pairs[same_until:])
+    found, expected = (load_model_tensors(one / "runs/train")[0] for one in (folder, finished[0]))
+    different = {name for name in found if not torch.equal(found[name], expected[name])}
+    assert "head.weight" in different
+    assert ("vit.pos_embed" in different) == ("pos_embed" in changes)
+    evaluate.main(changed)
+
+
+def test_training_ends_when_validation_is_not_better_for_a_while(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, params = copied
+    values = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(
+        train, "score_agreement", lambda *_: dict.fromkeys(("plcc", "srcc", "krcc", "acc", "mae"), next(values))
+    )
+    train.main(with_train(params, epochs=9, patience=2))
+    assert [row["val_srcc"] for row in read_history(folder)] == ["0.1", "0.5", "0.4", "0.3"]
+    assert "no better validation score in 2 epochs" in capsys.readouterr().out
+    assert load_model_tensors(folder / "runs/train")[1]["best_epoch"] == 2
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_not_finite_stops_with_the_pictures_and_unharmed_weights(
+    where: str, finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = copied
+    params = with_hardware(params, checkpoint_minutes=0.0)
+    calls = []
+
+    def spoilt(output: Tensor, target: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) < 4:
+            return (output - target).abs().mean(dim=1)
+        # The slope of a square root at 0 is infinite.
+        return (output * 0).sqrt().mean(dim=1) if where == "gradient" else output.mean(dim=1) * float("nan")
+
+    monkeypatch.setitem(train.LOSSES, "l1", spoilt)
+    with pytest.raises(UserError, match=r"at step 3, pictures (0000\d{4}(, )?){7}: look at") as error:
+        train.main(params)
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    loaded = load_checkpoint(next((folder / ".charm/store/train").iterdir()))
+    assert loaded is not None
+    assert loaded[1]["step"] == 3
+    assert all(torch.isfinite(tensor).all() for tensor in loaded[0].values())
+    assert loaded[1]["losses"] == read_losses(finished[0])[:3]
 
 
 def test_a_loss_that_does_not_fit_the_labels_is_refused(workspace: Workspace) -> None:
     _, params = workspace
     with pytest.raises(UserError, match="emd does not fit labels with 1 bins"):
-        train.main(replace(params, train=replace(params.train, loss="emd")))
+        train.main(with_train(params, loss="emd"))
 
 
-@pytest.mark.parametrize(
-    ("step", "rate"),
-    [
-        pytest.param(0, 0.1 / 21, id="first step of the warm-up"),
-        pytest.param(19, 0.1 * 20 / 21, id="last step of the warm-up"),
-        pytest.param(20, 0.1, id="full rate after it"),
-        pytest.param(99, 0.001, id="least rate at the end"),
-    ],
-)
-def test_learning_rate(workspace: Workspace, step: int, rate: float) -> None:
-    settings = replace(workspace[1].train, epochs=10, warmup_epochs=2.0, learning_rate=0.1, min_learning_rate=0.001)
-    assert train.scheduled_rate(settings, step, steps_per_epoch=10) == pytest.approx(rate)
+@pytest.fixture
+def command(copied: Workspace) -> Callable[..., "subprocess.Popen[str]"]:
+    """Called with params: `python -m stages.train` in the copied folder."""
+
+    def start(params: Params) -> "subprocess.Popen[str]":
+        write_params(copied[0] / "params.yaml", params)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("CHARM_", "DVC_"))}
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "stages.train"],
+            cwd=copied[0],
+            env=environment | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def test_sigterm_to_all_processes_of_a_job_is_survived(
+    finished: Workspace, copied: Workspace, command: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    """Workers that read get it, too, as under Slurm: the step under way still needs them."""
+    folder, params = copied
+    params = with_hardware(with_train(params, epochs=200, warmup_epochs=0.0), loader_workers=1)
+    with command(params) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch   2 of" in line:
+                os.killpg(process.pid, signal.SIGTERM)
+                break
+        printed = process.stdout.read()
+        assert process.wait(timeout=60) == 130, printed
+    assert "stopped; what is made is kept, and the same command goes on from here" in printed
+    (work,) = (folder / ".charm/store/train").iterdir()
+    loaded = load_checkpoint(work)
+    assert loaded is not None
+    assert loaded[1]["step"] == len(loaded[1]["losses"]) >= 4
+
+
+def test_two_processes_train_as_one(
+    finished: Workspace, copied: Workspace, command: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    """Seven pictures in the last step of each epoch are four and three; six for validation are scored once each."""
+    folder, params = copied
+    with command(with_hardware(params, processes=2, micro_batch=2, loader_workers=1)) as process:
+        printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    assert printed.count("epoch   3 of 3") == 1
+    assert "15 pictures, 6 for validation, 3 epochs on 2 processes (cpu)" in printed
+    assert read_losses(folder) == pytest.approx(read_losses(finished[0]), rel=1e-6)
+    for found, expected in zip(read_history(folder), read_history(finished[0]), strict=True):
+        assert {k: float(v) for k, v in found.items()} == pytest.approx(
+            {k: float(v) for k, v in expected.items()}, rel=1e-3
+        )

@@ -46,6 +46,7 @@ def test_paths_scores_and_lines(read: Any, tmp_path: Path) -> None:
         pytest.param(TABLE.rstrip("\n"), id="no last line end"),
         pytest.param("rater,score,path\nx,0.5,a.jpg\nx,1,sub/b.jpg\n", id="other order, another column"),
         pytest.param('path,score\n"a.jpg","0.5"\n"sub/b.jpg", 1 \n', id="quoted, spaces"),
+        pytest.param("path,score\n\na.jpg,0.5\n\nsub/b.jpg,1\n\n", id="blank lines"),
     ],
 )
 def test_same_labels(content: str, read: Any) -> None:
@@ -76,20 +77,37 @@ def test_name_over_two_lines_keeps_the_count(read: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "settings", "message"),
     [
-        pytest.param("paht,score\na,1\n", {}, ":2: there is no column 'path'; did you mean 'paht'?", id="typo"),
-        pytest.param("path;score\na;1\n", {}, ":2: there is no column 'path'; known: path;score", id="wrong separator"),
+        pytest.param("paht,score\na,1\n", {}, ":1: there is no column 'path'; did you mean 'paht'?", id="typo"),
         pytest.param(
-            "path,score\na,1\n", {"score_columns": ["mos"]}, "no column 'mos'; known: path, score", id="score"
+            "path,score\na,1\n", {"score_columns": ["mos"]}, ":1: there is no column 'mos'; known: path", id="score"
         ),
-        pytest.param("path,score\na,1\n", {"split_column": "split"}, "there is no column 'split'", id="split"),
+        pytest.param("path,score\na,1\n", {"split_column": "split"}, ":1: there is no column 'split'", id="split"),
+        pytest.param("path,score,path\na,1,b\n", {}, ":1: there are 2 columns 'path'; expected one", id="twice"),
+        pytest.param(
+            "path;score\na;1\n", {}, ":1: the columns are separated by ';'; expected a comma", id="semicolons"
+        ),
+        pytest.param("path\tscore\na\t1\n", {}, r":1: the columns are separated by '\t'; expected a comma", id="tabs"),
+        pytest.param("", {}, ":1: no header; expected a line with the columns path, score", id="empty"),
+        pytest.param("\ufeff", {}, ":1: no header", id="a byte order mark alone"),
+        pytest.param("\n\npath,score\na,1\n", {}, ":1: no header", id="blank lines before the header"),
+        pytest.param("path,score\n", {}, "labels.csv: only a header; expected a row per picture", id="header alone"),
+        pytest.param("path,score\na,1\nb\n", {}, ":3: 1 field; expected 2, as the header has", id="short line"),
+        pytest.param("path,score\na,1\nb,1,9\n", {}, ":3: 3 fields; expected 2, as the header has", id="long line"),
+        pytest.param("path,score\na,1\nb,0,5\n", {}, ":3: 3 fields", id="decimal comma"),
+        pytest.param("path,score\na,1,\n", {}, ":2: 3 fields", id="comma at the end"),
+        pytest.param('path,score\na,"0,5"\n', {}, ":2: score is '0,5', expected a number", id="quoted decimal comma"),
         pytest.param("path,score\na,1\nb,good\n", {}, ":3: score is 'good', expected a number", id="text for a score"),
         pytest.param("path,score\na,1\nb,\n", {}, ":3: score is '', expected a number", id="no score"),
-        pytest.param("path,score\na,1\nb\n", {}, ":3: score is None, expected a number", id="short line"),
-        pytest.param('path,score\na,"0,5"\n', {}, ":2: score is '0,5', expected a number", id="decimal comma"),
-        pytest.param(b"path,score\na,1\n\xe9,1\n", {}, "not a CSV file in UTF-8", id="Latin-1"),
+        pytest.param("path,score\na," + "1x" * 9999, {}, "x1x1x...", id="a message of one line"),
         pytest.param(
-            "path,score\n" + "a" * 200_000 + ",1\n", {}, ":2: not a CSV file in UTF-8: field larger", id="long"
+            b"path,score\na,1\n\xe9,1\n", {}, ":3: byte 0xe9 is no text; expected a CSV file in UTF-8", id="Latin-1"
         ),
+        pytest.param(b"\xef\xbb\xbfpath,score\n\xe9,1\n", {}, ":2: byte 0xe9 is no text", id="Latin-1 after a mark"),
+        pytest.param("path,score\na,1\n".encode("utf-16"), {}, ":1: byte 0xff is no text", id="UTF-16"),
+        pytest.param(b"path,score\na,1\nb\0.jpg,1\n", {}, ":3: byte 0x00 is no text", id="NUL"),
+        pytest.param(b"PK\x03\x04\x14\x00\x06\x00", {}, ":1: byte 0x00 is no text", id="a spreadsheet"),
+        pytest.param("path,score\n" + "a" * 200_000 + ",1\n", {}, ":2: not a CSV file: field larger", id="huge field"),
+        pytest.param('path,score\na,1\n"b,1\nc,1\n', {}, ":4: not a CSV file: unexpected end", id="open quote"),
     ],
 )
 def test_mistake_is_named_with_its_line(content: Any, settings: dict[str, Any], message: str, read: Any) -> None:
@@ -97,6 +115,7 @@ def test_mistake_is_named_with_its_line(content: Any, settings: dict[str, Any], 
         read(content, **settings)
     assert message in str(error.value)
     assert "labels.csv" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", [None, ""])
@@ -132,10 +151,13 @@ def test_parquet(read: Any, tmp_path: Path) -> None:
     [
         pytest.param(parquet(path=["a"], score=[None]), "x.parquet, row 1: score is None", id="null"),
         pytest.param(
-            parquet(paths=["a"], score=[1.0]), "row 1: there is no column 'path'; did you mean 'paths'?", id="column"
+            parquet(paths=["a"], score=[1.0]),
+            "x.parquet: there is no column 'path'; did you mean 'paths'?",
+            id="column",
         ),
         pytest.param(b"path,score\na,1\n", "x.parquet: not a Parquet file", id="CSV"),
         pytest.param(b"", "x.parquet: not a Parquet file", id="empty"),
+        pytest.param(parquet(path=[], score=[]), "x.parquet: only a header; expected a row per picture", id="no rows"),
         pytest.param(parquet(path=["a"], score=[1.0])[:-20], "x.parquet: not a Parquet file", id="cut short"),
     ],
 )

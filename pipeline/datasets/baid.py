@@ -1,0 +1,28 @@
+"""BAID: 60,337 works of art with scores from 0 to 10 (Yi et al., CVPR 2023).
+
+dataset/train_set.csv, dataset/val_set.csv, dataset/test_set.csv    image,score
+images/<image>
+"""
+
+from pathlib import Path
+
+from pipeline.datasets.published import DatasetFolder, list_scores
+from pipeline.listing import SPLITS, Listed, Listing
+from pipeline.params import ManifestParams
+
+
+def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+    """Training, validation and test as published."""
+    del seed, pictures
+    folder = DatasetFolder.of(
+        "baid",
+        params,
+        layout="dataset/train_set.csv, dataset/val_set.csv, dataset/test_set.csv and images/<image>",
+        page="https://github.com/Dreemurr-T/BAID",
+    )
+    images = folder.find_pictures("images")
+    listed: list[Listed] = []
+    for split in SPLITS:
+        file = folder.find_file(f"dataset/{split}_set.csv", f"{split}_set.csv")
+        listed += list_scores(folder.read_csv(file, "image", "score"), "image", "score", images, split)
+    return folder.listing(listed)

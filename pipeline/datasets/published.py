@@ -1,0 +1,170 @@
+"""The folder that a published data set was downloaded to: finds its files, reads its labels, says what is wrong."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.listing import Listed, Listing
+from pipeline.params import ManifestParams
+from pipeline.recipes import DATASETS
+
+# A row of labels: file and line, for messages, and column -> cell.
+Row = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A published data set as it was downloaded.
+
+    Attributes:
+        dataset: its name in params.yaml.
+        root: the folder.
+        layout: the files in it that are read.
+        page: where to get them.
+    """
+
+    dataset: str
+    root: Path
+    layout: str
+    page: str
+
+    @classmethod
+    def of(cls, dataset: str, params: ManifestParams, layout: str, page: str) -> "DatasetFolder":
+        """manifest.folder, or datasets/<dataset>."""
+        return cls(dataset, Path(params.folder or f"datasets/{dataset}"), layout, page)
+
+    def find_file(self, *places: str) -> Path:
+        """The first of these label files that is there.
+
+        Raises:
+            UserError: none is.
+        """
+        found = next((self.root / place for place in places if (self.root / place).is_file()), None)
+        return found or self._fail("file", places)
+
+    def find_pictures(self, *places: str) -> str:
+        """The first of these folders that is there, as a path from the root.
+
+        Raises:
+            UserError: none is.
+        """
+        found = next((place for place in places if (self.root / place).is_dir()), None)
+        return found or self._fail("folder", places)
+
+    def _fail(self, kind: str, places: tuple[str, ...]) -> Any:
+        raise UserError(
+            f"dataset {self.dataset}: there is no {kind} {' or '.join(places)} in {self.root} (manifest.folder); "
+            f"expected {self.layout}; to be had from {self.page}"
+        )
+
+    def read_csv(self, file: Path, *columns: str) -> list[Row]:
+        """These columns of a file with commas and a header; empty lines are skipped.
+
+        Raises:
+            UserError: with file and line: no CSV, other labels, or a row with too few or too many cells.
+        """
+        with open(file, newline="", encoding="utf-8-sig") as text:  # -sig: spreadsheets put a byte order mark first
+            rows = csv.reader(text)
+            try:
+                header = next(rows, [])
+                return self.take_columns(f"{file}:1", header, _number_rows(file, rows, len(header)), columns)
+            except csv.Error as error:
+                raise UserError(f"{file}:{rows.line_num}: not a CSV file: {error}") from error
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file}: not a text file in UTF-8: {error}") from error
+
+    def read_fields(self, file: Path, *fields: str) -> Iterator[Row]:
+        """A file without header whose rows have these fields, separated by spaces; empty lines are skipped.
+
+        Raises:
+            UserError: with file and line: no text, other labels, or none.
+        """
+        count = 0
+        with open(file, encoding="utf-8-sig") as text:
+            try:
+                for number, line in enumerate(text, start=1):
+                    cells = line.split()
+                    if cells and len(cells) != len(fields):
+                        raise UserError(
+                            f"{file}:{number}: not the labels of {self.dataset}: expected {len(fields)} fields with "
+                            f"spaces between them ({', '.join(fields)}); found {len(cells)} ({_show(cells)})"
+                        )
+                    if cells:
+                        count += 1
+                        yield f"{file}:{number}", dict(zip(fields, cells, strict=True))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file}: not a text file in UTF-8: {error}") from error
+        if not count:
+            raise UserError(f"{file} is empty")
+
+    def take_columns(
+        self, where: str, header: Sequence[Any], rows: Iterable[tuple[str, Sequence[Any]]], columns: tuple[str, ...]
+    ) -> list[Row]:
+        """These columns of a table whose header stands at `where`; a row may end before the last of them.
+
+        Raises:
+            UserError: the header is that of other labels, or there are no rows.
+        """
+        names = [str(name).strip() for name in header]
+        if missing := [name for name in columns if name not in names]:
+            raise UserError(
+                f"{where}: not the labels of {self.dataset}: expected the columns {_show(columns)}; missing "
+                f"{_show(missing)}; found {_show(names)}"
+            )
+        places = {name: names.index(name) for name in columns}
+        taken = [
+            (row, {name: cells[place] if place < len(cells) else None for name, place in places.items()})
+            for row, cells in rows
+        ]
+        if not taken:
+            raise UserError(f"{where}: there are no rows below the header")
+        return taken
+
+    def listing(self, pictures: list[Listed]) -> Listing:
+        """On the data set's own scale."""
+        recipe = DATASETS[self.dataset]
+        return Listing(self.root, pictures, recipe.score_range, recipe.accuracy_threshold)
+
+
+def list_scores(rows: Iterable[Row], name: str, score: str, pictures: str, split: str | None) -> list[Listed]:
+    """Pictures with one score each, from the columns `name` and `score`; the files lie in the folder `pictures`."""
+    listed = []
+    for where, row in rows:
+        picture = read_name(row, name, where)
+        listed.append(Listed(picture, f"{pictures}/{picture}", (read_number(row, score, where),), split, where))
+    return listed
+
+
+def read_name(row: dict[str, Any], column: str, where: str) -> str:
+    """A cell that names a picture, or a folder of them."""
+    name = str(row[column] or "").strip()
+    if not name:
+        raise UserError(f"{where}: {column} is empty")
+    return name
+
+
+def read_number(row: dict[str, Any], column: str, where: str) -> float:
+    """A cell as number."""
+    try:
+        return float(row[column])
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {column} is {row[column]!r}, expected a number") from None
+
+
+def _number_rows(file: Path, rows: Any, width: int) -> Iterator[tuple[str, list[str]]]:
+    """The rows that are not empty, each with file and line."""
+    for cells in rows:
+        where = f"{file}:{rows.line_num}"
+        if any(cell.strip() for cell in cells):
+            if len(cells) != width:
+                raise UserError(f"{where}: {len(cells)} cells, expected {width} as in the first line")
+            yield where, cells
+
+
+def _show(names: Sequence[str]) -> str:
+    """The first eight, each cut to 40 characters, and how many there are besides."""
+    shown = ", ".join(repr(name[:40])[1:-1] for name in names[:8])  # repr: a name may hold a line end
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,63 @@
+"""SPAQ: 11,125 photographs of smartphones with quality scores from 0 to 100 (Fang et al., CVPR 2020).
+
+Annotations/MOS and Image attribute scores.xlsx    Image name, MOS and scores of attributes
+TestImage/<Image name>
+"""
+
+import zipfile
+import zlib
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+from pipeline.datasets.published import DatasetFolder, Row, list_scores
+from pipeline.errors import UserError
+from pipeline.listing import Listing
+from pipeline.params import ManifestParams
+
+# What openpyxl lets through from an archive with flipped bits or one that is cut short; RuntimeError: encrypted, or a
+# compression that nobody knows.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ParseError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+    """No splits are published: all are drawn."""
+    del seed, pictures
+    folder = DatasetFolder.of(
+        "spaq",
+        params,
+        layout="Annotations/MOS and Image attribute scores.xlsx and TestImage/<Image name>",
+        page="https://github.com/h4nwei/SPAQ",
+    )
+    name = "MOS and Image attribute scores.xlsx"
+    rows = _read_xlsx(folder, folder.find_file(f"Annotations/{name}", name), "Image name", "MOS")
+    return folder.listing(list_scores(rows, "Image name", "MOS", folder.find_pictures("TestImage"), split=None))
+
+
+def _read_xlsx(folder: DatasetFolder, file: Path, *columns: str) -> list[Row]:
+    """The rows of the first sheet below its header; empty ones are skipped."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # some programs write a size that is too small, and rows would be cut
+        header, *rows = list(sheet.iter_rows(values_only=True)) or [()]
+        book.close()
+    except _DAMAGED as error:
+        raise UserError(f"{file}: not an Excel file (.xlsx), or a damaged one: {error}") from error
+    numbered = [
+        (f"{file}, row {number}", cells)
+        for number, cells in enumerate(rows, start=2)
+        if any(cell is not None for cell in cells)
+    ]
+    return folder.take_columns(f"{file}, row 1", header, numbered, columns)

@@ -1,0 +1,28 @@
+"""TAD66K: 66,327 photographs of 47 themes with scores from 0 to 10 (He et al., IJCAI 2022).
+
+labels/merge/train.csv, labels/merge/test.csv    image,score
+TAD66K/<image>
+"""
+
+from pathlib import Path
+
+from pipeline.datasets.published import DatasetFolder, list_scores
+from pipeline.listing import Listed, Listing
+from pipeline.params import ManifestParams
+
+
+def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+    """Training and test as published; validation is drawn from training."""
+    del seed, pictures
+    folder = DatasetFolder.of(
+        "tad66k",
+        params,
+        layout="labels/merge/train.csv, labels/merge/test.csv and TAD66K/<image>",
+        page="https://github.com/woshidandan/TANet-image-aesthetics-and-quality-assessment",
+    )
+    images = folder.find_pictures("TAD66K", "images")
+    listed: list[Listed] = []
+    for split, part in ((None, "train"), ("test", "test")):
+        file = folder.find_file(f"labels/merge/{part}.csv", f"dataset/merge/{part}.csv", f"merge/{part}.csv")
+        listed += list_scores(folder.read_csv(file, "image", "score"), "image", "score", images, split)
+    return folder.listing(listed)

@@ -1,0 +1,58 @@
+"""AdamW over the parts of a model, and its state as named tensors."""
+
+import torch
+from torch import Tensor
+
+from charm.model import CharmViT
+from pipeline.params import TrainParams
+
+
+def build_optimizer(model: CharmViT, settings: TrainParams) -> torch.optim.AdamW:
+    """AdamW over what is trained, in groups of the same decay and the same share of the learning rate.
+
+    Weight decay pulls at the weights of linear layers only, as in the fine-tuning recipes of ViTs (BEiT, MAE, DINOv2):
+    biases, norms, tokens and embeddings are left alone. With layer_decay below 1 a layer learns at that power of its
+    distance from the last one (`CharmViT.layer_of`).
+
+    Returns:
+        its groups have, besides AdamW's keys, "share": of the scheduled rate.
+    """
+    groups: dict[tuple[bool, int], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = name.endswith(".weight") and parameter.ndim > 1
+            layer = model.layer_of(name) if settings.layer_decay < 1 else model.num_layers - 1
+            groups.setdefault((decays, layer), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "share": settings.layer_decay ** (model.num_layers - 1 - layer),
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (decays, layer), parameters in groups.items()
+        ],
+        lr=settings.learning_rate,
+        fused=True,
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives each group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state under flat names, `<parameter index>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undoes `optimizer_tensors`; the parameter groups stay as they were built."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, field = name.split(".", 1)
+        state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,123 @@
+"""Checks everything that the stages have made and would read: is it whole, and does it belong together?"""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.checkpoints import load_model_tensors
+from pipeline.columns import ColumnReader
+from pipeline.errors import UserError
+from pipeline.folders import open_folder
+from pipeline.manifest import read_manifest
+from pipeline.params import Params
+from pipeline.pos_embeds import PosEmbeds
+from pipeline.shard_reader import ShardReader, read_shard_sidecars
+from pipeline.shards import describe_tar
+from pipeline.store import read_record
+
+
+@dataclass(frozen=True)
+class Checked:
+    """place: a folder; found: what is in it, or what is wrong with it; whole: whether all is well."""
+
+    place: Path
+    found: str
+    whole: bool
+
+
+def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = Path("runs")) -> Iterator[Checked]:
+    """Checks each folder that is there, of the selected map and backbone.
+
+    Args:
+        params: that name the map and the backbone.
+        full: whether to read every byte of every shard, too.
+        data, runs: where the stages write.
+    """
+    pictures = data / "shards"
+    checks: dict[Path, Callable[[], str]] = {
+        data / "manifest": lambda: _check_manifest(data / "manifest"),
+        pictures: lambda: _check_pictures(pictures, data / "manifest", full),
+        data / "importance" / params.selection: lambda: _check_column(
+            data / "importance" / params.selection, pictures, full
+        ),
+        data / "pos_embeds" / params.backbone: lambda: _check_pos_embeds(data / "pos_embeds" / params.backbone),
+        runs / "train": lambda: _check_model(runs / "train"),
+        runs / "evaluate": lambda: _check_predictions(runs / "evaluate", data / "manifest"),
+    }
+    for place, check in checks.items():
+        if place.is_dir():
+            try:
+                yield Checked(place, check(), whole=True)
+            except UserError as error:
+                yield Checked(place, str(error), whole=False)
+
+
+def _check_manifest(folder: Path) -> str:
+    facts = read_manifest(folder).facts
+    return f"{facts['listed']} listed = {facts['packed']} packed + {sum(facts['rejected'].values())} rejected"
+
+
+def _check_pictures(folder: Path, manifest: Path, full: bool) -> str:
+    reader = ShardReader(folder)
+    listed, packed = set(read_manifest(manifest).keys), set(reader)
+    if listed != packed:
+        raise UserError(
+            f"{len(listed - packed)} keys of the manifest are missing, {len(packed - listed)} are not in it, for "
+            f"example {min(listed ^ packed)}; run dvc repro"
+        )
+    return _count_samples(folder, reader, full)
+
+
+def _check_column(folder: Path, pictures: Path, full: bool) -> str:
+    try:
+        read_record(folder / "column.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: missing or damaged ({error}); run dvc repro") from error
+    if folder.name == "random":
+        return "no map is needed"
+    ColumnReader(folder, ShardReader(pictures))
+    return _count_samples(folder, ShardReader(folder), full)
+
+
+def _count_samples(folder: Path, reader: ShardReader, full: bool) -> str:
+    """Reads every byte if `full`, and compares what the tar holds with what its sidecar says."""
+    for name, sidecar in read_shard_sidecars(open_folder(folder)) if full else ():
+        try:
+            found = describe_tar(folder / f"{name}.tar")
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise UserError(f"{folder / name}.tar: {error}") from error
+        for fact, value in found.items():
+            if sidecar[fact] != value:
+                raise UserError(f"{folder / name}.tar: its {fact} is not what its sidecar says")
+    read = ", every byte read" if full else ""
+    return f"{len(reader)} samples in {len(reader.shards)} shards{read}"
+
+
+def _check_pos_embeds(folder: Path) -> str:
+    PosEmbeds(folder)
+    return "position embeddings"
+
+
+def _check_model(folder: Path) -> str:
+    tensors, config = load_model_tensors(folder)
+    return f"{config['backbone']}, {sum(tensor.numel() for tensor in tensors.values()):,} parameters"
+
+
+def _check_predictions(folder: Path, manifest: Path) -> str:
+    path = folder / "predictions.parquet"
+    try:
+        keys = pq.read_table(path, page_checksum_verification=True)["key"].to_pylist()
+        scored = json.loads((folder / "metrics.json").read_bytes())["scored"]
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder}: missing or damaged ({error}); run dvc repro") from error
+    expected = read_manifest(manifest).of_split("test").keys
+    if keys != expected or scored != len(keys):
+        raise UserError(
+            f"{path}: {len(keys)} predictions, {scored} scored, {len(expected)} test pictures; run dvc repro"
+        )
+    return f"{len(keys)} predictions"

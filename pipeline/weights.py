@@ -1,0 +1,73 @@
+"""A backbone's weights from a file of the user's."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.store import file_sha256
+
+# What a backbone here goes without: classifiers, attention pooling, the token of masked pre-training.
+_LEFT_OUT = ("head.", "head_dist.", "attn_pool.", "mask_token")
+_WRAPPERS = ("state_dict", "model")  # under which trainers put the weights beside other things
+
+
+def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
+    """Fills a timm model from a .safetensors file or a weights-only PyTorch file with timm's names, strictly.
+
+    Position embeddings of another grid are refused, not resampled: timm has a name for each picture size, and they
+    would lose by being resampled twice.
+
+    Raises:
+        UserError: the file is missing, no weights, not that of the checksum, or of another backbone.
+    """
+    tensors = {name: value for name, value in _read_weights(path, sha256).items() if not name.startswith(_LEFT_OUT)}
+    expected = backbone.state_dict()
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    reshaped = [
+        f"{name} is {_shape(tensors[name])} and not {_shape(expected[name])}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"checkpoint: {path} does not fit the backbone: {'; '.join(problems)}; expected timm's names and shapes, "
+            "those of the backbone's own picture size"
+        )
+    backbone.load_state_dict(tensors)
+
+
+def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    try:
+        found = file_sha256(path) if sha256 else None
+    except OSError as error:
+        raise UserError(f"checkpoint: {path}: {error.strerror}") from error
+    if sha256 and found != sha256.lower():
+        raise UserError(f"checkpoint: {path} has the sha256 {found}, and not checkpoint_sha256: {sha256}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"checkpoint: {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch and safetensors raise what they like; nothing was executed
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"checkpoint: {path} does not hold weights alone ({line})") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"checkpoint: {path}: expected names and tensors")
+    return loaded
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))

@@ -1,0 +1,112 @@
+"""What the loader reaches beside plain decoding: pictures per second, each with its ratio to decoding the same JPEGs.
+
+    uv run python -m tests.benchmarks.loader
+
+64 pictures of 1024 x 768 (bundled photographs, JPEG quality 92) in shards; p = 14, l = 1024, batches of 16. All ways
+take turns in one run; medians. `read, decode, tokenize, collate` is the loader in this process, without workers.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+import skimage.data
+import torch
+
+from charm import CharmTokenizer
+from charm.demo_backbone import charm_demo
+from charm.pos_embed import learnt_grid
+from pipeline.inspection import build_rows, inspect_pictures
+from pipeline.listing import Listed, Listing
+from pipeline.loader import Loader, TokenDataset
+from pipeline.manifest import Manifest, read_manifest, write_manifest
+from pipeline.params import load_params
+from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
+from pipeline.sampler import EpochSampler
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import pack_shard
+from pipeline.store import parse_record
+
+HEIGHT, WIDTH, COUNT, PER_SHARD, BATCH, ROUNDS = 768, 1024, 64, 16, 16, 7
+TOKENIZER = CharmTokenizer(max_seq_len=1024)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = [simplejpeg.encode_jpeg(picture, quality=92) for picture in draw_photographs()]
+        manifest, pos_embeds = pack(data, Path(folder))
+        jpeg, raw = (
+            TokenDataset(manifest, ShardReader(Path(folder) / kind), None, TOKENIZER, pos_embeds, seed=0)
+            for kind in ("jpeg", "raw")
+        )
+        ways: dict[str, Callable[[], object]] = {
+            "decode alone": lambda: [simplejpeg.decode_jpeg(one, strict=True) for one in data],
+            "read, decode, tokenize, collate": loading(jpeg, 0),
+            "1 worker": loading(jpeg, 1),
+            "2 workers": loading(jpeg, 2),
+            "raw: read, tokenize, collate": loading(raw, 0),
+            "raw, 1 worker": loading(raw, 1),
+            "raw, 2 workers": loading(raw, 2),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(ROUNDS + 1):
+            for name in np.random.default_rng(turn).permutation(list(ways)):
+                started = time.perf_counter()
+                ways[name]()
+                if turn:  # the first starts workers and checks what is read
+                    seconds[name].append(time.perf_counter() - started)
+    decode = np.median(seconds["decode alone"])
+    print("| | pictures/s | ratio to decoding |\n|---|---|---|")
+    for name, times in seconds.items():
+        print(f"| {name} | {COUNT / np.median(times):.0f} | {decode / np.median(times):.2f} |")
+
+
+def draw_photographs() -> list[np.ndarray]:
+    """uint8 (768, 1024, 3) each."""
+    sources = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "hubble_deep_field")]
+    pictures = []
+    for index in range(COUNT):
+        source = sources[index % len(sources)]
+        top, left = index % 7, index % 11
+        crop = source[top : top + 3 * source.shape[1] // 4, left : source.shape[1] - 11 + left]
+        pictures.append(cv2.resize(crop, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
+    return pictures
+
+
+def pack(data: list[bytes], folder: Path) -> tuple[Manifest, PosEmbeds]:
+    """Writes folder/jpeg and folder/raw."""
+    for name in ("pictures", "manifest", "jpeg", "raw"):
+        (folder / name).mkdir()
+    listed = []
+    for index, one in enumerate(data):
+        (folder / "pictures" / f"{index}.jpg").write_bytes(one)
+        listed.append(Listed(f"{index}.jpg", f"{index}.jpg", (0.5,), "train", str(index)))
+    listing = Listing(folder / "pictures", listed, (0.0, 1.0), 0.5)
+    params = load_params()
+    inspect_pictures(str(listing.root), [one.path for one in listed], 10**8, None, folder / "found")
+    found = parse_record((folder / "found.json").read_bytes())["pictures"]
+    rows = build_rows(listing, found, params.manifest, 0)
+    write_manifest(folder / "manifest", rows, listing, "csv")
+    for start in range(0, COUNT, PER_SHARD):
+        for kind in ("jpeg", "raw"):
+            target = folder / kind / f"shard-{start // PER_SHARD:06d}"
+            pack_shard(rows[start : start + PER_SHARD], str(listing.root), kind, 95, target)
+    manifest = read_manifest(folder / "manifest")
+    grid = learnt_grid(charm_demo().pos_embed.detach())
+    write_axes(folder / "pos_embeds", grid, list_axes(TOKENIZER, manifest.image_hws), "bilinear", False)
+    return manifest, PosEmbeds(folder / "pos_embeds")
+
+
+def loading(dataset: TokenDataset, workers: int) -> Callable[[], object]:
+    loader = Loader(dataset, EpochSampler(COUNT, BATCH, seed=0, shuffle=True), workers, torch.device("cpu"))
+    return lambda: sum(len(batch.keys) for batch in loader)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""G3: no flipped bit and no cut of what the pipeline writes passes for the real thing; each error names the file."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
+from pipeline.columns import ColumnReader
+from pipeline.errors import UserError
+from pipeline.manifest import read_manifest
+from pipeline.maps import make_column
+from pipeline.params import Params
+from pipeline.pos_embeds import PosEmbeds, write_axes
+from pipeline.shard_reader import ShardReader
+from pipeline.store import write_record
+from pipeline.verification import verify
+from tests.conftest import PER_SHARD, Small
+from tests.faults.conftest import Gate
+
+FLIPS = 1000
+SHARD = "shard-000001"
+SIDES = torch.cartesian_prod(torch.arange(5), torch.arange(5))  # rows of the axes of two and of three tokens
+
+
+@pytest.fixture(scope="module")
+def data(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one of everything; each test puts back what it has damaged."""
+    top = tmp_path_factory.mktemp("damage")
+    data = top / "data"
+    for name in ("manifest", "shards"):
+        (data / name).mkdir(parents=True)
+        for file in (packed.data / name).iterdir():
+            (data / name / file.name).write_bytes(file.read_bytes())
+    for name, settings in (("gradient", {"coarse_patch_sizes": [28, 56], "fit": "nearest"}), ("saliency", {})):
+        column = data / "importance" / name
+        column.mkdir(parents=True)
+        for shard in ("shard-000000", SHARD):
+            make_column(str(data / "shards"), shard, name, settings, column / shard)
+        write_record(column / "column.json", {"map": name, "settings": settings})
+    (top / "random/importance/random").mkdir(parents=True)
+    write_record(top / "random/importance/random/column.json", {"map": "random", "settings": {}})
+    write_axes(data / "pos_embeds/charm_demo", torch.arange(18.0).reshape(3, 3, 2), [2, 3], "bilinear", False)
+    save_model(top / "runs/train", torch.nn.Linear(30, 2), {"backbone": "charm_demo", "num_outputs": 2})
+    for step in (1, 2):
+        save_checkpoint(top / "work", step, {"model.weight": torch.full((20, 3), float(step))}, {"step": step})
+    return data
+
+
+def damaged(path: Path) -> Iterator[str]:
+    """Puts `path` into each damaged state, names it, and puts back what was there."""
+    whole = path.read_bytes()
+    draws = np.random.default_rng(len(whole))
+    try:
+        for place, bit in zip(draws.integers(0, len(whole), FLIPS), draws.integers(0, 8, FLIPS), strict=True):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(bit)]) + whole[place + 1 :])
+            yield f"bit {bit} of byte {place} flipped"
+        for length in range(0, len(whole), 512 if len(whole) > 8192 else 16):
+            path.write_bytes(whole[:length])
+            yield f"cut to {length} bytes"
+    finally:
+        path.write_bytes(whole)
+
+
+def read_pictures(data: Path) -> object:
+    reader = ShardReader(data / "shards", SHARD)
+    members = {key: [(end, reader.read(key, end)) for end in reader.extensions(key)] for key in reader}
+    return members, [reader.read_picture(key).tobytes() for key in reader]
+
+
+def read_column(data: Path, name: str) -> object:
+    pictures = ShardReader(data / "shards")
+    column = ColumnReader(data / "importance" / name, pictures)
+    keys = list(pictures)[PER_SHARD:]
+    if name == "saliency":
+        return [column.read_mask(key).tobytes() for key in keys]
+    return [column.read_importance(key, size).tobytes() for key in keys for size in (28, 56)]
+
+
+def read_table(data: Path) -> object:
+    manifest = read_manifest(data / "manifest")
+    return manifest.table.to_pylist(), manifest.facts
+
+
+def read_model(data: Path) -> object:
+    tensors, config = load_model_tensors(data.parent / "runs/train")
+    return {name: tensor.tolist() for name, tensor in tensors.items()}, config["backbone"], config["num_outputs"]
+
+
+def find_damage(params: Params, data: Path) -> str:
+    """What `verify --full` finds wrong; "" if nothing."""
+    found = verify(params, full=True, data=data, runs=data.parent / "none")
+    return "; ".join(one.found for one in found if not one.whole)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """file: from the folder `data`; read: all that the public readers give of it."""
+
+    file: str
+    read: Callable[[Path], object]
+
+
+ARTIFACTS = {
+    "shard": Artifact(f"shards/{SHARD}.tar", read_pictures),
+    "sidecar of a shard": Artifact(f"shards/{SHARD}.json", read_pictures),
+    "scores": Artifact(f"importance/gradient/{SHARD}.tar", lambda data: read_column(data, "gradient")),
+    "sidecar of scores": Artifact(f"importance/gradient/{SHARD}.json", lambda data: read_column(data, "gradient")),
+    "masks": Artifact(f"importance/saliency/{SHARD}.tar", lambda data: read_column(data, "saliency")),
+    "sidecar of masks": Artifact(f"importance/saliency/{SHARD}.json", lambda data: read_column(data, "saliency")),
+    "manifest.parquet": Artifact("manifest/manifest.parquet", read_table),
+    "dataset.json": Artifact("manifest/dataset.json", read_table),
+    "axes.safetensors": Artifact(
+        "pos_embeds/charm_demo/axes.safetensors",
+        lambda data: PosEmbeds(data / "pos_embeds/charm_demo").gather(SIDES).tolist(),
+    ),
+    "axes.json": Artifact(
+        "pos_embeds/charm_demo/axes.json",
+        lambda data: PosEmbeds(data / "pos_embeds/charm_demo").gather(SIDES).tolist(),
+    ),
+    "model.safetensors": Artifact("../runs/train/model.safetensors", read_model),
+    "model.json": Artifact("../runs/train/model.json", read_model),
+}
+UNCHECKED = pytest.mark.xfail(strict=True, reason="model.json is not yet a record: flips of its values pass")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=UNCHECKED if name == "model.json" else ()) for name in ARTIFACTS]
+)
+def test_damage(name: str, data: Path, shipped_params: Params, gate: Gate) -> None:
+    """What readers do not touch, padding and headers of tars, `verify --full` finds."""
+    artifact, path = ARTIFACTS[name], (data / ARTIFACTS[name].file).resolve()
+    params = replace(shipped_params, selection="saliency" if "masks" in name else "gradient")
+    whole = artifact.read(data)
+    assert find_damage(params, data) == ""
+    found = Counter(cases=0, refused=0, found_by_verify=0, failures=0)
+    for what in damaged(path):
+        found["cases"] += 1
+        try:
+            right = artifact.read(data) == whole
+        except UserError as error:
+            found["refused"] += 1
+            right = path.name in str(error) and "\n" not in str(error)
+        else:
+            if path.suffix == ".tar":
+                found["found_by_verify"] += 1
+                right = right and path.name in find_damage(params, data)
+        if not right:
+            found["failures"] += 1
+            print(f"{path.name}: {what}")
+    assert artifact.read(data) == whole
+    gate("G3", f"{name}: bits flipped, and cut", **found)
+
+
+def test_damage_of_what_only_verify_reads(data: Path, shipped_params: Params, gate: Gate) -> None:
+    alone = data.parent / "random"
+    path = alone / "importance/random/column.json"
+    assert find_damage(shipped_params, alone) == ""
+    cases = [path.name in find_damage(shipped_params, alone) for _ in damaged(path)]
+    gate("G3", "column.json: bits flipped, and cut", cases=len(cases), failures=cases.count(False))
+
+
+def test_damage_of_a_checkpoint(data: Path, gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one before stands in, and it is said why."""
+    work = data.parent / "work"
+
+    def read() -> Any:
+        loaded = load_checkpoint(work)
+        return loaded and (loaded[0]["model.weight"].tolist(), loaded[1])
+
+    newest = sorted(path for path in work.iterdir() if path.is_dir())[-1]
+    latest = ([[2.0] * 3] * 20, {"step": 2})
+    assert read() == latest
+    for path in sorted(newest.iterdir()):
+        found = Counter(cases=0, refused=0, failures=0)
+        for _ in damaged(path):
+            found["cases"] += 1
+            seen, said = read(), newest.name in capsys.readouterr().out
+            found["refused"] += said
+            found["failures"] += seen != (([[1.0] * 3] * 20, {"step": 1}) if said else latest)
+        gate("G3", f"{path.name} of a checkpoint: bits flipped, and cut", **found)

@@ -1,0 +1,131 @@
+"""G2, with real processes: what is killed, told to stop or out of room goes on where it was, to the same bytes."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.errors import UserError
+from tests.faults.conftest import Gate
+from tests.faults.processes import (
+    Ended,
+    finish,
+    made,
+    run_inline,
+    start_stage,
+    wait_for_shards,
+    whole_shards,
+    workers_of,
+    write_workspace,
+)
+
+PICTURES = 120
+STOPPED = "stopped; what is made is kept, and the same command goes on from here\n"
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which the shards were made without a stop; a picture each, so that there are many."""
+    folder = tmp_path_factory.mktemp("reference")
+    write_workspace(folder, PICTURES, samples_per_shard=1)
+    run_inline(folder, "manifest", "shards")
+    return folder
+
+
+@pytest.fixture
+def folder(reference: Path, tmp_path: Path) -> Path:
+    """The same workspace, before its shards are made."""
+    shutil.copytree(reference, tmp_path / "work", ignore=shutil.ignore_patterns("shards"))
+    assert not whole_shards(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def stop_at(folder: Path, count: int, number: signal.Signals) -> tuple[Ended, dict[str, int]]:
+    """Sends a signal to the stage when so many shards are there; what it left when all of its processes are gone."""
+    process = start_stage(folder, "shards")
+    wait_for_shards(count, folder, process)
+    workers = workers_of(process)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as Ctrl-C does
+    else:
+        process.send_signal(number)
+    ended = finish(process)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive, "workers outlive the stage"
+    return ended, whole_shards(folder)
+
+
+def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> None:
+    """At moments drawn by lot; then to the end."""
+    draws = np.random.default_rng(7)
+    kept: dict[str, int] = {}
+    failures, moments = 0, []
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        ended, left = stop_at(folder, len(kept) + int(draws.integers(1, 25)), number)
+        failures += f"{len(kept)} of {PICTURES} shards are there, {PICTURES - len(kept)} to make" not in ended.out
+        failures += not kept.items() <= left.items()  # nothing is lost, nothing is made twice
+        failures += (folder / "data/shards").exists()
+        if number != signal.SIGKILL:
+            failures += (ended.code, ended.err) != (130, STOPPED)
+        kept = left
+        moments.append(len(left))
+    assert 0 < moments[0] <= moments[1] <= moments[2] < PICTURES
+    ended = finish(start_stage(folder, "shards"))
+    failures += (ended.code, ended.err) != (0, "")
+    failures += not kept.items() <= whole_shards(folder).items()
+    failures += made(folder) != made(reference)
+    gate("G2", "killed, told to stop, interrupted; then to the end", cases=4, failures=failures, shards_when=moments)
+
+
+def test_two_makers_at_once(reference: Path, folder: Path, gate: Gate) -> None:
+    """The second waits, says for whom, and makes nothing that the first has made."""
+    first = start_stage(folder, "shards")
+    wait_for_shards(1, folder, first)
+    first.send_signal(signal.SIGSTOP)  # so that the second comes while it is at work
+    second = start_stage(folder, "shards")
+    assert second.stdout
+    said = second.stdout.readline()
+    inodes = whole_shards(folder)
+    first.send_signal(signal.SIGCONT)
+    ends = [finish(first), finish(second)]
+    failures = sum(end.code != 0 or end.err != "" for end in ends)
+    failures += said != f"waiting for process {first.pid}, which makes the same artifacts\n"
+    failures += f"shards: 0 of {PICTURES} shards are there" not in ends[0].out
+    failures += f"shards: {PICTURES} of {PICTURES} shards are there, 0 to make" not in ends[1].out
+    failures += not inodes.items() <= whole_shards(folder).items()
+    failures += made(folder) != made(reference)
+    gate("G2", "two makers at once", cases=2, failures=failures)
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """The kernel lets no file grow larger."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_room(reference: Path, folder: Path, gate: Gate) -> None:
+    """Said in one line for each shard; nothing half-made stays; with room it goes on."""
+    with pytest.raises(UserError) as error, room_for(6000):  # the shards take 10240
+        run_inline(folder, "shards")
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(f"shards: {PICTURES} of {PICTURES} shards failed; the others are kept")
+    assert re.fullmatch(r"  shard-000000: \S+\.tar cannot be written \(File too large\): make room, then .*", lines[1])
+    left = [path.name for path in (folder / ".charm/store/shards").iterdir()]
+    gate("G2", "no room for any shard", cases=PICTURES, failures=len(left) - 1)
+    assert left == [".lock"]
+    assert not (folder / "data/shards").exists()
+    run_inline(folder, "shards")
+    assert made(folder) == made(reference)
