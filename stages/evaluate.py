@@ -5,7 +5,6 @@ Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.repeats import EveryDraw, LastPicture
-from pipeline.store import write_json, write_whole
+from pipeline.store import read_record, write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
 from pipeline.trained import load_trained
 from stages import run_stage
@@ -86,7 +85,7 @@ def _describe(
     described |= {name: facts[name] for name in ("split_sha256", "leaks", "notes") if name in facts}
     column = DATA / "importance" / params.selection / "column.json"
     if params.selection == "saliency" and column.is_file():
-        described["saliency_empty_rate"] = json.loads(column.read_bytes()).get("empty_rate")
+        described["saliency_empty_rate"] = read_record(column).get("empty_rate")
     return described | {
         "scored": len(predictions["key"]),
         "draws": params.evaluate.draws,

@@ -132,7 +132,6 @@ def test_position_embeddings(marker: Path, tmp_path: Path, gate: Gate, monkeypat
     assert not marker.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="not executed, but SafetensorError comes with its traceback")
 def test_models(marker: Path, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "file_sha256", lambda path: "the same")
     results = []

@@ -14,6 +14,7 @@ from pipeline.manifest import read_manifest
 from pipeline.params import EvaluateParams, Params
 from pipeline.predictions import Predictions, predict
 from pipeline.sampler import Place
+from pipeline.store import read_record, write_record
 from stages import evaluate
 
 Workspace = tuple[Path, Params]
@@ -112,10 +113,10 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
     shutil.copytree(folder, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     dataset = Path("data/manifest/dataset.json")
-    facts = json.loads(dataset.read_text()) | {"split_sha256": "0123456789abcdef" * 4, "notes": {"duplicate": 2}}
-    dataset.write_text(json.dumps(facts))
+    changes = {"split_sha256": "0123456789abcdef" * 4, "notes": {"duplicate": 2}}
+    write_record(dataset, read_record(dataset) | changes)
     column = Path("data/importance/saliency/column.json")
-    column.write_text(json.dumps(json.loads(column.read_text()) | {"empty_rate": 0.125}))
+    write_record(column, read_record(column) | {"empty_rate": 0.125})
     metrics, _ = run(Path(), params)
     assert (metrics["split_sha256"], metrics["notes"]) == ("0123456789abcdef" * 4, {"duplicate": 2})
     assert "saliency_empty_rate" not in metrics
