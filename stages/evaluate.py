@@ -5,7 +5,6 @@ Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.metrics import METRICS, bootstrap_intervals, score_agreement
+from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
 from pipeline.loader import Loader
 from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.repeats import EveryDraw, LastPicture
-from pipeline.store import write_json, write_whole
+from pipeline.store import read_record, write_json, write_whole
 from pipeline.tokenizers import build_tokenizer
 from pipeline.trained import load_trained
 from stages import run_stage
@@ -82,11 +82,14 @@ def _describe(
     params: Params, facts: dict[str, Any], config: dict[str, Any], predictions: dict[str, Any]
 ) -> dict[str, Any]:
     """What the numbers are of: whether two runs can be compared, and what was left out."""
-    described = {name: facts[name] for name in ("dataset", "listed", "packed", "rejected")}
-    described |= {name: facts[name] for name in ("split_sha256", "leaks", "notes") if name in facts}
+    told = ("dataset", "split_sha256", "listed", "packed", "rejected", "leaks", "notes")
+    described = {name: facts[name] for name in told}
     column = DATA / "importance" / params.selection / "column.json"
-    if params.selection == "saliency" and column.is_file():
-        described["saliency_empty_rate"] = json.loads(column.read_bytes()).get("empty_rate")
+    if params.selection == "saliency" and column.is_file():  # it is not where shards are read from hardware.remote
+        try:
+            described["saliency_empty_rate"] = read_record(column)["empty_rate"]
+        except (ValueError, LookupError) as error:
+            raise UserError(f"{column.parent}: damaged ({error}); run dvc repro") from error
     return described | {
         "scored": len(predictions["key"]),
         "draws": params.evaluate.draws,
