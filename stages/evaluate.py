@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.metrics import METRICS, bootstrap_intervals, score_agreement
+from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
 from pipeline.loader import Loader
 from pipeline.models import choose_device
@@ -81,11 +82,14 @@ def _describe(
     params: Params, facts: dict[str, Any], config: dict[str, Any], predictions: dict[str, Any]
 ) -> dict[str, Any]:
     """What the numbers are of: whether two runs can be compared, and what was left out."""
-    described = {name: facts[name] for name in ("dataset", "listed", "packed", "rejected")}
-    described |= {name: facts[name] for name in ("split_sha256", "leaks", "notes") if name in facts}
+    told = ("dataset", "split_sha256", "listed", "packed", "rejected", "leaks", "notes")
+    described = {name: facts[name] for name in told}
     column = DATA / "importance" / params.selection / "column.json"
-    if params.selection == "saliency" and column.is_file():
-        described["saliency_empty_rate"] = read_record(column).get("empty_rate")
+    if params.selection == "saliency" and column.is_file():  # it is not where shards are read from hardware.remote
+        try:
+            described["saliency_empty_rate"] = read_record(column)["empty_rate"]
+        except (ValueError, LookupError) as error:
+            raise UserError(f"{column.parent}: damaged ({error}); run dvc repro") from error
     return described | {
         "scored": len(predictions["key"]),
         "draws": params.evaluate.draws,

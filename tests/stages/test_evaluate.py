@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from charm.metrics import METRICS, srcc
+from pipeline.errors import UserError
 from pipeline.manifest import read_manifest
 from pipeline.params import EvaluateParams, Params
 from pipeline.predictions import Predictions, predict
@@ -112,12 +113,18 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
     folder, params = workspace
     shutil.copytree(folder, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    dataset = Path("data/manifest/dataset.json")
-    changes = {"split_sha256": "0123456789abcdef" * 4, "notes": {"duplicate": 2}}
-    write_record(dataset, read_record(dataset) | changes)
-    column = Path("data/importance/saliency/column.json")
-    write_record(column, read_record(column) | {"empty_rate": 0.125})
+    facts = read_record(Path("data/manifest/dataset.json"))
     metrics, _ = run(Path(), params)
-    assert (metrics["split_sha256"], metrics["notes"]) == ("0123456789abcdef" * 4, {"duplicate": 2})
+    assert {name: metrics[name] for name in ("split_sha256", "leaks", "notes")}.items() <= facts.items()
     assert "saliency_empty_rate" not in metrics
-    assert run(Path(), replace(params, selection="saliency"))[0]["saliency_empty_rate"] == 0.125
+
+    by_saliency = replace(params, selection="saliency")
+    model, column = Path("runs/train/model.json"), Path("data/importance/saliency/column.json")
+    described = read_record(model)
+    described["tokens"] |= {"selection": "saliency"}
+    write_record(model, described)
+    write_record(column, read_record(column) | {"empty_rate": 0.125})
+    assert run(Path(), by_saliency)[0]["saliency_empty_rate"] == 0.125
+    column.write_text(column.read_text()[:-20])
+    with pytest.raises(UserError, match=r"importance/saliency: damaged .*; run dvc repro"):
+        evaluate.main(by_saliency)
