@@ -25,12 +25,16 @@ class ColumnReader:
         folder: of the maps' shards, or its address.
         pictures: that they are of.
 
+    Attributes:
+        shards: name -> sha256 of its tar, in order.
+
     Raises:
         UserError: the shards' names or keys are not those of the pictures, or they were made from other pictures.
     """
 
     def __init__(self, folder: Path | str, pictures: ShardReader) -> None:
         self._shards = ShardReader(folder)
+        self.shards = self._shards.shards
         if not self._shards.is_parallel_to(pictures):
             raise UserError(_find_difference(self._shards, pictures))
         for name, sha256 in pictures.shards.items():

@@ -9,6 +9,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.shard_reader import ShardReader
+from pipeline.store import file_sha256
 from pipeline.tokenizers import Tokenizer
 
 DATA = Path("data")
@@ -29,6 +30,8 @@ class Inputs:
         manifest: of all kept pictures.
         pictures: their shards.
         pos_embeds: of the backbone.
+        sha256s: of all these files.
+        sha256s: of all the files.
     """
 
     def __init__(self, params: Params) -> None:
@@ -42,7 +45,11 @@ class Inputs:
         self._column = None
         if params.selection in _FROM_COLUMN.get(params.tokenizer, ()):
             self._column = ColumnReader(f"{place}/importance/{params.selection}", self.pictures)
-        self.pos_embeds = PosEmbeds(DATA / "pos_embeds" / params.backbone)
+        axes = DATA / "pos_embeds" / params.backbone
+        self.pos_embeds = PosEmbeds(axes)
+        self.sha256s = [file_sha256(DATA / "manifest" / "manifest.parquet"), file_sha256(axes / "axes.safetensors")]
+        self.sha256s += self.pictures.shards.values()
+        self.sha256s += self._column.shards.values() if self._column else ()
 
     def dataset(self, split: Manifest, tokenizer: Tokenizer, flip: float = 0.0, rotate: float = 0.0) -> TokenDataset:
         """The tokens of some pictures, augmented with these probabilities."""

@@ -26,7 +26,7 @@ from charm.metrics import score_agreement
 from charm.tokenizer import CharmTokenizer
 from pipeline.checkpoints import save_model
 from pipeline.errors import UserError
-from pipeline.inputs import DATA, Inputs
+from pipeline.inputs import Inputs
 from pipeline.interrupts import Interrupts
 from pipeline.loader import Batch, Loader
 from pipeline.models import choose_device, start_model
@@ -52,16 +52,17 @@ def main(params: Params) -> None:
         run_ranks(params.hardware.processes, "stages.train")
         return
     with join_ranks() as ranks:
-        work = store_folder("train") / _fingerprint_inputs(params)
+        inputs = Inputs(params)
+        work = store_folder("train") / _fingerprint(params, inputs)
         work.mkdir(exist_ok=True)
         with make_alone(work) if ranks.first else contextlib.nullcontext():
             sum_over_ranks()  # no rank looks for checkpoints before the first one is alone
-            train_model(params, work, ranks)
+            train_model(params, inputs, work, ranks)
             if ranks.first:
                 shutil.rmtree(work)  # a forced run starts anew
 
 
-def train_model(params: Params, work: Path, ranks: Ranks) -> None:
+def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> None:
     """From the last checkpoint in the folder `work`, if there is one, to runs/train."""
     settings, hardware = params.train, params.hardware
     device = choose_device(hardware.device, ranks.local_rank if ranks.world_size > 1 else None)
@@ -69,7 +70,6 @@ def train_model(params: Params, work: Path, ranks: Ranks) -> None:
         torch.cuda.set_device(device)
 
     # Model
-    inputs = Inputs(params)
     manifest, bins = inputs.manifest, inputs.manifest.bins
     torch.manual_seed(params.seed)
     model = start_model(params, len(bins)).to(device)
@@ -187,23 +187,15 @@ def train_model(params: Params, work: Path, ranks: Ranks) -> None:
     _write_csv(OUT / "losses.csv", ("step", "loss"), [[str(n), repr(x)] for n, x in enumerate(progress.losses)])
 
 
-def _fingerprint_inputs(params: Params) -> str:
-    """sha256 of what the run reads, its params and the files under data/, and of the code that it runs."""
+def _fingerprint(params: Params, inputs: Inputs) -> str:
+    """sha256 of what the run reads, its params and its files, and of the code that it runs."""
     code = code_digest(
         "stages.train", *sorted(name for name in sys.modules if name.startswith(("charm.", "pipeline.")))
     )
     settings = asdict(params)
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
-    files = [
-        *([Path(params.checkpoint)] if params.checkpoint else []),
-        DATA / "manifest" / "manifest.parquet",
-        DATA / "pos_embeds" / params.backbone / "axes.safetensors",
-        *sorted((DATA / "shards").glob("*.json")),
-        *sorted((DATA / "importance" / params.selection).glob("*.json")),
-    ]
-    return fingerprint(
-        {name: settings[name] for name in chosen}, code, [file_sha256(file) for file in files if file.is_file()]
-    )
+    weights = file_sha256(Path(params.checkpoint)) if params.checkpoint and Path(params.checkpoint).is_file() else ""
+    return fingerprint({name: settings[name] for name in chosen}, code, weights, inputs.sha256s)
 
 
 def _show_epoch(record: Record, epochs: int, seconds: float, waited: float) -> None:
