@@ -1,6 +1,5 @@
 """Checkpoints: safetensors + JSON in a folder that is there whole or not at all. Nothing is pickled."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.store import file_sha256, fingerprint, write_json
+from pipeline.store import file_sha256, read_record, sync_folder, write_record
 
 _KEPT = 2  # finished checkpoints; an older one stands in if the newest is damaged
 
@@ -33,11 +32,9 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     try:
         aside.mkdir(parents=True)
         _save_tensors(tensors, aside / "tensors.safetensors")
-        digests = [file_sha256(aside / "tensors.safetensors"), fingerprint(state)]
-        write_json(aside / "state.json", {"state": state, "sha256": digests})
-        _flush(aside)
+        write_record(aside / "state.json", {"state": state, "sha256": file_sha256(aside / "tensors.safetensors")})
         os.replace(aside, target)
-        _flush(folder)
+        sync_folder(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise UserError(f"{folder}: a checkpoint cannot be written ({error}); the one before it is kept") from error
@@ -49,11 +46,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     """The newest checkpoint that is whole; None if there is none."""
     for path in reversed(_finished(folder)):
         try:
-            written = json.loads((path / "state.json").read_bytes())
+            written = read_record(path / "state.json")
             state: dict[str, Any] = written["state"]
-            if [file_sha256(path / "tensors.safetensors"), fingerprint(state)] == written["sha256"]:
+            if file_sha256(path / "tensors.safetensors") == written["sha256"]:
                 return load_file(path / "tensors.safetensors"), state
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, SafetensorError):
             pass
         print(f"{path}: damaged, an older checkpoint is used", flush=True)
     return None
@@ -63,7 +60,7 @@ def save_model(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any])
     """Writes model.safetensors and model.json, which says how to build the model and what it was made for."""
     folder.mkdir(parents=True, exist_ok=True)
     _save_tensors(tensors, folder / "model.safetensors")
-    write_json(folder / "model.json", config | {"sha256": file_sha256(folder / "model.safetensors")})
+    write_record(folder / "model.json", config | {"sha256": file_sha256(folder / "model.safetensors")})
 
 
 def load_model_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -73,12 +70,12 @@ def load_model_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         UserError: a file is missing or damaged.
     """
     try:
-        config = json.loads((folder / "model.json").read_bytes())
+        config = read_record(folder / "model.json")
         if file_sha256(folder / "model.safetensors") != config["sha256"]:
             raise ValueError("model.safetensors is not the file that model.json describes")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        return load_file(folder / "model.safetensors"), config
+    except (OSError, ValueError, LookupError, SafetensorError) as error:
         raise UserError(f"{folder}: the model is missing or damaged ({error}); run dvc repro") from error
-    return load_file(folder / "model.safetensors"), config
 
 
 def _finished(folder: Path) -> list[Path]:
@@ -88,13 +85,5 @@ def _finished(folder: Path) -> list[Path]:
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """Makes a file, or the names in a folder, outlast a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

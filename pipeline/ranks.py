@@ -41,7 +41,7 @@ class Ranks:
 
 def is_rank() -> bool:
     """Whether this process was started as one of several, by `run_ranks` or torchrun."""
-    return "RANK" in os.environ
+    return os.environ.keys() >= {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
 
 
 def run_ranks(count: int, module: str) -> None:

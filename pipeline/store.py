@@ -34,11 +34,13 @@ def store_folder(kind: str) -> Path:
 
 
 def _store() -> Path:
+    return Path(os.environ.get("CHARM_STORE") or repository() / ".charm" / "store").resolve()
+
+
+def repository() -> Path:
+    """The repository; a queued experiment runs in a copy at .dvc/tmp/exps/<name>, where no pictures are."""
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    # A queued experiment runs in a copy of the repository at .dvc/tmp/exps/<name>; it shares the store.
-    if ".dvc" in root.parts:
-        root = Path(*root.parts[: root.parts.index(".dvc")])
-    return Path(os.environ.get("CHARM_STORE") or root / ".charm" / "store").resolve()
+    return Path(*root.parts[: root.parts.index(".dvc")]) if ".dvc" in root.parts else root
 
 
 def fingerprint(*parts: Any) -> str:

@@ -150,7 +150,11 @@ def train_model(params: Params, work: Path, ranks: Ranks) -> None:
 
                 # Validate
                 scored = progress.scored_model
-                found = predict(scored, val_loader, pos_embeds, bins, hardware.precision, interrupts.check)
+                try:
+                    found = predict(scored, val_loader, pos_embeds, bins, hardware.precision, interrupts.check)
+                except RuntimeError:
+                    interrupts.check()  # then another rank was stopped, too, and is gone already
+                    raise
                 agreement = score_agreement(found.predicted, found.target, manifest.facts["accuracy_threshold"])
                 progress.add_epoch(
                     {

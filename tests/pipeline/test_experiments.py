@@ -67,14 +67,6 @@ def test_a_row_settles_what_it_compares_whatever_params_yaml_says(tmp_path: Path
     assert digest == change_params(BASE, {"tokenizer": "ms"})[1]
 
 
-def test_pictures_are_found_from_the_folder_of_a_queued_run(tmp_path: Path) -> None:
-    other = tmp_path / "params.yaml"
-    other.write_text(BASE.read_text().replace("  csv_file: ", "  csv_file: photos/labels.csv "))
-    changes, _ = change_params(other, {"dataset": "csv"})
-    assert changes == {"dataset": "csv", "manifest.csv_file": str(tmp_path / "photos" / "labels.csv")}
-    assert change_params(other, {"dataset": "demo"})[0] == {}
-
-
 def test_equal_runs_have_equal_digests_and_others_have_not() -> None:
     (charm,) = plan("table3", "Charm").experiments
     assert charm.digest == plan("table4", "Random").experiments[0].digest

@@ -18,6 +18,7 @@ from pipeline.store import (
     publish,
     publish_shards,
     read_sidecar,
+    repository,
     store_folder,
     write_json,
     write_record,
@@ -161,6 +162,16 @@ def test_what_does_nothing_does_not_count(old: str, new: str, digest: Callable[[
 def test_what_does_something_counts(old: str, new: str, digest: Callable[[str], str]) -> None:
     assert CODE.count(old) == 1
     assert digest(CODE.replace(old, new)) != digest(CODE)
+
+
+def test_a_queued_run_finds_what_lies_beside_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmp1"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    assert repository() == tmp_path
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.chdir(tmp_path)
+    assert repository() == tmp_path
 
 
 def test_every_module_counts() -> None:

@@ -120,7 +120,9 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
 
     by_saliency = replace(params, selection="saliency")
     model, column = Path("runs/train/model.json"), Path("data/importance/saliency/column.json")
-    model.write_text(model.read_text().replace('"selection": "random"', '"selection": "saliency"'))
+    described = read_record(model)
+    described["tokens"] |= {"selection": "saliency"}
+    write_record(model, described)
     write_record(column, read_record(column) | {"empty_rate": 0.125})
     assert run(Path(), by_saliency)[0]["saliency_empty_rate"] == 0.125
     column.write_text(column.read_text()[:-20])

@@ -1,0 +1,177 @@
+"""G8 and G9: who reads a sample, with which others, has no say in it; every sample comes exactly once an epoch.
+
+The golden digests are of pictures made of integers, in raw shards, with columns made of integers: no decoder and no
+floating-point number is in their way. They change only with the draws, the tokenizer or the loader.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from charm.importance import score_patches
+from charm.tokenizer import CharmTokenizer
+from pipeline.columns import ColumnReader
+from pipeline.loader import Loader, TokenDataset
+from pipeline.manifest import SCHEMA, Manifest
+from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
+from pipeline.sampler import EpochSampler
+from pipeline.shard_reader import ShardReader
+from pipeline.shards import encode_array, write_shard
+from tests.faults.conftest import Gate
+
+SIZES = ((140, 196), (224, 168), (113, 261), (28, 28), (280, 199))
+KEYS = [f"{index:08d}" for index in range(len(SIZES))]
+EPOCHS = 2
+# (selection, seed) -> for each epoch, of each picture, the first ten digits of its digest.
+GOLDEN: dict[tuple[str, int], list[list[str]]] = {
+    ("random", 0): [
+        ["babab3113e", "49912c3b87", "6f28db81b5", "3f760f1900", "2133fb956c"],
+        ["8b6e2ff2f9", "d255ccddaa", "83b08c0bb5", "574623fdd4", "dcbbd7965e"],
+    ],
+    ("random", 7): [
+        ["f4aa1c766e", "4b885ad913", "55e167a814", "1c7fbd9fc8", "392ab01576"],
+        ["79e30102f1", "aaf7882c5b", "47121a8d53", "574623fdd4", "aba7bc12b8"],
+    ],
+    ("gradient", 0): [
+        ["55c2333c28", "b34bd738bf", "c14cd2e5dc", "3f760f1900", "52b262ec2e"],
+        ["4fc8a739ca", "26802ad25c", "cd91c93418", "574623fdd4", "c991f461f8"],
+    ],
+    ("gradient", 7): [
+        ["ef4dcabff6", "4333e825cf", "db69b475f0", "1c7fbd9fc8", "fd04cd5bee"],
+        ["322b712c8b", "e4c180078f", "0d476192f2", "574623fdd4", "3b80bcea32"],
+    ],
+    ("saliency", 0): [
+        ["de538b7769", "cc586582a1", "fb2b03bd38", "3f760f1900", "670c3d8f1e"],
+        ["ea5340ba0a", "481b2acb5e", "765ec2fa41", "574623fdd4", "1d4e31faae"],
+    ],
+    ("saliency", 7): [
+        ["5df56012e0", "cab5141588", "3135e0dc64", "1c7fbd9fc8", "9f7ed13f12"],
+        ["9718836fb7", "5fcfd03e0f", "587ec4485a", "574623fdd4", "fba8752ed9"],
+    ],
+}
+
+
+def draw_integers(height: int, width: int, index: int) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    y, x, channel = np.indices((height, width, 3))
+    return ((3 * y * y + 7 * x + x * y // 5 + 31 * channel + 17 * index) % 256).astype(np.uint8)
+
+
+def tokenizer_of(selection: str) -> CharmTokenizer:
+    return CharmTokenizer(patch_size=14, max_seq_len=48, selection=selection, budget="share", native_share=0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pictures/ in two shards, gradient/ and saliency/ beside them, axes/."""
+    folder = tmp_path_factory.mktemp("samples")
+    for name in ("pictures", "gradient", "saliency"):
+        (folder / name).mkdir()
+    for number, indices in enumerate(((0, 1, 2), (3, 4))):
+        name = f"shard-{number:06d}"
+        pictures = {index: draw_integers(*SIZES[index], index) for index in indices}
+        shard = ((KEYS[index], {"npy": encode_array(picture), "json": b"{}"}) for index, picture in pictures.items())
+        write_shard(folder / "pictures" / name, shard)
+        sha256 = ShardReader(folder / "pictures", name).shards[name]
+        scores, masks = [], []
+        for index, picture in pictures.items():
+            grid = score_patches(picture, "gradient", 28, "nearest").shape
+            ranks = (np.arange(np.prod(grid)) * 7919 % 1009).astype(np.float32).reshape(grid)
+            mask = io.BytesIO()
+            Image.fromarray(np.add(*np.indices(picture.shape[:2])) < sum(picture.shape) // 3).save(mask, format="PNG")
+            scores.append((KEYS[index], {"p28.npy": encode_array(ranks)}))
+            masks.append((KEYS[index], {"mask.png": mask.getvalue()}))
+        write_shard(folder / "gradient" / name, scores, sha256)
+        write_shard(folder / "saliency" / name, masks, sha256)
+    axes = list_axes(tokenizer_of("random"), SIZES)
+    write_axes(folder / "axes", torch.zeros(2, 2, 3), axes, "bilinear", False)
+    return folder
+
+
+Build = Callable[..., TokenDataset]
+
+
+@pytest.fixture(scope="module")
+def build(folder: Path) -> Build:
+    """Called with a selection and a seed, and how many of the pictures."""
+
+    def build_dataset(selection: str, seed: int, count: int = len(KEYS)) -> TokenDataset:
+        rows = [
+            dict.fromkeys(SCHEMA.names)
+            | {"key": key, "height": height, "width": width, "target": [0.5], "reason": "", "split": "train"}
+            for key, (height, width) in zip(KEYS[:count], SIZES, strict=False)
+        ]
+        manifest = Manifest(pa.Table.from_pylist(rows, schema=SCHEMA), {"num_bins": 1})
+        pictures = ShardReader(folder / "pictures")
+        column = None if selection == "random" else ColumnReader(folder / selection, pictures)
+        axes = PosEmbeds(folder / "axes")
+        return TokenDataset(manifest, pictures, column, tokenizer_of(selection), axes, seed, flip=0.5, rotate=0.5)
+
+    return build_dataset
+
+
+def digests(dataset: TokenDataset, seed: int, batch_size: int, workers: int, shuffle: bool) -> list[list[str]]:
+    """As in GOLDEN; an empty text for a picture that did not come."""
+    sampler = EpochSampler(len(dataset), batch_size, seed=seed, shuffle=shuffle)
+    loader = Loader(dataset, sampler, workers, torch.device("cpu"))
+    found = [[""] * len(dataset) for _ in range(EPOCHS)]
+    for sampler.epoch in range(EPOCHS):
+        for batch in loader:
+            for index, key in enumerate(batch.keys):
+                valid = batch.patch_valid[index]
+                parts = (batch.patches, batch.patch_coord, batch.scale_id)
+                content = b"".join(part[index][valid].numpy().tobytes() for part in parts)
+                assert not found[sampler.epoch][KEYS.index(key)], f"{key} twice"
+                found[sampler.epoch][KEYS.index(key)] = hashlib.sha256(content).hexdigest()[:10]
+    return found
+
+
+@pytest.mark.parametrize(("selection", "seed"), GOLDEN, ids=str)
+def test_golden_samples(selection: str, seed: int, build: Build, gate: Gate) -> None:
+    found = digests(build(selection, seed), seed, 2, 0, shuffle=True)
+    wrong = sum(a != b for pair in zip(found, GOLDEN[selection, seed], strict=True) for a, b in zip(*pair, strict=True))
+    gate("G8", f"golden samples: {selection}, seed {seed}", cases=EPOCHS * len(KEYS), failures=wrong)
+
+
+@pytest.mark.parametrize("selection", ["random", "gradient", "saliency"])
+def test_samples_do_not_depend_on_who_reads_them(selection: str, build: Build, gate: Gate) -> None:
+    dataset = build(selection, 7)
+    ways = [(batch_size, 0, shuffle) for batch_size in (1, 2, 3, 4, 5, 100) for shuffle in (False, True)]
+    ways += [(1, 1, True), (2, 2, True), (3, 2, False)]
+    wrong = [way for way in ways if digests(dataset, 7, *way) != GOLDEN[selection, 7]]
+    gate("G8", f"batch sizes, workers and orders: {selection}", cases=len(ways), failures=len(wrong))
+
+
+def test_every_sample_once_by_the_sampler(gate: Gate) -> None:
+    failures = cases = 0
+    for size in range(1, 65):
+        for batch_size in (1, 2, 3, 7, 16, 64, 100):
+            for shuffle in (False, True):
+                sampler = EpochSampler(size, batch_size, seed=5, shuffle=shuffle)
+                for sampler.epoch in (0, 3):
+                    batches = list(sampler)
+                    cases += 1
+                    failures += sorted(place[1] for batch in batches for place in batch) != list(range(size))
+                    failures += len(batches) != len(sampler)
+    gate("G9", "every sample once an epoch, by the sampler", cases=cases, failures=failures)
+
+
+def test_every_sample_once_by_the_loader(build: Build, gate: Gate) -> None:
+    """Also where there are fewer samples, or fewer batches, than workers."""
+    ways = [(size, batch_size, 0) for size in range(1, 6) for batch_size in (1, 2, 3, 5, 9)]
+    ways += [(1, 1, 2), (2, 4, 2), (5, 2, 2)]
+    failures = 0
+    for size, batch_size, workers in ways:
+        dataset = build("random", 3, size)
+        sampler = EpochSampler(size, batch_size, seed=3, shuffle=True)
+        loader = Loader(dataset, sampler, workers, torch.device("cpu"))
+        for sampler.epoch in range(2):
+            failures += sorted(key for batch in loader for key in batch.keys) != KEYS[:size]
+    gate("G9", "every sample once an epoch, by the loader", cases=2 * len(ways), failures=failures)
