@@ -187,11 +187,13 @@ def main() -> None:
         order = sorted(todo, key=lambda digest: -params[todo[digest]].max_seq_len)
         futures = {pool.submit(run_once, params[todo[d]], data[todo[d][1]], d): d for d in order}
         for future in as_completed(futures):
+            if future.exception():
+                pool.shutdown(cancel_futures=True)
             digest = futures[future]
             name, seed = todo[digest]
             kept[digest] = {"digest": digest, "name": name, "seed": seed} | future.result()
-            with open(WORK / "results.jsonl", "a") as file:
-                file.write(json.dumps(kept[digest], sort_keys=True) + "\n")
+            with open(WORK / "results.jsonl", "a") as file:  # whose last line may have been cut short
+                file.write("\n" + json.dumps(kept[digest], sort_keys=True) + "\n")
             srcc, seconds = describe([kept[digest]["srcc"]]), kept[digest]["seconds"]
             print(f"{name}, seed {seed}: SRCC {srcc}, {seconds} s", file=sys.stderr, flush=True)
     print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)

@@ -42,9 +42,9 @@ def test_a_run_is_made_again_where_a_setting_differs_but_not_where_it_runs(shipp
 def test_a_line_that_was_cut_short_is_no_result(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     assert read_results(path) == {}
-    lines = [json.dumps({"digest": digest, "srcc": 0.5}) for digest in "ab"]
-    path.write_text(f"{lines[0]}\n{lines[1][:-3]}")
-    assert read_results(path) == {"a": {"digest": "a", "srcc": 0.5}}
+    lines = [json.dumps({"digest": digest, "srcc": 0.5}) for digest in "abc"]
+    path.write_text(f"{lines[0]}\n{lines[1][:-3]}\n\n{lines[2]}\n")
+    assert list(read_results(path)) == ["a", "c"]
 
 
 def test_differences_are_paired_by_seed() -> None:
