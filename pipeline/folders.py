@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, remake
 
 
 class LocalFolder:
@@ -15,6 +15,10 @@ class LocalFolder:
 
     def __str__(self) -> str:
         return str(self._path)
+
+    def remedy(self, name: str) -> str:
+        """What to do about a damaged file."""
+        return remake(self._path / name)
 
     def list_sizes(self) -> dict[str, int | None]:
         """Bytes of each file, by name; None where the place does not tell."""
@@ -44,6 +48,9 @@ class RemoteFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_address": self._address, "_opened": None}
+
+    def remedy(self, name: str) -> str:
+        return "copy it there again"
 
     def list_sizes(self) -> dict[str, int | None]:
         files, root = self._open()

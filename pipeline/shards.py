@@ -69,7 +69,7 @@ def describe_tar(tar_path: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
         file.seek(0)
-        with tarfile.open(fileobj=file) as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:  # plain, or a packed bomb would be unpacked
             for member in tar:
                 key, extension = member.name.split(".", 1)
                 file.seek(member.offset_data)
