@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, remake
 from pipeline.store import file_sha256, read_record, sync_folder, write_record
 
 _KEPT = 2  # finished checkpoints; an older one stands in if the newest is damaged
@@ -69,13 +69,15 @@ def load_model_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     Raises:
         UserError: a file is missing or damaged.
     """
+    path = folder / "model.json"
     try:
-        config = read_record(folder / "model.json")
-        if file_sha256(folder / "model.safetensors") != config["sha256"]:
-            raise ValueError("model.safetensors is not the file that model.json describes")
-        return load_file(folder / "model.safetensors"), config
+        config = read_record(path)
+        path = folder / "model.safetensors"
+        if file_sha256(path) != config["sha256"]:
+            raise ValueError("it is not the file that model.json describes")
+        return load_file(path), config
     except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise UserError(f"{folder}: the model is missing or damaged ({error}); run dvc repro") from error
+        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
 
 
 def _finished(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
     frequency, gradient, entropy   <key>.p<coarse patch size>.npy   float32 (grid_h, grid_w), one score per coarse patch
     saliency                       <key>.mask.png                   1 bit (H, W), the picture's own size
+                                   <key>.mask.json                  its coverage, and the boxes that it came from
     random                         no shards: it needs no map
 
 Scores are exact for each listed coarse patch size; they cannot be pooled from a finer map. Masks can, and are, when
@@ -60,7 +61,8 @@ class ColumnReader:
         if "mask.png" not in self._shards.extensions(key):
             raise UserError(f"{self._shards.folder} has no mask of {key}: it holds another map; run dvc repro")
         try:
-            return np.array(Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"]), dtype=bool)
+            mask: np.ndarray = np.array(Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"]))
+            return np.where(mask, True, False)  # Pillow's own bools are 255 inside
         except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for a damaged PNG
             raise UserError(f"{self._where(key)}: {key}.mask.png: {error}") from error
 

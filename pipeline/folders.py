@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, remake
 
 
 class LocalFolder:
@@ -16,6 +16,10 @@ class LocalFolder:
 
     def __str__(self) -> str:
         return str(self._path)
+
+    def remedy(self, name: str) -> str:
+        """What to do about a damaged file."""
+        return remake(self._path / name)
 
     def list_sizes(self, pattern: str) -> dict[str, int | None]:
         """Bytes of each file that matches, by name; None where the place does not tell."""
@@ -45,6 +49,9 @@ class RemoteFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_address": self._address, "_opened": None}
+
+    def remedy(self, name: str) -> str:
+        return "copy it there again"
 
     def list_sizes(self, pattern: str) -> dict[str, int | None]:
         files, root = self._open()

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, remake
 from pipeline.listing import Listing
 from pipeline.reasons import REASONS
 from pipeline.store import file_sha256, read_record, write_record, write_whole
@@ -86,14 +86,16 @@ class Manifest:
 
 def read_manifest(folder: Path) -> Manifest:
     """Reads the folder that the stage `manifest` writes."""
+    path = folder / "dataset.json"
     try:
-        facts = read_record(folder / "dataset.json")
+        facts = read_record(path)
+        path = folder / "manifest.parquet"
         # Checksums of pages leave the footer open: flipped bits there changed rows in silence.
-        if file_sha256(folder / "manifest.parquet") != facts["sha256"]:
-            raise ValueError("manifest.parquet is not the file that dataset.json describes")
-        table = pq.read_table(folder / "manifest.parquet", page_checksum_verification=True)
+        if file_sha256(path) != facts["sha256"]:
+            raise ValueError("it is not the file that dataset.json describes")
+        table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{folder}: the manifest is missing or damaged ({error}); run dvc repro") from error
+        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
     return Manifest(table.filter(pa.compute.equal(table["reason"], "")), facts)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from charm.pos_embed import axis_taps, axis_weights, mix_pos_embed
 from charm.tokens import Tokens
-from pipeline.errors import UserError
+from pipeline.errors import UserError, remake
 from pipeline.store import file_sha256, read_record, write_record, write_whole
 from pipeline.tokenizers import Tokenizer
 
@@ -67,12 +67,15 @@ class PosEmbeds:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        path = folder / "axes.json"
         try:
-            if file_sha256(folder / "axes.safetensors") != read_record(folder / "axes.json")["sha256"]:
-                raise ValueError("axes.safetensors is not the file that axes.json describes")
-            tensors = load_file(folder / "axes.safetensors")
+            facts = read_record(path)
+            path = folder / "axes.safetensors"
+            if file_sha256(path) != facts["sha256"]:
+                raise ValueError("it is not the file that axes.json describes")
+            tensors = load_file(path)
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            raise UserError(f"{folder}: position embeddings are missing or damaged ({error}); run dvc repro") from error
+            raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
         learnt = tensors.pop("learnt", None)
         self._first: dict[int, int] = {}
         start = 0

@@ -78,7 +78,7 @@ def describe_tar(tar_path: Path) -> dict[str, Any]:
     """What a sidecar should say of a tar, from the tar alone."""
     members: dict[str, dict[str, list[int]]] = {}
     size = tar_path.stat().st_size
-    with open(tar_path, "rb") as file, tarfile.open(fileobj=file) as tar:
+    with open(tar_path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:  # plain: no bombs
         for member in tar:
             key, extension = member.name.split(".", 1)
             file.seek(member.offset_data)

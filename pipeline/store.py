@@ -132,16 +132,8 @@ def parse_record(data: bytes) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What `write_record` wrote.
-
-    Raises:
-        OSError: it is not there.
-        ValueError: it is damaged; names the file.
-    """
-    try:
-        return parse_record(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
+    """`parse_record` of a file."""
+    return parse_record(path.read_bytes())
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:

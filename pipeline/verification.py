@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.checkpoints import load_model_tensors
 from pipeline.columns import ColumnReader
-from pipeline.errors import UserError
+from pipeline.errors import UserError, remake
 from pipeline.folders import open_folder
 from pipeline.manifest import read_manifest
 from pipeline.params import Params
@@ -74,10 +74,11 @@ def _check_pictures(folder: Path, manifest: Path, full: bool) -> str:
 
 
 def _check_column(folder: Path, pictures: Path, full: bool) -> str:
+    path = folder / "column.json"
     try:
-        read_record(folder / "column.json")
+        read_record(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: missing or damaged ({error}); run dvc repro") from error
+        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
     if folder.name == "random":
         return "no map is needed"
     ColumnReader(folder, ShardReader(pictures))
@@ -87,13 +88,14 @@ def _check_column(folder: Path, pictures: Path, full: bool) -> str:
 def _count_samples(folder: Path, reader: ShardReader, full: bool) -> str:
     """Reads every byte if `full`, and compares what the tar holds with what its sidecar says."""
     for name, sidecar in read_shard_sidecars(open_folder(folder)) if full else ():
+        path = folder / f"{name}.tar"
         try:
-            found = describe_tar(folder / f"{name}.tar")
+            found = describe_tar(path)
         except (OSError, ValueError, tarfile.TarError) as error:
-            raise UserError(f"{folder / name}.tar: {error}") from error
+            raise UserError(f"{path}: damaged ({error}); {remake(path)}") from error
         for fact, value in found.items():
             if sidecar[fact] != value:
-                raise UserError(f"{folder / name}.tar: its {fact} is not what its sidecar says")
+                raise UserError(f"{path}: its {fact} is not what its sidecar says; {remake(path)}")
     read = ", every byte read" if full else ""
     return f"{len(reader)} samples in {len(reader.shards)} shards{read}"
 
@@ -112,12 +114,14 @@ def _check_predictions(folder: Path, manifest: Path) -> str:
     path = folder / "predictions.parquet"
     try:
         keys = pq.read_table(path, page_checksum_verification=True)["key"].to_pylist()
-        scored = json.loads((folder / "metrics.json").read_bytes())["scored"]
+        path = folder / "metrics.json"
+        scored = json.loads(path.read_bytes())["scored"]
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{folder}: missing or damaged ({error}); run dvc repro") from error
+        said = " ".join(str(error).split())  # Parquet's words come in several lines
+        raise UserError(f"{path}: missing or damaged ({said}); {remake(path)}") from error
     expected = read_manifest(manifest).of_split("test").keys
     if keys != expected or scored != len(keys):
         raise UserError(
-            f"{path}: {len(keys)} predictions, {scored} scored, {len(expected)} test pictures; run dvc repro"
+            f"{folder}: {len(keys)} predictions, {scored} scored, {len(expected)} test pictures; run dvc repro"
         )
     return f"{len(keys)} predictions"

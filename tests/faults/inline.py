@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline import executor
+from pipeline.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
 from pipeline.columns import ColumnReader
 from pipeline.params import DaskParams, Params
 from pipeline.shard_reader import ShardReader
@@ -87,6 +89,31 @@ def write_labels(small: Small) -> None:
 def copy_data(small: Small, folder: Path, *names: str) -> None:
     for name in names:
         shutil.copytree(small.data / name, folder / "data" / name)
+
+
+def save_small_model(folder: Path, value: float) -> None:
+    """A model all of whose parameters have one value."""
+    model = torch.nn.Linear(30, 2)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, value)
+    save_model(folder, model.state_dict(), {"backbone": f"value {value:g}", "num_outputs": 2})
+
+
+def read_small_model(folder: Path) -> object:
+    if not folder.is_dir():
+        return None
+    tensors, config = load_model_tensors(folder)
+    return {name: tensor.tolist() for name, tensor in tensors.items()}, config["backbone"], config["num_outputs"]
+
+
+def save_small_checkpoint(folder: Path, step: int) -> None:
+    save_checkpoint(folder, {"model.weight": torch.full((20, 3), float(step))}, {"step": step})
+
+
+def read_small_checkpoint(folder: Path) -> object:
+    """The step of the newest checkpoint that is whole, and the values of its tensor."""
+    loaded = load_checkpoint(folder)
+    return loaded and (loaded[1]["step"], loaded[0]["model.weight"].unique().tolist())
 
 
 def read_samples(folder: Path) -> dict[str, Any] | None:

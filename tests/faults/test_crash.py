@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds, write_axes
@@ -19,7 +18,18 @@ from pipeline.store import prune, publish, read_record, read_sidecar, write_json
 from stages import importance, manifest, shards
 from tests.conftest import Small
 from tests.faults.conftest import Gate
-from tests.faults.inline import copy_data, read_samples, read_scores, small_params, use_no_cluster, write_labels
+from tests.faults.inline import (
+    copy_data,
+    read_samples,
+    read_scores,
+    read_small_checkpoint,
+    read_small_model,
+    save_small_checkpoint,
+    save_small_model,
+    small_params,
+    use_no_cluster,
+    write_labels,
+)
 from tests.faults.sweep import Writer, sweep
 
 OLD, NEW = ("old" * 300).encode(), ("new" * 700).encode()
@@ -100,17 +110,6 @@ def read_axes(folder: Path) -> object:
     return PosEmbeds(folder / "axes").gather(rows).tolist() if folder.joinpath("axes").is_dir() else None
 
 
-def model_of(value: float) -> dict[str, torch.Tensor]:
-    return {"head.weight": torch.full((2, 3), value)}
-
-
-def read_model(folder: Path) -> object:
-    if not folder.joinpath("model").is_dir():
-        return None
-    tensors, config = load_model_tensors(folder / "model")
-    return {name: tensor.tolist() for name, tensor in tensors.items()}, config["backbone"]
-
-
 WRITERS = {
     "a file over an older one": Writer(
         prepare=lambda folder: (folder / "a").write_bytes(OLD),
@@ -171,9 +170,9 @@ WRITERS = {
         read=read_axes,
     ),
     "a model over an older one": Writer(
-        prepare=lambda folder: save_model(folder / "model", model_of(1), {"backbone": "old"}),
-        write=lambda folder: save_model(folder / "model", model_of(2), {"backbone": "new"}),
-        read=read_model,
+        prepare=lambda folder: save_small_model(folder / "model", 1),
+        write=lambda folder: save_small_model(folder / "model", 2),
+        read=lambda folder: read_small_model(folder / "model"),
     ),
 }
 
@@ -183,24 +182,17 @@ def test_writers(name: str, folder: Path, gate: Gate) -> None:
     gate("G2", f"{name}, stopped everywhere", **sweep(WRITERS[name], folder))
 
 
-def save(folder: Path, step: int) -> None:
-    tensors = {"model.weight": torch.full((2, 3), float(step))}
-    save_checkpoint(folder / "run", tensors, {"step": step})
-
-
-def load(folder: Path) -> object:
-    loaded = load_checkpoint(folder / "run")
-    return loaded and ({name: tensor.tolist() for name, tensor in loaded[0].items()}, loaded[1])
-
-
 def test_checkpoints(folder: Path, gate: Gate) -> None:
     """A run has the checkpoint before or the new one, whatever happens to its writer."""
 
     def prepare(folder: Path) -> None:
         for step in (1, 2, 3):  # so that the next one is saved over none and removes one
-            save(folder, step)
+            save_small_checkpoint(folder / "run", step)
 
-    writer = Writer(prepare, write=lambda folder: save(folder, 4), read=load, gap=False, result=load)
+    def read(folder: Path) -> object:
+        return read_small_checkpoint(folder / "run")
+
+    writer = Writer(prepare, lambda folder: save_small_checkpoint(folder / "run", 4), read, gap=False, result=read)
     gate("G2", "a checkpoint, stopped everywhere", **sweep(writer, folder))
 
 

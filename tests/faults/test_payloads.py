@@ -29,6 +29,7 @@ from pipeline.store import file_sha256, write_record
 from pipeline.verification import verify
 from tests.conftest import ROOT, Small
 from tests.faults.conftest import Gate
+from tests.faults.inline import save_small_model
 from tests.faults.sweep import tree
 
 
@@ -136,7 +137,7 @@ def test_models(marker: Path, tmp_path: Path, gate: Gate, monkeypatch: pytest.Mo
     monkeypatch.setattr(checkpoints, "file_sha256", lambda path: "the same")
     results = []
     for trap in traps(marker).values():
-        checkpoints.save_model(tmp_path, torch.nn.Linear(2, 2).state_dict(), {})
+        save_small_model(tmp_path, 1)
         (tmp_path / "model.safetensors").write_bytes(trap)
         results.append(refuses(checkpoints.load_model_tensors, tmp_path))
     gate("G4", "pickles as models", cases=len(results), failures=results.count(False))

@@ -175,7 +175,7 @@ def test_damaged_model(name: str, content: str | None, tmp_path: Path) -> None:
     (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match="the model is missing or damaged"):
+    with pytest.raises(UserError, match=rf"{name}: missing or damaged"):
         load_model_tensors(tmp_path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.store import (
     code_digest,
     file_sha256,
@@ -229,6 +230,24 @@ def test_published_across_disks_as_copies(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "f").write_text("f")
     publish({"a": tmp_path / "f"}, tmp_path / "out")
     assert (tmp_path / "out" / "a").read_text() == "f"
+
+
+def test_a_file_that_was_pruned_before_it_was_published(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").touch()
+    with pytest.raises(UserError, match="gone was removed meanwhile: run the same command again"):
+        publish({"a": tmp_path / "gone"}, tmp_path / "out")
+    assert names_in(tmp_path / "out") == ["a"]
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    """To another disk, say."""
+    (tmp_path / "disk" / "shards").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "shards")
+    (tmp_path / "f").write_text("f")
+    publish({"a": tmp_path / "f"}, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert names_in(tmp_path / "disk" / "shards") == ["a"]
 
 
 def test_shards_are_published_with_their_sidecars(tmp_path: Path) -> None:
