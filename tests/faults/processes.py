@@ -42,17 +42,17 @@ def write_workspace(folder: Path, pictures: int, **settings: Any) -> None:
     YAML().dump(params, folder / "params.yaml")
 
 
-def run_inline(folder: Path, *names: str) -> None:
-    """Stages in this process, without a cluster."""
+def run_inline(folder: Path, *commands: str) -> None:
+    """Stages in this process, without a cluster: "manifest", "importance entropy", ..."""
     mains = {"manifest": manifest.main, "shards": shards.main, "importance": importance.main}
     with pytest.MonkeyPatch.context() as patch:
         use_no_cluster(patch)
         patch.chdir(folder)
-        patch.setattr("sys.argv", ["stage"])
         for variable in ("CHARM_STORE", "DVC_ROOT"):
             patch.delenv(variable, raising=False)
-        for name in names:
-            mains[name](load_params())
+        for command in commands:
+            patch.setattr("sys.argv", command.split())
+            mains[command.split()[0]](load_params())
 
 
 def start_stage(folder: Path, name: str, **environment: str) -> subprocess.Popen[str]:

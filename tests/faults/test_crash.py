@@ -18,6 +18,7 @@ from pipeline.store import prune, publish, read_record, read_sidecar, write_json
 from stages import importance, manifest, shards
 from tests.conftest import Small
 from tests.faults.conftest import Gate
+from tests.faults.disk import Disk
 from tests.faults.inline import (
     copy_data,
     read_samples,
@@ -282,3 +283,7 @@ def test_prune(small: Small, folder: Path, params: Params, gate: Gate) -> None:
     writer = Writer(prepare, write=lambda folder: prune(), read=read, gap=False)
     gate("G2", "prune, stopped everywhere", **sweep(writer, folder))
     assert not list(folder.rglob("*.part"))
+    shards.main(larger)
+    shards.main(params)
+    with Disk(folder, 0, "disk full"):
+        assert prune()["shards"][0] > 0  # what makes room takes none
