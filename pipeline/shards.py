@@ -72,8 +72,10 @@ def describe_tar(tar_path: Path) -> dict[str, Any]:
         with tarfile.open(fileobj=file, mode="r:") as tar:  # plain, or a packed bomb would be unpacked
             for member in tar:
                 key, extension = member.name.split(".", 1)
+                if not 0 <= member.size <= size:
+                    raise tarfile.ReadError(f"{member.name} of {member.size} bytes")
                 file.seek(member.offset_data)
-                crc = zlib.crc32(file.read(min(member.size, size)))
+                crc = zlib.crc32(file.read(member.size))
                 members.setdefault(key, {})[extension] = [member.offset_data, member.size, crc]
     return {"bytes": size, "sha256": digest, "count": len(members), "members": members}
 
