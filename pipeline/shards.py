@@ -81,8 +81,10 @@ def describe_tar(tar_path: Path) -> dict[str, Any]:
     with open(tar_path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:  # plain: no bombs
         for member in tar:
             key, extension = member.name.split(".", 1)
+            if not 0 <= member.size <= size:  # a damaged header may ask for any number of bytes
+                raise tarfile.ReadError(f"{member.name} of {member.size} bytes")
             file.seek(member.offset_data)
-            crc = zlib.crc32(file.read(min(member.size, size)))  # a damaged header may ask for any number of bytes
+            crc = zlib.crc32(file.read(member.size))
             members.setdefault(key, {})[extension] = [member.offset_data, member.size, crc]
     written = {"bytes": size, "sha256": file_sha256(tar_path)}
     return written | {"count": len(members), "members": members}

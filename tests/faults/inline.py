@@ -1,4 +1,4 @@
-"""The stages up to the maps in this process, in milliseconds, on the pictures of tests/conftest.py."""
+"""The stages up to the maps in this process, without a cluster; what readers find in what they and training write."""
 
 import functools
 import shutil
@@ -72,12 +72,12 @@ def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "code_digest", digest)
 
 
-def small_params(shipped: Params, small: Small, **settings: Any) -> Params:
-    """For `csv_labels`; three pictures to a shard, or other settings of `shards`."""
+def small_params(shipped: Params, small: Small) -> Params:
+    """For `write_labels`; three pictures to a shard, scores by gradient."""
     columns = {"path_column": "file", "score_columns": ["stars"], "split_column": "part"}
     chosen = replace(shipped.manifest, csv_file=str(small.root / "labels.csv"), max_reject_frac=0.2, **columns)
-    shard_settings = replace(shipped.shards, **{"samples_per_shard": 3} | settings)
-    return replace(shipped, dataset="csv", manifest=chosen, shards=shard_settings, selection="gradient")
+    three = replace(shipped.shards, samples_per_shard=3)
+    return replace(shipped, dataset="csv", manifest=chosen, shards=three, selection="gradient")
 
 
 def write_labels(small: Small) -> None:
@@ -130,10 +130,10 @@ def _read_sample(reader: ShardReader, key: str) -> tuple[Any, ...]:
     return reader.shard_of(key), members, pixels
 
 
-def read_scores(folder: Path, pictures: Path, size: int = 28) -> dict[str, bytes] | None:
+def read_scores(folder: Path, pictures: Path) -> dict[str, bytes] | None:
     """Key -> scores of a column."""
     if not folder.is_dir():
         return None
     reader = ShardReader(pictures)
     column = ColumnReader(folder, reader)
-    return {key: column.read_importance(key, size).tobytes() for key in reader}
+    return {key: column.read_importance(key, 28).tobytes() for key in reader}

@@ -253,6 +253,18 @@ def test_members_that_would_leave_the_folder(
     gate("G5", "members that would leave the folder", cases=len(read), failures=int(tree(tmp_path) != before))
 
 
+@pytest.mark.parametrize("size", [2**40, 2**80, -512])
+def test_members_of_impossible_sizes(size: int, tmp_path: Path) -> None:
+    """Neither is memory taken for them, nor is the way to the next member lost for ever."""
+    header = bytearray(tarfile.TarInfo("0.json").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (size & (1 << 96) - 1 | (0x80 << 88 if size > 0 else 0)).to_bytes(12, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(9728))
+    with pytest.raises(tarfile.ReadError, match=rf"0\.json of {size} bytes"):
+        describe_tar(tmp_path / "a.tar")
+
+
 def test_sidecars_that_lie(small: Small, gate: Gate) -> None:
     """Their checksum fits; what they say does not."""
     shard = small.data / "shards/shard-000000"
