@@ -43,6 +43,11 @@ def repository() -> Path:
     return Path(*root.parts[: root.parts.index(".dvc")]) if ".dvc" in root.parts else root
 
 
+def place_of(path: str) -> Path:
+    """A place that the user names, relative to the repository."""
+    return Path(path) if repository() == Path.cwd() else repository() / path
+
+
 def fingerprint(*parts: Any) -> str:
     """sha256 of values that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -10,14 +10,14 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams, did_you_mean
-from pipeline.store import repository
+from pipeline.store import place_of
 
 
 def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
     """Reads manifest.csv_file; see params.yaml for the columns."""
     if not params.csv_file:
         raise UserError("dataset: csv needs manifest.csv_file, a .csv or .parquet with one row per picture")
-    file = repository() / params.csv_file
+    file = place_of(params.csv_file)
     if not file.is_file():
         raise UserError(f"manifest.csv_file: there is no file {file}")
     needed = [params.path_column, *params.score_columns, *([params.split_column] if params.split_column else [])]
@@ -30,7 +30,7 @@ def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
         listed.append(Listed(path, path, target, split, where))
     if not listed:
         raise UserError(f"{file}: only a header; expected a row per picture below it")
-    root = repository() / params.csv_root if params.csv_root else file.parent
+    root = place_of(params.csv_root) if params.csv_root else file.parent
     low, high = params.score_range
     return Listing(root, listed, (low, high), params.accuracy_threshold)
 

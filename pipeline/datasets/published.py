@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams
 from pipeline.recipes import DATASETS
-from pipeline.store import repository
+from pipeline.store import place_of
 
 # A row of labels: file and line, for messages, and column -> cell.
 Row = tuple[str, dict[str, Any]]
@@ -35,7 +35,7 @@ class DatasetFolder:
     @classmethod
     def of(cls, dataset: str, params: ManifestParams, layout: str, page: str) -> "DatasetFolder":
         """manifest.folder, or datasets/<dataset>."""
-        return cls(dataset, repository() / (params.folder or f"datasets/{dataset}"), layout, page)
+        return cls(dataset, place_of(params.folder or f"datasets/{dataset}"), layout, page)
 
     def find_file(self, *places: str) -> Path:
         """The first of these label files that is there.

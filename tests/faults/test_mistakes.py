@@ -157,7 +157,7 @@ MISTAKES = {
         "positions before the manifest": Mistake(nothing, ("data/manifest", "dvc repro"), pos_embeds.main),
         "training before the manifest": Mistake(nothing, ("data/manifest", "dvc repro"), Inputs),
         "training before the shards": Mistake(nothing, ("data/shards", "dvc repro"), Inputs, ("manifest",)),
-        "evaluation before training": Mistake(nothing, ("runs/train", "dvc repro"), evaluate.main),
+        "evaluation before the manifest": Mistake(nothing, ("data/manifest", "dvc repro"), evaluate.main),
         "a picture that changed": Mistake(
             content("pictures/4.jpg", b"x"), ("shard-000000: 4.jpg has changed", "manifest"), shards.main, ("manifest",)
         ),

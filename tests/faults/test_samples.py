@@ -48,12 +48,12 @@ GOLDEN: dict[tuple[str, int], list[list[str]]] = {
         ["322b712c8b", "e4c180078f", "0d476192f2", "574623fdd4", "3b80bcea32"],
     ],
     ("saliency", 0): [
-        ["de538b7769", "cc586582a1", "fb2b03bd38", "3f760f1900", "670c3d8f1e"],
-        ["ea5340ba0a", "481b2acb5e", "765ec2fa41", "574623fdd4", "1d4e31faae"],
+        ["de538b7769", "b2105afd43", "5711a5bdc1", "3f760f1900", "04d161c7fe"],
+        ["ea5340ba0a", "1f0481f3dc", "8bbc9a40bc", "574623fdd4", "ef9b9065c1"],
     ],
     ("saliency", 7): [
-        ["5df56012e0", "cab5141588", "3135e0dc64", "1c7fbd9fc8", "9f7ed13f12"],
-        ["9718836fb7", "5fcfd03e0f", "587ec4485a", "574623fdd4", "fba8752ed9"],
+        ["5df56012e0", "9d8cf5413c", "0fa054f25d", "1c7fbd9fc8", "c878dc18a7"],
+        ["9718836fb7", "503ee1e173", "3fdbef4fa3", "574623fdd4", "863fabd79f"],
     ],
 }
 
