@@ -31,7 +31,6 @@ class Inputs:
         pictures: their shards.
         pos_embeds: of the backbone.
         sha256s: of all these files.
-        sha256s: of all the files.
     """
 
     def __init__(self, params: Params) -> None:
