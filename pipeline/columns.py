@@ -11,12 +11,14 @@ they are read.
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, remake
 from pipeline.shard_reader import ShardReader, decode_array
+from pipeline.store import read_record
 
 
 class ColumnReader:
@@ -61,13 +63,26 @@ class ColumnReader:
         if "mask.png" not in self._shards.extensions(key):
             raise UserError(f"{self._shards.folder} has no mask of {key}: it holds another map; run dvc repro")
         try:
-            mask: np.ndarray = np.array(Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"]))
-            return np.where(mask, True, False)  # Pillow's own bools are 255 inside
+            image = Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"])
+            return np.array(image.convert("L"), dtype=bool)  # Pillow's own bools are 255 inside
         except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for a damaged PNG
             raise UserError(f"{self._where(key)}: {key}.mask.png: {error}") from error
 
     def _where(self, key: str) -> str:
         return f"{self._shards.folder}/{self._shards.shard_of(key)}.tar"
+
+
+def read_column_facts(folder: Path) -> dict[str, Any]:
+    """column.json: which map it is and how it was made; for saliency its counts, too (pipeline.saliency.coverage).
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    path = folder / "column.json"
+    try:
+        return read_record(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
 
 
 def _find_difference(column: ShardReader, pictures: ShardReader) -> str:

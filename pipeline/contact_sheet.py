@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.columns import ColumnReader
-from pipeline.errors import UserError
+from pipeline.columns import ColumnReader, read_column_facts
 from pipeline.gallery import encode_jpeg, shrink
 from pipeline.saliency.coverage import read_coverages
 from pipeline.shard_reader import ShardReader
-from pipeline.store import parse_record
 
 SHOWN = 6  # masks of a kind
 SHOWN_EDGE = 240  # pixels
@@ -46,10 +44,7 @@ def make_contact_sheet(folder: Path, pictures: ShardReader, names: Mapping[str, 
     Raises:
         UserError: the folder is damaged or of other pictures.
     """
-    try:
-        facts = parse_record((folder / "column.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'column.json'}: missing or damaged ({error}); run dvc repro") from error
+    facts = read_column_facts(folder)
     coverages = read_coverages(folder)
     ranked = sorted((key for key in coverages if coverages[key] > 0), key=lambda key: (coverages[key], key))
     chosen = {

@@ -15,3 +15,8 @@ def remake(file: object) -> str:
         return "run dvc repro"
     command = f"find . $CHARM_STORE -samefile {shlex.quote(str(file))} -delete"
     return f"remove it under all its names (`{command}`), then run dvc repro"
+
+
+def first_line(error: Exception) -> str:
+    """Of what a library says at length."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

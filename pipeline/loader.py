@@ -1,6 +1,6 @@
 """Batches of tokens from shards: any order, any number of workers, the same samples.
 
-A worker is handed (epoch, index) pairs and reads the picture by its place in the shard. What it makes of it is a
+A worker is handed places (pipeline.sampler) and reads the picture by its place in the shard. What it makes of it is a
 function of (seed, epoch, key): no worker, batch or earlier sample has a say.
 """
 
@@ -25,7 +25,7 @@ from pipeline.sampler import EpochSampler, Place
 from pipeline.shard_reader import ShardReader
 from pipeline.tokenizers import Tokenizer
 
-MOST_WORKERS = 1024
+_MOST_WORKERS = 1024  # as pipeline.params allows
 _GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM
 
 
@@ -60,7 +60,7 @@ class Batch:
 
 
 class TokenDataset(Dataset[dict[str, Any] | UserError]):
-    """Pictures as tokens, by (epoch, index).
+    """Pictures as tokens, by place: (epoch, row of the manifest, weight).
 
     Args:
         manifest: the pictures, in order.
@@ -91,25 +91,26 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._pos_embeds = pos_embeds
         self._seed = seed
         self._flip, self._rotate = flip, rotate
-        self._at_work = torch.full((MOST_WORKERS,), -1).share_memory_()  # index that each worker has in hand
+        self._at_work = torch.full((_MOST_WORKERS,), -1).share_memory_()  # row that each worker has in hand
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __getitem__(self, place: Place) -> dict[str, Any] | UserError:
         """One sample. A worker hands an error over as a value, as a DataLoader would wrap it in a traceback."""
+        place = Place(*place)
         worker = get_worker_info()
         if worker is None:
-            return self._make_sample(Place(*place))
-        self._at_work[worker.id] = place[1]
+            return self._make_sample(place)
+        self._at_work[worker.id] = place.row
         try:
-            return self._make_sample(Place(*place))
+            return self._make_sample(place)
         except UserError as error:
             return error
 
     def _make_sample(self, place: Place) -> dict[str, Any]:
-        epoch, index, weight = place
-        key = self._keys[index]
+        epoch, row, weight = place
+        key = self._keys[row]
         symmetry = IDENTITY
         if self._flip or self._rotate:
             symmetry = draw_symmetry(self._seed, epoch, key, self._flip, self._rotate)
@@ -122,17 +123,17 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             "scale_id": tokens.scale_id,
             "patch_valid": tokens.patch_valid,
             "pos_row": self._pos_embeds.rows(tokens),
-            "target": self._targets[index],
+            "target": self._targets[row],
             "weight": np.float32(weight),
             "keys": key,
         }
 
     def describe_place(self, worker: int) -> str:
         """The picture that a worker of the DataLoader had in hand."""
-        index = int(self._at_work[worker])
-        if index < 0:
+        row = int(self._at_work[worker])
+        if row < 0:
             return "its first picture"
-        key = self._keys[index]
+        key = self._keys[row]
         return f"{key} of {self._pictures.folder}/{self._pictures.shard_of(key)}.tar"
 
     def _read_column(self, key: str) -> dict[str, Any]:

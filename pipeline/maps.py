@@ -36,14 +36,14 @@ def _segment_by_sam_hq(picture: np.ndarray, way: str, settings: Settings) -> Sam
     from pipeline.saliency import sam_hq
 
     found = sam_hq.detect(picture, sam_hq.SamHqSettings(**settings))
-    return encode_mask(found.mask, boxes=found.boxes.round(2).tolist(), scores=found.scores.round(4).tolist())
+    return encode_mask(found.saliency_mask, boxes=found.boxes.round(2).tolist(), scores=found.scores.round(4).tolist())
 
 
-def encode_mask(mask: np.ndarray, **facts: Any) -> Sample:
+def encode_mask(saliency_mask: np.ndarray, **facts: Any) -> Sample:
     """A bool mask (H, W) without loss, and beside it its coverage, so that nobody has to decode masks to count them."""
     buffer = io.BytesIO()
-    Image.fromarray(mask).save(buffer, format="PNG")
-    facts["coverage"] = float(mask.mean())
+    Image.fromarray(saliency_mask).save(buffer, format="PNG")
+    facts["coverage"] = float(saliency_mask.mean())
     return {"mask.png": buffer.getvalue(), "mask.json": json.dumps(facts, sort_keys=True).encode()}
 
 

@@ -1,9 +1,7 @@
-"""Models from their description, and where they run."""
+"""Models from their description."""
 
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from charm.model import CharmViT
 from pipeline.errors import UserError
@@ -51,18 +49,3 @@ def model_config(params: Params, num_bins: int) -> dict[str, Any]:
         "normalize": params.train.normalize,
         "pos_embed": params.train.pos_embed,
     }
-
-
-def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """`auto` takes a GPU where there is one; each of several processes (`local_rank`) the one of its number."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if local_rank is not None and name.startswith("cuda"):
-        if name != "cuda":
-            raise UserError(f"params.yaml: hardware.device: {name!r} is one device for several processes; use cuda")
-        name = f"cuda:{local_rank}"
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without it
-        problem = str(error).splitlines()[0]
-        raise UserError(f"params.yaml: hardware.device: {name!r} cannot be used here ({problem}); try auto") from error

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.checkpoints import load_model_tensors
-from pipeline.columns import ColumnReader
+from pipeline.columns import ColumnReader, read_column_facts
 from pipeline.errors import UserError, remake
 from pipeline.folders import open_folder
 from pipeline.manifest import read_manifest
@@ -18,7 +18,6 @@ from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.shard_reader import ShardReader, read_shard_sidecars
 from pipeline.shards import describe_tar
-from pipeline.store import read_record
 
 
 @dataclass(frozen=True)
@@ -38,21 +37,19 @@ def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = P
         full: whether to read every byte of every shard, too.
         data, runs: where the stages write.
     """
-    pictures = data / "shards"
-    checks: dict[Path, Callable[[], str]] = {
-        data / "manifest": lambda: _check_manifest(data / "manifest"),
-        pictures: lambda: _check_pictures(pictures, data / "manifest", full),
-        data / "importance" / params.selection: lambda: _check_column(
-            data / "importance" / params.selection, pictures, full
-        ),
-        data / "pos_embeds" / params.backbone: lambda: _check_pos_embeds(data / "pos_embeds" / params.backbone),
-        runs / "train": lambda: _check_model(runs / "train"),
-        runs / "evaluate": lambda: _check_predictions(runs / "evaluate", data / "manifest"),
-    }
-    for place, check in checks.items():
+    manifest, pictures = data / "manifest", data / "shards"
+    checks: list[tuple[Path, Callable[[Path], str]]] = [
+        (manifest, _check_manifest),
+        (pictures, lambda folder: _check_pictures(folder, manifest, full)),
+        (data / "importance" / params.selection, lambda folder: _check_column(folder, pictures, full)),
+        (data / "pos_embeds" / params.backbone, _check_pos_embeds),
+        (runs / "train", _check_model),
+        (runs / "evaluate", lambda folder: _check_predictions(folder, manifest)),
+    ]
+    for place, check in checks:
         if place.is_dir():
             try:
-                yield Checked(place, check(), whole=True)
+                yield Checked(place, check(place), whole=True)
             except UserError as error:
                 yield Checked(place, str(error), whole=False)
 
@@ -74,15 +71,12 @@ def _check_pictures(folder: Path, manifest: Path, full: bool) -> str:
 
 
 def _check_column(folder: Path, pictures: Path, full: bool) -> str:
-    path = folder / "column.json"
-    try:
-        read_record(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+    read_column_facts(folder)
     if folder.name == "random":
         return "no map is needed"
-    ColumnReader(folder, ShardReader(pictures))
-    return _count_samples(folder, ShardReader(folder), full)
+    reader = ShardReader(pictures)
+    ColumnReader(folder, reader)  # has the same samples in the same shards
+    return _count_samples(folder, reader, full)
 
 
 def _count_samples(folder: Path, reader: ShardReader, full: bool) -> str:

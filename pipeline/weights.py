@@ -1,5 +1,6 @@
-"""A backbone's weights from a file of the user's."""
+"""Weights from files: read without running anything in them, and strictly those of a model."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.store import file_sha256
 
 # What a backbone here goes without: classifiers, attention pooling, the token of masked pre-training.
@@ -32,14 +33,10 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
         for name in sorted(expected.keys() & tensors.keys())
         if tensors[name].shape != expected[name].shape
     ]
-    problems = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
+    problems = list_problems(missing, unexpected, reshaped)
     if problems:
         raise UserError(
-            f"checkpoint: {path} does not fit the backbone: {'; '.join(problems)}; expected timm's names and shapes, "
+            f"checkpoint: {path} does not fit the backbone: {problems}; expected timm's names and shapes, "
             "those of the backbone's own picture size"
         )
     backbone.load_state_dict(tensors)
@@ -53,20 +50,33 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
     if sha256 and found != sha256.lower():
         raise UserError(f"checkpoint: {path} has the sha256 {found}, and not checkpoint_sha256: {sha256}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else read_torch_file(path)
     except OSError as error:
         raise UserError(f"checkpoint: {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch and safetensors raise what they like; nothing was executed
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"checkpoint: {path} does not hold weights alone ({line})") from error
+    except Exception as error:  # torch and safetensors raise what they like
+        raise UserError(f"checkpoint: {path} does not hold weights alone ({first_line(error)})") from error
     for wrapper in _WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(f"checkpoint: {path}: expected names and tensors")
     return loaded
+
+
+def read_torch_file(path: Path) -> Any:
+    """What torch.save wrote, on the CPU; of tensors and plain values alone, so that nothing is executed."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> str:
+    """Names of tensors that do not fit a model: how many of each kind, with the first three; "" if there are none."""
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    found = {kind: sorted(names) for kind, names in kinds.items()}
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in found.items()
+        if names
+    )
 
 
 def _shape(tensor: Tensor) -> str:

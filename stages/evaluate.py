@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.metrics import METRICS, bootstrap_intervals, score_agreement
+from pipeline.devices import choose_device
 from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
 from pipeline.loader import Loader
-from pipeline.models import choose_device
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.repeats import EveryDraw, LastPicture

@@ -25,11 +25,12 @@ from charm.losses import LOSSES
 from charm.metrics import score_agreement
 from charm.tokenizer import CharmTokenizer
 from pipeline.checkpoints import save_model
+from pipeline.devices import choose_device
 from pipeline.errors import UserError
 from pipeline.inputs import Inputs
 from pipeline.interrupts import Interrupts
 from pipeline.loader import Batch, Loader
-from pipeline.models import choose_device, start_model
+from pipeline.models import start_model
 from pipeline.optimizers import build_optimizer, set_rate
 from pipeline.params import Params
 from pipeline.predictions import forward_batch, predict

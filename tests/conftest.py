@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipeline.executor import Job
 from pipeline.inspection import build_rows, inspect_pictures
 from pipeline.listing import Listed, Listing
 from pipeline.manifest import Manifest, read_manifest, write_manifest
@@ -19,7 +18,7 @@ from pipeline.maps import make_column
 from pipeline.params import Params, SamHqParams, load_params
 from pipeline.shard_reader import ShardReader
 from pipeline.shards import pack_shard
-from pipeline.store import parse_record, read_sidecar, store_folder
+from pipeline.store import parse_record, read_sidecar
 
 ROOT = Path(__file__).parents[1]
 # (height, width): some of a single scale at 24 tokens of 14 pixels, some of two; upright and lying, odd sizes.
@@ -62,15 +61,6 @@ def draw_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def sidecar_of(tar: Path) -> dict[str, Any]:
     """What the sidecar of a shard says."""
     return parse_record(tar.with_suffix(".json").read_bytes())
-
-
-def make_here(kind: str, jobs: list[Job], work: Callable[..., None], dask: Any) -> dict[str, Path]:
-    """pipeline.executor.make_missing without Dask."""
-    made = {job.name: store_folder(kind) / f"{job.fingerprint}.json" for job in jobs}
-    for job in jobs:
-        if read_sidecar(made[job.name]) is None:
-            work(*job.arguments, made[job.name].with_suffix(""))
-    return made
 
 
 @pytest.fixture(scope="session")

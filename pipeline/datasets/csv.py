@@ -1,12 +1,11 @@
 """The user's own pictures: a CSV or Parquet file with a row per picture (path, score or distribution, split)."""
 
-import csv
-import io
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.tables import read_cells
 from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams, did_you_mean
@@ -45,43 +44,23 @@ def _check_columns(where: str, columns: list[str], needed: list[str]) -> None:
 
 def _read_csv(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """(file and line, row) of each row that is not blank."""
-    rows = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
-    try:
-        header = next(rows, [])
-        if not header:
-            raise UserError(f"{file}:1: no header; expected a line with the columns {', '.join(needed)}")
-        separator = next((one for one in (";", "\t", "|") if len(header) == 1 and one in header[0]), None)
-        if separator and header[0] not in needed:
-            raise UserError(f"{file}:1: the columns are separated by {separator!r}; expected a comma")
-        _check_columns(f"{file}:1", header, needed)
-        for row in rows:
-            where = f"{file}:{rows.line_num}"
-            if row and len(row) != len(header):
-                raise UserError(f"{where}: {_count_fields(row)}; expected {len(header)}, as the header has")
-            if row:
-                yield where, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{file}:{rows.line_num}: not a CSV file: {error}") from error
+    rows = read_cells(file)
+    _, header = next(rows, ("", []))
+    if not header:
+        raise UserError(f"{file}:1: no header; expected a line with the columns {', '.join(needed)}")
+    separator = next((one for one in (";", "\t", "|") if len(header) == 1 and one in header[0]), None)
+    if separator and header[0] not in needed:
+        raise UserError(f"{file}:1: the columns are separated by {separator!r}; expected a comma")
+    _check_columns(f"{file}:1", header, needed)
+    for where, row in rows:
+        if row and len(row) != len(header):
+            raise UserError(f"{where}: {_count_fields(row)}; expected {len(header)}, as the header has")
+        if row:
+            yield where, dict(zip(header, row, strict=True))
 
 
 def _count_fields(row: list[str]) -> str:
     return "1 field" if len(row) == 1 else f"{len(row)} fields"
-
-
-def _read_text(file: Path) -> str:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")  # -sig: spreadsheets put a byte order mark first
-        bad = data.find(b"\0")
-    except UnicodeDecodeError as error:
-        text, data, bad = "", error.object, error.start
-    if bad >= 0:
-        line = data.count(b"\n", 0, bad) + 1
-        raise UserError(f"{file}:{line}: byte {data[bad]:#04x} is no text; expected a CSV file in UTF-8")
-    return text
 
 
 def _read_parquet(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:

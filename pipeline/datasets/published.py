@@ -1,11 +1,12 @@
 """The folder that a published data set was downloaded to: finds its files, reads its labels, says what is wrong."""
 
-import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.tables import read_cells, read_text
 from pipeline.errors import UserError
 from pipeline.listing import Listed, Listing
 from pipeline.params import ManifestParams
@@ -67,15 +68,9 @@ class DatasetFolder:
         Raises:
             UserError: with file and line: no CSV, other labels, or a row with too few or too many cells.
         """
-        with open(file, newline="", encoding="utf-8-sig") as text:  # -sig: spreadsheets put a byte order mark first
-            rows = csv.reader(text)
-            try:
-                header = next(rows, [])
-                return self.take_columns(f"{file}:1", header, _number_rows(file, rows, len(header)), columns)
-            except csv.Error as error:
-                raise UserError(f"{file}:{rows.line_num}: not a CSV file: {error}") from error
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file}: not a text file in UTF-8: {error}") from error
+        rows = read_cells(file)
+        where, header = next(rows, (f"{file}:1", []))
+        return self.take_columns(where, header, _drop_blank_rows(rows, len(header)), columns)
 
     def read_fields(self, file: Path, *fields: str) -> Iterator[Row]:
         """A file without header whose rows have these fields, separated by spaces; empty lines are skipped.
@@ -84,20 +79,16 @@ class DatasetFolder:
             UserError: with file and line: no text, other labels, or none.
         """
         count = 0
-        with open(file, encoding="utf-8-sig") as text:
-            try:
-                for number, line in enumerate(text, start=1):
-                    cells = line.split()
-                    if cells and len(cells) != len(fields):
-                        raise UserError(
-                            f"{file}:{number}: not the labels of {self.dataset}: expected {len(fields)} fields with "
-                            f"spaces between them ({', '.join(fields)}); found {len(cells)} ({_show(cells)})"
-                        )
-                    if cells:
-                        count += 1
-                        yield f"{file}:{number}", dict(zip(fields, cells, strict=True))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file}: not a text file in UTF-8: {error}") from error
+        for number, line in enumerate(io.StringIO(read_text(file)), start=1):
+            cells = line.split()
+            if cells and len(cells) != len(fields):
+                raise UserError(
+                    f"{file}:{number}: not the labels of {self.dataset}: expected {len(fields)} fields with "
+                    f"spaces between them ({', '.join(fields)}); found {len(cells)} ({_show(cells)})"
+                )
+            if cells:
+                count += 1
+                yield f"{file}:{number}", dict(zip(fields, cells, strict=True))
         if not count:
             raise UserError(f"{file} is empty")
 
@@ -155,10 +146,9 @@ def read_number(row: dict[str, Any], column: str, where: str) -> float:
         raise UserError(f"{where}: {column} is {row[column]!r}, expected a number") from None
 
 
-def _number_rows(file: Path, rows: Any, width: int) -> Iterator[tuple[str, list[str]]]:
-    """The rows that are not empty, each with file and line."""
-    for cells in rows:
-        where = f"{file}:{rows.line_num}"
+def _drop_blank_rows(rows: Iterable[tuple[str, list[str]]], width: int) -> Iterator[tuple[str, list[str]]]:
+    """Those that hold something; each has to have so many cells."""
+    for where, cells in rows:
         if any(cell.strip() for cell in cells):
             if len(cells) != width:
                 raise UserError(f"{where}: {len(cells)} cells, expected {width} as in the first line")

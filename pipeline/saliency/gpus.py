@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.devices import open_device
 
 
 def choose_worker_device(name: str) -> torch.device:
@@ -18,11 +18,7 @@ def choose_worker_device(name: str) -> torch.device:
     Raises:
         UserError: there is no such device.
     """
-    name = name_worker_device(name)
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without it
-        raise UserError(f"params.yaml: hardware.device: {name!r} cannot be used here ({error}); try auto") from error
+    return open_device(name_worker_device(name))
 
 
 def name_worker_device(name: str) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.saliency.gpus import choose_worker_device
 from pipeline.store import file_sha256
+from pipeline.weights import list_problems, read_torch_file
 
 MAX_ASPECT = 1000  # of the longer edge to the shorter; both models shrink the longer to some 1000 pixels
 MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all boxes of pictures up to 13 megapixels
@@ -57,12 +58,12 @@ class Found:
     """What a prompt found in a picture.
 
     Attributes:
-        mask: bool (H, W), True in the union of all objects; all False where there is none.
+        saliency_mask: bool (H, W), True in the union of all objects; all False where there is none.
         boxes: float32 (N, 4), (top, left, bottom, right) in pixels, best first.
         scores: float32 (N,), 0..1, the detector's.
     """
 
-    mask: np.ndarray
+    saliency_mask: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
 
@@ -90,8 +91,8 @@ def detect(image: np.ndarray, settings: SamHqSettings) -> Found:
     models = load_models(settings)
     with models.in_use, torch.inference_mode():
         boxes, scores = _find_boxes(models, image, settings)
-        mask = _segment_boxes(models, image, boxes, settings.hq_token_only)
-    return Found(mask, boxes[:, [1, 0, 3, 2]].cpu().numpy(), scores.cpu().numpy())
+        saliency_mask = _segment_boxes(models, image, boxes, settings.hq_token_only)
+    return Found(saliency_mask, boxes[:, [1, 0, 3, 2]].cpu().numpy(), scores.cpu().numpy())
 
 
 def _find_boxes(models: Models, image: np.ndarray, settings: SamHqSettings) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,9 +130,9 @@ def format_prompt(prompt: str) -> str:
 def _segment_boxes(models: Models, image: np.ndarray, boxes: torch.Tensor, hq_token_only: bool) -> np.ndarray:
     """The union of the masks in some boxes of a picture: bool (H, W)."""
     height, width = image.shape[:2]
-    mask = torch.zeros(height, width, dtype=torch.bool, device=models.device)
+    union = torch.zeros(height, width, dtype=torch.bool, device=models.device)
     if len(boxes) == 0:
-        return mask.cpu().numpy()
+        return union.cpu().numpy()
     predictor = models.predictor
     with _half_precision(models.device):
         predictor.set_image(image)
@@ -142,9 +143,9 @@ def _segment_boxes(models: Models, image: np.ndarray, boxes: torch.Tensor, hq_to
         masks, _, _ = predictor.predict_torch(
             point_coords=None, point_labels=None, boxes=some, multimask_output=False, hq_token_only=hq_token_only
         )
-        mask |= masks.any(dim=0)[0]
+        union |= masks.any(dim=0)[0]
     predictor.reset_image()
-    return mask.cpu().numpy()
+    return union.cpu().numpy()
 
 
 def _half_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -202,8 +203,9 @@ def load_detector(folder: Path) -> tuple[Any, Any]:
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises many kinds on files of another model
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{folder}: cannot be loaded as a Grounding DINO of transformers ({reason})") from error
+        raise UserError(
+            f"{folder}: cannot be loaded as a Grounding DINO of transformers ({first_line(error)})"
+        ) from error
     model, report = loaded
     _refuse_mismatch(
         f"{folder} as a Grounding DINO",
@@ -239,10 +241,9 @@ def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
         raise UserError(f"{checkpoint} has changed: its sha256 is no longer {sha256}")
     model = SAM_MODELS[name]()
     try:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights = read_torch_file(checkpoint)
     except Exception as error:  # damaged archives raise many kinds; UnpicklingError is code that was not run
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{checkpoint} cannot be read as weights alone ({reason})") from error
+        raise UserError(f"{checkpoint} cannot be read as weights alone ({first_line(error)})") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise UserError(f"{checkpoint} holds no tensors by name; expected those of SAM-HQ {name}")
     own = model.state_dict()
@@ -257,14 +258,9 @@ def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _refuse_mismatch(what: str, missing: Any, unexpected: Any, reshaped: Any) -> None:
-    problems = [
-        f"{len(keys)} {kind} ({', '.join(sorted(keys)[:2])}{', ...' if len(keys) > 2 else ''})"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if keys
-    ]
-    if problems:
-        raise UserError(f"{what}: {'; '.join(problems)}: these weights are of another model, or not all of them")
+def _refuse_mismatch(what: str, missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> None:
+    if problems := list_problems(missing, unexpected, reshaped):
+        raise UserError(f"{what}: {problems}: these weights are of another model, or not all of them")
 
 
 @contextlib.contextmanager

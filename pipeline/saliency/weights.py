@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.store import file_sha256, fingerprint
 
 KEYS = "importance.saliency.sam_hq"  # of params.yaml, named in errors
@@ -185,8 +185,7 @@ def _fetch_detector(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(DETECTOR_FILES), endpoint=_hub()))
     except Exception as error:  # the hub's client raises some twenty kinds, of httpx and of its own
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"cannot download {_hub()}/{name} ({reason}): download its .json, .safetensors and .txt files by any other "
-            f"way into a folder, and name it in {KEYS}.detector of params.yaml"
+            f"cannot download {_hub()}/{name} ({first_line(error)}): download its .json, .safetensors and .txt files "
+            f"by any other way into a folder, and name it in {KEYS}.detector of params.yaml"
         ) from error

@@ -105,7 +105,7 @@ def main() -> None:
             make_column(str(folder), "shard-000000", "sam_hq", settings, folder / "column")
 
         found = sam_hq.detect(picture, sam_hq.SamHqSettings(**settings))
-        same = np.array_equal(found.mask, segment_plainly(models, picture))
+        same = np.array_equal(found.saliency_mask, segment_plainly(models, picture))
         times: dict[str, list[tuple[float, float]]] = {"pipeline": [], "plain": []}
         runs = {"pipeline": ours, "plain": lambda: segment_plainly(models, picture)}
         for turn in range(rounds):

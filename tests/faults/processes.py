@@ -18,8 +18,8 @@ from pipeline.params import load_params
 from pipeline.store import read_sidecar
 from stages import importance, manifest, shards
 from tests.conftest import ROOT
-from tests.faults.inline import use_no_cluster
 from tests.faults.sweep import tree
+from tests.no_cluster import use_no_cluster
 
 PATIENCE = 120  # seconds; a stage takes five on a quiet machine
 

@@ -17,9 +17,7 @@ from pipeline.shards import write_shard
 from pipeline.store import prune, publish, read_record, read_sidecar, write_json, write_record, write_whole
 from stages import importance, manifest, shards
 from tests.conftest import Small
-from tests.faults.conftest import Gate
-from tests.faults.disk import Disk
-from tests.faults.inline import (
+from tests.faults.artifacts import (
     copy_data,
     read_samples,
     read_scores,
@@ -28,10 +26,12 @@ from tests.faults.inline import (
     save_small_checkpoint,
     save_small_model,
     small_params,
-    use_no_cluster,
     write_labels,
 )
+from tests.faults.conftest import Gate
+from tests.faults.disk import Disk
 from tests.faults.sweep import Writer, sweep
+from tests.no_cluster import use_no_cluster
 
 OLD, NEW = ("old" * 300).encode(), ("new" * 700).encode()
 

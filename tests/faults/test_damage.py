@@ -21,8 +21,8 @@ from pipeline.shard_reader import ShardReader
 from pipeline.store import write_record
 from pipeline.verification import verify
 from tests.conftest import PER_SHARD, Small
+from tests.faults.artifacts import read_small_checkpoint, read_small_model, save_small_checkpoint, save_small_model
 from tests.faults.conftest import Gate
-from tests.faults.inline import read_small_checkpoint, read_small_model, save_small_checkpoint, save_small_model
 from tests.faults.processes import made, run_inline, write_workspace
 
 FLIPS = 1000

@@ -17,9 +17,9 @@ from pipeline.errors import UserError
 from pipeline.inspection import check_listing
 from pipeline.params import load_params
 from stages import manifest, run_stage
-from tests.conftest import make_here
 from tests.faults.bombs import encode
 from tests.faults.conftest import Gate
+from tests.no_cluster import use_no_cluster
 
 ROOT = Path(__file__).parents[2]
 HEADER = "path,score,part\n"
@@ -108,7 +108,7 @@ def complaint(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str], str]:
     """Runs the stage; gives what is wrong with how it ended, "" where it ended as it should."""
-    monkeypatch.setattr(manifest, "make_missing", make_here)
+    use_no_cluster(monkeypatch)
 
     def run(expected: str) -> str:
         code: Any = 0
@@ -144,7 +144,7 @@ def test_mistakes_in_settings(complaint: Callable[[str], str], gate: Gate) -> No
 
 def test_the_good_labels_are_good(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the tests above would show nothing."""
-    monkeypatch.setattr(manifest, "make_missing", make_here)
+    use_no_cluster(monkeypatch)
     run_stage(manifest.main)
     assert Path("data/manifest/manifest.parquet").is_file()
 

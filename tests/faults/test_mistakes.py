@@ -12,8 +12,8 @@ from pipeline.inputs import Inputs
 from pipeline.params import Params
 from stages import evaluate, importance, manifest, pos_embeds, run_stage, shards
 from tests.faults.conftest import Gate
-from tests.faults.inline import use_no_cluster
 from tests.faults.processes import finish, run_inline, start_stage, write_workspace
+from tests.no_cluster import use_no_cluster
 
 PICTURES = 9
 Change = Callable[[Path], int]  # makes a mistake in a folder; gives the number of the line, if it is one

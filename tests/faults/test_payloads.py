@@ -28,8 +28,8 @@ from pipeline.shards import describe_tar, write_shard
 from pipeline.store import file_sha256, write_record
 from pipeline.verification import verify
 from tests.conftest import ROOT, Small
+from tests.faults.artifacts import save_small_model
 from tests.faults.conftest import Gate
-from tests.faults.inline import save_small_model
 from tests.faults.sweep import tree
 
 

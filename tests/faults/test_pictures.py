@@ -152,23 +152,26 @@ def test_nothing_in_a_file_or_in_its_name_is_run(tmp_path: Path, gate: Gate) -> 
     gate("G4", "payloads in pictures and in their names are not run", cases=len(paths), failures=len(ran))
 
 
+ODD_NAMES = (
+    "good.jpg",
+    "two\nlines.jpg",
+    "tab\t.jpg",
+    "...",
+    "~",
+    "=1+1",
+    "写真.jpg",
+    "a.b.c.jpg",
+    "." + "x" * 200,
+)
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A root with a good picture and everything that a file system can hold beside it; secrets are outside."""
     root = tmp_path / "root"
     root.mkdir()
     (tmp_path / "secret.jpg").write_bytes(encode("JPEG", 48))
-    for name in (
-        "good.jpg",
-        "two\nlines.jpg",
-        "tab\t.jpg",
-        "...",
-        "~",
-        "=1+1",
-        "写真.jpg",
-        "a.b.c.jpg",
-        "." + "x" * 200,
-    ):
+    for name in ODD_NAMES:
         (root / name).write_bytes(encode("JPEG"))
     (root / os.fsdecode(b"latin\xe9.jpg")).write_bytes(encode("JPEG"))
     (root / "linked.jpg").symlink_to(tmp_path / "secret.jpg")
@@ -210,18 +213,7 @@ UNREADABLE = [
 ]
 MISSING = ["dangling.jpg", "nowhere.jpg", "good.jpg/x", "..\\secret.jpg", "file:///etc/passwd", "%2e%2e/secret.jpg"]
 NO_TEXT = [os.fsdecode(b"latin\xe9.jpg"), "\ud800", os.fsdecode(b"\xff\xfe")]
-GOOD = [
-    "good.jpg",
-    "two\nlines.jpg",
-    "tab\t.jpg",
-    "...",
-    "~",
-    "=1+1",
-    "写真.jpg",
-    "a.b.c.jpg",
-    "." + "x" * 200,
-    "up/root/good.jpg",
-]
+GOOD = [*ODD_NAMES, "up/root/good.jpg"]
 
 
 def tree(folder: Path) -> set[str]:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from charm.backbones import create_backbone
 from pipeline.errors import UserError
-from pipeline.models import build_model, choose_device, model_config, start_model
+from pipeline.models import build_model, model_config, start_model
 from pipeline.params import Params
 
 
@@ -46,13 +46,3 @@ def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, s
     with pytest.raises(UserError, match=message) as error:
         start_model(replace(shipped_params, backbone=backbone, pretrained=False), num_bins=1)
     assert "\n" not in str(error.value)
-
-
-def test_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_device("cpu", local_rank=1) == torch.device("cpu")
-    with pytest.raises(UserError, match=r"hardware\.device: 'nonsense' cannot be used here"):
-        choose_device("nonsense")
-    with pytest.raises(UserError, match="'cuda:0' is one device for several processes; use cuda"):
-        choose_device("cuda:0", local_rank=1)
-    with pytest.raises(UserError, match=r"hardware\.device: 'cuda:1' cannot be used here"):
-        choose_device("cuda", local_rank=1)

@@ -17,7 +17,7 @@ from pipeline.shards import pack_shard, write_shard
 from pipeline.store import publish_shards, read_record, store_folder, write_json, write_record
 from pipeline.verification import verify
 from tests.conftest import ROOT, Small
-from tests.faults.inline import save_small_model
+from tests.faults.artifacts import save_small_model
 
 Run = Callable[..., tuple[int, str]]
 

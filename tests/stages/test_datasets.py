@@ -15,7 +15,7 @@ from pipeline.params import Params, load_params
 from pipeline.recipes import DATASETS
 from pipeline.shard_reader import ShardReader
 from stages import evaluate, importance, manifest, pos_embeds, report, shards, train
-from tests.conftest import make_here
+from tests.no_cluster import use_no_cluster
 from tests.pipeline.datasets.small_folders import NUM_LISTED, WRITERS, counts, score
 from tests.stages.conftest import ROOT
 
@@ -59,8 +59,7 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CHARM_STORE", str(folder / "store"))
-        for stage in (manifest, shards):
-            patch.setattr(stage, "make_missing", make_here)
+        use_no_cluster(patch)
         manifest.main(params)
         shards.main(params)
         yield Packed(request.param, folder, params)

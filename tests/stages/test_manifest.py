@@ -13,7 +13,8 @@ from pipeline.manifest import read_manifest
 from pipeline.params import Params
 from pipeline.store import read_sidecar, store_folder, write_record
 from stages import manifest
-from tests.conftest import draw_picture, make_here
+from tests.conftest import draw_picture
+from tests.no_cluster import use_no_cluster
 from tests.stages.conftest import small_params
 
 Workspace = tuple[Path, Params]
@@ -57,7 +58,7 @@ def test_an_empty_split_stops_the_run(workspace: Workspace, tmp_path: Path, monk
 @pytest.fixture
 def run_here(monkeypatch: pytest.MonkeyPatch, store: Path) -> Any:
     """Runs the stage on rows of (file, stars, split) and gives dataset.json."""
-    monkeypatch.setattr(manifest, "make_missing", make_here)
+    use_no_cluster(monkeypatch)
 
     def run(*rows: tuple[str, float, str], **settings: Any) -> dict[str, Any]:
         lines = ["file,stars,part", *(f"{name},{stars},{split}" for name, stars, split in rows)]

@@ -99,9 +99,7 @@ def test_name_over_two_lines_keeps_the_count(read: Any) -> None:
         pytest.param("path,score\na,1\nb,good\n", {}, ":3: score is 'good', expected a number", id="text for a score"),
         pytest.param("path,score\na,1\nb,\n", {}, ":3: score is '', expected a number", id="no score"),
         pytest.param("path,score\na," + "1x" * 9999, {}, "x1x1x...", id="a message of one line"),
-        pytest.param(
-            b"path,score\na,1\n\xe9,1\n", {}, ":3: byte 0xe9 is no text; expected a CSV file in UTF-8", id="Latin-1"
-        ),
+        pytest.param(b"path,score\na,1\n\xe9,1\n", {}, ":3: byte 0xe9 is no text; expected UTF-8", id="Latin-1"),
         pytest.param(b"\xef\xbb\xbfpath,score\n\xe9,1\n", {}, ":2: byte 0xe9 is no text", id="Latin-1 after a mark"),
         pytest.param("path,score\na,1\n".encode("utf-16"), {}, ":1: byte 0xff is no text", id="UTF-16"),
         pytest.param(b"path,score\na,1\nb\0.jpg,1\n", {}, ":3: byte 0x00 is no text", id="NUL"),

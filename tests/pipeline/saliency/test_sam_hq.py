@@ -34,9 +34,9 @@ def test_masks_are_those_of_direct_calls_for_each_prompt_of_the_paper(
     image = picture(96, 130, seed=1)
     expected, boxes = segment_directly(image, params)
     found = detect(image, resolve(params))
-    assert found.mask.dtype == bool
+    assert found.saliency_mask.dtype == bool
     assert 0 < expected.mean() < 1
-    np.testing.assert_array_equal(found.mask, expected)
+    np.testing.assert_array_equal(found.saliency_mask, expected)
     np.testing.assert_array_equal(found.boxes, boxes.numpy()[:, [1, 0, 3, 2]])
 
 
@@ -50,12 +50,12 @@ def test_masks_are_those_of_direct_calls_at_any_size(
     params = replace(tiny_models, hq_token_only=hq_token_only)
     image = picture(*shape)
     expected, _ = segment_directly(image, params)
-    np.testing.assert_array_equal(detect(image, resolve(params)).mask, expected)
+    np.testing.assert_array_equal(detect(image, resolve(params)).saliency_mask, expected)
 
 
 def test_the_high_quality_token_alone_is_another_mask(tiny_models: SamHqParams, picture: Picture) -> None:
     image = picture(96, 130)
-    masks = [detect(image, resolve(replace(tiny_models, hq_token_only=flag))).mask for flag in (False, True)]
+    masks = [detect(image, resolve(replace(tiny_models, hq_token_only=flag))).saliency_mask for flag in (False, True)]
     assert not np.array_equal(*masks)
 
 
@@ -66,14 +66,14 @@ def test_top_k_keeps_the_boxes_of_highest_score(tiny_models: SamHqParams, pictur
     assert len(many.scores) > 5
     assert sorted(many.scores, reverse=True) == many.scores.tolist()
     np.testing.assert_array_equal(two.boxes, many.boxes[:2])
-    assert not (two.mask & ~many.mask).any()
+    assert not (two.saliency_mask & ~many.saliency_mask).any()
 
 
 @pytest.mark.parametrize("key", ["box_threshold", "text_threshold"])
 def test_a_threshold_that_nothing_reaches_leaves_nothing(key: str, tiny_models: SamHqParams, picture: Picture) -> None:
     found = detect(picture(60, 80), resolve(replace(tiny_models, **{key: 1.0})))
-    assert not found.mask.any()
-    assert found.mask.shape == (60, 80)
+    assert not found.saliency_mask.any()
+    assert found.saliency_mask.shape == (60, 80)
     assert found.boxes.shape == (0, 4)
 
 
@@ -87,16 +87,16 @@ def test_nothing_found_asks_sam_nothing(
 
 
 def test_a_picture_too_thin_for_the_models_has_no_object(tiny_models: SamHqParams) -> None:
-    assert not detect(np.zeros((1, 1001, 3), np.uint8), resolve(tiny_models)).mask.any()
+    assert not detect(np.zeros((1, 1001, 3), np.uint8), resolve(tiny_models)).saliency_mask.any()
 
 
 def test_boxes_of_a_huge_picture_are_taken_in_turns(
     tiny_models: SamHqParams, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = picture(96, 130)
-    at_once = detect(image, resolve(tiny_models)).mask
+    at_once = detect(image, resolve(tiny_models)).saliency_mask
     monkeypatch.setattr(sam_hq, "MAX_LOGITS", 2 * 96 * 130)
-    np.testing.assert_array_equal(detect(image, resolve(tiny_models)).mask, at_once)
+    np.testing.assert_array_equal(detect(image, resolve(tiny_models)).saliency_mask, at_once)
 
 
 def test_models_are_loaded_once(tiny_models: SamHqParams, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_half_precision_is_near(tiny_models: SamHqParams, picture: Picture, monk
     monkeypatch.setattr(sam_hq, "_half_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
     near = detect(image, resolve(tiny_models))
     np.testing.assert_array_equal(near.boxes, exact.boxes)
-    assert 0 < (near.mask != exact.mask).mean() < 0.02
+    assert 0 < (near.saliency_mask != exact.saliency_mask).mean() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -1,75 +1,17 @@
-"""The stages up to the maps in this process, without a cluster; what readers find in what they and training write."""
+"""Small artifacts of every kind, and what readers find in them."""
 
-import functools
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
-from pipeline import executor
 from pipeline.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
 from pipeline.columns import ColumnReader
-from pipeline.params import DaskParams, Params
+from pipeline.params import Params
 from pipeline.shard_reader import ShardReader
-from pipeline.store import code_digest
-from stages import importance, manifest, shards
 from tests.conftest import Small
-
-
-class Future:
-    """A task that was done when it was handed over."""
-
-    def __init__(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        self.key, self.status, self._error = str(id(self)), "finished", None
-        try:
-            work(*arguments)
-        except Exception as error:
-            self.status, self._error = "error", error
-
-    def exception(self) -> Exception | None:
-        return self._error
-
-    def release(self) -> None:
-        pass
-
-
-class Futures(list[Future]):
-    """dask.distributed.as_completed."""
-
-    add = list.append
-
-    def __iter__(self) -> Iterator[Future]:
-        while self:
-            yield self.pop(0)
-
-
-def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
-    """Lets make_missing do its tasks in this process, one after another; sources are digested once."""
-    import dask.distributed
-
-    client = SimpleNamespace(
-        scheduler=SimpleNamespace(address="here"),
-        wait_for_workers=lambda count, timeout: None,
-        run=lambda function, *arguments: {"here": function(*arguments)},
-        nthreads=lambda: {"here": 1},
-        submit=lambda work, *arguments, pure: Future(work, arguments),
-    )
-
-    @contextmanager
-    def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
-        yield client
-
-    digest = functools.cache(code_digest)
-    patch.setattr(executor, "connect", connect)
-    patch.setattr(dask.distributed, "as_completed", Futures)
-    for module in (executor, manifest, shards, importance):
-        patch.setattr(module, "code_digest", digest)
 
 
 def small_params(shipped: Params, small: Small) -> Params:
