@@ -10,6 +10,18 @@ import hashlib
 import numpy as np
 
 
+_ROWS_APART = 8  # of a picture's rows that name it; all of them would take 2.6 ms at 1024x768
+
+
+def name_by_pixels(image: np.ndarray) -> str:
+    """A key that follows from a picture, uint8 (H, W, 3), alone.
+
+    Evaluation draws by it, so that a photograph has one score whatever its file is called and whoever asks.
+    """
+    rows = np.ascontiguousarray(image[::_ROWS_APART])
+    return f"{image.shape[0]}x{image.shape[1]}-{hashlib.blake2b(rows, digest_size=16).hexdigest()}"
+
+
 def draw_words(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
     """Independent uniform words.
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from charm.draws import name_by_pixels
 from charm.geometry import fit_to_grid
 from charm.importance import score_patches
 from charm.selection import SELECTIONS
@@ -108,20 +109,20 @@ def show_picture(
 
     saliency_mask: bool (H, W); None = that of the detector without weights.
     """
-    image_hw = (picture.shape[0], picture.shape[1])
+    image_hw, key = (picture.shape[0], picture.shape[1]), name_by_pixels(picture)
     if not isinstance(tokenizer, CharmTokenizer):
-        return _show_whole(scored, picture, tokenizer(picture, seed=seed, key=scored.key))
+        return _show_whole(scored, picture, tokenizer(picture, seed=seed, key=key))
     layout = tokenizer.layout(image_hw)
     if len(layout.cell_sides) == 1:
         fitted = fit_to_grid(picture, tokenizer.patch_size, tokenizer.fit)
-        return _show_whole(scored, fitted, tokenizer(picture, seed=seed, key=scored.key), image_hw)
+        return _show_whole(scored, fitted, tokenizer(picture, seed=seed, key=key), image_hw)
 
     fitted = fit_to_grid(picture, tokenizer.coarse_patch_size, tokenizer.fit)
     if saliency_mask is None:
         saliency_mask = detect(picture)
     window = None
     if max(layout.fitted_hw) > SHOWN_EDGE:
-        tokens = tokenizer(picture, saliency_mask=saliency_mask, seed=seed, key=scored.key)
+        tokens = tokenizer(picture, saliency_mask=saliency_mask, seed=seed, key=key)
         outlined = mark_cells(tokens, tokenizer.num_scales - 1, tokenizer.sides[-1])
         window = choose_window(outlined, tokenizer.coarse_patch_size)
     views = []
@@ -130,7 +131,7 @@ def show_picture(
         importance = None
         if selection in UNITS:
             importance = score_patches(picture, selection, tokenizer.coarse_patch_size, tokenizer.fit)
-        tokens = strategy(picture, importance=importance, saliency_mask=saliency_mask, seed=seed, key=scored.key)
+        tokens = strategy(picture, importance=importance, saliency_mask=saliency_mask, seed=seed, key=key)
         fitted_mask = fit_to_grid(saliency_mask.astype(np.uint8), tokenizer.coarse_patch_size, tokenizer.fit)
         views.append(_view_tokens(strategy, tokens, importance, fitted_mask, window))
     photo = encode_jpeg(shrink(fitted))

@@ -50,8 +50,12 @@ class Inputs:
         self.sha256s += self.pictures.shards.values()
         self.sha256s += self._column.shards.values() if self._column else ()
 
-    def dataset(self, split: Manifest, tokenizer: Tokenizer, flip: float = 0.0, rotate: float = 0.0) -> TokenDataset:
-        """The tokens of some pictures, augmented with these probabilities."""
-        return TokenDataset(
-            split, self.pictures, self._column, tokenizer, self.pos_embeds, self._seed, flip=flip, rotate=rotate
-        )
+    def training_data(self, split: Manifest, tokenizer: Tokenizer, flip: float, rotate: float) -> TokenDataset:
+        """The tokens of some pictures, drawn by their keys and augmented with these probabilities."""
+        pictures = (split, self.pictures, self._column, tokenizer, self.pos_embeds, self._seed)
+        return TokenDataset(*pictures, flip=flip, rotate=rotate)
+
+    def evaluation_data(self, split: Manifest, tokenizer: Tokenizer) -> TokenDataset:
+        """The tokens of some pictures, drawn by their pixels: charm.scorer makes the same of the same photographs."""
+        pictures = (split, self.pictures, self._column, tokenizer, self.pos_embeds, self._seed)
+        return TokenDataset(*pictures, by_pixels=True)

@@ -1,7 +1,7 @@
 """Batches of tokens from shards: any order, any number of workers, the same samples.
 
 A worker is handed places (pipeline.sampler) and reads the picture by its place in the shard. What it makes of it is a
-function of (seed, epoch, key): no worker, batch or earlier sample has a say.
+function of (seed, epoch, key), in evaluation of (seed, draw, pixels): no worker, batch or earlier sample has a say.
 """
 
 import signal
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from charm.augment import IDENTITY, draw_symmetry
+from charm.draws import name_by_pixels
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
@@ -70,6 +71,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         pos_embeds: for the tokens' position embeddings.
         seed: of every draw.
         flip, rotate: probabilities of augmentation.
+        by_pixels: whether a picture's draws follow from its pixels (evaluation), and not from its key (training).
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         seed: int,
         flip: float = 0.0,
         rotate: float = 0.0,
+        by_pixels: bool = False,
     ) -> None:
         self._keys = manifest.keys
         self._targets = manifest.targets.astype(np.float32)
@@ -91,6 +94,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._pos_embeds = pos_embeds
         self._seed = seed
         self._flip, self._rotate = flip, rotate
+        self._by_pixels = by_pixels
         self._at_work = torch.full((_MOST_WORKERS,), -1).share_memory_()  # row that each worker has in hand
 
     def __len__(self) -> int:
@@ -115,7 +119,8 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         if self._flip or self._rotate:
             symmetry = draw_symmetry(self._seed, epoch, key, self._flip, self._rotate)
         picture = self._pictures.read_picture(key)
-        draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": key, "symmetry": symmetry}
+        drawn_by = name_by_pixels(picture) if self._by_pixels else key
+        draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
         tokens = self._tokenizer(picture, **draws, **self._read_column(key))
         return {
             "patches": tokens.patches,

@@ -39,7 +39,7 @@ def main(params: Params) -> None:
     test, bins, draws = inputs.manifest.of_split("test"), inputs.manifest.bins, params.evaluate.draws
     if draws > 1:
         inputs.pictures = LastPicture(inputs.pictures)
-    dataset = inputs.dataset(test, build_tokenizer(params, model.patch_size))
+    dataset = inputs.evaluation_data(test, build_tokenizer(params, model.patch_size))
     sampler = EveryDraw(len(test.table), params.train.batch_size, draws)
     loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
     # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.

@@ -83,10 +83,10 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
     sampler = EpochSampler(len(train.table), settings.batch_size, params.seed, True, *share)
     tokenizer = build_tokenizer(params, model.patch_size)
     training_tokenizer = build_tokenizer(params, model.patch_size, training=True)
-    augmented = inputs.dataset(train, training_tokenizer, settings.flip, settings.rotate)
+    augmented = inputs.training_data(train, training_tokenizer, settings.flip, settings.rotate)
     train_loader = Loader(augmented, sampler, hardware.loader_workers, device)
     val_sampler = EpochSampler(len(val.table), settings.batch_size, params.seed, False, *share)
-    val_loader = Loader(inputs.dataset(val, tokenizer), val_sampler, hardware.loader_workers, device)
+    val_loader = Loader(inputs.evaluation_data(val, tokenizer), val_sampler, hardware.loader_workers, device)
     if len(bins) == 1:
         torch.nn.init.constant_(model.head.bias, float(np.median(train.targets)))  # L1's best constant
     where = f"{device}" if ranks.world_size == 1 else f"{ranks.world_size} processes ({device.type})"
