@@ -9,7 +9,6 @@ import hashlib
 
 import numpy as np
 
-
 _ROWS_APART = 8  # of a picture's rows that name it; all of them would take 2.6 ms at 1024x768
 
 
