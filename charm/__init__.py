@@ -3,9 +3,10 @@
     tokenizer = CharmTokenizer(patch_size=14, max_seq_len=512)
     tokens = tokenizer(image, seed=0, epoch=0, key="photo-1")
     model = CharmViT("vit_small_patch14_dinov2.lvd142m")
+    scorer = CharmScorer.from_pretrained("runs/evaluate/model")
 
-Arrays in, arrays out: what is imported from here reads no files, knows no pipeline, and draws nothing at random but
-from (seed, epoch, key).
+Arrays in, arrays out: what is imported from here reads no files but those of a model's folder, knows no pipeline, and
+draws nothing at random but from (seed, epoch, key).
 """
 
 import importlib
@@ -15,19 +16,22 @@ if TYPE_CHECKING:
     from charm.importance import score_patches
     from charm.model import CharmViT
     from charm.pos_embed import resample_pos_embed
+    from charm.scorer import CharmScorer, Score
     from charm.tokenizer import CharmTokenizer
     from charm.tokens import Tokens
 
 # Names are loaded on first use: a process that only cuts patches need not wait seconds for torch and timm.
 _HOMES = {
+    "CharmScorer": "charm.scorer",
     "CharmTokenizer": "charm.tokenizer",
     "CharmViT": "charm.model",
+    "Score": "charm.scorer",
     "Tokens": "charm.tokens",
     "resample_pos_embed": "charm.pos_embed",
     "score_patches": "charm.importance",
 }
 
-__all__ = ["CharmTokenizer", "CharmViT", "Tokens", "resample_pos_embed", "score_patches"]
+__all__ = ["CharmScorer", "CharmTokenizer", "CharmViT", "Score", "Tokens", "resample_pos_embed", "score_patches"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ All are called as CharmTokenizer is, and give the same `Tokens`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,6 +163,19 @@ class SquareTokenizer:
         square = _resize(array, (edge, edge))
         tokens = cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
         return pad_tokens(tokens, self.charm.max_seq_len)  # as long as those of a larger picture of the same batch
+
+
+Tokenizer = CharmTokenizer | StandardTokenizer | PaddingTokenizer | SquareTokenizer
+
+# Called as (what cuts patches, whether in training): all take their patch size and length from it, some their patches.
+TOKENIZERS: dict[str, Callable[[CharmTokenizer, bool], Tokenizer]] = {
+    "charm": lambda cutter, training: cutter,
+    "standard": lambda cutter, training: StandardTokenizer(cutter.patch_size, cutter.max_seq_len, training),
+    "standard_384": lambda cutter, training: StandardTokenizer(cutter.patch_size, cutter.max_seq_len, training, 384),
+    "padding": lambda cutter, training: PaddingTokenizer(cutter.patch_size, cutter.max_seq_len),
+    "ms": lambda cutter, training: SquareTokenizer(cutter, edge=256),
+    "hr_ms": lambda cutter, training: SquareTokenizer(cutter, edge=0),
+}
 
 
 def _square_side(pixels: int, patch_size: int, max_seq_len: int) -> int:

@@ -18,7 +18,7 @@ def name_by_pixels(image: np.ndarray) -> str:
     Evaluation draws by it, so that a photograph has one score whatever its file is called and whoever asks.
     """
     rows = np.ascontiguousarray(image[::_ROWS_APART])
-    return f"{image.shape[0]}x{image.shape[1]}-{hashlib.blake2b(rows, digest_size=16).hexdigest()}"
+    return f"{image.shape[0]}x{image.shape[1]}-{hashlib.blake2b(rows.data, digest_size=16).hexdigest()}"
 
 
 def draw_words(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:

@@ -29,6 +29,21 @@ def cell_sides(num_scales: int, coarse_ratio: int) -> tuple[int, ...]:
     )
 
 
+def limit_edge(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:
+    """The size, in pixels, of a picture whose longest edge may be `max_edge`; in proportion, never enlarged."""
+    if max_edge is None or max(image_hw) <= max_edge:
+        return image_hw
+    height, width = (max(1, round(side * max_edge / max(image_hw))) for side in image_hw)
+    return height, width
+
+
+def downscale(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W) or (H, W, C) at another size, averaged by area; itself where it has that size."""
+    if image.shape[:2] == tuple(image_hw):
+        return image
+    return cv2.resize(image, image_hw[::-1], interpolation=cv2.INTER_AREA)
+
+
 def fitted_hw(image_hw: tuple[int, int], multiple: int, fit: str = "nearest") -> tuple[int, int]:
     """The size, in pixels, of a picture after `fit_to_grid`; never less than one cell of the grid on a side."""
     if fit not in FITS:

@@ -9,11 +9,11 @@ import numpy as np
 from charm.augment import IDENTITY, Symmetry, apply_symmetry
 from charm.budget import BUDGETS, DROPS, count_detailed, keep_tokens
 from charm.draws import draw_words
+from charm.files import read_settings, write_settings
 from charm.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
 from charm.importance import IMPORTANCE
 from charm.pictures import as_array
 from charm.selection import SELECTIONS, pool_saliency, select_patches
-from charm.settings import read_settings, write_settings
 from charm.tokens import TokenBatch, Tokens, gather_scaled, stack_tokens
 
 REDRAWS = ("epoch", "once")
@@ -164,7 +164,12 @@ class CharmTokenizer:
 
     def save_pretrained(self, folder: str) -> None:
         """Writes the settings to folder/charm_tokenizer.json, beside a model that was trained with them."""
-        write_settings(folder, {one.name: getattr(self, one.name) for one in fields(self) if one.init})
+        write_settings(folder, self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `CharmTokenizer` was called with, defaults included."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
 
     @classmethod
     def from_pretrained(cls, folder: str) -> "CharmTokenizer":

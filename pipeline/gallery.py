@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from charm.baselines import Tokenizer
 from charm.draws import name_by_pixels
 from charm.geometry import fit_to_grid
 from charm.importance import score_patches
@@ -15,7 +16,6 @@ from charm.selection import SELECTIONS
 from charm.tokenizer import CharmTokenizer
 from charm.tokens import Tokens
 from pipeline.saliency.mbd import detect
-from pipeline.tokenizers import Tokenizer
 
 SHOWN_EDGE = 480  # pixels, longest edge of a shown picture
 DETAIL_HW = (336, 448)  # pixels, largest window that is shown at native size where the whole picture is downscaled

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from charm.baselines import Tokenizer
 from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
 from pipeline.loader import TokenDataset
@@ -10,7 +11,6 @@ from pipeline.params import Params
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.shard_reader import ShardReader
 from pipeline.store import file_sha256
-from pipeline.tokenizers import Tokenizer
 
 DATA = Path("data")
 # Selections whose column a tokenizer reads. Pictures made square have another grid; their masks are squared with them.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from charm.draws import draw_words
+from charm.geometry import limit_edge
 from pipeline.errors import UserError
 from pipeline.images import Limits
 from pipeline.listing import SPLITS, Listed, Listing
@@ -22,16 +23,8 @@ def inspect_pictures(root: str, paths: list[str], max_pixels: int, max_edge: int
     found = look_apart(Path(root), paths, Limits(max_pixels=max_pixels))
     for facts in found:
         if not facts["reason"]:
-            facts["height"], facts["width"] = packed_hw((facts["raw_height"], facts["raw_width"]), max_edge)
+            facts["height"], facts["width"] = limit_edge((facts["raw_height"], facts["raw_width"]), max_edge)
     write_record(target.with_suffix(".json"), {"pictures": found})
-
-
-def packed_hw(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:
-    """Size after max_edge, which never enlarges."""
-    if max_edge is None or max(image_hw) <= max_edge:
-        return image_hw
-    height, width = (max(1, round(side * max_edge / max(image_hw))) for side in image_hw)
-    return height, width
 
 
 def check_listing(listing: Listing) -> None:

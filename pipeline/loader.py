@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from charm.augment import IDENTITY, draw_symmetry
+from charm.baselines import Tokenizer
 from charm.draws import name_by_pixels
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
@@ -24,7 +25,6 @@ from pipeline.manifest import Manifest
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.sampler import EpochSampler, Place
 from pipeline.shard_reader import ShardReader
-from pipeline.tokenizers import Tokenizer
 
 _MOST_WORKERS = 1024  # as pipeline.params allows
 _GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM

@@ -108,7 +108,9 @@ def find_leaks(rows: list[dict[str, Any]]) -> list[list[int]]:
     return [group for group in groups.values() if len({rows[index]["split"] for index in group}) > 1]
 
 
-def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str) -> dict[str, Any]:
+def write_manifest(
+    folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str, max_edge: int | None = None
+) -> dict[str, Any]:
     """Writes the three files; returns the content of dataset.json."""
     low, high = listing.score_range
     # Only rejected pictures can have such names: anybody can read the table, nobody reads these files.
@@ -117,6 +119,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], listing: Listing, d
     rejected = [row for row in rows if row["reason"]]
     facts = {
         "dataset": dataset,
+        "max_edge": max_edge,
         "root": str(listing.root),
         "num_bins": listing.num_bins,
         "score_range": [low, high],

@@ -39,6 +39,14 @@ def start_model(params: Params, num_bins: int) -> CharmViT:
     return model
 
 
+def describe_start(params: Params, model: CharmViT) -> dict[str, Any]:
+    """Which weights training starts from, and their licence; None where there are none, or nobody said."""
+    if params.checkpoint:
+        return {"started_from": Path(params.checkpoint).name, "licence": None}
+    facts = (getattr(model.vit, "pretrained_cfg", None) or {}) if params.pretrained else {}
+    return {"started_from": facts.get("hf_hub_id"), "licence": facts.get("license")}
+
+
 def model_config(params: Params, num_bins: int) -> dict[str, Any]:
     """What has to be known to build the model again."""
     return {

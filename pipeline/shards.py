@@ -23,10 +23,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import simplejpeg
 
+from charm.geometry import downscale
 from pipeline.errors import UserError
 from pipeline.images import decode_image
 from pipeline.store import file_sha256, write_record, write_whole
@@ -113,9 +113,7 @@ def _pack_sample(row: dict[str, Any], root: Path, encoding: str, jpeg_quality: i
     resized = (row["height"], row["width"]) != (row["raw_height"], row["raw_width"])
     if encoding == "jpeg" and not resized:
         return {row["extension"]: data, "json": label}
-    pixels = decode_image(data).pixels
-    if resized:
-        pixels = cv2.resize(pixels, (row["width"], row["height"]), interpolation=cv2.INTER_AREA)
+    pixels = downscale(decode_image(data).pixels, (row["height"], row["width"]))
     if encoding == "jpeg":
         return {"jpg": simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444"), "json": label}
     return {"npy": encode_array(pixels), "json": label}

@@ -1,6 +1,7 @@
 """Score the test pictures with the best model, once.
 
-Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares, too) and predictions.csv, for plots.
+Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares, too) and predictions.csv, for plots;
+and the model's folder (charm.files), which scores other pictures without anything else.
 """
 
 import csv
@@ -18,6 +19,7 @@ from pipeline.devices import choose_device
 from pipeline.errors import UserError
 from pipeline.inputs import DATA, Inputs
 from pipeline.loader import Loader
+from pipeline.model_folder import describe_scorer, write_model_folder
 from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.repeats import EveryDraw, LastPicture
@@ -46,23 +48,27 @@ def main(params: Params) -> None:
     found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(len(bins)))
     shares = found.predicted.reshape(-1, draws, len(bins))
     scores = shares @ bins  # (N, draws)
-    predictions = {
+    targets, facts = found.target[::draws] @ bins, inputs.manifest.facts
+    agreement = _rate(scores.mean(axis=1), targets, facts["accuracy_threshold"], params.seed)
+    low, high = facts["score_range"]
+    predictions = {  # on the scale of the labels, as charm.scorer gives them
         "key": found.keys[::draws],
         "name": test.table["name"].to_pylist(),
-        "target": found.target[::draws] @ bins,
-        "predicted": scores.mean(axis=1),
-        "spread": scores.std(axis=1),
+        "target": low + (high - low) * targets,
+        "predicted": low + (high - low) * scores.mean(axis=1),
+        "spread": (high - low) * scores.std(axis=1),
     }
 
     # Publish
     OUT.mkdir(parents=True, exist_ok=True)
-    facts = inputs.manifest.facts
-    agreement = _rate(predictions["predicted"], predictions["target"], facts["accuracy_threshold"], params.seed)
-    write_json(OUT / "metrics.json", agreement | _describe(params, facts, config, predictions))
+    metrics = agreement | _describe(params, facts, config, predictions)
+    write_json(OUT / "metrics.json", metrics)
     _write_csv(OUT / "predictions.csv", predictions)
     distributions = {"distribution": shares.mean(axis=1).tolist()} if len(bins) > 1 else {}
     with write_whole(OUT / "predictions.parquet") as file:
         pq.write_table(pa.table(predictions | distributions), file, compression="zstd", write_page_checksum=True)
+    about = describe_scorer(params, facts, config, metrics, inputs.pos_embeds.facts)
+    write_model_folder(OUT / "model", model.state_dict(), about)
     shown = "  ".join(f"{name.upper()} {_show(agreement, name)}" for name in ("plcc", "srcc", "acc"))
     print(f"evaluate: {len(scores)} test pictures  {shown}")
 

@@ -39,7 +39,7 @@ def main(params: Params) -> None:
         found += (read_sidecar(path) or {})["pictures"]
 
     rows = build_rows(listing, found, settings, params.seed)
-    facts = write_manifest(OUT, rows, listing, params.dataset)
+    facts = write_manifest(OUT, rows, listing, params.dataset, settings.max_edge)
     rejected = facts["listed"] - facts["packed"]
     print(f"manifest: {facts['listed']} listed = {facts['packed']} kept + {rejected} rejected")
     print("manifest: " + ", ".join(f"{count} {split}" for split, count in facts["splits"].items()))

@@ -30,7 +30,7 @@ from pipeline.errors import UserError
 from pipeline.inputs import Inputs
 from pipeline.interrupts import Interrupts
 from pipeline.loader import Batch, Loader
-from pipeline.models import start_model
+from pipeline.models import describe_start, start_model
 from pipeline.optimizers import build_optimizer, set_rate
 from pipeline.params import Params
 from pipeline.predictions import forward_batch, predict
@@ -179,7 +179,7 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
     if not ranks.first:
         return
     OUT.mkdir(parents=True, exist_ok=True)
-    facts = {"best_epoch": progress.best_epoch, "patch_size": model.patch_size}
+    facts = {"best_epoch": progress.best_epoch, "patch_size": model.patch_size} | describe_start(params, model)
     save_model(OUT, progress.best, describe_model(params, manifest) | facts)
     if isinstance(tokenizer, CharmTokenizer):
         tokenizer.save_pretrained(str(OUT))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charm.geometry import cell_sides, fit_to_grid, fitted_hw, plan_layout
+from charm.geometry import cell_sides, fit_to_grid, fitted_hw, limit_edge, plan_layout
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -131,3 +131,19 @@ def test_grids_cover_the_fitted_picture(
     assert layout.fitted_hw == fitted_hw(image_hw, layout.cell_sides[-1] * patch_size, fit)
     assert layout.fitted_hw == tuple(side * patch_size for side in layout.grids[-1])
     assert layout.num_coarse * layout.cell_sides[0] ** 2 == layout.grids[0][0] * layout.grids[0][1]
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "max_edge", "expected"),
+    [
+        pytest.param((600, 800), None, (600, 800), id="no limit"),
+        pytest.param((600, 800), 800, (600, 800), id="at the limit"),
+        pytest.param((600, 800), 1024, (600, 800), id="never enlarged"),
+        pytest.param((1500, 2000), 1024, (768, 1024), id="lying"),
+        pytest.param((2000, 1500), 1024, (1024, 768), id="upright"),
+        pytest.param((1001, 999), 500, (500, 499), id="rounded"),
+        pytest.param((1, 5000), 32, (1, 32), id="a line keeps a pixel"),
+    ],
+)
+def test_longest_edge_is_limited(image_hw: tuple[int, int], max_edge: int | None, expected: tuple[int, int]) -> None:
+    assert limit_edge(image_hw, max_edge) == expected

@@ -16,7 +16,6 @@ from pipeline.inspection import (
     build_rows,
     check_listing,
     inspect_pictures,
-    packed_hw,
     stat_picture,
 )
 from pipeline.listing import Listed, Listing
@@ -68,22 +67,6 @@ def test_facts_of_good_and_bad_pictures_in_the_order_of_the_paths(root: Path) ->
     }
     found = inspect(root, "b.jpg", "a.jpg", "../a.jpg", max_pixels=2000)
     assert found == [{"reason": "too_large"}, good, {"reason": "outside"}]
-
-
-@pytest.mark.parametrize(
-    ("image_hw", "max_edge", "expected"),
-    [
-        pytest.param((600, 800), None, (600, 800), id="no limit"),
-        pytest.param((600, 800), 800, (600, 800), id="at the limit"),
-        pytest.param((600, 800), 1024, (600, 800), id="never enlarged"),
-        pytest.param((1500, 2000), 1024, (768, 1024), id="lying"),
-        pytest.param((2000, 1500), 1024, (1024, 768), id="upright"),
-        pytest.param((1001, 999), 500, (500, 499), id="rounded"),
-        pytest.param((1, 5000), 32, (1, 32), id="a line keeps a pixel"),
-    ],
-)
-def test_max_edge(image_hw: tuple[int, int], max_edge: int | None, expected: tuple[int, int]) -> None:
-    assert packed_hw(image_hw, max_edge) == expected
 
 
 def test_max_edge_is_of_the_upright_picture(root: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from charm.augment import IDENTITY, draw_symmetry
-from charm.baselines import StandardTokenizer
+from charm.baselines import StandardTokenizer, Tokenizer
 from charm.tokenizer import CharmTokenizer
 from pipeline.columns import ColumnReader
 from pipeline.errors import UserError
@@ -22,7 +22,6 @@ from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
 from pipeline.sampler import EpochSampler
 from pipeline.shard_reader import ShardReader
 from pipeline.shards import pack_shard
-from pipeline.tokenizers import Tokenizer
 from tests.conftest import Small
 
 CPU = torch.device("cpu")

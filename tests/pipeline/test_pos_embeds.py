@@ -79,7 +79,7 @@ def test_equal_axes_are_equal_bytes(tmp_path: Path) -> None:
 def test_a_grid_with_an_unknown_axis(tmp_path: Path) -> None:
     pos_embeds = write(tmp_path, [4, 6])
     tokens = TOKENIZERS["two scales"](draw_picture(112, 112))
-    with pytest.raises(UserError, match=rf"{tmp_path} has no axis of 8 tokens for the grid \(8, 8\): run dvc repro"):
+    with pytest.raises(UserError, match=rf"{tmp_path}: no axis of 8 tokens for the grid \(8, 8\); run dvc repro"):
         pos_embeds.rows(tokens)
 
 

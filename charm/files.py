@@ -1,0 +1,92 @@
+"""The one module of the library that touches files: a tokenizer's settings, and the folder of a trained model.
+
+A model's folder is laid out as model hubs expect it:
+
+    model.safetensors   the tensors of a CharmViT
+    config.json         what it takes to score pictures with it, and what it was made from; it knows the sha256 of the
+                        tensors and of its own rest, so that damage cannot pass for another model
+    README.md           the model card, for people
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+MODEL_FILES = ("model.safetensors", "config.json", "README.md")
+_TOKENIZER = "charm_tokenizer.json"
+_FORMAT = 1  # of config.json
+
+
+def write_settings(folder: str | Path, settings: dict[str, Any]) -> None:
+    """Writes folder/charm_tokenizer.json."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / _TOKENIZER).write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def read_settings(folder: str | Path, known: Iterable[str]) -> dict[str, Any]:
+    """Undoes `write_settings`.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: not JSON, or it holds other names than the known ones.
+    """
+    path = Path(folder) / _TOKENIZER
+    settings = json.loads(path.read_text())
+    if not isinstance(settings, dict) or settings.keys() - set(known):
+        raise ValueError(f"{path} holds {settings}: expected settings out of {', '.join(sorted(known))}")
+    return settings
+
+
+def encode_model(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a model's folder by name, but its card. Equal models give equal bytes.
+
+    Args:
+        tensors: `state_dict` of a CharmViT.
+        config: anything that JSON can hold.
+    """
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    facts = {"library_name": "charm", "format": _FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    facts = config | facts
+    whole = facts | {"config_sha256": _digest(facts)}
+    return {
+        "model.safetensors": weights,
+        "config.json": json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n",
+    }
+
+
+def read_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the config of a model's folder; nothing in it is executed.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is damaged, was changed, or is of another kind; says which.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        is_whole = config.pop("config_sha256") == _digest(config)
+        is_known = config["library_name"] == "charm" and config["format"] == _FORMAT
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        raise ValueError(f"{path} is not the description of a Charm model, or damaged") from None
+    if not is_whole:
+        raise ValueError(f"{path} is not as it was written: damaged, or changed by hand")
+    if not is_known:
+        raise ValueError(f"{path} has format {config['format']!r} of {config['library_name']!r}: expected {_FORMAT}")
+    path = Path(folder) / "model.safetensors"
+    weights = path.read_bytes()
+    if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
+        raise ValueError(f"{path} is damaged, or not the file that config.json describes")
+    try:
+        return load(weights), config
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+
+
+def _digest(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""The folder of a trained model that travels: what charm.scorer needs to score pictures, and a card for people."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import Tensor
+
+from charm.files import encode_model
+from charm.metrics import METRICS
+from pipeline.errors import UserError
+from pipeline.inputs import DATA
+from pipeline.params import Params
+from pipeline.store import read_record, write_whole
+from pipeline.tokenizers import build_cutter
+
+
+def describe_scorer(
+    params: Params,
+    facts: dict[str, Any],
+    trained: dict[str, Any],
+    metrics: dict[str, Any],
+    pos_embeds: dict[str, Any],
+) -> dict[str, Any]:
+    """The config of a model's folder.
+
+    Args:
+        params: of the run.
+        facts: dataset.json of the manifest.
+        trained: model.json of the stage `train`.
+        metrics: metrics.json of the stage `evaluate`.
+        pos_embeds: axes.json of the stage `pos_embeds`.
+    """
+    ends = ("", "_low", "_high")
+    return {
+        "model": {
+            name: trained[name] for name in ("backbone", "num_scales", "num_outputs", "head", "normalize", "pos_embed")
+        },
+        "tokenizer": {"name": params.tokenizer} | build_cutter(params, trained["patch_size"]).settings,
+        "pos_embeds": {"mode": pos_embeds["mode"], "antialias": pos_embeds.get("antialias", False)},
+        "labels": {name: facts[name] for name in ("num_bins", "score_range", "accuracy_threshold")},
+        "max_edge": facts["max_edge"],
+        "seed": params.seed,
+        "draws": params.evaluate.draws,
+        "saliency": _describe_saliency(params),
+        "data": {name: facts[name] for name in ("dataset", "split_sha256", "splits")},
+        "metrics": {name: {end[1:] or "value": metrics[f"{name}{end}"] for end in ends} for name in METRICS},
+        "scored": metrics["scored"],
+        "training": {name: trained[name] for name in ("best_epoch", "started_from", "licence")},
+        "versions": trained["versions"],
+    }
+
+
+def _describe_saliency(params: Params) -> dict[str, Any] | None:
+    """How the masks were made that the model was trained with; None where it needs none, or nobody here knows."""
+    column = DATA / "importance" / params.selection / "column.json"
+    if params.selection != "saliency" or not column.is_file():
+        return None
+    try:
+        found = read_record(column)
+        detector = params.importance.saliency.sam_hq.detector if found["backend"] == "sam_hq" else None
+        return {"backend": found["backend"], "settings": found["settings"], "detector": detector}
+    except (ValueError, LookupError) as error:
+        raise UserError(f"{column.parent}: damaged ({error}); run dvc repro") from error
+
+
+def write_model_folder(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Writes model.safetensors, config.json and README.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    card = {"README.md": render_card(config).encode()}
+    for name, data in (encode_model(tensors, config) | card).items():
+        with write_whole(folder / name) as file:
+            file.write(data)
+
+
+def render_card(config: dict[str, Any]) -> str:
+    """The model card, Markdown with the head that hubs read, of what the config says."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # Markdown
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.jinja").render(config, names=METRICS)

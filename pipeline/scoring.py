@@ -1,0 +1,71 @@
+"""Photographs as files -> what charm.scorer takes: the command and the server read them alike."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from charm.scorer import CharmScorer
+from charm.tokens import Tokens
+from pipeline.devices import choose_device
+from pipeline.errors import UserError
+from pipeline.images import Limits, decode_image
+from pipeline.saliency import mbd
+from pipeline.saliency.weights import find_checkpoint, find_detector
+
+
+def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -> CharmScorer:
+    """The scorer of a model's folder.
+
+    Raises:
+        UserError: missing, damaged, not of a Charm model, or there is no such device.
+    """
+    try:
+        return CharmScorer.from_pretrained(folder, choose_device(device), precision)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror}; a model's folder is what `dvc repro` writes to "
+            "runs/evaluate/model"
+        ) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def tokenize_file(
+    scorer: CharmScorer, data: bytes, limits: Limits = Limits(), draws: int | None = None
+) -> list[Tokens]:
+    """The tokens of a picture from its file's bytes, once per draw.
+
+    Raises:
+        Rejected: it cannot be decoded, or asks for more than the limits.
+    """
+    picture = decode_image(data, limits).pixels
+    return scorer.tokenize(picture, find_mask(scorer, picture), draws=draws)
+
+
+def find_mask(scorer: CharmScorer, picture: np.ndarray) -> np.ndarray | None:
+    """The mask of the salient object, bool (H, W), as it was made for training; None for models that need none.
+
+    Raises:
+        UserError: SAM-HQ or its detector cannot be loaded.
+    """
+    if not scorer.needs_mask:
+        return None
+    known: dict[str, Any] = scorer.config["saliency"] or {"backend": "mbd"}
+    if known["backend"] == "mbd":
+        return mbd.detect(picture)
+    from pipeline.saliency import sam_hq
+
+    settings = dict(known["settings"])
+    detector, settings["detector_sha256"] = find_detector(known["detector"])
+    checkpoint, settings["sam_sha256"] = find_checkpoint(settings["sam"], None, settings["sam_sha256"])
+    places = {"detector": str(detector), "sam_checkpoint": str(checkpoint), "device": str(scorer.device)}
+    return sam_hq.detect(picture, sam_hq.SamHqSettings(**settings, **places)).saliency_mask
+
+
+def use_threads(count: int | None) -> None:
+    """Of the model, None = as torch chooses; pictures are decoded and cut by threads of their own."""
+    cv2.setNumThreads(1)
+    if count:
+        torch.set_num_threads(count)
