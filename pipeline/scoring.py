@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 
 from charm.scorer import CharmScorer
 from charm.tokens import Tokens
@@ -32,9 +30,7 @@ def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -
         raise UserError(str(error)) from error
 
 
-def tokenize_file(
-    scorer: CharmScorer, data: bytes, limits: Limits = Limits(), draws: int | None = None
-) -> list[Tokens]:
+def tokenize_file(scorer: CharmScorer, data: bytes, limits: Limits, draws: int | None = None) -> list[Tokens]:
     """The tokens of a picture from its file's bytes, once per draw.
 
     Raises:
@@ -60,12 +56,9 @@ def find_mask(scorer: CharmScorer, picture: np.ndarray) -> np.ndarray | None:
     settings = dict(known["settings"])
     detector, settings["detector_sha256"] = find_detector(known["detector"])
     checkpoint, settings["sam_sha256"] = find_checkpoint(settings["sam"], None, settings["sam_sha256"])
-    places = {"detector": str(detector), "sam_checkpoint": str(checkpoint), "device": str(scorer.device)}
+    places: dict[str, Any] = {
+        "detector": str(detector),
+        "sam_checkpoint": str(checkpoint),
+        "device": str(scorer.device),
+    }
     return sam_hq.detect(picture, sam_hq.SamHqSettings(**settings, **places)).saliency_mask
-
-
-def use_threads(count: int | None) -> None:
-    """Of the model, None = as torch chooses; pictures are decoded and cut by threads of their own."""
-    cv2.setNumThreads(1)
-    if count:
-        torch.set_num_threads(count)
