@@ -122,8 +122,8 @@ class CharmScorer:
             ValueError: a picture or a mask is not as described.
 
         >>> scorer = CharmScorer.from_pretrained("runs/evaluate/model")  # doctest: +SKIP
-        >>> scorer(PIL.Image.open("beach.jpg")).score  # doctest: +SKIP
-        0.83
+        >>> [found.score for found in scorer([beach, street])]  # doctest: +SKIP
+        [3.82, 2.07]
         """
         images = image if isinstance(image, list) else [image]
         masks = saliency_mask if isinstance(saliency_mask, list) else [saliency_mask] * len(images)

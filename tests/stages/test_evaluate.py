@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ruamel.yaml import YAML
 
+from charm import CharmScorer
+from charm.files import read_model
 from charm.metrics import METRICS, srcc
 from pipeline.errors import UserError
+from pipeline.images import decode_image
 from pipeline.manifest import read_manifest
 from pipeline.params import EvaluateParams, Params
 from pipeline.predictions import Predictions, predict
@@ -68,7 +72,7 @@ def test_several_draws_are_averaged_and_their_spread_reported(
     np.testing.assert_allclose(np.array(predictions["spread"], float), np.std(passes, axis=0), atol=2e-6)
     spread = np.array(predictions["spread"], float)
     assert spread.max() > 1e-4
-    assert metrics["draw_spread"] == pytest.approx(spread.mean(), abs=1e-6)
+    assert metrics["draw_spread"] == pytest.approx(spread.mean() / 4, abs=1e-6)  # on the scale of 0..1
 
 
 def test_each_metric_lies_between_the_ends_of_its_interval(workspace: Workspace) -> None:
@@ -128,3 +132,46 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
     column.write_text(column.read_text()[:-20])
     with pytest.raises(UserError, match=r"importance/saliency: damaged .*; run dvc repro"):
         evaluate.main(by_saliency)
+
+
+def test_the_models_folder_gives_the_same_scores_from_the_files_alone(workspace: Workspace) -> None:
+    """In any order, alone or together; on the scale of the labels."""
+    folder, params = workspace
+    _, predictions = run(folder, replace(params, evaluate=EvaluateParams(draws=2)))
+    scorer = CharmScorer.from_pretrained(str(folder / "runs/evaluate/model"))
+    paths = [folder / "pictures" / name for name in predictions["name"]]
+    pictures = [decode_image(path.read_bytes()).pixels for path in paths]
+    expected = np.array(predictions["predicted"], float)
+    assert np.ptp(expected) > 0.1
+    together, alone = scorer(pictures[::-1])[::-1], [scorer(picture) for picture in pictures]
+    for found in (together, alone):
+        np.testing.assert_allclose([one.score for one in found], expected, atol=1e-5)
+        np.testing.assert_allclose([one.spread for one in found], np.array(predictions["spread"], float), atol=1e-5)
+
+
+def test_predictions_are_on_the_scale_of_the_labels(workspace: Workspace) -> None:
+    folder, params = workspace
+    _, predictions = run(folder, params)
+    with (folder / "pictures/labels.csv").open() as text:
+        stars = {row["file"]: float(row["stars"]) for row in csv.DictReader(text)}
+    targets = [stars[name] for name in predictions["name"]]
+    np.testing.assert_allclose(np.array(predictions["target"], float), targets, atol=1e-5)
+
+
+def test_the_folder_says_what_the_model_is_and_how_good(workspace: Workspace) -> None:
+    folder, params = workspace
+    metrics, _ = run(folder, params)
+    _, config = read_model(folder / "runs/evaluate/model")
+    assert config["metrics"]["srcc"] == {
+        "value": metrics["srcc"],
+        "low": metrics["srcc_low"],
+        "high": metrics["srcc_high"],
+    }
+    assert config["data"]["split_sha256"] == metrics["split_sha256"]
+    assert config["labels"]["score_range"] == [1.0, 5.0]
+    assert config["tokenizer"]["max_seq_len"] == 48
+    card = (folder / "runs/evaluate/model/README.md").read_text()
+    head = YAML(typ="safe").load(card.split("---")[1])
+    assert head["library_name"] == "charm"
+    assert f"| SRCC | {metrics['srcc']:.3f} |" in card
+    assert "a score from 1 to 5" in card
