@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 
 from charm.backbones import create_backbone
 from pipeline.errors import UserError
-from pipeline.models import build_model, model_config, start_model
+from pipeline.models import build_model, describe_start, model_config, start_model
 from pipeline.params import Params
 
 
@@ -46,3 +48,15 @@ def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, s
     with pytest.raises(UserError, match=message) as error:
         start_model(replace(shipped_params, backbone=backbone, pretrained=False), num_bins=1)
     assert "\n" not in str(error.value)
+
+
+def test_the_licence_is_that_of_the_weights_that_training_starts_from(shipped_params: Params) -> None:
+    facts = {"hf_hub_id": "timm/vit", "license": "apache-2.0"}
+    known = cast(Any, SimpleNamespace(vit=SimpleNamespace(pretrained_cfg=facts)))
+    published = replace(shipped_params, backbone="vit_small_patch14_dinov2.lvd142m")
+    assert describe_start(published, known) == {"started_from": "timm/vit", "licence": "apache-2.0"}
+    unknown = {"started_from": None, "licence": None}
+    assert describe_start(replace(published, pretrained=False), known) == unknown
+    assert describe_start(shipped_params, build_model(model_config(shipped_params, 1), pretrained=True)) == unknown
+    from_file = replace(published, checkpoint="weights/own.pth")
+    assert describe_start(from_file, known) == {"started_from": "own.pth", "licence": None}
