@@ -23,7 +23,7 @@ THREE = CharmTokenizer(patch_size=16, max_seq_len=70, num_scales=3, budget="fill
 
 
 class Linear(nn.Module):
-    """Called as CharmViT; scores the pixels of the tokens by a weight each, (L, p, p, 3), and adds 3."""
+    """Called as CharmViT; sums the pixels, those of padding too, by a weight each, (L, p, p, 3), and adds 3."""
 
     def __init__(self, weight: np.ndarray) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Linear(nn.Module):
 
     def forward(self, patches: Tensor, coord: Tensor, scale_id: Tensor, valid: Tensor, pos_embed: Tensor) -> Tensor:
         self.largest_batch = max(len(patches), getattr(self, "largest_batch", 0))
-        return (patches * self.weight * valid[:, :, None, None, None]).flatten(1).sum(dim=1, keepdim=True) + 3
+        return (patches * self.weight).flatten(1).sum(dim=1, keepdim=True) + 3
 
 
 def build(name: str = "vit_tiny_patch16_224", num_scales: int = 2, **settings: Any) -> CharmViT:
