@@ -36,7 +36,9 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option("--model", metavar="FOLDER", help="The model's folder.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where the model runs: auto (a GPU where there is one), cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Where the model runs: auto (a GPU where there is one), cpu, cuda, cuda:1.")
+]
 Precision = Annotated[
     str,
     typer.Option(
@@ -193,6 +195,7 @@ def export(
     """
     with _reporting():
         from charm.export import export_onnx
+
         from pipeline.scoring import load_scorer
         from pipeline.store import write_whole
 
@@ -204,7 +207,9 @@ def export(
 @app.command()
 def serve(
     model: Model = _MODEL,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for every network.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="NUMBER", help="Port to listen on.")] = 8000,
     device: Device = "auto",
     precision: Precision = "float32",

@@ -1,4 +1,4 @@
-"""Photographs that people have: which files they are, and their bytes, opened apart before anything here touches them."""
+"""Photographs that people have: which files they are, and their bytes, opened apart first."""
 
 import hashlib
 import os
@@ -95,7 +95,7 @@ class PhotographReader:
         limits: what a file may ask for.
     """
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._own = threading.local()
         self._opened: list[Quarantine] = []
@@ -141,7 +141,7 @@ def read_picture(path: str) -> np.ndarray:
     """
     if Path(path).is_dir():
         raise UserError(f"{escape_path(path)} is a folder: expected one photograph")
-    reader = PhotographReader()
+    reader = PhotographReader(Limits())
     try:
         return decode_image(reader.read(find_photographs([path])[0]), reader.limits).pixels
     except Rejected as error:

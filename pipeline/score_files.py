@@ -24,7 +24,7 @@ import cv2
 from charm.scorer import CharmScorer
 from charm.tokens import Tokens
 from pipeline.errors import UserError
-from pipeline.images import Rejected
+from pipeline.images import Limits, Rejected
 from pipeline.photographs import Photograph, PhotographReader, escape_path, find_photographs
 from pipeline.reasons import REASONS
 from pipeline.score_journal import Journal, open_journal, read_state
@@ -140,7 +140,7 @@ def stream_rows(
     groups = [photographs[start : start + GROUP] for start in range(0, len(photographs), GROUP)]
     left = [[one for one in group if one.path not in done] for group in groups]
     workers = 1 if scorer.needs_mask else min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 2))
-    reader, pool = PhotographReader(), ThreadPoolExecutor(workers, "photographs")
+    reader, pool = PhotographReader(Limits()), ThreadPoolExecutor(workers, "photographs")
     try:
         read = _reading(scorer, reader, draws)
         for group, opened in _read_ahead(pool, read, [group for group in left if group]):

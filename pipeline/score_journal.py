@@ -1,8 +1,8 @@
 """What a run of the command `score` has finished, so that the same command goes on after any end.
 
 <out>.partial holds lines of JSON: first what the rows were made with, then a list of rows per group of photographs that
-went through the model together. A line is there or not: what is scored again after a kill is a whole group, and comes out
-to the same bit, since how far a sum is rounded depends on what is in the batch.
+went through the model together. A line is there or not, so that what a kill leaves to do is whole groups: how sums are
+rounded depends on what is in a batch, and this way the table comes out to the same bytes.
 """
 
 import fcntl
@@ -54,9 +54,8 @@ class Journal:
             raise UserError(f"{escape_path(str(self._path))} is damaged: remove it, then run this again") from error
         if differing:
             told = ", ".join(f"{name} {found.get(name)!r} (now {about.get(name)!r})" for name in differing)
-            raise UserError(
-                f"{escape_path(str(self._path))} is of a run with {told}: remove it to start anew, or choose another --out"
-            )
+            name = escape_path(str(self._path))
+            raise UserError(f"{name} is of a run with {told}: remove it to start anew, or choose another --out")
         known = ((one, rows.get(one.place)) for one in photographs)
         return {
             one.path: replace(row, path=one.path)
@@ -109,7 +108,7 @@ def _lock(path: Path) -> BinaryIO:
     """The file, open for reading and appending, for this process alone."""
     while True:
         is_new = not path.exists()
-        file = open(path, "a+b", buffering=0)
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -127,7 +126,7 @@ def _lock(path: Path) -> BinaryIO:
 def read_state(photograph: Photograph) -> tuple[int, int] | None:
     """Size of the file in bytes and time of its last change in ns."""
     try:
-        found = os.stat(photograph.path)
+        found = Path(photograph.path).stat()
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns

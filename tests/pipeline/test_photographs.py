@@ -8,7 +8,7 @@ import simplejpeg
 
 from pipeline import photographs
 from pipeline.errors import UserError
-from pipeline.images import Rejected
+from pipeline.images import Limits, Rejected
 from pipeline.photographs import Photograph, PhotographReader, escape_path, find_photographs, read_picture
 from tests.conftest import draw_picture
 from tests.faults.bombs import REFUSED
@@ -60,7 +60,7 @@ def test_links_out_of_a_folder_are_rejected_and_do_not_stand_for_their_files(fol
     Path("in/all").symlink_to(folder / "out")
     listed = find_photographs(["in", "out"])
     assert [one.path for one in listed] == ["in/a.jpg", "in/gone.jpg", "in/link.jpg", "out/b.jpg"]
-    reader = PhotographReader()
+    reader = PhotographReader(Limits())
     assert [reason(reader, one) for one in listed] == ["", "missing", "outside", ""]
     reader.close()
 
@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_looked_into_is_rejected_and_not_lost(
     monkeypatch.setattr(os, "scandir", refuse)
     listed = find_photographs(["in"])
     assert [one.path for one in listed] == ["in/a.jpg", "in/closed"]
-    reader = PhotographReader()
+    reader = PhotographReader(Limits())
     assert reason(reader, listed[1]) == "unreadable"
     reader.close()
 
@@ -127,7 +127,7 @@ def test_what_a_child_does_not_survive_is_not_read_here(folder: Path, monkeypatc
     for index, data in enumerate(REFUSED.values()):
         (folder / f"{index}.png").write_bytes(data)
     monkeypatch.setattr(photographs, "read_file", lambda *_: pytest.fail("it was read"))
-    reader = PhotographReader()
+    reader = PhotographReader(Limits())
     reasons = {reason(reader, one) for one in find_photographs(["."])}
     reader.close()
     assert reasons <= {"too_large", "too_long", "too_many_parts", "corrupt", "mode", "memory"}
@@ -140,7 +140,7 @@ def test_a_file_that_changes_after_the_child_saw_it_is_seen_again(
     (photograph,) = find_photographs(["a.jpg"])
     replies = [b"half", GOOD]
     monkeypatch.setattr(photographs, "read_file", lambda *_: replies.pop(0))
-    reader = PhotographReader()
+    reader = PhotographReader(Limits())
     assert reader.read(photograph) == GOOD
     monkeypatch.setattr(photographs, "read_file", lambda *_: b"never the same")
     with pytest.raises(Rejected) as error:

@@ -28,7 +28,7 @@ from pipeline.command import app
 from pipeline.images import decode_image
 from pipeline.photographs import find_photographs
 from pipeline.score_files import Clock, _read_ahead, stream_rows
-from pipeline.score_journal import open_journal
+from pipeline.score_journal import open_journal, read_state
 from pipeline.score_rows import Row
 from tests.conftest import ROOT, draw_picture, write_model
 from tests.faults.bombs import REFUSED
@@ -126,9 +126,7 @@ def test_one_row_each_in_order_with_a_score_or_a_reason(whole: bytes) -> None:
     assert all(bool(row["score"]) == bool(row["spread"]) == (not row["reason"]) for row in rows)
 
 
-def test_scores_are_those_of_the_library_in_any_order_and_company(
-    work: Path, whole: bytes, model_folder: Path
-) -> None:
+def test_scores_are_those_of_the_library_in_any_order_and_company(work: Path, whole: bytes, model_folder: Path) -> None:
     scorer = CharmScorer.from_pretrained(str(model_folder))
     pictures = [decode_image((Path("photos") / name).read_bytes()).pixels for name in GOOD]
     expected = {f"photos/{name}": score.score for name, score in zip(GOOD, scorer(pictures), strict=True)}
@@ -271,9 +269,7 @@ main()
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(
-    run: Run, whole: bytes, scored: list[int], model_folder: Path
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(run: Run, whole: bytes, scored: list[int], model_folder: Path) -> None:
     command = [sys.executable, "-c", KILLED, "score", "photos", "--model", str(model_folder), "--out", "out.csv"]
     ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=300)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -368,7 +364,7 @@ def test_what_may_go_better_the_next_time_is_not_kept(work: Path) -> None:
     about = {"draws": 1}
     with open_journal(Path("out.csv")) as journal:
         assert journal.resume(photographs, about) == {}
-        states = [(one.path, (os.stat(one.path).st_size, os.stat(one.path).st_mtime_ns)) for one in photographs]
+        states = [(one.path, read_state(one)) for one in photographs]
         rows = [Row(*states[0], "timeout"), Row(*states[1], "format"), Row(*states[2], "", 0.5, 0.0, [0.1])]
         journal.append(rows, photographs)
     with open_journal(Path("out.csv")) as journal:

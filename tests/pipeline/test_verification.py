@@ -1,4 +1,4 @@
-"""`charm verify` and `charm prune`: what is whole passes, what is not is named, and pruning takes only what nobody uses."""
+"""`charm verify` and `charm prune`: what is whole passes, what is not is named, and pruning takes what nobody uses."""
 
 import shutil
 from collections.abc import Callable
