@@ -165,9 +165,9 @@ def tokenize(
     \b
         charm tokenize beach.jpg --out tokens.npz
 
-    What the model's tokenizer does to it: the size of the photograph, the size that it is fitted to, grids and tokens of each scale, how many tokens were
-    dropped or are padding, and what the draw of patches follows from. The file has the arrays patches, patch_coord,
-    scale_id, patch_valid and grids; numpy.load opens it.
+    What the model's tokenizer does to it: the size of the photograph, the size that it is fitted to, grids and tokens
+    of each scale, how many tokens were dropped or are padding, and what the draw of patches follows from. The file has
+    the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load opens it.
     """
     with _reporting():
         from pipeline.photographs import read_picture

@@ -3,8 +3,8 @@
     uv run python -m tests.benchmarks.score [--pictures 1000]
 
 JPEGs of 640 x 480 to 1024 x 768, quality 90, from a bundled photograph; a model of the shape of DINOv2-small with
-random weights (its time does not depend on them), l = 512, float32. The command runs in this process; the model's own time is
-that of all its calls in the same run. The goal is a ratio of at most 1.10.
+random weights (its time does not depend on them), l = 512, float32. The command runs in this process; the model's own
+time is that of all its calls in the same run. The goal is a ratio of at most 1.10.
 """
 
 import argparse
