@@ -5,6 +5,7 @@ seconds and `--help` should not.
 """
 
 import contextlib
+import io
 import signal
 import sys
 from collections.abc import Iterator
@@ -292,6 +293,8 @@ def _reporting(when_stopped: str = "") -> Iterator[None]:
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths, in a locale that has not all letters
     app(prog_name="charm")
 
 

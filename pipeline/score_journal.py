@@ -80,7 +80,9 @@ class Journal:
             if row.state is not None and row.reason not in PASSING
         ]
         lines = [self._about] if self._file.seek(0, os.SEEK_END) == 0 else []
-        self._file.write(b"".join(json.dumps(line).encode() + b"\n" for line in [*lines, kept]))
+        rest = b"".join(json.dumps(line).encode() + b"\n" for line in [*lines, kept])
+        while rest:  # on a disk that is nearly full a part is written, and only the next call says so
+            rest = rest[self._file.write(rest) :]
         os.fsync(self._file.fileno())
 
     def remove(self) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -276,6 +277,20 @@ def test_a_killed_run_goes_on_to_the_same_bytes(run: Run, whole: bytes, scored: 
     assert journal_names() == NAMES[:6]
     assert run("--out", "out.csv").code == 3
     assert sum(scored) == len(GOOD) - len([name for name in NAMES[:6] if name in GOOD])
+    assert Path("out.csv").read_bytes() == whole
+
+
+def test_a_full_disk_ends_the_run_and_not_the_journal(run: Run, whole: bytes) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1200, before[1]))  # the kernel lets no file grow larger
+    try:
+        ended = run("--out", "out.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (ended.code, ended.err) == (2, "error: [Errno 27] File too large\n")
+    assert Path("out.csv.partial").stat().st_size == 1200
+    ended = run("--out", "out.csv")
+    assert "3 of 13 photographs are done" in ended.err
     assert Path("out.csv").read_bytes() == whole
 
 
