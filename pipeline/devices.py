@@ -25,4 +25,6 @@ def open_device(name: str) -> torch.device:
     try:
         return torch.zeros((), device=name).device
     except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without it
-        raise UserError(f"params.yaml: hardware.device: {name!r} cannot be used here ({error}); try auto") from error
+        raise UserError(
+            f"device {name!r} cannot be used here ({error}); try auto (hardware.device, --device)"
+        ) from error

@@ -88,7 +88,7 @@ def _check_space(folder: Path, expected: int) -> None:
     if expected + _SPARE_BYTES > free:
         raise UserError(
             f"{folder} has {free / 1e9:.1f} GB free, and about {expected / 1e9:.1f} GB are needed, with "
-            f"{_SPARE_BYTES / 1e9:.1f} GB to spare: make room (`python -m pipeline prune` helps), or set CHARM_STORE "
+            f"{_SPARE_BYTES / 1e9:.1f} GB to spare: make room (`charm prune` helps), or set CHARM_STORE "
             "to a folder on a larger disk"
         )
 

@@ -228,18 +228,28 @@ def encode_jpeg(image: np.ndarray) -> str:
 
 def encode_heat(values: np.ndarray) -> str:
     """Data URI of (h, w), one pixel per value, from the lowest (dark blue) to the highest (yellow)."""
+    return _embed_png(paint_heat(values))
+
+
+def paint_heat(values: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3), RGB, of (h, w): from the lowest (dark blue) to the highest (yellow)."""
     low, high = float(values.min()), float(values.max())
     levels = np.rint((values - low) * (255 / (high - low if high > low else 1))).astype(np.uint8)
-    return _encode_png(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS))
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
 def encode_shade(native: np.ndarray) -> str:
     """Data URI of a black overlay for bool (h, w): transparent where True."""
     overlay = np.zeros((*native.shape, 4), np.uint8)
     overlay[..., 3] = np.where(native, 0, SHADE)
-    return _encode_png(overlay)
+    return _embed_png(overlay)
 
 
-def _encode_png(image: np.ndarray) -> str:
-    """uint8 (h, w, 3) or (h, w, 4), in OpenCV's order of channels."""
-    return f"data:image/png;base64,{base64.b64encode(cv2.imencode('.png', image)[1].tobytes()).decode()}"
+def _embed_png(image: np.ndarray) -> str:
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A file, of uint8 (h, w, 3), RGB, or (h, w, 4), RGBA."""
+    order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    return cv2.imencode(".png", cv2.cvtColor(image, order))[1].tobytes()

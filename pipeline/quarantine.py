@@ -54,7 +54,7 @@ class Bounds:
 def look_at(root: Path, path: str, limits: Limits) -> dict[str, Any]:
     """Opens, hashes and decodes one file in this process: {"reason": ...}, with the facts where it is ""."""
     try:
-        data = _read_file(root, path, limits)
+        data = read_file(root, path, limits)
         decoded = decode_image(data, limits)
     except Rejected as error:
         return {"reason": error.reason}
@@ -72,8 +72,12 @@ def look_at(root: Path, path: str, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _read_file(root: Path, path: str, limits: Limits) -> bytes:
-    """The bytes of a regular file below the root; of nothing else, whatever the path is made of."""
+def read_file(root: Path, path: str, limits: Limits) -> bytes:
+    """The bytes of a regular file below the root; of nothing else, whatever the path is made of.
+
+    Raises:
+        Rejected: missing, outside, unreadable, too_many_bytes.
+    """
     try:
         file = (root / path).resolve()
         if not file.is_relative_to(root.resolve()):
@@ -99,19 +103,30 @@ def look_apart(root: Path, paths: list[str], limits: Limits, bounds: Bounds = Bo
     Raises:
         RuntimeError: the child does not start.
     """
-    with contextlib.closing(_Child(root, limits, bounds)) as child:
+    with contextlib.closing(Quarantine(root, limits, bounds)) as child:
         return [child.look_at(path) for path in paths]
 
 
-class _Child:
-    """The parent's side: one child process at a time, started when there is something to look at."""
+class Quarantine:
+    """The parent's side: one child process at a time, started when there is something to look at. One thread's own.
 
-    def __init__(self, root: Path, limits: Limits, bounds: Bounds) -> None:
+    Args:
+        root: a folder; nothing outside of it is opened.
+        limits: what a file may ask for.
+        bounds: what it may cost.
+    """
+
+    def __init__(self, root: Path, limits: Limits, bounds: Bounds = Bounds()) -> None:
         self._settings = {"root": str(root.absolute()), "limits": asdict(limits), "bounds": asdict(bounds)}
         self._wall_seconds = bounds.wall_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def look_at(self, path: str) -> dict[str, Any]:
+        """As the function, for a path from the root or an absolute one below it, in the child process.
+
+        Raises:
+            RuntimeError: the child does not start.
+        """
         while True:
             is_fresh = self._process is None
             facts = self._ask(self._process or self._start(), path)
@@ -151,6 +166,7 @@ class _Child:
         return {"reason": "timeout" if process.wait() == -signal.SIGPROF else "crashed"}
 
     def close(self) -> None:
+        """Ends the child; the next file starts another."""
         process, self._process = self._process, None
         if process is None:
             return

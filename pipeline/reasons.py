@@ -10,7 +10,7 @@ REASONS = {
     "format": "not a JPEG, PNG, WebP, BMP or TIFF file",
     "mode": "a kind of pixels that is not supported, for example floating point, CIELAB or 12-bit JPEG",
     "too_many_bytes": "more than 400 MB",
-    "too_large": "more pixels than manifest.max_pixels",
+    "too_large": "more pixels than manifest.max_pixels (100 million at most)",
     "too_long": "a side of more than 65500 pixels",
     "too_many_parts": "more scans or chunks than any camera or editor writes",
     "corrupt": "damaged or cut short",

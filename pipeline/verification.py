@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from charm.files import MODEL_FILES, read_model
 from pipeline.checkpoints import load_model_tensors
 from pipeline.columns import ColumnReader, read_column_facts
 from pipeline.errors import UserError, remake
@@ -45,9 +46,11 @@ def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = P
         (data / "pos_embeds" / params.backbone, _check_pos_embeds),
         (runs / "train", _check_model),
         (runs / "evaluate", lambda folder: _check_predictions(folder, manifest)),
+        (runs / "evaluate" / "model", _check_model_folder),
     ]
     for place, check in checks:
-        if place.is_dir():
+        is_made = place.is_dir() or (place.name == "model" and place.parent.is_dir())  # by the stage `evaluate`
+        if is_made:
             try:
                 yield Checked(place, check(place), whole=True)
             except UserError as error:
@@ -119,3 +122,17 @@ def _check_predictions(folder: Path, manifest: Path) -> str:
             f"{folder}: {len(keys)} predictions, {scored} scored, {len(expected)} test pictures; run dvc repro"
         )
     return f"{len(keys)} predictions"
+
+
+def _check_model_folder(folder: Path) -> str:
+    try:
+        tensors, config = read_model(folder)
+        for name in MODEL_FILES:
+            if not (folder / name).stat().st_size:
+                raise ValueError(f"{folder / name} is empty")
+        return f"{config['model']['backbone']}, {sum(tensor.numel() for tensor in tensors.values()):,} parameters"
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
+    except (ValueError, LookupError, TypeError) as error:
+        named = [folder / name for name in MODEL_FILES if str(folder / name) in str(error)]
+        raise UserError(f"{error}; {remake(named[0] if named else folder / 'config.json')}") from error

@@ -40,5 +40,5 @@ def test_several_gpus_are_shared_out_and_one_is_taken(monkeypatch: pytest.Monkey
 
 
 def test_unknown_device_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"hardware\.device: 'cuda:7' cannot be used here \(.+\); try auto"):
+    with pytest.raises(UserError, match=r"device 'cuda:7' cannot be used here \(.+\); try auto"):
         gpus.choose_worker_device("cuda:7")

@@ -1,0 +1,126 @@
+"""A photograph as a model's tokenizer sees it, in numbers, arrays and pictures: the commands `tokenize` and `show`."""
+
+import io
+
+import cv2
+import numpy as np
+
+from charm.baselines import Tokenizer
+from charm.draws import name_by_pixels
+from charm.geometry import downscale, fit_to_grid
+from charm.importance import score_patches
+from charm.scorer import CharmScorer
+from charm.selection import SELECTIONS
+from charm.tokenizer import CharmTokenizer
+from charm.tokens import Tokens
+from pipeline.errors import UserError
+from pipeline.gallery import SHADE, mark_cells, paint_heat
+from pipeline.scoring import find_mask
+
+_MARK = (255, 212, 59)  # RGB, as in the report
+_LINE_SHARE = 500  # an outline is one pixel wide for so many of the longest edge
+
+
+def change_selection(scorer: CharmScorer, selection: str) -> CharmScorer:
+    """The same model with a tokenizer that chooses patches otherwise than in training.
+
+    Raises:
+        UserError: the selection is unknown, or the model's tokenizer selects nothing.
+    """
+    if selection not in SELECTIONS:
+        raise UserError(f"--selection {selection}: expected one of {', '.join(SELECTIONS)}")
+    settings = scorer.config["tokenizer"]
+    if scorer.tokenizer.num_scales == 1:
+        raise UserError(f"--selection {selection}: of this model's input ({settings['name']}) no patches are selected")
+    config = scorer.config | {"tokenizer": settings | {"selection": selection}}
+    return CharmScorer(scorer.model, config, scorer.device)
+
+
+def cut_picture(scorer: CharmScorer, image: np.ndarray) -> tuple[Tokens, np.ndarray | None]:
+    """The tokens of the first draw for a score of uint8 (H, W, 3), and the saliency mask, bool (H, W), if any."""
+    mask = find_mask(scorer, image)
+    return scorer.tokenize(image, mask, draws=1)[0], mask
+
+
+def describe_tokens(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> list[str]:
+    """Lines about what the tokenizer did to uint8 (H, W, 3); all sizes are height x width."""
+    picture, tokenizer = scorer.limit_size(image), scorer.tokenizer
+    limited = f", downscaled to {_show_size(picture.shape)} as in training" if picture is not image else ""
+    settings, seed = scorer.config["tokenizer"], scorer.config["seed"]
+    lines = [
+        f"photo      {_show_size(image.shape)} pixels{limited}",
+        f"fitted     {_show_size([side * tokens.patches.shape[1] for side in tokens.grids[-1]])} pixels",
+        f"tokenizer  {settings['name']}, selection {settings['selection']}, budget {settings['budget']}",
+    ]
+    for scale, grid in reversed(list(enumerate(tokens.grids))):
+        count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())
+        times = tokens.grids[-1][0] / grid[0] if grid[0] else 0
+        kind = "native" if scale == len(tokens.grids) - 1 else f"downscaled {times:.3g} times" if times else "not used"
+        lines.append(f"scale {scale}    {count} tokens on a grid of {_show_size(grid)}, {kind}")
+    if isinstance(tokenizer, CharmTokenizer):
+        lines.append(f"dropped    {_count_dropped(tokenizer, picture)} tokens")
+    lines.append(f"padding    {len(tokens.patch_valid) - tokens.seq_len} of {len(tokens.patch_valid)} tokens")
+    lines.append(f"drawn by   {name_by_pixels(picture)}, seed {seed}")
+    return lines
+
+
+def _count_dropped(tokenizer: CharmTokenizer, picture: np.ndarray) -> int:
+    """How many tokens there were beyond max_seq_len."""
+    layout = tokenizer.layout((picture.shape[0], picture.shape[1]))
+    if len(layout.cell_sides) == 1:
+        return 0
+    detailed = tokenizer.count_detailed(layout.num_coarse)
+    counts = (*detailed, layout.num_coarse - sum(detailed))  # of coarse patches, native first
+    total = sum(count * side**2 for count, side in zip(counts, tokenizer.sides[::-1], strict=True))
+    return max(0, total - tokenizer.max_seq_len)
+
+
+def _show_size(hw: tuple[int, ...] | list[int]) -> str:
+    return f"{hw[0]} x {hw[1]}"
+
+
+def encode_tokens(tokens: Tokens) -> bytes:
+    """An .npz file with the arrays of `Tokens`; `grids` is int32 (num_scales, 2)."""
+    names = ("patches", "patch_coord", "scale_id", "patch_valid")
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: getattr(tokens, name) for name in names}, grids=np.array(tokens.grids, np.int32))
+    return buffer.getvalue()
+
+
+def draw_views(
+    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Pictures of what `cut_picture` made, by name; uint8 (H, W, 3), all of the fitted size.
+
+        native       the photograph, dark where it is not native, an outline around coarse patches that are
+        importance   why: scores per coarse patch from the lowest (dark blue) to the highest (yellow), or the mask
+        seen         the photograph rebuilt from its tokens
+
+    Where nothing is selected there is only the last, and where chance alone decides no importance.
+    """
+    tokenizer: Tokenizer = scorer.tokenizer
+    views = {"seen": tokens.to_image()}
+    picture = scorer.limit_size(image)
+    image_hw = (picture.shape[0], picture.shape[1])
+    if not isinstance(tokenizer, CharmTokenizer) or len(tokenizer.layout(image_hw).cell_sides) == 1:
+        return views
+    coarse, native = tokenizer.coarse_patch_size, tokenizer.num_scales - 1
+    fitted = fit_to_grid(picture, coarse, tokenizer.fit)
+    is_native = _enlarge(mark_cells(tokens, native).astype(np.uint8), fitted.shape) > 0
+    shaded = np.where(is_native[..., None], fitted, fitted * ((255 - SHADE) / 255)).astype(np.uint8)
+    width = max(1, round(max(fitted.shape) / _LINE_SHARE))
+    for y, x in np.argwhere(mark_cells(tokens, native, tokenizer.sides[-1])) * coarse:
+        cv2.rectangle(shaded, (int(x), int(y)), (int(x) + coarse - 1, int(y) + coarse - 1), _MARK, width)
+    views["native"] = shaded
+    if saliency_mask is not None:
+        mask = downscale(saliency_mask.astype(np.uint8), image_hw)
+        views["importance"] = paint_heat(fit_to_grid(mask, coarse, tokenizer.fit))
+    elif tokenizer.selection != "random":
+        scores = score_patches(picture, tokenizer.selection, coarse, tokenizer.fit)
+        views["importance"] = _enlarge(paint_heat(scores), fitted.shape)
+    return views
+
+
+def _enlarge(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 (h, w) or (h, w, 3) at the size of a picture, without a mixture of colours."""
+    return cv2.resize(cells, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

@@ -1,0 +1,94 @@
+"""What `charm score` reaches beside the model alone: pictures per second, and whole time over the model's own.
+
+    uv run python -m tests.benchmarks.score [--pictures 1000]
+
+JPEGs of 640 x 480 to 1024 x 768, quality 90, from a bundled photograph; a model of the shape of DINOv2-small with
+random weights (its time does not depend on them), l = 512, float32. The command runs in this process; the model's own
+time is that of all its calls in the same run. The goal is a ratio of at most 1.10.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+import skimage.data
+import torch
+from typer.testing import CliRunner
+
+from charm.files import encode_model
+from charm.model import CharmViT
+from charm.scorer import CharmScorer
+from charm.tokenizer import CharmTokenizer
+from pipeline.command import app
+
+BACKBONE = "vit_small_patch14_dinov2.lvd142m"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=1000)
+    count = parser.parse_args().pictures
+    spent: list[float] = []
+    score_tokens = CharmScorer.score_tokens
+
+    def score_timed(self: CharmScorer, tokens: Any) -> Any:
+        started = time.perf_counter()
+        scores = score_tokens(self, tokens)
+        spent.append(time.perf_counter() - started)
+        return scores
+
+    CharmScorer.score_tokens = score_timed  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder) / "photos", count)
+        write_model(Path(folder) / "model")
+        arguments = ["score", f"{folder}/photos", "--model", f"{folder}/model", "--out", f"{folder}/scores.parquet"]
+        started = time.perf_counter()
+        ended = CliRunner().invoke(app, arguments)
+        whole = time.perf_counter() - started
+    if ended.exit_code:
+        sys.exit(f"exit code {ended.exit_code}: {ended.stderr}")
+    print(ended.stderr.strip())
+    print(f"{count} pictures on {torch.get_num_threads()} threads, {count / whole:.2f} per second, loading included")
+    print(f"whole {whole:.1f} s, model {sum(spent):.1f} s, ratio {whole / sum(spent):.3f}")
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """JPEGs of five sizes, upright and lying."""
+    folder.mkdir()
+    photograph = skimage.data.hubble_deep_field()
+    for index in range(count):
+        width = 640 + 96 * (index % 5)
+        size = (width, width * 3 // 4) if index % 3 else (width * 3 // 4, width)
+        picture = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
+        picture = np.roll(picture, 7 * index, axis=1)
+        (folder / f"{index:06d}.jpg").write_bytes(simplejpeg.encode_jpeg(picture, quality=90))
+
+
+def write_model(folder: Path) -> None:
+    """Of random weights, with the facts that a scorer needs."""
+    torch.manual_seed(0)
+    model = CharmViT(BACKBONE, pretrained=False)
+    names = {"num_scales": 2, "num_outputs": 1, "head": "cls", "normalize": False, "pos_embed": "frozen"}
+    config = {
+        "model": {"backbone": BACKBONE} | names,
+        "tokenizer": {"name": "charm"} | CharmTokenizer(max_seq_len=512, budget="fill").settings,
+        "pos_embeds": {"mode": "bilinear", "antialias": False},
+        "labels": {"num_bins": 1, "score_range": [0.0, 1.0], "accuracy_threshold": 0.5},
+        "max_edge": None,
+        "seed": 0,
+        "draws": 1,
+        "saliency": None,
+    }
+    folder.mkdir()
+    for name, data in encode_model(model.state_dict(), config).items():
+        (folder / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

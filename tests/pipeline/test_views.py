@@ -1,0 +1,120 @@
+"""What `charm show` and `charm tokenize` say of a photograph is what the model gets."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charm.geometry import fit_to_grid
+from charm.importance import score_patches
+from charm.scorer import CharmScorer
+from pipeline.errors import UserError
+from pipeline.gallery import paint_heat
+from pipeline.saliency import mbd
+from pipeline.views import change_selection, cut_picture, describe_tokens, draw_views, encode_tokens
+from tests.conftest import draw_picture, write_model
+
+PICTURE = draw_picture(190, 182, 3)  # fitted to 7 x 7 coarse patches, no longer than 196
+
+
+@pytest.fixture(scope="module")
+def scorer(model_folder: Path) -> CharmScorer:
+    return CharmScorer.from_pretrained(str(model_folder))
+
+
+def scorer_of(folder: Path, **tokenizer: object) -> CharmScorer:
+    write_model(folder, **tokenizer)  # type: ignore[arg-type]
+    return CharmScorer.from_pretrained(str(folder))
+
+
+def test_tokens_are_those_of_the_score_and_survive_the_file(scorer: CharmScorer) -> None:
+    tokens, mask = cut_picture(scorer, PICTURE)
+    assert mask is None
+    (expected,) = scorer.tokenize(PICTURE, draws=1)
+    loaded = np.load(io.BytesIO(encode_tokens(tokens)), allow_pickle=False)
+    assert sorted(loaded) == ["grids", "patch_coord", "patch_valid", "patches", "scale_id"]
+    for name in ("patches", "patch_coord", "scale_id", "patch_valid"):
+        np.testing.assert_array_equal(loaded[name], getattr(expected, name))
+    assert loaded["grids"].tolist() == [list(grid) for grid in expected.grids]
+
+
+def test_lines_of_a_picture_of_two_scales(tmp_path: Path) -> None:
+    scorer = scorer_of(tmp_path, max_seq_len=60, selection="gradient")
+    lines = describe_tokens(scorer, PICTURE, cut_picture(scorer, PICTURE)[0])
+    assert lines[:-1] == [
+        "photo      190 x 182 pixels",
+        "fitted     196 x 196 pixels",
+        "tokenizer  charm, selection gradient, budget fill",
+        "scale 1    14 tokens on a grid of 14 x 14, native",
+        "scale 0    46 tokens on a grid of 7 x 7, downscaled 2 times",
+        "dropped    0 tokens",
+        "padding    0 of 60 tokens",
+    ]
+    assert lines[-1].startswith("drawn by   190x182-")
+    assert lines[-1].endswith(", seed 0")
+
+
+def test_lines_of_dropped_tokens_and_padding(tmp_path: Path) -> None:
+    scorer = scorer_of(tmp_path, max_seq_len=45, budget="fixed")  # 49 coarse patches, all of them native: 196 tokens
+    lines = describe_tokens(scorer, PICTURE, cut_picture(scorer, PICTURE)[0])
+    assert "dropped    151 tokens" in lines
+    assert "padding    0 of 45 tokens" in lines
+    small = PICTURE[:60, :60]
+    lines = describe_tokens(scorer, small, cut_picture(scorer, small)[0])
+    assert "scale 0    0 tokens on a grid of 0 x 0, not used" in lines
+    assert "padding    29 of 45 tokens" in lines
+    assert "dropped    0 tokens" in lines
+
+
+def test_a_picture_beyond_the_most_of_training_is_downscaled(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    scorer = CharmScorer.from_pretrained(str(tmp_path))
+    scorer._max_edge = 95
+    tokens, mask = cut_picture(scorer, PICTURE)
+    lines = describe_tokens(scorer, PICTURE, tokens)
+    assert lines[0] == "photo      190 x 182 pixels, downscaled to 95 x 91 as in training"
+    assert draw_views(scorer, PICTURE, tokens, mask)["seen"].shape == (84, 84, 3)
+
+
+@pytest.mark.parametrize("selection", ["random", "frequency", "gradient", "entropy", "saliency"])
+def test_views(selection: str, scorer: CharmScorer) -> None:
+    chosen = change_selection(scorer, selection)
+    tokens, mask = cut_picture(chosen, PICTURE)
+    views = draw_views(chosen, PICTURE, tokens, mask)
+    assert set(views) == {"native", "seen"} | ({"importance"} if selection != "random" else set())
+    assert all(view.shape == (196, 196, 3) and view.dtype == np.uint8 for view in views.values())
+    np.testing.assert_array_equal(views["seen"], tokens.to_image())
+    # Inside of the outlines, native patches are as in the photograph, and all others are dark.
+    fitted, native = fit_to_grid(PICTURE, 28), tokens.patch_valid & (tokens.scale_id == 1)
+    shown = views["native"].reshape(14, 14, 14, 14, 3).swapaxes(1, 2)[:, :, 1:-1, 1:-1]
+    original = fitted.reshape(14, 14, 14, 14, 3).swapaxes(1, 2)[:, :, 1:-1, 1:-1]
+    same = np.zeros((14, 14), bool)
+    same[tuple(tokens.patch_coord[native].T)] = True
+    np.testing.assert_array_equal(shown[same], original[same])
+    assert (shown[~same] <= original[~same] * 0.42).all()
+    if selection == "saliency":
+        assert mask is not None
+        np.testing.assert_array_equal(mask, mbd.detect(PICTURE))
+        np.testing.assert_array_equal(views["importance"], paint_heat(fit_to_grid(mask.astype(np.uint8), 28)))
+    elif selection != "random":
+        heat = paint_heat(score_patches(PICTURE, selection, 28))
+        np.testing.assert_array_equal(views["importance"][14::28, 14::28], heat)
+
+
+def test_nothing_is_selected_of_a_small_picture(scorer: CharmScorer) -> None:
+    tokens, mask = cut_picture(scorer, PICTURE[:60, :60])
+    assert list(draw_views(scorer, PICTURE[:60, :60], tokens, mask)) == ["seen"]
+
+
+def test_a_selection_has_to_be_known_and_of_use(scorer: CharmScorer) -> None:
+    with pytest.raises(UserError, match="--selection magic: expected one of random, "):
+        change_selection(scorer, "magic")
+    standard = CharmScorer(
+        scorer.model, scorer.config | {"tokenizer": scorer.config["tokenizer"] | {"name": "standard"}}
+    )
+    with pytest.raises(UserError, match=r"--selection entropy: of this model's input \(standard\) no patches"):
+        change_selection(standard, "entropy")
+    tokens, mask = cut_picture(standard, PICTURE)
+    assert list(draw_views(standard, PICTURE, tokens, mask)) == ["seen"]
+    assert describe_tokens(standard, PICTURE, tokens)[3].startswith("scale 0    36 tokens on a grid of 6 x 6, native")
