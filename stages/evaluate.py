@@ -61,7 +61,7 @@ def main(params: Params) -> None:
 
     # Publish
     OUT.mkdir(parents=True, exist_ok=True)
-    metrics = agreement | _describe(params, facts, config, predictions)
+    metrics = agreement | _describe(params, facts, config, scores)
     write_json(OUT / "metrics.json", metrics)
     _write_csv(OUT / "predictions.csv", predictions)
     distributions = {"distribution": shares.mean(axis=1).tolist()} if len(bins) > 1 else {}
@@ -84,10 +84,8 @@ def _rate(predicted: np.ndarray, target: np.ndarray, threshold: float, seed: int
     return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
-def _describe(
-    params: Params, facts: dict[str, Any], config: dict[str, Any], predictions: dict[str, Any]
-) -> dict[str, Any]:
-    """What the numbers are of: whether two runs can be compared, and what was left out."""
+def _describe(params: Params, facts: dict[str, Any], config: dict[str, Any], scores: np.ndarray) -> dict[str, Any]:
+    """Of scores, float (N, draws), on the scale of 0..1. What the numbers are of: whether two runs can be compared, and what was left out."""
     told = ("dataset", "split_sha256", "listed", "packed", "rejected", "leaks", "notes")
     described = {name: facts[name] for name in told}
     column = DATA / "importance" / params.selection / "column.json"
@@ -97,9 +95,9 @@ def _describe(
         except (ValueError, LookupError) as error:
             raise UserError(f"{column.parent}: damaged ({error}); run dvc repro") from error
     return described | {
-        "scored": len(predictions["key"]),
+        "scored": len(scores),
         "draws": params.evaluate.draws,
-        "draw_spread": float(predictions["spread"].mean()),
+        "draw_spread": float(scores.std(axis=1).mean()),
         "best_epoch": config["best_epoch"],
     }
 
