@@ -85,7 +85,10 @@ def _rate(predicted: np.ndarray, target: np.ndarray, threshold: float, seed: int
 
 
 def _describe(params: Params, facts: dict[str, Any], config: dict[str, Any], scores: np.ndarray) -> dict[str, Any]:
-    """Of scores, float (N, draws), on the scale of 0..1. What the numbers are of: whether two runs can be compared, and what was left out."""
+    """What the numbers are of: whether two runs can be compared, and what was left out.
+
+    scores: float64 (N, draws), on the scale of 0..1.
+    """
     told = ("dataset", "split_sha256", "listed", "packed", "rejected", "leaks", "notes")
     described = {name: facts[name] for name in told}
     column = DATA / "importance" / params.selection / "column.json"
