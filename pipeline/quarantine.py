@@ -99,11 +99,11 @@ def look_apart(root: Path, paths: list[str], limits: Limits, bounds: Bounds = Bo
     Raises:
         RuntimeError: the child does not start.
     """
-    with contextlib.closing(_Child(root, limits, bounds)) as child:
+    with contextlib.closing(Quarantine(root, limits, bounds)) as child:
         return [child.look_at(path) for path in paths]
 
 
-class _Child:
+class Quarantine:
     """The parent's side: one child process at a time, started when there is something to look at."""
 
     def __init__(self, root: Path, limits: Limits, bounds: Bounds) -> None:

@@ -102,7 +102,7 @@ def test_the_child_dies_with_its_parent(order: str, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline import quarantine as q; "
         "q._COMMAND = (sys.executable, '-m', 'tests.faults.hostile_child'); "
-        f"child = q._Child(Path({str(tmp_path)!r}), q.Limits(), q.Bounds(cpu_seconds=1, wall_seconds=2)); "
+        f"child = q.Quarantine(Path({str(tmp_path)!r}), q.Limits(), q.Bounds(cpu_seconds=1, wall_seconds=2)); "
         "print(child._start().pid, flush=True); child.look_at('0')"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
