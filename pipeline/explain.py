@@ -91,13 +91,13 @@ def show_tokens(
 
 def _fit(scorer: CharmScorer, picture: np.ndarray, tokens: Tokens) -> np.ndarray:
     """The picture as it was before patches were cut, uint8 (H', W', 3): the frame."""
-    tokenizer, limited = scorer.tokenizer, scorer.limit_size(picture)
+    tokenizer, whole = scorer.tokenizer, scorer.limit_size(picture)
+    if isinstance(tokenizer, SquareTokenizer):
+        edge = tokenizer.edge or max(whole.shape[:2])
+        whole, tokenizer = downscale(whole, (edge, edge)), tokenizer.charm
     if isinstance(tokenizer, CharmTokenizer):
         size = tokenizer.coarse_patch_size if _has_scales(tokens) else tokenizer.patch_size
-        return fit_to_grid(limited, size, tokenizer.fit)
-    if isinstance(tokenizer, SquareTokenizer):
-        edge = tokens.grids[-1][0] * tokens.patches.shape[1]
-        return downscale(limited, (edge, edge))
+        return fit_to_grid(whole, size, tokenizer.fit)
     return tokens.to_image()  # cropped or padded to a square of a single scale, which shows all there is
 
 
