@@ -69,7 +69,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         message = f"cannot listen on {host} port {port} ({error}): choose another with --port or --host"
         raise UserError(message) from error
 
