@@ -168,7 +168,7 @@ class CharmViT(nn.Module):
         """Scores a batch.
 
         Args:
-            patches: uint8 (B, L, p, p, 3), RGB.
+            patches: uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels.
             patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
             scale_id: integer (B, L), 0 = coarsest.
             patch_valid: bool (B, L), False where padding. It may be left on the CPU: looking for padding there does not

@@ -1,0 +1,149 @@
+"""Which tokens moved the score: integrated gradients (Sundararajan, Taly, Yan, ICML 2017, section 3) over pixels.
+
+A picture is compared with one that is flat in its mean colour. Between the two its pixels change along a straight line,
+and a token's contribution is what the score gains along it through that token's pixels: how much what the token shows
+beyond the mean colour moved the score, up (above 0) or down. Contributions sum to the score minus the flat picture's
+score ("completeness"), but for the error of the integral, which can be read off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from charm.pos_embed import gather_pos_embed
+from charm.tokens import Tokens
+
+_AT_ONCE = 4  # pictures per pass; bounds the activations that are kept for a gradient
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What moved a score.
+
+    Attributes:
+        contributions: float32 (L,), in units of the score; zero where padding.
+        score: of the picture.
+        baseline_score: of the flat picture.
+    """
+
+    contributions: np.ndarray
+    score: float
+    baseline_score: float
+
+    @property
+    def residual(self) -> float:
+        """What the contributions leave out: score - baseline_score - their sum; 0 for an exact integral."""
+        return self.score - self.baseline_score - float(self.contributions.sum(dtype=np.float64))
+
+
+@torch.inference_mode(False)  # and gradients on, also where the caller has them off
+def attribute_tokens(
+    model: nn.Module,
+    tokens: Tokens,
+    pos_embed: Tensor | Sequence[Tensor],
+    bins: Sequence[float] | None = None,
+    steps: int = 16,
+) -> Attribution:
+    """The contribution of each token of a picture to its score.
+
+    Args:
+        model: a CharmViT, used in the mode that it is in: call `eval()` first where training mode is random. Neither
+            its mode nor its parameters and their gradients change.
+        tokens: of one picture.
+        pos_embed: float (1, L, D), or the picture's tables (`CharmViT.pos_embed_tables`), on the model's device.
+        bins: for a model of several outputs, which are logits: the score of each, (num_outputs,); the picture's score
+            is their mean under the softmax. Not read for a model of one output, which is the score.
+        steps: points on the line at which gradients are taken, Gauss-Legendre nodes. With charm_demo as it is
+            initialized, 8, 16 and 32 leave 1 %, 0.03 % and 0.005 % of the difference between the two scores (median of
+            14 pictures); with weights of deviation 0.2 in its blocks, whose score bends more, 7 %, 1.4 % and 0.09 %.
+
+    Raises:
+        ValueError: no steps, or bins that are not one for each of several outputs.
+
+    >>> from charm import CharmTokenizer, CharmViT
+    >>> model = CharmViT("charm_demo").eval()
+    >>> tokens = CharmTokenizer(max_seq_len=64)(np.zeros((300, 400, 3), np.uint8))
+    >>> attribute_tokens(model, tokens, model.pos_embed_tables(tokens.grids)).contributions.shape
+    (64,)
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps}: expected at least 1")
+    device = next(model.parameters()).device
+    valid = torch.from_numpy(tokens.patch_valid)  # stays on the CPU, see CharmViT.forward
+    patches = torch.from_numpy(tokens.patches).to(device, torch.float32)
+    colour = torch.from_numpy(tokens.patches[tokens.patch_valid].mean(axis=(0, 1, 2)).astype(np.float32)).to(device)
+    flat = torch.where(valid.to(device)[:, None, None, None], colour, patches)
+    detail = patches - flat  # zero where padding
+    coord, scale_id = (torch.from_numpy(array).to(device) for array in (tokens.patch_coord, tokens.scale_id))
+    gathered = pos_embed[0] if isinstance(pos_embed, Tensor) else gather_pos_embed(pos_embed, coord, scale_id)
+    embedded = gathered.detach().clone()  # one from inference mode itself cannot take part in gradients
+
+    def score_at(shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures that are this share (B,) of the way from the flat one, (B, L, p, p, 3), and their scores, (B,)."""
+        points = (flat + shares[:, None, None, None, None] * detail).requires_grad_()
+        others = (coord, scale_id, valid, embedded)
+        outputs = model(points, *(array.expand(len(shares), *array.shape) for array in others))
+        return points, _score(outputs, bins)
+
+    contributions = torch.zeros(len(valid), dtype=torch.float64)  # on the CPU: not every device has float64
+    nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(steps))
+    for share, weight in zip(((nodes + 1) / 2).split(_AT_ONCE), (weights / 2).split(_AT_ONCE), strict=True):
+        points, scores = score_at(share.float().to(device))
+        (gradient,) = torch.autograd.grad(scores.sum(), points)  # unlike backward(), writes no parameter's grad
+        contributions += weight @ (gradient * detail).flatten(2).sum(dim=2).cpu().double()
+    with torch.no_grad():
+        baseline_score, score = score_at(torch.tensor([0.0, 1.0], device=device))[1].tolist()
+    return Attribution(contributions.float().numpy(), score, baseline_score)
+
+
+def map_contributions(tokens: Tokens, contributions: np.ndarray) -> np.ndarray:
+    """Contributions where they lie in the picture, those of all scales together.
+
+    A token's contribution is spread evenly over the area that it shows: a coarse one's over n * n native cells, one of
+    the middle of three scales over 4/3 * 4/3. Where tokens of several scales show one place, they add up.
+
+    Args:
+        tokens: of one picture.
+        contributions: float (L,), of its tokens.
+
+    Returns:
+        float32 (grid_h, grid_w), a cell per native patch of the fitted picture (`tokens.grids[-1]`); NaN where no token
+        shows any of the cell. The others sum to the sum of `contributions` without padding.
+
+    Raises:
+        ValueError: not one contribution per token.
+    """
+    if contributions.shape != tokens.patch_valid.shape:
+        raise ValueError(f"contributions are {contributions.shape}: expected {tokens.patch_valid.shape}, one per token")
+    native = tokens.grids[-1]
+    total, shown = np.zeros(native), np.zeros(native)
+    for scale, grid in enumerate(tokens.grids):
+        at_scale = tokens.patch_valid & (tokens.scale_id == scale)
+        if not at_scale.any():
+            continue
+        rows, columns = (_spread(length, finer) for length, finer in zip(grid, native, strict=True))
+        y, x = tokens.patch_coord[at_scale].T
+        total += rows[y].T @ (contributions[at_scale, None] * columns[x])
+        shown += rows[y].T @ columns[x]
+    return np.where(shown > 0, total, np.nan).astype(np.float32)
+
+
+def _score(outputs: Tensor, bins: Sequence[float] | None) -> Tensor:
+    """(B,) from the outputs of a model, (B, num_outputs)."""
+    if outputs.shape[1] == 1:
+        return outputs[:, 0]
+    if bins is None or len(bins) != outputs.shape[1]:
+        came = "no bins" if bins is None else f"{len(bins)} bins"
+        raise ValueError(f"{came} for a model of {outputs.shape[1]} outputs: expected one score for each")
+    return outputs.softmax(dim=1) @ torch.as_tensor(bins, dtype=outputs.dtype, device=outputs.device)
+
+
+def _spread(length: int, finer: int) -> np.ndarray:
+    """How much of each of `length` equal parts of an axis lies in each of `finer` ones, (length, finer)."""
+    # Borders in whole numbers, of 1 / (length * finer) of the axis: no sliver is shown where none is.
+    first, start = np.arange(length)[:, None] * finer, np.arange(finer) * length
+    overlap = np.minimum(first + finer, start + length) - np.maximum(first, start)
+    return np.asarray(overlap.clip(min=0) / finer)
