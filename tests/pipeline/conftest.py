@@ -23,7 +23,7 @@ def _build_model(num_outputs: int, tokenizer: str) -> CharmViT:
         model = CharmViT(
             "charm_demo", num_scales=2 if tokenizer in ("charm", "ms", "hr_ms") else 1, num_outputs=num_outputs
         )
-        torch.nn.init.normal_(model.head.weight, std=0.1)
+        torch.nn.init.normal_(model.head.weight, std=0.02)
         torch.nn.init.constant_(model.head.bias, 0.5)
     return model
 
