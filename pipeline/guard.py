@@ -1,0 +1,151 @@
+"""What a request must be before anybody looks into it: for this host, from this page or no page, and not too large."""
+
+import asyncio
+import ipaddress
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_EVERYWHERE = ("", "0.0.0.0", "::")  # what a server listens on to be reached under all of a machine's addresses
+# A page's own policy, with the nonce of its script, replaces this one.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What clients may ask for.
+
+    Attributes:
+        body_bytes: of a request.
+        file_bytes: of a picture's file.
+        pixels: of a picture.
+        files: pictures of a request.
+        draws: of a picture.
+        requests: that are read or answered at once; each may have a body on the disk.
+        sequences: draws of pictures that are being read, cut or scored at once; 0.3 MB of memory each at 512 tokens.
+        decoders: pictures that are decoded at once; up to 0.6 GB each at 100 million pixels.
+        stall_seconds: without a byte of a request that is not at its end.
+    """
+
+    body_bytes: int = 100_000_000
+    file_bytes: int = 40_000_000
+    pixels: int = 100_000_000
+    files: int = 64
+    draws: int = 16
+    requests: int = 64
+    sequences: int = 1024
+    decoders: int = 2
+    stall_seconds: float = 30.0
+
+
+LIMITS = ServerLimits()
+
+
+class Refused(Exception):
+    """A request that is not served: HTTP status, a code for programs, a message for people."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def describe_refusal(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a refused request, and to one that failed here."""
+    if not isinstance(error, Refused):
+        error = Refused(500, "internal", "the server failed at this; its log says how")
+    # What is left of the body is not wanted, so the connection ends here.
+    headers = {"Connection": "close"} | ({"Retry-After": "2"} if error.status == 503 else {})
+    return JSONResponse({"error": {"code": error.code, "message": str(error)}}, error.status, headers)
+
+
+class Guard:
+    """ASGI middleware: refuses what the limits and this host's names rule out, closes what browsers leave open.
+
+    Args:
+        app: serves what is let through; turns Refused, which reading a body may raise, into an answer.
+        host: that the server listens on. Other names are refused, or a page elsewhere whose name is made to point
+            here could read the answers ("DNS rebinding"). An address is no such name: on all addresses, all are taken.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, limits: ServerLimits) -> None:
+        self._app, self._limits = app, limits
+        self._names = {"localhost", "127.0.0.1", "::1", host.lower()}
+        self._takes_addresses = host in _EVERYWHERE
+        if self._takes_addresses:
+            self._names.add(socket.gethostname().lower())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope["method"], Headers(scope=scope))
+        except Refused as error:
+            return await describe_refusal(Request(scope), error)(scope, receive, send_guarded)
+        return await self._app(scope, self._count(receive), send_guarded)
+
+    def _check(self, method: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if not self._is_here(host):
+            raise Refused(403, "host", "this server is not called that: use the address that it printed")
+        origin = headers.get("origin")
+        if method == "POST" and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise Refused(403, "origin", "pages of other sites may not use this server")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._limits.body_bytes:
+            raise self._too_large()
+
+    def _is_here(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            return self._takes_addresses and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+    def _too_large(self) -> Refused:
+        return Refused(413, "too_large", f"a request may have at most {self._limits.body_bytes // 10**6} MB")
+
+    def _count(self, receive: Receive) -> Receive:
+        """`receive` that stops where a body is longer than it may be, whatever its header says, or does not go on."""
+        left = self._limits.body_bytes
+        is_whole = False
+
+        async def receive_counted() -> Message:
+            nonlocal left, is_whole
+            if is_whole:
+                return await receive()  # waits for the client to leave
+            try:
+                async with asyncio.timeout(self._limits.stall_seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise Refused(408, "stalled", "the request did not go on") from None
+            left -= len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if left < 0:
+                raise self._too_large()
+            return message
+
+        return receive_counted

@@ -1,0 +1,26 @@
+"""A server on a free port of the loopback, in a thread of this process."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from charm.scorer import CharmScorer
+from pipeline.guard import LIMITS, ServerLimits
+from pipeline.server import bind, build_app, make_server
+
+
+@contextmanager
+def run_server(scorer: CharmScorer, limits: ServerLimits = LIMITS, host: str = "127.0.0.1") -> Iterator[str]:
+    """Gives its address; ends it in the end."""
+    with bind(host, 0) as bound:
+        server = make_server(build_app(scorer, host, limits))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
