@@ -58,44 +58,11 @@ def draw_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(smooth + draws.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def write_model(folder: Path, num_outputs: int = 1, **tokenizer: Any) -> None:
-    """A model's folder: charm_demo with random weights, of 48 tokens; `tokenizer` has settings of CharmTokenizer."""
-    import torch  # seconds, which tests of pictures alone need not wait for
-
-    from charm.files import encode_model
-    from charm.model import CharmViT
-    from charm.tokenizer import CharmTokenizer
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        model = CharmViT("charm_demo", num_outputs=num_outputs)
-        torch.nn.init.normal_(model.head.weight, std=0.1)  # scores that differ
-    settings = {"max_seq_len": 48, "budget": "fill"} | tokenizer
-    config = {
-        "model": {
-            "backbone": "charm_demo",
-            "num_scales": 2,
-            "num_outputs": num_outputs,
-            "head": "cls",
-            "normalize": False,
-            "pos_embed": "frozen",
-        },
-        "tokenizer": {"name": "charm"} | CharmTokenizer(**settings).settings,
-        "pos_embeds": {"mode": "bilinear", "antialias": False},
-        "labels": {"num_bins": num_outputs, "score_range": [1.0, 5.0], "accuracy_threshold": 3.0},
-        "max_edge": None,
-        "seed": 0,
-        "draws": 1,
-        "saliency": None,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in (encode_model(model.state_dict(), config) | {"README.md": b"# A model\n"}).items():
-        (folder / name).write_bytes(data)
-
-
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of `write_model`, which gives scores; read only."""
+    """Of a model that nobody trained; read only."""
+    from tests.untrained import write_model  # imports torch, which takes seconds
+
     folder = tmp_path_factory.mktemp("model")
     write_model(folder)
     return folder

@@ -13,45 +13,15 @@ from charm import CharmScorer
 from charm.files import encode_model
 from charm.geometry import limit_edge
 from charm.model import CharmViT
-from charm.tokenizer import CharmTokenizer
 from tests.conftest import draw_picture
+from tests.untrained import build_scorer, describe
 
 SIZES = ((40, 60), (150, 100), (333, 222), (200, 400), (16, 500), (9, 9))
 
 
-def make_config(num_outputs: int = 1, **changes: Any) -> dict[str, Any]:
-    tokenizer = {"name": "charm"} | CharmTokenizer(max_seq_len=48, budget="fill").settings
-    config = {
-        "model": {
-            "backbone": "charm_demo",
-            "num_scales": 2,
-            "num_outputs": num_outputs,
-            "head": "cls",
-            "normalize": False,
-            "pos_embed": "frozen",
-        },
-        "tokenizer": tokenizer | changes.pop("tokenizer", {}),
-        "pos_embeds": {"mode": "bilinear", "antialias": False},
-        "labels": {"num_bins": num_outputs, "score_range": [1.0, 5.0], "accuracy_threshold": 0.5},
-        "max_edge": None,
-        "seed": 0,
-        "draws": 1,
-        "saliency": None,
-    }
-    return config | changes
-
-
-def make_scorer(config: dict[str, Any], **settings: Any) -> CharmScorer:
-    torch.manual_seed(0)
-    model = config["model"]
-    built = CharmViT(model["backbone"], num_scales=model["num_scales"], num_outputs=model["num_outputs"])
-    torch.nn.init.normal_(built.head.weight, std=0.05)  # so that pictures differ by more than rounding
-    return CharmScorer(built, config, **settings)
-
-
 @pytest.fixture
 def scorer() -> CharmScorer:
-    return make_scorer(make_config())
+    return build_scorer()
 
 
 @pytest.fixture
@@ -108,12 +78,12 @@ def test_draws_are_averaged_with_their_spread(scorer: CharmScorer) -> None:
     found = scorer(picture, draws=5)
     assert np.std(each) > 1e-4
     assert (found.score, found.spread) == pytest.approx((np.mean(each), np.std(each)), abs=1e-5)
-    assert make_scorer(make_config(draws=5))(picture) == found
+    assert build_scorer(draws=5)(picture) == found
     assert scorer(picture).spread == 0
 
 
 def test_a_distribution_has_its_mean_as_score() -> None:
-    scorer = make_scorer(make_config(num_outputs=5))
+    scorer = build_scorer(5)
     found = scorer(draw_picture(150, 100))
     assert found.distribution is not None
     assert found.distribution.shape == (5,)
@@ -123,14 +93,14 @@ def test_a_distribution_has_its_mean_as_score() -> None:
 
 
 def test_large_pictures_are_first_downscaled_as_in_training() -> None:
-    scorer = make_scorer(make_config(max_edge=100))
+    scorer = build_scorer(max_edge=100)
     (tokens,) = scorer.tokenize(draw_picture(333, 222))
     expected = scorer.tokenizer.grids(limit_edge((333, 222), 100))
     assert tokens.grids == expected != scorer.tokenizer.grids((333, 222))
 
 
 def test_a_saliency_model_needs_a_mask_and_follows_it() -> None:
-    scorer = make_scorer(make_config(tokenizer={"selection": "saliency", "max_seq_len": 40}))
+    scorer = build_scorer(selection="saliency", max_seq_len=40)
     picture = draw_picture(112, 112)  # 4 x 4 coarse patches, 8 of which stay native
     left = np.zeros((112, 112), bool)
     left[:, :56] = True
@@ -169,19 +139,17 @@ def test_no_pictures_have_no_scores(scorer: CharmScorer) -> None:
 
 
 def test_half_precision_is_near(scorer: CharmScorer, pictures: list[np.ndarray]) -> None:
-    half = make_scorer(make_config(), precision="bfloat16")
+    half = build_scorer(precision="bfloat16")
     scores = [[found.score for found in one(pictures)] for one in (scorer, half)]
     np.testing.assert_allclose(*scores, atol=0.1)
     assert scores[0] != scores[1]
     with pytest.raises(ValueError, match="precision='int8': expected one of float32"):
-        make_scorer(make_config(), precision="int8")
+        build_scorer(precision="int8")
 
 
 @pytest.mark.parametrize("name", ["standard", "padding", "ms", "hr_ms"])
 def test_the_papers_other_inputs_score_too(name: str, pictures: list[np.ndarray]) -> None:
-    scales = 1 if name in ("standard", "padding") else 2
-    config = make_config(tokenizer={"name": name})
-    scorer = make_scorer(config | {"model": config["model"] | {"num_scales": scales}})
+    scorer = build_scorer(tokenizer=name)
     alone = [scorer(picture).score for picture in pictures]
     np.testing.assert_allclose([found.score for found in scorer(pictures)], alone, atol=1e-5)
 
@@ -212,6 +180,6 @@ def test_a_folder_of_something_else_is_refused(
 def test_a_backbone_with_rotary_positions(pictures: list[np.ndarray]) -> None:
     backbone = "vit_small_patch16_dinov3"
     model = CharmViT(backbone, pretrained=False, depth=1, embed_dim=48, num_heads=3)
-    scorer = CharmScorer(model, make_config(tokenizer={"patch_size": model.patch_size}))
+    scorer = CharmScorer(model, describe(patch_size=model.patch_size))
     alone = [scorer(picture).score for picture in pictures]
     np.testing.assert_allclose([found.score for found in scorer(pictures)], alone, atol=1e-5)

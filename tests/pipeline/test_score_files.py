@@ -31,8 +31,9 @@ from pipeline.photographs import find_photographs
 from pipeline.score_files import Clock, _read_ahead, stream_rows
 from pipeline.score_journal import open_journal, read_state
 from pipeline.score_rows import Row
-from tests.conftest import ROOT, draw_picture, write_model
+from tests.conftest import ROOT, draw_picture
 from tests.faults.bombs import REFUSED
+from tests.untrained import write_model
 
 BAD = {"c.jpg": "format", "e.jpg": "empty", "g.jpg": "corrupt", "i.png": "too_large"}
 NAMES = [f"{letter}.{'png' if letter == 'i' else 'jpg'}" for letter in "abcdefghijklm"]

@@ -17,8 +17,9 @@ from pipeline.pos_embeds import write_axes
 from pipeline.shards import pack_shard, write_shard
 from pipeline.store import publish_shards, read_record, store_folder, write_json, write_record
 from pipeline.verification import verify
-from tests.conftest import ROOT, Small, write_model
+from tests.conftest import ROOT, Small
 from tests.faults.artifacts import save_small_model
+from tests.untrained import write_model
 
 Run = Callable[..., tuple[int, str]]
 

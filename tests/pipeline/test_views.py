@@ -13,7 +13,8 @@ from pipeline.errors import UserError
 from pipeline.gallery import paint_heat
 from pipeline.saliency import mbd
 from pipeline.views import change_selection, cut_picture, describe_tokens, draw_views, encode_tokens
-from tests.conftest import draw_picture, write_model
+from tests.conftest import draw_picture
+from tests.untrained import write_model
 
 PICTURE = draw_picture(190, 182, 3)  # fitted to 7 x 7 coarse patches, no longer than 196
 
