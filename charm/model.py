@@ -191,16 +191,24 @@ class CharmViT(nn.Module):
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
+        padded = not bool(patch_valid.all())  # without padding no mask, for the fast kernels
+        attn_mask = self.attn_mask(patch_valid).to(patches.device, non_blocking=True) if padded else None
+        return self.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+
+    def encode(
+        self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
+    ) -> Tensor:
+        """`forward` on position embeddings that are looked up and with the mask given: no step depends on the data."""
         x = self._embed(patches)
         valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
             x = torch.where(valid, x, self.mask_token.to(x.dtype)) + self.scale_embed[scale_id.long()]
-        extra: dict[str, Any] = {"attn_mask": self._attn_mask(patch_valid, patches.device)}
+        extra: dict[str, Any] = {"attn_mask": attn_mask}
         if self.rotary:
             extra["rope"] = pos_embed.unsqueeze(1)  # the same for every head
         else:
             x = x + pos_embed.to(self.pos_embed.dtype)  # and not that of x, which autocast may have made half
-        x = torch.cat([self._prefix().expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self._prefix().expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         x = self.vit.norm_pre(x)
         for block in self.vit.blocks:
             if self.vit.grad_checkpointing and torch.is_grad_enabled():
@@ -243,9 +251,7 @@ class CharmViT(nn.Module):
         prefix = torch.cat([none, *(t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None)], dim=1)
         return prefix + self.pos_embed[:, : self.num_pos_prefix] if self.num_pos_prefix else prefix
 
-    def _attn_mask(self, patch_valid: Tensor, device: torch.device) -> Tensor | None:
-        """True where a key may be attended to, (B, 1, 1, prefix + L); None without padding, for the fast kernels."""
-        if bool(patch_valid.all()):
-            return None
-        prefix = patch_valid.new_ones(len(patch_valid), self.vit.num_prefix_tokens)
-        return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :].to(device, non_blocking=True)
+    def attn_mask(self, patch_valid: Tensor) -> Tensor:
+        """True where a key may be attended to, (B, 1, 1, prefix + L)."""
+        prefix = patch_valid.new_ones(patch_valid.shape[0], self.vit.num_prefix_tokens)
+        return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :]

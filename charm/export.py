@@ -1,0 +1,101 @@
+"""The encoder of a CharmViT for use without PyTorch code: tokens with their position embeddings -> outputs.
+
+    data = export_onnx(model)  # what an .onnx file holds, weights included
+    program = export_program(model)  # for torch.export.save
+
+Both take the same inputs, by these names and in this order, for any B and L from 1 on:
+
+    patches      uint8 (B, L, p, p, 3), RGB
+    pos_embed    float32 (B, L, D), for a rotary backbone (B, L, 2 * d): looked up at each token's place in the
+                 tables of `CharmViT.pos_embed_tables`
+    scale_id     uint8 (B, L), 0 = coarsest, as CharmTokenizer gives it; read by nothing with one scale
+    patch_valid  bool (B, L), False where padding
+
+and give `output`, float32 (B, num_outputs): scores, or the logits of a distribution. Pixels are scaled and normalized
+within, and padding is never attended to. Only `export_onnx` needs the packages onnx and onnxscript.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from charm.model import CharmViT
+
+INPUTS = ("patches", "pos_embed", "scale_id", "patch_valid")
+OPSET = 20  # the first that has GELU as one operation
+MAX_ONNX_BYTES = 2_000_000_000  # of weights; a protocol buffer ends at 2 GiB, and the graph needs room, too
+_DYNAMIC = {name: {0: Dim("B", min=1), 1: Dim("L", min=1)} for name in INPUTS}
+
+
+class _Encoder(nn.Module):
+    """CharmViT.forward without its branch on the data: it masks padding whether there is any or not."""
+
+    def __init__(self, model: CharmViT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, patches: Tensor, pos_embed: Tensor, scale_id: Tensor, patch_valid: Tensor) -> Tensor:
+        """float (B, num_outputs)."""
+        attended = self.model.attn_mask(patch_valid)
+        # Numbers to add, once for all blocks: from bools each block would make its own, and look for NaN besides.
+        attn_mask = torch.zeros_like(attended, dtype=pos_embed.dtype).masked_fill(~attended, -torch.inf)
+        return self.model.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+
+
+def export_program(model: CharmViT) -> ExportedProgram:
+    """The encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
+
+    The model itself stays as it is, wherever it is and whether it is being trained or not.
+    """
+    encoder = _Encoder(copy.deepcopy(model).cpu().float()).eval()
+    batch_size, seq_len, p = 2, 3, model.patch_size  # any but 1, which would be taken for a constant
+    width = model.pos_embed_tables([(1, 1)])[0].shape[-1]
+    example = (
+        torch.zeros(batch_size, seq_len, p, p, 3, dtype=torch.uint8),
+        torch.zeros(batch_size, seq_len, width),
+        torch.zeros(batch_size, seq_len, dtype=torch.uint8),
+        torch.ones(batch_size, seq_len, dtype=torch.bool),
+    )
+    with torch.no_grad():
+        program = torch.export.export(encoder, example, dynamic_shapes=_DYNAMIC)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # it names folders of the machine that exported
+    return program
+
+
+def export_onnx(model: CharmViT) -> bytes:
+    """The encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
+
+    Raises:
+        ValueError: the weights are too large for one file.
+    """
+    num_bytes = 4 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if num_bytes > MAX_ONNX_BYTES:
+        raise ValueError(
+            f"the weights take {num_bytes / 1e9:.1f} GB in float32, and an ONNX file with its weights holds "
+            f"{MAX_ONNX_BYTES / 1e9:.0f} GB: use export_program, which has no limit, or a smaller backbone"
+        )
+    try:
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("export_onnx needs two more packages: pip install onnx onnxscript") from error
+
+    exported = torch.onnx.export(
+        export_program(model),
+        input_names=INPUTS,
+        output_names=("output",),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert exported is not None  # None is for the exporter that dynamo=True replaces
+    shape: Any = exported.model.graph.inputs[0].shape
+    exported.rename_axes({shape[0]: "B", shape[1]: "L"})  # on the way from the program their names are lost
+    ClearMetadataAndDocStringPass()(exported.model)  # where each node comes from: not the same twice
+    data: bytes = exported.model_proto.SerializeToString()
+    return data
