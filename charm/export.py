@@ -83,7 +83,7 @@ def export_onnx(model: CharmViT) -> bytes:
     try:
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("export_onnx needs two more packages: pip install onnx onnxscript") from error
+        raise ModuleNotFoundError("export_onnx needs two more packages: pip install charm-vit[onnx]") from error
 
     exported = torch.onnx.export(
         export_program(model),
