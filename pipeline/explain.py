@@ -85,7 +85,7 @@ def show_tokens(
             if tokens.grids[scale] != (0, 0)
         ),
         max_seq_len=len(tokens.patch_valid),
-        importance=_show_importance(scorer, picture, tokens, saliency_mask),
+        importance=_show_importance(scorer, picture, tokens, saliency_mask) if native.any() else None,
     )
 
 

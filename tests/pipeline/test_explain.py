@@ -153,3 +153,9 @@ def test_a_flat_picture_has_no_contributions_and_a_card_all_the_same() -> None:
     assert facts["limit"] > 0
     card: dict[str, Any] = describe_card(Score(1.0, 0.0, None), show_tokens(scorer, picture, tokens), facts)
     assert json.loads(json.dumps(card, allow_nan=False)) == json.loads(json.dumps(card))
+
+
+def test_a_picture_of_more_coarse_patches_than_tokens_has_no_native_ones() -> None:
+    scorer, picture = build_scorer(max_seq_len=20), draw_picture(200, 260)
+    shown = show_tokens(scorer, picture, scorer.tokenize(picture, draws=1)[0])
+    assert (shown.native, shown.tokens[0]["count"], shown.importance) == ("", 0, None)
