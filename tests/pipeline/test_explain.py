@@ -126,7 +126,7 @@ def test_saliency_is_shown_as_the_mask() -> None:
 
 @pytest.mark.parametrize("num_outputs", [1, 5], ids=["score", "distribution"])
 def test_contributions_add_up_to_what_detail_did_to_the_score(num_outputs: int) -> None:
-    scorer, picture = build_scorer(num_outputs), draw_picture(200, 260)
+    scorer, picture = build_scorer(num_outputs=num_outputs), draw_picture(200, 260)
     draws = scorer.tokenize(picture, draws=1)
     facts = show_contributions(scorer, draws[0], attribute_score(scorer, draws[0]))
     alone = scorer.score_tokens([draws])[0]

@@ -91,7 +91,9 @@ def test_photos_are_ranked_as_the_scorer_scores_them(page: Page, scorer: CharmSc
     assert [name for name, _, _ in expected] != list(FILES)  # or the order of sending would pass for a ranking
     assert page.locator(".photo h3").all_text_contents() == [name for name, _, _ in expected]
     assert page.locator(".photo .rank").all_text_contents() == ["1", "2", "3"]
-    assert page.locator(".photo .score b").all_text_contents() == [f"{score:.2f}" for _, score, _ in expected]
+    assert page.locator(".photo .score b").all_text_contents() == [
+        f"{score:.2f}".replace("-", "\N{MINUS SIGN}") for _, score, _ in expected
+    ]
     for place, (_, score, spread) in enumerate(expected):
         card = page.locator(".photo").nth(place)
         assert float(card.locator(".score").text_content().split("± ")[1].split()[0]) == pytest.approx(spread, rel=0.06)  # type: ignore[union-attr]
