@@ -189,14 +189,17 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")],
     model: Model = _MODEL,
 ) -> None:
-    """Write the model as an ONNX file.
+    """Write the model's encoder as an ONNX file.
 
     \b
         charm export --out model.onnx
+
+    For any number of pictures B and of tokens L. Its inputs are patches, uint8 (B, L, p, p, 3); pos_embed, float32
+    (B, L, D), the position embedding of each token; scale_id, uint8 (B, L); and patch_valid, bool (B, L), False where
+    padding. Its output is the score on the scale of 0 to 1, or the logits of a distribution.
     """
     with _reporting():
         from charm.export import export_onnx
-
         from pipeline.scoring import load_scorer
         from pipeline.store import write_whole
 
@@ -215,10 +218,18 @@ def serve(
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Serve the model over HTTP.
+    """Serve a page and an HTTP API that score photographs.
 
     \b
-        charm serve --port 8000
+        charm serve
+        curl -F photo=@beach.jpg -F photo=@street.png http://127.0.0.1:8000/score
+
+    The page ranks the photographs that are dropped on it, and shows of each the patches that stayed native, what the
+    model sees and what moved the score. POST /score takes up to 64 pictures and 100 MB, a picture up to 40 MB, and
+    ?draws=1 to 16; POST /explain one picture; GET /health and /metrics tell about the model and the server. Photographs
+    are opened in a process of their own and removed once they are read.
+
+    There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
     """
     with _reporting():
         from pipeline.server import serve
