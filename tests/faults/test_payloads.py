@@ -1,6 +1,8 @@
 """G4 and G5: what comes in shards, columns, models, settings and addresses is data. It is neither run nor unpacked."""
 
+import hashlib
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -23,6 +25,7 @@ from pipeline.inputs import Inputs
 from pipeline.manifest import SCHEMA, read_manifest
 from pipeline.params import DaskParams, Params, load_params
 from pipeline.pos_embeds import PosEmbeds
+from pipeline.scoring import load_scorer
 from pipeline.shard_reader import ShardReader, decode_array
 from pipeline.shards import describe_tar, write_shard
 from pipeline.store import file_sha256, write_record
@@ -140,6 +143,11 @@ def test_models(marker: Path, tmp_path: Path, gate: Gate, monkeypatch: pytest.Mo
         save_small_model(tmp_path, 1)
         (tmp_path / "model.safetensors").write_bytes(trap)
         results.append(refuses(checkpoints.load_model_tensors, tmp_path))
+        config: dict[str, Any] = {"library_name": "charm", "format": 1}
+        config["weights_sha256"] = hashlib.sha256(trap).hexdigest()
+        config["config_sha256"] = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        results.append(refuses(load_scorer, str(tmp_path), "cpu"))
     gate("G4", "pickles as models", cases=len(results), failures=results.count(False))
     assert not marker.exists()
 
