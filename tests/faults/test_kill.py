@@ -69,7 +69,7 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
     kept: dict[str, int] = {}
     failures, moments = 0, []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        ended, left = stop_at(folder, len(kept) + int(draws.integers(1, 25)), number)
+        ended, left = stop_at(folder, len(kept) + int(draws.integers(1, 9)), number)
         failures += f"{len(kept)} of {PICTURES} shards are there, {PICTURES - len(kept)} to make" not in ended.out
         failures += not kept.items() <= left.items()  # nothing is lost, nothing is made twice
         failures += (folder / "data/shards").exists()

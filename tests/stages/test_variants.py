@@ -74,11 +74,11 @@ def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(
         stage.main(changed)
     predictions = [line.split(",") for line in (tmp_path / "runs/evaluate/predictions.csv").read_text().splitlines()]
     last = dict(zip(predictions[0], predictions[-1], strict=True))
-    assert float(last["target"]) == pytest.approx((26 * 0 + 1 * 0.5 + 5 * 1) / 32, abs=1e-6)
-    assert 0 < float(last["predicted"]) < 1
+    assert float(last["target"]) == pytest.approx((26 * 1 + 1 * 2 + 5 * 3) / 32, abs=1e-6)
+    assert 1 < float(last["predicted"]) < 3
     table = pq.read_table(tmp_path / "runs/evaluate/predictions.parquet")
     shares = np.array(table["distribution"].to_pylist())
     assert shares.shape == (6, 3)
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(shares @ [0, 0.5, 1], table["predicted"].to_numpy(), atol=1e-12)
+    np.testing.assert_allclose(shares @ [1, 2, 3], table["predicted"].to_numpy(), atol=1e-12)
     assert json.loads((tmp_path / "runs/train/model.json").read_text())["num_outputs"] == 3

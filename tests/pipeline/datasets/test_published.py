@@ -166,7 +166,7 @@ def test_labels_of_another_data_set_are_one_clear_line(dataset: str, other: str,
     if dataset == "spaq":
         assert "not an Excel file" in message
     elif other == "spaq":
-        assert "in UTF-8" in message
+        assert "is no text; expected UTF-8" in message
     else:
         assert f":1: not the labels of {dataset}: expected " in message
         assert "; found " in message
@@ -219,7 +219,7 @@ def test_the_same_labels_in_other_clothes(
         pytest.param(lambda data: b"", "", id="empty"),
         pytest.param(lambda data: b"\n\n", "", id="empty lines"),
         pytest.param(lambda data: data.splitlines(keepends=True)[0] + data, "", id="first line twice"),
-        pytest.param(lambda data: data + b"\xe9", "in UTF-8", id="Latin-1"),
+        pytest.param(lambda data: data + b"\xe9", "byte 0xe9 is no text; expected UTF-8", id="Latin-1"),
         pytest.param(lambda data: data + data.splitlines()[-1].strip() + b"\n", "listed before, at", id="row twice"),
         pytest.param(lambda data: data + b"one too few\n", "", id="a row of another kind"),
     ],
