@@ -1,6 +1,7 @@
 """What a request must be before anybody looks into it: for this host, from this page or no page, and not too large."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_DRAIN_SECONDS = 2  # for the rest of a body that is not wanted
 _EVERYWHERE = ("", "0.0.0.0", "::")  # what a server listens on to be reached under all of a machine's addresses
 # A page's own policy, with the nonce of its script, replaces this one.
 _HEADERS = {
@@ -89,18 +91,22 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
+        body = _Body(receive, self._limits)
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if message["status"] >= 400:
+                    await body.drain()
             await send(message)
 
         try:
             self._check(scope["method"], Headers(scope=scope))
         except Refused as error:
             return await describe_refusal(Request(scope), error)(scope, receive, send_guarded)
-        return await self._app(scope, self._count(receive), send_guarded)
+        return await self._app(scope, body.receive, send_guarded)
 
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -111,7 +117,7 @@ class Guard:
             raise Refused(403, "origin", "pages of other sites may not use this server")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limits.body_bytes:
-            raise self._too_large()
+            raise _too_large(self._limits)
 
     def _is_here(self, host: str) -> bool:
         try:
@@ -125,27 +131,46 @@ class Guard:
         except ValueError:
             return False
 
-    def _too_large(self) -> Refused:
-        return Refused(413, "too_large", f"a request may have at most {self._limits.body_bytes // 10**6} MB")
 
-    def _count(self, receive: Receive) -> Receive:
-        """`receive` that stops where a body is longer than it may be, whatever its header says, or does not go on."""
-        left = self._limits.body_bytes
-        is_whole = False
+class _Body:
+    """What a client sends: no more than a body may be, whatever its header says, and not waited for without end."""
 
-        async def receive_counted() -> Message:
-            nonlocal left, is_whole
-            if is_whole:
-                return await receive()  # waits for the client to leave
-            try:
-                async with asyncio.timeout(self._limits.stall_seconds):
-                    message = await receive()
-            except TimeoutError:
-                raise Refused(408, "stalled", "the request did not go on") from None
-            left -= len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-            if left < 0:
-                raise self._too_large()
-            return message
+    def __init__(self, receive: Receive, limits: ServerLimits) -> None:
+        self._receive, self._limits = receive, limits
+        self._left = limits.body_bytes
+        self._is_whole = False
 
-        return receive_counted
+    async def receive(self) -> Message:
+        """The next part.
+
+        Raises:
+            Refused: the body is too long, or does not go on.
+        """
+        if self._is_whole:
+            return await self._receive()  # waits for the client to leave
+        try:
+            async with asyncio.timeout(self._limits.stall_seconds):
+                message = await self._take()
+        except TimeoutError:
+            raise Refused(408, "stalled", "the request did not go on") from None
+        if self._left < 0:
+            raise _too_large(self._limits)
+        return message
+
+    async def drain(self) -> None:
+        """Drops what is still to come, within limits: a connection that is closed before takes the answer with it."""
+        self._left = self._limits.body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self._is_whole and self._left >= 0:
+                    await self._take()
+
+    async def _take(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+
+def _too_large(limits: ServerLimits) -> Refused:
+    return Refused(413, "too_large", f"a request may have at most {limits.body_bytes // 10**6} MB")

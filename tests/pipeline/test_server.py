@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -440,3 +441,13 @@ def test_limits_as_promised() -> None:
 def test_a_black_picture_is_a_picture(client: httpx.Client) -> None:
     data = simplejpeg.encode_jpeg(np.zeros((300, 1, 3), np.uint8))
     assert client.post("/explain", files=attach(data)).status_code == 200
+
+
+def test_a_refusal_arrives_while_the_body_is_still_being_sent(scorer: CharmScorer) -> None:
+    """A connection that is closed on unread data takes the answer with it."""
+    with run_server(scorer, replace(LIMITS, body_bytes=8_000_000)) as address:
+        for _ in range(5):
+            for body in (bytes(15_000_000), iter([bytes(1_000_000)] * 15)):
+                with connect(address) as client:
+                    reply = client.post("/score", content=body)
+                assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_large")
