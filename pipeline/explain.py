@@ -4,11 +4,9 @@ All images are in one frame, that of the tokens' grid: the fitted picture, `grid
 shrunk; paths keep the frame's pixels.
 """
 
-import base64
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from charm.attribution import Attribution, attribute_tokens, map_contributions
@@ -18,7 +16,7 @@ from charm.importance import IMPORTANCE, score_patches
 from charm.scorer import CharmScorer, Score
 from charm.tokenizer import CharmTokenizer
 from charm.tokens import Tokens
-from pipeline.gallery import UNITS, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink
+from pipeline.gallery import UNITS, embed_png, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink
 
 RAISED, LOWERED = (0, 167, 181), (226, 92, 20)  # RGB; told apart by the colour-blind, too
 SHOWN_EDGE = 720  # pixels, longest edge of a shown picture
@@ -169,9 +167,9 @@ def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribu
 def encode_overlay(strength: np.ndarray) -> str:
     """Data URI of (h, w), one pixel per value: -1 is LOWERED, 1 is RAISED, 0 is transparent; clipped beyond."""
     overlay = np.empty((*strength.shape, 4), np.uint8)
-    overlay[..., :3] = np.where(strength[..., None] > 0, RAISED[::-1], LOWERED[::-1])  # OpenCV's order of channels
+    overlay[..., :3] = np.where(strength[..., None] > 0, RAISED, LOWERED)
     overlay[..., 3] = np.rint(np.abs(strength).clip(max=1) * _OPAQUE)
-    return f"data:image/png;base64,{base64.b64encode(cv2.imencode('.png', overlay)[1].tobytes()).decode()}"
+    return embed_png(overlay)
 
 
 def describe_card(score: Score, shown: Shown, contributions: dict[str, Any]) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def encode_jpeg(image: np.ndarray) -> str:
 
 def encode_heat(values: np.ndarray) -> str:
     """Data URI of (h, w), one pixel per value, from the lowest (dark blue) to the highest (yellow)."""
-    return _embed_png(paint_heat(values))
+    return embed_png(paint_heat(values))
 
 
 def paint_heat(values: np.ndarray) -> np.ndarray:
@@ -242,10 +242,11 @@ def encode_shade(native: np.ndarray) -> str:
     """Data URI of a black overlay for bool (h, w): transparent where True."""
     overlay = np.zeros((*native.shape, 4), np.uint8)
     overlay[..., 3] = np.where(native, 0, SHADE)
-    return _embed_png(overlay)
+    return embed_png(overlay)
 
 
-def _embed_png(image: np.ndarray) -> str:
+def embed_png(image: np.ndarray) -> str:
+    """Data URI of uint8 (h, w, 3), RGB, or (h, w, 4), RGBA."""
     return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
 
 

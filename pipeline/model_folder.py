@@ -8,10 +8,10 @@ from torch import Tensor
 
 from charm.files import encode_model
 from charm.metrics import METRICS
-from pipeline.errors import UserError
+from pipeline.columns import read_column_facts
 from pipeline.inputs import DATA
 from pipeline.params import Params
-from pipeline.store import read_record, write_whole
+from pipeline.store import write_whole
 from pipeline.tokenizers import build_cutter
 
 
@@ -56,12 +56,9 @@ def _describe_saliency(params: Params) -> dict[str, Any] | None:
     column = DATA / "importance" / params.selection / "column.json"
     if params.selection != "saliency" or not column.is_file():
         return None
-    try:
-        found = read_record(column)
-        detector = params.importance.saliency.sam_hq.detector if found["backend"] == "sam_hq" else None
-        return {"backend": found["backend"], "settings": found["settings"], "detector": detector}
-    except (ValueError, LookupError) as error:
-        raise UserError(f"{column.parent}: damaged ({error}); run dvc repro") from error
+    found = read_column_facts(column.parent)
+    detector = params.importance.saliency.sam_hq.detector if found["backend"] == "sam_hq" else None
+    return {"backend": found["backend"], "settings": found["settings"], "detector": detector}
 
 
 def write_model_folder(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
