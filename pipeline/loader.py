@@ -7,6 +7,8 @@ function of (seed, epoch, key), in evaluation of (seed, draw, pixels): no worker
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cv2
@@ -178,15 +180,19 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises UserError where a sample cannot be read, or a worker dies."""
+        # torch lets SIGCHLD raise wherever the program is when a worker dies, in the middle of a step too; without its
+        # handler it notices at the next batch, here.
+        handler = signal.getsignal(signal.SIGCHLD)
         batches = iter(self._loader)
+        signal.signal(signal.SIGCHLD, handler)
         while True:
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                dead = [index for index, worker in enumerate(getattr(batches, "_workers", [])) if not worker.is_alive()]
-                if "exited unexpectedly" not in str(error) or not dead:
+            except (RuntimeError, OSError, EOFError) as error:  # not RuntimeError: a batch of a dying one
+                dead = _list_dead(getattr(batches, "_workers", []))
+                if not dead:
                     raise
                 places = ", ".join(self._dataset.describe_place(worker) for worker in dead)
                 raise UserError(
@@ -195,6 +201,12 @@ class Loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def _list_dead(workers: list[BaseProcess]) -> list[int]:
+    """The numbers of the workers that are dead, or dying: a connection ends before its process does."""
+    ended = wait([worker.sentinel for worker in workers], timeout=1) if workers else []
+    return [number for number, worker in enumerate(workers) if worker.sentinel in ended]
 
 
 def _prepare_worker(_: int) -> None:

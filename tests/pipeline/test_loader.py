@@ -1,8 +1,10 @@
 """Every sample exactly once per epoch, and the same samples whoever reads them."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -197,21 +199,37 @@ def test_damage_is_reported_from_a_worker_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def dying_at(key: str, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch, workers: int) -> Loader:
+    """A loader of batches of two, in order, one of whose workers dies as it reads a picture."""
+    read_picture = dataset._pictures.read_picture
+
+    def die(wanted: str) -> np.ndarray:
+        if wanted == key:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+        return read_picture(wanted)
+
+    monkeypatch.setattr(dataset._pictures, "read_picture", die)
+    return Loader(dataset, EpochSampler(7, 2, seed=3, shuffle=False), workers, CPU)
+
+
 def test_a_worker_that_dies_names_its_picture(
     build: Callable[..., TokenDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = build()
-    read_picture = dataset._pictures.read_picture
-
-    def die(key: str) -> np.ndarray:
-        if key == "00000005":
-            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
-        return read_picture(key)
-
-    monkeypatch.setattr(dataset._pictures, "read_picture", die)
-    loader = Loader(dataset, EpochSampler(7, 2, seed=3, shuffle=False), workers=2, device=CPU)
+    loader = dying_at("00000005", build(), monkeypatch, workers=2)
     with pytest.raises(UserError, match=r"a loader worker died at 00000005 of .*/shard-000001\.tar; if for want of"):
         list(loader)
+
+
+def test_a_worker_that_dies_during_a_step_is_noticed_at_the_next_batch(
+    build: Callable[..., TokenDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = dying_at("00000005", build(), monkeypatch, workers=1)
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)  # as in a new process
+    batches = iter(loader)
+    assert next(batches).keys == ["00000000", "00000001"]
+    assert wait([process.sentinel for process in multiprocessing.active_children()], timeout=60)  # the step
+    with pytest.raises(UserError, match="a loader worker died at 00000005"):
+        list(batches)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
