@@ -16,6 +16,7 @@ from charm.backbones import Backbone, check_backbone, create_backbone, is_rotary
 from charm.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 
 HEADS = ("cls", "cls_mean", "mean")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class CharmViT(nn.Module):
@@ -255,3 +256,8 @@ class CharmViT(nn.Module):
         """True where a key may be attended to, (B, 1, 1, prefix + L)."""
         prefix = patch_valid.new_ones(patch_valid.shape[0], self.vit.num_prefix_tokens)
         return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Within it matrix products are made in one of PRECISIONS; a CharmViT keeps pixels and scores in float32."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")

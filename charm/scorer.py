@@ -16,14 +16,12 @@ from charm.baselines import TOKENIZERS
 from charm.draws import name_by_pixels
 from charm.files import read_model
 from charm.geometry import downscale, limit_edge
-from charm.model import CharmViT
+from charm.model import PRECISIONS, CharmViT, autocast
 from charm.pictures import as_array
 from charm.pos_embed import axis_weights
 from charm.tokenizer import CharmTokenizer
 from charm.tokens import Tokens
 
-# What matrix products are made in; the rest stays float32.
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BATCH_TOKENS = 8192  # of a batch, padding included: 16 pictures of 512
 
 
@@ -180,7 +178,7 @@ class CharmScorer:
         def stack(name: str) -> torch.Tensor:
             return torch.from_numpy(np.stack([getattr(one, name)[:length] for one in tokens]))
 
-        with torch.autocast(self.device.type, PRECISIONS[self._precision], enabled=self._precision != "float32"):
+        with autocast(self.device, self._precision):
             arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
             output = self.model(*arrays, stack("patch_valid"), self.embed_positions(tokens, length))
         shares = output.softmax(dim=1) if len(self.bins) > 1 else output

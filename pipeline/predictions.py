@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from charm.model import CharmViT
+from charm.model import CharmViT, autocast
 from pipeline.loader import Batch
 from pipeline.pos_embeds import PosEmbeds
 from pipeline.ranks import gather_rows
-
-# What matrix products are made in; the rest stays float32. The first one switches autocast off.
-PRECISIONS = {"float32": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, p
     """The raw outputs of a CharmViT, plain or parallel: float32 (B, num_outputs), on the device of `pos_embeds`."""
     device = pos_embeds.device
     bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
-    with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32"):
+    with autocast(device, precision):
         output: Tensor = model(
             batch.patches.to(device, non_blocking=True),
             batch.patch_coord.to(device, non_blocking=True),

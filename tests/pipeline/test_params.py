@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from charm import budget, geometry, losses, model, pos_embed, selection, tokenizer
-from pipeline import images, maps, params, predictions
+from pipeline import images, maps, params
 from pipeline.datasets import READERS
 from pipeline.errors import UserError
 from pipeline.params import load_params
@@ -214,7 +214,7 @@ def choices(section: type, field: str) -> set[Any]:
         pytest.param(params.TokenParams, "fit", geometry.FITS, id="FITS"),
         pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),
         pytest.param(params.TrainParams, "head", model.HEADS, id="HEADS"),
-        pytest.param(params.HardwareParams, "precision", predictions.PRECISIONS, id="PRECISIONS"),
+        pytest.param(params.HardwareParams, "precision", model.PRECISIONS, id="PRECISIONS"),
         pytest.param(params.PosEmbedParams, "mode", pos_embed.MODES, id="MODES"),
     ],
 )
