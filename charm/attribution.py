@@ -56,9 +56,9 @@ def attribute_tokens(
         pos_embed: float (1, L, D), or the picture's tables (`CharmViT.pos_embed_tables`), on the model's device.
         bins: for a model of several outputs, which are logits: the score of each, (num_outputs,); the picture's score
             is their mean under the softmax. Not read for a model of one output, which is the score.
-        steps: points on the line at which gradients are taken, Gauss-Legendre nodes. With charm_demo as it is
-            initialized, 8, 16 and 32 leave 1 %, 0.03 % and 0.005 % of the difference between the two scores (median of
-            14 pictures); with weights of deviation 0.2 in its blocks, whose score bends more, 7 %, 1.4 % and 0.09 %.
+        steps: points on the line at which gradients are taken, Gauss-Legendre nodes. With charm_demo as the pipeline
+            trains it, 8, 16 and 32 leave 3 %, 0.08 % and 0.001 % of the difference between the two scores (median of 40
+            test pictures; of the worst one all, 4 % and 0.1 %).
 
     Raises:
         ValueError: no steps, or bins that are not one for each of several outputs.
