@@ -139,6 +139,11 @@ class SquareTokenizer:
             return edge, self.charm
         return edge, replace(self.charm, max_seq_len=whole.num_coarse - 1)
 
+    def resize(self, picture: np.ndarray) -> np.ndarray:
+        """The square of a picture, uint8 (H, W, 3): uint8 (edge, edge, 3)."""
+        edge = self.edge or max(picture.shape[:2])
+        return _resize(picture, (edge, edge))
+
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """As `Tokens.grids`, known from the size alone."""
         edge, cutter = self._cutter(image_hw)
@@ -160,7 +165,7 @@ class SquareTokenizer:
         if saliency_mask is not None:
             resized = cv2.resize(saliency_mask.view(np.uint8), (edge, edge), interpolation=cv2.INTER_NEAREST)
             saliency_mask = resized.view(bool)
-        square = _resize(array, (edge, edge))
+        square = self.resize(array)
         tokens = cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
         return pad_tokens(tokens, self.charm.max_seq_len)  # as long as those of a larger picture of the same batch
 

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 
 from charm.attribution import Attribution, attribute_tokens, map_contributions
-from charm.baselines import SquareTokenizer
-from charm.geometry import downscale, fit_to_grid
-from charm.importance import IMPORTANCE, score_patches
 from charm.scorer import CharmScorer, Score
-from charm.tokenizer import CharmTokenizer
 from charm.tokens import Tokens
 from pipeline.gallery import UNITS, embed_png, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink
+from pipeline.views import find_importance, fit_picture
 
 RAISED, LOWERED = (0, 167, 181), (226, 92, 20)  # RGB; told apart by the colour-blind, too
 SHOWN_EDGE = 720  # pixels, longest edge of a shown picture
@@ -73,7 +70,7 @@ def show_tokens(
     return Shown(
         image_hw=(picture.shape[0], picture.shape[1]),
         frame_hw=(frame_h, frame_w),
-        photo=encode_jpeg(shrink(_fit(scorer, picture, tokens), SHOWN_EDGE)),
+        photo=encode_jpeg(shrink(fit_picture(scorer, picture, tokens), SHOWN_EDGE)),
         native=trace_border(native, patch_size),
         shade=encode_shade(native),
         seen=encode_jpeg(shrink(tokens.to_image(), SHOWN_EDGE)),
@@ -87,37 +84,16 @@ def show_tokens(
     )
 
 
-def _fit(scorer: CharmScorer, picture: np.ndarray, tokens: Tokens) -> np.ndarray:
-    """The picture as it was before patches were cut, uint8 (H', W', 3): the frame."""
-    tokenizer, whole = scorer.tokenizer, scorer.limit_size(picture)
-    if isinstance(tokenizer, SquareTokenizer):
-        edge = tokenizer.edge or max(whole.shape[:2])
-        whole, tokenizer = downscale(whole, (edge, edge)), tokenizer.charm
-    if isinstance(tokenizer, CharmTokenizer):
-        size = tokenizer.coarse_patch_size if _has_scales(tokens) else tokenizer.patch_size
-        return fit_to_grid(whole, size, tokenizer.fit)
-    return tokens.to_image()  # cropped or padded to a square of a single scale, which shows all there is
-
-
-def _has_scales(tokens: Tokens) -> bool:
-    return sum(grid != (0, 0) for grid in tokens.grids) > 1
-
-
 def _show_importance(
     scorer: CharmScorer, picture: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
 ) -> Importance | None:
-    tokenizer = scorer.tokenizer
-    if not isinstance(tokenizer, CharmTokenizer) or not _has_scales(tokens):
+    found = find_importance(scorer, picture, tokens, saliency_mask)
+    if found is None:
         return None
-    name, size = tokenizer.selection, tokenizer.coarse_patch_size
-    if name in IMPORTANCE:
-        values = score_patches(scorer.limit_size(picture), name, size, tokenizer.fit)
-        return Importance(name, encode_heat(values), f"{values.min():.3g}", f"{values.max():.3g} {UNITS[name]}")
-    if saliency_mask is None:
-        return None
-    limited = downscale(saliency_mask.astype(np.uint8), scorer.limit_size(picture).shape[:2])
-    mask = fit_to_grid(limited, size, tokenizer.fit)
-    return Importance(name, encode_heat(shrink(mask)), "background", f"object, {mask.mean():.0%} of the picture")
+    name = scorer.config["tokenizer"]["selection"]
+    if name in UNITS:
+        return Importance(name, encode_heat(found), f"{found.min():.3g}", f"{found.max():.3g} {UNITS[name]}")
+    return Importance(name, encode_heat(shrink(found)), "background", f"object, {found.mean():.0%} of the picture")
 
 
 def trace_border(marked: np.ndarray, cell_size: int) -> str:

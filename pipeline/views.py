@@ -5,10 +5,10 @@ import io
 import cv2
 import numpy as np
 
-from charm.baselines import Tokenizer
+from charm.baselines import SquareTokenizer
 from charm.draws import name_by_pixels
 from charm.geometry import downscale, fit_to_grid
-from charm.importance import score_patches
+from charm.importance import IMPORTANCE, score_patches
 from charm.scorer import CharmScorer
 from charm.selection import SELECTIONS
 from charm.tokenizer import CharmTokenizer
@@ -98,27 +98,58 @@ def draw_views(
 
     Where nothing is selected there is only the last, and where chance alone decides no importance.
     """
-    tokenizer: Tokenizer = scorer.tokenizer
     views = {"seen": tokens.to_image()}
-    picture = scorer.limit_size(image)
-    image_hw = (picture.shape[0], picture.shape[1])
-    if not isinstance(tokenizer, CharmTokenizer) or len(tokenizer.layout(image_hw).cell_sides) == 1:
+    tokenizer = scorer.tokenizer
+    cutter = tokenizer.charm if isinstance(tokenizer, SquareTokenizer) else tokenizer
+    if not isinstance(cutter, CharmTokenizer) or not _has_scales(tokens):
         return views
-    coarse, native = tokenizer.coarse_patch_size, tokenizer.num_scales - 1
-    fitted = fit_to_grid(picture, coarse, tokenizer.fit)
+    coarse, native = cutter.coarse_patch_size, cutter.num_scales - 1
+    fitted = fit_picture(scorer, image, tokens)
     is_native = _enlarge(mark_cells(tokens, native).astype(np.uint8), fitted.shape) > 0
     shaded = np.where(is_native[..., None], fitted, fitted * ((255 - SHADE) / 255)).astype(np.uint8)
     width = max(1, round(max(fitted.shape) / _LINE_SHARE))
-    for y, x in np.argwhere(mark_cells(tokens, native, tokenizer.sides[-1])) * coarse:
+    for y, x in np.argwhere(mark_cells(tokens, native, cutter.sides[-1])) * coarse:
         cv2.rectangle(shaded, (int(x), int(y)), (int(x) + coarse - 1, int(y) + coarse - 1), _MARK, width)
     views["native"] = shaded
-    if saliency_mask is not None:
-        mask = downscale(saliency_mask.astype(np.uint8), image_hw)
-        views["importance"] = paint_heat(fit_to_grid(mask, coarse, tokenizer.fit))
-    elif tokenizer.selection != "random":
-        scores = score_patches(picture, tokenizer.selection, coarse, tokenizer.fit)
-        views["importance"] = _enlarge(paint_heat(scores), fitted.shape)
+    importance = find_importance(scorer, image, tokens, saliency_mask)
+    if importance is not None:
+        views["importance"] = _enlarge(paint_heat(importance), fitted.shape)
     return views
+
+
+def fit_picture(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> np.ndarray:
+    """What the patches of these tokens were cut from: uint8 (H', W', 3), of a picture, uint8 (H, W, 3)."""
+    tokenizer, picture = scorer.tokenizer, scorer.limit_size(image)
+    if isinstance(tokenizer, SquareTokenizer):
+        picture, tokenizer = tokenizer.resize(picture), tokenizer.charm
+    if isinstance(tokenizer, CharmTokenizer):
+        size = tokenizer.coarse_patch_size if _has_scales(tokens) else tokenizer.patch_size
+        return fit_to_grid(picture, size, tokenizer.fit)
+    return tokens.to_image()  # cropped or padded to a square of a single scale, which shows all there is
+
+
+def find_importance(
+    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
+) -> np.ndarray | None:
+    """By what native patches were chosen; arguments as for `draw_views`.
+
+    Returns:
+        Scores of coarse patches, float32 (grid_h, grid_w), or the salient object on the fitted picture, uint8 (H', W')
+        of 0 and 1. None where nothing was selected, or by chance.
+    """
+    tokenizer, picture = scorer.tokenizer, scorer.limit_size(image)
+    if not isinstance(tokenizer, CharmTokenizer) or not _has_scales(tokens):
+        return None
+    if tokenizer.selection in IMPORTANCE:
+        return score_patches(picture, tokenizer.selection, tokenizer.coarse_patch_size, tokenizer.fit)
+    if saliency_mask is None:
+        return None
+    limited = downscale(saliency_mask.astype(np.uint8), (picture.shape[0], picture.shape[1]))
+    return fit_to_grid(limited, tokenizer.coarse_patch_size, tokenizer.fit)
+
+
+def _has_scales(tokens: Tokens) -> bool:
+    return sum(grid != (0, 0) for grid in tokens.grids) > 1
 
 
 def _enlarge(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -103,6 +103,22 @@ def test_views(selection: str, scorer: CharmScorer) -> None:
         np.testing.assert_array_equal(views["importance"][14::28, 14::28], heat)
 
 
+@pytest.mark.parametrize(("name", "edge"), [("ms", 256), ("hr_ms", 190)])
+def test_of_a_square_native_patches_are_shown_where_they_are(name: str, edge: int, tmp_path: Path) -> None:
+    base = scorer_of(tmp_path, max_seq_len=120)
+    scorer = CharmScorer(base.model, base.config | {"tokenizer": base.config["tokenizer"] | {"name": name}})
+    tokens, mask = cut_picture(scorer, PICTURE)
+    views = draw_views(scorer, PICTURE, tokens, mask)
+    assert list(views) == ["seen", "native"]
+    side = (edge + 14) // 28 * 28
+    assert views["native"].shape == (side, side, 3)
+    native = tokens.patch_valid & (tokens.scale_id == 1)
+    assert native.any()
+    shown = views["native"].reshape(side // 14, 14, side // 14, 14, 3).swapaxes(1, 2)
+    y, x = tokens.patch_coord[native].T
+    np.testing.assert_array_equal(shown[y, x, 1:-1, 1:-1], tokens.patches[native][:, 1:-1, 1:-1])
+
+
 def test_nothing_is_selected_of_a_small_picture(scorer: CharmScorer) -> None:
     tokens, mask = cut_picture(scorer, PICTURE[:60, :60])
     assert list(draw_views(scorer, PICTURE[:60, :60], tokens, mask)) == ["seen"]
