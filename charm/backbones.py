@@ -30,7 +30,10 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Back
     if not timm.is_model(architecture):
         near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), n=5))
         raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
-    return check_backbone(timm.create_model(name, pretrained=pretrained, num_classes=0, **settings), name)
+    vit = check_backbone(timm.create_model(name, pretrained=False, num_classes=0, **settings), name)
+    if pretrained:  # only now are weights worth their download
+        vit = check_backbone(timm.create_model(name, pretrained=True, num_classes=0, **settings), name)
+    return vit
 
 
 def check_backbone(vit: Any, name: str) -> Backbone:
@@ -41,6 +44,13 @@ def check_backbone(vit: Any, name: str) -> Backbone:
             "of tokens, which Charm resamples for each picture, or DINOv3's rotary ones; relative positions, windows "
             "and merged patches (Swin) need a whole grid in a fixed order, and Charm's tokens are none (paper, section "
             "20): choose a ViT, for example vit_small_patch14_dinov2"
+        )
+    projection = getattr(vit.patch_embed, "proj", None)
+    if isinstance(projection, nn.Conv2d) and (projection.in_channels != 3 or len(set(projection.kernel_size)) > 1):
+        height, width = projection.kernel_size
+        raise ValueError(
+            f"backbone={name!r} takes patches of {height} x {width} pixels in {projection.in_channels} channels: "
+            "expected square ones in 3"
         )
     num_tokens = int(vit.cls_token is not None) + (0 if vit.reg_token is None else vit.reg_token.shape[1])
     if not isinstance(vit.patch_embed, PatchEmbed) or vit.num_prefix_tokens != num_tokens:

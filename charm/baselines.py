@@ -5,11 +5,11 @@
     SquareTokenizer     Charm on a picture that was made square first: 256 x 256 ("MS"), or with both edges as long as
                         the longest ("HR + MS", section 4.4.1)
 
-All are called as CharmTokenizer is, and give the same `Tokens`.
+All take a picture as CharmTokenizer does, and give the same `Tokens`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,14 @@ import numpy as np
 
 from charm.augment import IDENTITY, Symmetry, apply_symmetry
 from charm.draws import draw_uniform
+from charm.geometry import downscale
 from charm.pictures import as_array
 from charm.tokenizer import CharmTokenizer
 from charm.tokens import Tokens, gather_patches, pad_tokens
 
 _LONGEST = 8  # times the shorter side; of longer pictures only a part is resized
+_MOST_EDGE = 10_000  # pixels: of a strip of 1 x 60,000, which is no large file, the square would take 11 GB
+_NATIVE_SHARE = 64 / 81  # of the coarse patches of a small square; as of 256 pixels with p = 14 and budget "fixed"
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,7 @@ class StandardTokenizer:
     num_scales = 1
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "max_seq_len", "crop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        _check_positive(patch_size=self.patch_size, max_seq_len=self.max_seq_len, crop=self.crop)
 
     @property
     def grid_side(self) -> int:
@@ -93,6 +94,9 @@ class PaddingTokenizer:
 
     num_scales = 1
 
+    def __post_init__(self) -> None:
+        _check_positive(patch_size=self.patch_size, max_seq_len=self.max_seq_len, edge=self.edge)
+
     @property
     def grid_side(self) -> int:
         """Tokens along a side of the square."""
@@ -120,8 +124,9 @@ class SquareTokenizer:
     """Charm on a picture that is first resized to a square, which distorts it.
 
     Args:
-        charm: cuts the square. It always does so at several scales, however few patches the square has.
-        edge: pixels; 0 for the picture's own longest edge.
+        charm: cuts the square. Where it would leave it whole, since it has few patches, 64 of 81 coarse patches stay
+            native and the others are downscaled ("some areas", section 4.4.1).
+        edge: pixels; 0 for the picture's own longest edge, up to 10,000.
     """
 
     charm: CharmTokenizer
@@ -131,22 +136,30 @@ class SquareTokenizer:
     def num_scales(self) -> int:
         return self.charm.num_scales
 
-    def _cutter(self, image_hw: tuple[int, int]) -> tuple[int, CharmTokenizer]:
+    def plan(self, image_hw: tuple[int, int]) -> tuple[int, CharmTokenizer]:
         """The square's edge, and a tokenizer that has too few tokens to leave the square whole."""
-        edge = self.edge or max(image_hw)
-        whole = self.charm.layout((edge, edge))
+        edge = self._edge(image_hw)
+        whole, sides = self.charm.layout((edge, edge)), self.charm.sides
         if len(whole.cell_sides) > 1 or whole.num_coarse == 1:
             return edge, self.charm
-        return edge, replace(self.charm, max_seq_len=whole.num_coarse - 1)
+        most = whole.num_coarse - 1
+        num_coarse = replace(self.charm, max_seq_len=most).layout((edge, edge)).num_coarse
+        costs = [side**2 - sides[0] ** 2 for side in sides[1:]]  # tokens that a coarse patch takes more than downscaled
+        length = num_coarse * sides[0] ** 2 + round(num_coarse * _NATIVE_SHARE) // len(costs) * sum(costs)
+        return edge, replace(self.charm, max_seq_len=min(length, most), budget="fill")
+
+    def _edge(self, image_hw: Sequence[int]) -> int:
+        """Of the square, pixels."""
+        return self.edge or min(max(image_hw), _MOST_EDGE)
 
     def resize(self, picture: np.ndarray) -> np.ndarray:
         """The square of a picture, uint8 (H, W, 3): uint8 (edge, edge, 3)."""
-        edge = self.edge or max(picture.shape[:2])
+        edge = self._edge(picture.shape[:2])
         return _resize(picture, (edge, edge))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """As `Tokens.grids`, known from the size alone."""
-        edge, cutter = self._cutter(image_hw)
+        edge, cutter = self.plan(image_hw)
         return cutter.grids((edge, edge))
 
     def __call__(
@@ -161,8 +174,11 @@ class SquareTokenizer:
     ) -> Tokens:
         """Tokenizes one picture; see CharmTokenizer. Importance is computed: given maps are of another grid."""
         array = as_array(image)
-        edge, cutter = self._cutter((array.shape[0], array.shape[1]))
+        edge, cutter = self.plan((array.shape[0], array.shape[1]))
         if saliency_mask is not None:
+            if saliency_mask.dtype != bool or saliency_mask.shape != array.shape[:2]:
+                came = f"{saliency_mask.dtype} {saliency_mask.shape}"
+                raise ValueError(f"saliency_mask is {came}: expected bool {array.shape[:2]}, as large as the picture")
             resized = cv2.resize(saliency_mask.view(np.uint8), (edge, edge), interpolation=cv2.INTER_NEAREST)
             saliency_mask = resized.view(bool)
         square = self.resize(array)
@@ -183,15 +199,22 @@ TOKENIZERS: dict[str, Callable[[CharmTokenizer, bool], Tokenizer]] = {
 }
 
 
+def _check_positive(**settings: int) -> None:
+    for name, value in settings.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+
+
 def _square_side(pixels: int, patch_size: int, max_seq_len: int) -> int:
     """Tokens along a side of the largest square grid within `pixels` and within max_seq_len tokens."""
     return max(1, min(pixels // patch_size, math.isqrt(max_seq_len)))
 
 
 def _resize(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
-    """Area average where it gets smaller, else bilinear."""
-    shrinks = image_hw[0] * image_hw[1] < image.shape[0] * image.shape[1]
-    return cv2.resize(image, image_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    """Area average along an axis that gets shorter, bilinear along one that gets longer."""
+    # One after the other: OpenCV's area average is none where either axis gets longer.
+    shrunk = downscale(image, (min(image_hw[0], image.shape[0]), min(image_hw[1], image.shape[1])))
+    return cv2.resize(shrunk, image_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _cut_whole(image: np.ndarray, patch_size: int, symmetry: Symmetry) -> Tokens:

@@ -10,26 +10,31 @@ A model's folder is laid out as model hubs expect it:
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# torch is imported in functions: CharmTokenizer needs its settings, and need not wait seconds for torch.
+
+AnyPath = str | os.PathLike[str]
 MODEL_FILES = ("model.safetensors", "config.json", "README.md")
 _TOKENIZER = "charm_tokenizer.json"
 _FORMAT = 1  # of config.json
 
 
-def write_settings(folder: str | Path, settings: dict[str, Any]) -> None:
+def write_settings(folder: AnyPath, settings: dict[str, Any]) -> None:
     """Writes folder/charm_tokenizer.json."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / _TOKENIZER).write_text(json.dumps(settings, indent=1) + "\n")
+    (Path(folder) / _TOKENIZER).write_text(json.dumps(settings, indent=1, default=lambda number: number.item()) + "\n")
 
 
-def read_settings(folder: str | Path, known: Iterable[str]) -> dict[str, Any]:
+def read_settings(folder: AnyPath, known: Iterable[str]) -> dict[str, Any]:
     """Undoes `write_settings`.
 
     Raises:
@@ -37,19 +42,24 @@ def read_settings(folder: str | Path, known: Iterable[str]) -> dict[str, Any]:
         ValueError: not JSON, or it holds other names than the known ones.
     """
     path = Path(folder) / _TOKENIZER
-    settings = json.loads(path.read_text())
+    try:
+        settings = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is not JSON, or damaged") from None
     if not isinstance(settings, dict) or settings.keys() - set(known):
         raise ValueError(f"{path} holds {settings}: expected settings out of {', '.join(sorted(known))}")
     return settings
 
 
-def encode_model(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, bytes]:
+def encode_model(tensors: "dict[str, Tensor]", config: dict[str, Any]) -> dict[str, bytes]:
     """The files of a model's folder by name, but its card. Equal models give equal bytes.
 
     Args:
         tensors: `state_dict` of a CharmViT.
         config: anything that JSON can hold.
     """
+    from safetensors.torch import save
+
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     facts = {"library_name": "charm", "format": _FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()}
     facts = config | facts
@@ -60,13 +70,15 @@ def encode_model(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str
     }
 
 
-def read_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_model(folder: AnyPath) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """The tensors and the config of a model's folder; nothing in it is executed.
 
     Raises:
         OSError: a file is missing.
         ValueError: a file is damaged, was changed, or is of another kind; says which.
     """
+    from safetensors.torch import load
+
     path = Path(folder) / "config.json"
     try:
         config = json.loads(path.read_bytes())

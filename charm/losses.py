@@ -1,6 +1,7 @@
 """Losses: L1 for scores, Earth Mover's Distance for score distributions (Charm, section 3.3), MSE besides.
 
-Each gives one value per sample, so that whoever sums them decides over which batch the mean is taken.
+Each gives one value per sample, so that whoever sums them decides over which batch the mean is taken. Prediction and
+target of different shapes are a ValueError.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from torch import Tensor
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Absolute error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
+    _check_shapes(prediction, target)
     return (prediction - target).abs().mean(dim=-1)
 
 
 def mse_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Squared error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
+    _check_shapes(prediction, target)
     return (prediction - target).square().mean(dim=-1)
 
 
@@ -29,9 +32,17 @@ def emd_loss(prediction: Tensor, target: Tensor) -> Tensor:
         (B,): sqrt(mean over bins of the squared difference of the cumulative distributions). Its gradient is finite
         everywhere, a perfect match included.
     """
+    _check_shapes(prediction, target)
     gap = prediction.softmax(dim=-1).cumsum(dim=-1) - target.cumsum(dim=-1)
     # The square root has an infinite slope at 0; 1e-12 moves a loss by at most 1e-6.
     return (gap.square().mean(dim=-1) + 1e-12).sqrt()
+
+
+def _check_shapes(prediction: Tensor, target: Tensor) -> None:
+    """ValueError where they would be broadcast: (B, 1) less (B,) is (B, B), every prediction with every target."""
+    if prediction.shape != target.shape:
+        came = f"prediction is {tuple(prediction.shape)}, target {tuple(target.shape)}"
+        raise ValueError(f"{came}: expected the same shape")
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1_loss, "mse": mse_loss, "emd": emd_loss}

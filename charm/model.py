@@ -59,6 +59,9 @@ class CharmViT(nn.Module):
             raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
         if num_scales < 1:
             raise ValueError(f"num_scales={num_scales}: expected at least 1")
+        for name in ("drop_rate", "pos_drop_rate", "patch_drop_rate"):
+            if settings.get(name):
+                raise ValueError(f"{name}={settings[name]}: there is no such dropping here, only within the blocks")
         if isinstance(backbone, str):
             vit = create_backbone(backbone, pretrained, **settings)
         else:
@@ -150,7 +153,7 @@ class CharmViT(nn.Module):
 
     def _pos_embed_table(self, grid_hw: tuple[int, int], mode: str) -> Tensor:
         if not self.rotary:
-            return resample_pos_embed(self.pos_embed.detach(), grid_hw, mode, num_prefix_tokens=self.num_pos_prefix)
+            return resample_pos_embed(self.pos_embed, grid_hw, mode, num_prefix_tokens=self.num_pos_prefix)
         rope: Any = self.vit.rope
         training = rope.training
         rope.eval()  # in training it would shift and stretch the coordinates of each grid by itself
@@ -216,8 +219,7 @@ class CharmViT(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False, **extra)
             else:
                 x = block(x, **extra)
-        x = self.vit.fc_norm(self.vit.norm(x))  # one of them does nothing; both work token by token
-        features = self._pool(x, valid).to(self.head.weight.dtype)
+        features = self._pool(self.vit.norm(x), valid).to(self.head.weight.dtype)
         # Not in bfloat16, which has 128 numbers from 0.5 to 1: scores would be tied.
         with torch.autocast(x.device.type, enabled=False):
             output: Tensor = self.head(features)
@@ -225,11 +227,12 @@ class CharmViT(nn.Module):
 
     def _pool(self, x: Tensor, valid: Tensor) -> Tensor:
         """What the head reads, (B, D or 2 * D), from (B, prefix + L, D) and bool (B, L, 1)."""
+        cls: Tensor = self.vit.fc_norm(x[:, 0])  # in the place of `norm` for backbones that were trained on the mean
         if self.head_kind == "cls":
-            return x[:, 0]
+            return cls
         tokens = torch.where(valid, x[:, self.vit.num_prefix_tokens :], 0)
-        mean = tokens.sum(1) / valid.sum(1).clamp(min=1)
-        return mean if self.head_kind == "mean" else torch.cat([x[:, 0], mean], dim=1)
+        mean: Tensor = self.vit.fc_norm(tokens.sum(1) / valid.sum(1).clamp(min=1))
+        return mean if self.head_kind == "mean" else torch.cat([cls, mean], dim=1)
 
     def _embed(self, patches: Tensor) -> Tensor:
         """The backbone's patch projection, as one matrix product."""

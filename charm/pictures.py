@@ -9,17 +9,18 @@ def as_array(picture: Any) -> np.ndarray:
     """A picture as a numpy array; numpy arrays are passed on as they are.
 
     Args:
-        picture: numpy uint8 (H, W, 3), RGB; a PIL image of any mode; or a torch uint8 (3, H, W), RGB.
+        picture: numpy uint8 (H, W, 3), RGB; a PIL image; or a torch uint8 (3, H, W), RGB.
 
     Returns:
-        uint8 (H, W, 3), RGB.
+        uint8 (H, W, 3), RGB. A PIL image is turned upright by its EXIF orientation, 16 bits become 8, and transparent
+        pixels are put on white, as the pipeline reads files.
 
     Raises:
         ValueError: anything else; says what came and what was expected.
     """
     kind = type(picture).__module__.split(".")[0]
     if kind == "PIL":
-        picture = np.asarray(picture.convert("RGB"))
+        picture = _from_pil(picture)
     elif kind == "torch":
         if picture.ndim != 3 or picture.shape[0] != 3 or str(picture.dtype) != "torch.uint8":
             shape = tuple(picture.shape)
@@ -28,6 +29,21 @@ def as_array(picture: Any) -> np.ndarray:
     check_image(picture)
     array: np.ndarray = picture
     return array
+
+
+def _from_pil(picture: Any) -> np.ndarray:
+    """uint8 (H, W, 3), RGB."""
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I;16"):  # which Pillow's own conversion would clip at 255
+        return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if upright.mode in ("I", "F"):
+        raise ValueError(f"image is a PIL image of mode {upright.mode}: expected one of 8 or 16 bits per channel")
+    if upright.has_transparency_data:
+        whole = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+    return np.asarray(upright.convert("RGB"))
 
 
 def check_image(image: np.ndarray) -> None:

@@ -6,7 +6,7 @@ other and never to padding. Batch mates, order and the number of threads change 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from charm.axes import PosEmbedAxes
 from charm.baselines import TOKENIZERS
 from charm.draws import name_by_pixels
-from charm.files import read_model
+from charm.files import AnyPath, read_model
 from charm.geometry import downscale, limit_edge
 from charm.model import PRECISIONS, CharmViT, autocast
 from charm.pictures import as_array
@@ -84,7 +84,7 @@ class CharmScorer:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str, device: torch.device | str = "cpu", precision: str = "float32"
+        cls, folder: AnyPath, device: torch.device | str = "cpu", precision: str = "float32"
     ) -> "CharmScorer":
         """The scorer of a folder that the stage `evaluate` wrote (runs/evaluate/model); nothing is downloaded.
 
@@ -106,6 +106,12 @@ class CharmScorer:
     def needs_mask(self) -> bool:
         """Whether pictures come with a mask of their salient object."""
         return bool(self.config["tokenizer"]["selection"] == "saliency" and self.tokenizer.num_scales > 1)
+
+    @overload
+    def __call__(self, image: list[Any], *, draws: int | None = None, saliency_mask: Any = None) -> list[Score]: ...
+
+    @overload
+    def __call__(self, image: Any, *, draws: int | None = None, saliency_mask: Any = None) -> Score: ...
 
     def __call__(self, image: Any, *, draws: int | None = None, saliency_mask: Any = None) -> Score | list[Score]:
         """Scores a picture, or each of a list.
@@ -142,9 +148,12 @@ class CharmScorer:
         if self.needs_mask != (saliency_mask is not None):
             needed = "needs" if self.needs_mask else "takes no"
             raise ValueError(f"this model {needed} saliency_mask, as it was trained")
-        picture = self.limit_size(as_array(image))
+        whole = as_array(image)
+        picture = self.limit_size(whole)
         arguments: dict[str, Any] = {"seed": self._seed, "key": name_by_pixels(picture)}
         if saliency_mask is not None:
+            if saliency_mask.shape != whole.shape[:2]:
+                raise ValueError(f"saliency_mask is {saliency_mask.shape}: expected {whole.shape[:2]}, as the picture")
             mask = np.ascontiguousarray(saliency_mask, dtype=bool).view(np.uint8)
             arguments["saliency_mask"] = downscale(mask, picture.shape[:2]).astype(bool)
         return [self.tokenizer(picture, epoch=draw, **arguments) for draw in range(count)]

@@ -9,7 +9,7 @@ import numpy as np
 from charm.augment import IDENTITY, Symmetry, apply_symmetry
 from charm.budget import BUDGETS, DROPS, count_detailed, keep_tokens
 from charm.draws import draw_words
-from charm.files import read_settings, write_settings
+from charm.files import AnyPath, read_settings, write_settings
 from charm.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
 from charm.importance import IMPORTANCE
 from charm.pictures import as_array
@@ -79,7 +79,7 @@ class CharmTokenizer:
             ("fit", FITS),
             ("redraw", REDRAWS),
         ):
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in tuple(known):  # a list is in no dict, and no error that says so
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
         for name, kind, least, most in (
             ("patch_size", Integral, 1, 256),
@@ -162,7 +162,7 @@ class CharmTokenizer:
             return stack_tokens([self._tokenize(one, **mine, **shared) for one, mine in zip(image, own, strict=True)])
         return self._tokenize(image, **arguments)
 
-    def save_pretrained(self, folder: str) -> None:
+    def save_pretrained(self, folder: AnyPath) -> None:
         """Writes the settings to folder/charm_tokenizer.json, beside a model that was trained with them."""
         write_settings(folder, self.settings)
 
@@ -172,7 +172,7 @@ class CharmTokenizer:
         return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
 
     @classmethod
-    def from_pretrained(cls, folder: str) -> "CharmTokenizer":
+    def from_pretrained(cls, folder: AnyPath) -> "CharmTokenizer":
         """Undoes `save_pretrained`.
 
         Raises:

@@ -57,7 +57,8 @@ def score(
         typer.Argument(
             metavar="PATH",
             help="Files are taken as they are named. Folders are searched with all that is below them, by name, for "
-            "files that end in jpg, jpeg, png, webp, bmp, tif or tiff; what is hidden is passed over.",
+            "files that end in jpg, jpeg, png, webp, bmp, tif or tiff; what is hidden is passed over, and links that "
+            "lead out of their folder are rejected.",
         ),
     ],
     model: Model = _MODEL,
@@ -131,14 +132,15 @@ def show(
                         not for random
         seen.png        the photograph as the model sees it, rebuilt from its tokens
 
-    A photograph that is small enough is native as a whole: there is only the last.
+    A photograph that is small enough is native as a whole: there is only the last. Pictures by these names that an
+    earlier call left in the folder are replaced or removed.
     """
     with _reporting():
         from pipeline.gallery import encode_png
-        from pipeline.photographs import read_picture
+        from pipeline.photographs import escape_path, read_picture
         from pipeline.scoring import load_scorer
         from pipeline.store import write_whole
-        from pipeline.views import change_selection, cut_picture, describe_tokens, draw_views
+        from pipeline.views import VIEWS, change_selection, cut_picture, describe_tokens, draw_views
 
         scorer = load_scorer(model, "cpu")
         if selection is not None:
@@ -147,10 +149,15 @@ def show(
         tokens, mask = cut_picture(scorer, image)
         folder = out or Path(f"{Path(photo).stem}-charm")
         folder.mkdir(parents=True, exist_ok=True)
-        for name, view in draw_views(scorer, image, tokens, mask).items():
+        views = draw_views(scorer, image, tokens, mask)
+        for name in VIEWS:
+            if name not in views:
+                (folder / f"{name}.png").unlink(missing_ok=True)  # of another photo or selection
+                continue
             with write_whole(folder / f"{name}.png") as file:
-                file.write(encode_png(view))
+                file.write(encode_png(views[name]))
         print(*describe_tokens(scorer, image, tokens), sep="\n")
+        print(f"written to {escape_path(str(folder))}: {', '.join(views)}")
 
 
 @app.command()
@@ -206,6 +213,7 @@ def export(
         data = export_onnx(load_scorer(model, "cpu").model)
         with write_whole(out) as file:
             file.write(data)
+        print(f"written to {out}, {len(data) / 1e6:.1f} MB")
 
 
 @app.command()
@@ -215,6 +223,16 @@ def serve(
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for every network.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="NUMBER", help="Port to listen on.")] = 8000,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=16,
+            metavar="K",
+            help="How many draws of patches a score is averaged over, where a request does not say; more than one give "
+            "the page spreads to show. Else as many as in the model's evaluation.",
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -234,7 +252,7 @@ def serve(
     with _reporting():
         from pipeline.server import serve
 
-        serve(model, host, port, device, precision)
+        serve(model, host, port, draws, device, precision)
 
 
 @app.command()

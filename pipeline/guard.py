@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _DRAIN_SECONDS = 2  # for the rest of a body that is not wanted
-_EVERYWHERE = ("", "0.0.0.0", "::")  # what a server listens on to be reached under all of a machine's addresses
+EVERYWHERE = ("", "0.0.0.0", "::")  # what a server listens on to be reached under all of a machine's addresses
 # A page's own policy, with the nonce of its script, replaces this one.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -83,7 +83,7 @@ class Guard:
     def __init__(self, app: ASGIApp, host: str, limits: ServerLimits) -> None:
         self._app, self._limits = app, limits
         self._names = {"localhost", "127.0.0.1", "::1", host.lower()}
-        self._takes_addresses = host in _EVERYWHERE
+        self._takes_addresses = host in EVERYWHERE
         if self._takes_addresses:
             self._names.add(socket.gethostname().lower())
 
@@ -111,7 +111,8 @@ class Guard:
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if not self._is_here(host):
-            raise Refused(403, "host", "this server is not called that: use the address that it printed")
+            told = "this server is not called that: use the address that it printed, or an IP address of its machine"
+            raise Refused(403, "host", told)
         origin = headers.get("origin")
         if method == "POST" and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise Refused(403, "origin", "pages of other sites may not use this server")

@@ -52,7 +52,8 @@ def find_photographs(paths: Sequence[str]) -> list[Photograph]:
     for path in paths:
         if Path(path).is_dir():
             for real, photograph in _walk(path, Path(path).resolve()):
-                found.setdefault(real, photograph)
+                if real not in found or Path(found[real].path).is_symlink():  # its own name is better than a link's
+                    found[real] = photograph
         elif os.path.lexists(path):
             found.setdefault(os.path.realpath(path), Photograph(path, Path(Path(path).absolute().anchor)))
         else:

@@ -38,6 +38,12 @@ _LOG_EVERY = 30  # seconds
 _MOST_READERS = 8
 _JOURNAL_VERSION = 1
 
+# What a manifest has other words for.
+_OUR_REASONS = {
+    "outside": "a link that leads out of the folder in which it was found; name the file itself to score it",
+    "too_large": "more than 100 million pixels",
+}
+
 Opened = tuple[Row, list[Tokens]]
 
 
@@ -221,7 +227,7 @@ def _summarize(rows: Sequence[Row], num_new: int, clock: Clock) -> None:
     reasons = Counter(row.reason for row in rows if row.reason)
     for reason in REASONS:
         if reason in reasons:
-            print(f"rejected, {reason}: {REASONS[reason]}", file=sys.stderr)
+            print(f"rejected, {reason}: {(REASONS | _OUR_REASONS)[reason]}", file=sys.stderr)
             for row in rows:
                 if row.reason == reason:
                     print(f"  {escape_path(row.path)}", file=sys.stderr)

@@ -49,6 +49,8 @@ def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
     """
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {escape_path(str(out))}: expected a name that ends in {', '.join(FORMATS)}")
+    if out.is_dir():
+        raise UserError(f"--out {escape_path(str(out))} is a folder: expected the name of a file")
     if not out.parent.is_dir():
         raise UserError(f"--out {escape_path(str(out))}: there is no folder {escape_path(str(out.parent))}")
     return FORMATS[out.suffix.lower()]

@@ -34,7 +34,7 @@ from charm.tokens import Tokens
 from pipeline.batcher import Batcher
 from pipeline.errors import UserError
 from pipeline.explain import Shown, attribute_score, describe_card, describe_score, show_contributions, show_tokens
-from pipeline.guard import LIMITS, Guard, Refused, ServerLimits, describe_refusal
+from pipeline.guard import EVERYWHERE, LIMITS, Guard, Refused, ServerLimits, describe_refusal
 from pipeline.images import Rejected
 from pipeline.interrupts import Interrupts
 from pipeline.scoring import find_mask, load_scorer
@@ -44,8 +44,9 @@ _PAGE = Path(__file__).with_name("server.html")
 _END_SECONDS = 30  # for what is under way when the server is told to end
 
 
-def serve(folder: str, host: str, port: int, device: str, precision: str) -> None:
-    """Serves the model of a folder until SIGTERM or Ctrl-C. Port 0 is any free one; the address is printed.
+def serve(folder: str, host: str, port: int, draws: int | None, device: str, precision: str) -> None:
+    """Serves the model of a folder until SIGTERM or Ctrl-C. Port 0 is any free one; the address is printed. `draws` are
+    those of a score where a request does not say; None = as many as `evaluate` took.
 
     Raises:
         UserError: no such model or device, or the address cannot be had.
@@ -53,8 +54,10 @@ def serve(folder: str, host: str, port: int, device: str, precision: str) -> Non
     with bind(host, port) as bound:
         scorer = load_scorer(folder, device, precision)
         find_mask(scorer, np.zeros((64, 64, 3), np.uint8))  # says now, and not to a client, what is missing for that
+        scorer.draws = draws or scorer.draws
         app = build_app(scorer, host)
-        shown = f"[{host}]" if ":" in host else host
+        name = socket.gethostname() if host in EVERYWHERE else host
+        shown = f"[{name}]" if ":" in name else name
         print(f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         with Interrupts():  # uvicorn raises the signal again when it has ended
             make_server(app).run(sockets=[bound])

@@ -1,6 +1,7 @@
 """A photograph as a model's tokenizer sees it, in numbers, arrays and pictures: the commands `tokenize` and `show`."""
 
 import io
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.gallery import SHADE, mark_cells, paint_heat
 from pipeline.scoring import find_mask
 
+VIEWS = ("native", "importance", "seen")  # what `draw_views` may give
 _MARK = (255, 212, 59)  # RGB, as in the report
 _LINE_SHARE = 500  # an outline is one pixel wide for so many of the longest edge
 
@@ -50,23 +52,31 @@ def describe_tokens(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> l
     lines = [
         f"photo      {_show_size(image.shape)} pixels{limited}",
         f"fitted     {_show_size([side * tokens.patches.shape[1] for side in tokens.grids[-1]])} pixels",
-        f"tokenizer  {settings['name']}, selection {settings['selection']}, budget {settings['budget']}",
+        f"tokenizer  {settings['name']}{_show_choice(settings) if tokenizer.num_scales > 1 else ''}",
     ]
     for scale, grid in reversed(list(enumerate(tokens.grids))):
         count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())
         times = tokens.grids[-1][0] / grid[0] if grid[0] else 0
         kind = "native" if scale == len(tokens.grids) - 1 else f"downscaled {times:.3g} times" if times else "not used"
         lines.append(f"scale {scale}    {count} tokens on a grid of {_show_size(grid)}, {kind}")
-    if isinstance(tokenizer, CharmTokenizer):
+    if isinstance(tokenizer, CharmTokenizer | SquareTokenizer):
         lines.append(f"dropped    {_count_dropped(tokenizer, picture)} tokens")
     lines.append(f"padding    {len(tokens.patch_valid) - tokens.seq_len} of {len(tokens.patch_valid)} tokens")
     lines.append(f"drawn by   {name_by_pixels(picture)}, seed {seed}")
     return lines
 
 
-def _count_dropped(tokenizer: CharmTokenizer, picture: np.ndarray) -> int:
+def _show_choice(settings: dict[str, Any]) -> str:
+    return f", selection {settings['selection']}, budget {settings['budget']}"
+
+
+def _count_dropped(tokenizer: CharmTokenizer | SquareTokenizer, picture: np.ndarray) -> int:
     """How many tokens there were beyond max_seq_len."""
-    layout = tokenizer.layout((picture.shape[0], picture.shape[1]))
+    image_hw = (picture.shape[0], picture.shape[1])
+    if isinstance(tokenizer, SquareTokenizer):
+        edge, tokenizer = tokenizer.plan(image_hw)
+        image_hw = (edge, edge)
+    layout = tokenizer.layout(image_hw)
     if len(layout.cell_sides) == 1:
         return 0
     detailed = tokenizer.count_detailed(layout.num_coarse)

@@ -18,6 +18,8 @@ def run_stage(main: Callable[[Params], None]) -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         main(load_params())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the outputs are whole: DVC must not hear of a failure and drop them
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
             raise

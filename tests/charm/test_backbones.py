@@ -58,6 +58,9 @@ def test_every_part_of_it_is_trained(name: str) -> None:
         pytest.param("vit_tiny_patch16_224", {"pos_embed": "none", **TINY}, "position embeddings", id="no positions"),
         pytest.param("deit_tiny_distilled_patch16_224", TINY, "deit_tiny_distilled", id="distillation token"),
         pytest.param("vit_tiny_r_s16_p8_224", {}, "vit_tiny_r_s16_p8_224", id="convolutions before the patches"),
+        pytest.param(
+            "vit_tiny_patch16_224", {"in_chans": 1, **TINY}, "16 x 16 pixels in 1 channels: expected square", id="grey"
+        ),
         pytest.param("vit_small_patch14_dino", {}, "is not a model of timm .*vit_small_patch14", id="near a known one"),
         pytest.param("nonsense", {}, "'nonsense' is not a model of timm .*none", id="unknown"),
     ],

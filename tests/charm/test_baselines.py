@@ -215,3 +215,46 @@ def test_other_inputs_turn_with_the_picture(tokenizer: PaddingTokenizer | Square
     upright, turned = (tokenizer(coded(120, 250), key="a", symmetry=Symmetry(turns=turns)) for turns in (0, 1))
     assert upright.grids == tuple((w, h) for h, w in turned.grids)
     assert turned.seq_len == upright.seq_len
+
+
+@pytest.mark.parametrize("scales", [2, 3])
+@pytest.mark.parametrize("budget", ["fixed", "fill", "share"])
+@pytest.mark.parametrize("patch_size", [14, 16, 32])
+def test_ms_is_multiscale_with_any_patches(patch_size: int, budget: str, scales: int) -> None:
+    cutter = CharmTokenizer(patch_size, num_scales=scales, max_seq_len=1024, budget=budget)
+    tokens = SquareTokenizer(cutter, 256)(coded(250, 200), key="a")
+    coarse, native = (
+        int((tokens.patch_valid & (tokens.scale_id == scale)).sum()) / (tokens.grids[scale][0] * tokens.grids[scale][1])
+        for scale in (0, scales - 1)
+    )
+    assert coarse >= 0.15  # of the picture
+    assert native >= 0.2
+
+
+def test_ms_with_patches_of_14_pixels_is_that_of_the_paper() -> None:
+    tokens = SquareTokenizer(CharmTokenizer(14, max_seq_len=512), 256)(coded(250, 200), key="a")
+    assert np.bincount(tokens.scale_id[tokens.patch_valid]).tolist() == [17, 256]  # 64 of 81 coarse patches are native
+
+
+@pytest.mark.parametrize("image_hw", [(240, 1000), (1000, 240)])
+def test_stripes_become_grey_where_they_are_shrunk(image_hw: tuple[int, int]) -> None:
+    """Also where the other axis grows."""
+    along = np.arange(max(image_hw)) % 2 * 255
+    stripes = along[None, :] if image_hw[0] < image_hw[1] else along[:, None]
+    picture = np.repeat(np.broadcast_to(stripes, image_hw)[..., None], 3, axis=2).astype(np.uint8)
+    assert SquareTokenizer(CharmTokenizer(), 256).resize(picture).std() < 20
+
+
+def test_a_strip_becomes_no_square_of_gigabytes() -> None:
+    assert SquareTokenizer(CharmTokenizer(), 0).grids((1, 60_000))[-1] == (714, 714)
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    tokenizer = SquareTokenizer(CharmTokenizer(selection="saliency"), 256)
+    with pytest.raises(ValueError, match=r"saliency_mask is bool \(600, 300\): expected bool \(300, 600\)"):
+        tokenizer(coded(300, 600), saliency_mask=np.zeros((600, 300), bool))
+
+
+def test_no_pixels_are_no_patches() -> None:
+    with pytest.raises(ValueError, match="patch_size=0: expected at least 1"):
+        PaddingTokenizer(patch_size=0)

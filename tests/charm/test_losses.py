@@ -81,3 +81,9 @@ def test_descent_leads_to_the_target(name: str) -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1 * start
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_shapes_that_would_be_broadcast_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"prediction is \(3, 1\), target \(3,\): expected the same shape"):
+        LOSSES[name](PREDICTION, TARGET[:, 0])

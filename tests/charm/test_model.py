@@ -272,6 +272,11 @@ def test_trained_position_embeddings_learn() -> None:
     gradient = model.pos_embed.grad
     assert gradient is not None
     assert (gradient[0].abs().sum(dim=1) > 0).tolist() == [True, True] + [False] * 15  # CLS, and the one that was used
+    model.zero_grad()
+    model(*collate(model, [TOKENIZER(PICTURES[0])])).sum().backward()  # by the tables of its grids
+    gradient = model.pos_embed.grad
+    assert gradient is not None
+    assert (gradient[0].abs().sum(dim=1) > 0).all()
     with pytest.raises(ValueError, match="rotary position embeddings are not learnt"):
         CharmViT("vit_small_patch16_dinov3", False, train_pos_embed=True, depth=1, embed_dim=48, num_heads=3)
 
@@ -286,6 +291,7 @@ def test_a_ready_made_backbone_is_taken() -> None:
     [
         pytest.param({"head": "max"}, "head='max': expected one of cls, cls_mean, mean", id="unknown head"),
         pytest.param({"num_scales": 0}, "num_scales=0", id="no scale"),
+        pytest.param({"pos_drop_rate": 0.1}, "pos_drop_rate=0.1: there is no such dropping", id="no effect"),
         pytest.param({"normalize": True}, "nobody published the mean", id="normalization that nobody published"),
     ],
 )
@@ -324,3 +330,22 @@ def test_a_coarse_token_of_a_rotary_backbone_stands_amid_the_native_ones_that_it
     model = CharmViT("vit_small_patch16_dinov3", pretrained=False, depth=1, embed_dim=48, num_heads=3)
     coarse, middle = model.pos_embed_tables([(3, 5), (9, 15)])
     torch.testing.assert_close(coarse, middle[1::3, 1::3], atol=1e-6, rtol=0)
+
+
+def test_a_backbone_that_was_trained_on_the_mean_gives_its_features() -> None:
+    """Its last norm comes after the mean."""
+    vit = timm.create_model("vit_medium_patch16_reg4_gap_256", num_classes=0, **TINY).eval()
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model = CharmViT(vit, num_scales=1, head="mean").eval()
+    image = PICTURES[3]
+    inputs = collate(model, [CharmTokenizer(16, max_seq_len=16)(image)])
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255
+    expected = model.head(vit.forward_head(vit.forward_features(pixels), pre_logits=True))
+    torch.testing.assert_close(model(*inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_picture_without_a_token_has_a_score() -> None:
+    model = build(head="cls_mean")
+    patches, coord, scale_id, valid, tables = collate(model, [TOKENIZER(PICTURES[0])])
+    assert model(patches, coord, scale_id, torch.zeros_like(valid), tables).isfinite().all()

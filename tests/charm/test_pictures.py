@@ -1,5 +1,6 @@
 """Pictures in every form that people have them."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from charm import CharmTokenizer, score_patches
 from charm.pictures import as_array
+from pipeline.images import decode_image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -64,3 +66,37 @@ def test_other_forms_give_the_same_pixels_tokens_and_scores(picture: Any) -> Non
 def test_other_tensors_are_refused(picture: torch.Tensor, came: str) -> None:
     with pytest.raises(ValueError, match=came):
         as_array(picture)
+
+
+def saved(picture: Image.Image, kind: str, **settings: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def turned_by_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(Image.fromarray(PICTURE), "PNG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(turned_by_exif(), id="turned by its EXIF orientation"),
+        pytest.param(saved(Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257 - 3), "PNG"), id="16 bits"),
+        pytest.param(saved(Image.fromarray(np.dstack([PICTURE, PICTURE[..., 1]])), "PNG"), id="transparent"),
+        pytest.param(saved(Image.fromarray(PICTURE).convert("LA"), "PNG"), id="grey with alpha"),
+        pytest.param(saved(Image.fromarray(PICTURE).quantize(16), "PNG", transparency=3), id="a transparent colour"),
+        pytest.param(saved(Image.fromarray(PICTURE).convert("1"), "PNG"), id="black and white"),
+        pytest.param(saved(Image.fromarray(PICTURE).convert("CMYK"), "TIFF"), id="CMYK"),
+    ],
+)
+def test_a_file_opened_by_pillow_is_the_picture_that_the_pipeline_reads(data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as picture:
+        np.testing.assert_array_equal(as_array(picture), decode_image(data).pixels)
+
+
+def test_numbers_that_are_no_colours_are_refused() -> None:
+    with pytest.raises(ValueError, match="PIL image of mode F: expected"):
+        as_array(Image.fromarray(np.zeros((8, 9), np.float32)))

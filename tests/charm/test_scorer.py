@@ -112,6 +112,8 @@ def test_a_saliency_model_needs_a_mask_and_follows_it() -> None:
     assert scorer([picture, picture], saliency_mask=[left, ~left])[0] == scorer(picture, saliency_mask=left)
     with pytest.raises(ValueError, match="this model needs saliency_mask"):
         scorer(picture)
+    with pytest.raises(ValueError, match=r"saliency_mask is \(56, 112\): expected \(112, 112\)"):
+        scorer(picture, saliency_mask=left[:56])
     with pytest.raises(ValueError, match="2 pictures and 1 masks"):
         scorer([picture, picture], saliency_mask=[left])
 

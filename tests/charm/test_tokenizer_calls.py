@@ -1,5 +1,7 @@
 """CharmTokenizer: masks, batches, saved settings, and what is refused."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,8 @@ GRID = (22, 22)  # of NOISE in coarse patches of 28 pixels is (23, 23)
     [
         ("random", {"image": NOISE.astype(np.float32)}, r"image is float32 \(641, 641, 3\): expected .*uint8"),
         ("random", {"image": NOISE[..., :2]}, r"image is uint8 \(641, 641, 2\)"),
-        ("gradient", {"importance": np.full((23, 23), np.nan)}, "importance has values that are not finite"),
+        ("gradient", {"importance": np.pad([[np.nan]], (0, 22))}, "importance has values that are not finite"),
+        ("gradient", {"importance": np.pad([[np.inf]], (0, 22))}, "importance has values that are not finite"),
         ("gradient", {"importance": np.zeros(GRID)}, r"\(22, 22\): expected \(23, 23\), .* coarse patch of 28 pixels"),
         ("gradient", {"importance": [[0.0]]}, "importance is list: expected a numpy array"),
         ("saliency", {}, "needs saliency_mask"),
@@ -82,7 +85,7 @@ GRID = (22, 22)  # of NOISE in coarse patches of 28 pixels is (23, 23)
         ("saliency", {"saliency_mask": NOISE[..., 0]}, r"saliency_mask is uint8 \(641, 641\): expected bool"),
         ("saliency", {"saliency_mask": [[True]]}, "saliency_mask is list: expected a numpy array"),
     ],
-    ids=["float", "channels", "nan", "other patch size", "importance list", "none", "size", "dtype", "mask list"],
+    ids=["float", "channels", "nan", "inf", "other patch size", "importance list", "no mask", "size", "dtype", "list"],
 )
 def test_bad_input_is_refused(selection: str, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -136,10 +139,26 @@ def test_settings_are_saved_and_loaded(tmp_path: Path) -> None:
     assert "selection='entropy'" in repr(tokenizer)
 
 
-@pytest.mark.parametrize("text", ["[]", '{"patchsize": 14}', "{", '{"selection": "sobel"}'])
+def test_settings_may_be_numpy_numbers_and_folders_paths(tmp_path: Path) -> None:
+    tokenizer = CharmTokenizer(patch_size=np.int64(16))  # type: ignore[arg-type]
+    tokenizer.save_pretrained(tmp_path)
+    assert CharmTokenizer.from_pretrained(tmp_path) == tokenizer
+
+
+def test_a_tokenizer_needs_no_torch_and_dir_shows_it() -> None:
+    code = (
+        "import sys, charm; print('CharmTokenizer' in dir(charm)); charm.CharmTokenizer; print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"patchsize": 14}', "{", '{"selection": "sobel"}', '{"selection": ["random"]}']
+)
 def test_other_settings_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "charm_tokenizer.json").write_text(text)
-    with pytest.raises(ValueError, match=r"charm_tokenizer\.json|Expecting|selection="):
+    with pytest.raises(ValueError, match=r"charm_tokenizer\.json|selection="):
         CharmTokenizer.from_pretrained(str(tmp_path))
 
 

@@ -23,7 +23,7 @@ OPTIONS = {
     "show": ["--model", "--selection", "--out"],
     "tokenize": ["--model", "--out"],
     "export": ["--model", "--out"],
-    "serve": ["--model", "--host", "--port", "--device", "--precision"],
+    "serve": ["--model", "--host", "--port", "--draws", "--device", "--precision"],
     "verify": ["--full"],
     "prune": [],
 }
@@ -73,6 +73,9 @@ def test_show(photo: str, model_folder: Path) -> None:
     assert sorted(path.name for path in Path("beach-charm").iterdir()) == ["importance.png", "native.png", "seen.png"]
     scorer = CharmScorer.from_pretrained(str(model_folder))
     expected = scorer.tokenize(read_picture(photo))[0].to_image()
+    Path("beach-charm/mine.png").touch()
+    assert CliRunner().invoke(app, [*arguments, "--selection", "random"]).exit_code == 0
+    assert sorted(path.name for path in Path("beach-charm").iterdir()) == ["mine.png", "native.png", "seen.png"]
     assert CliRunner().invoke(app, [*arguments, "--out", "new/folder"]).exit_code == 0
     np.testing.assert_array_equal(cv2.imread("new/folder/seen.png")[..., ::-1], expected)  # OpenCV's order of channels
     assert sorted(path.name for path in Path("new/folder").iterdir()) == ["native.png", "seen.png"]

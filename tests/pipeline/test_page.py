@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import simplejpeg
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from charm.scorer import CharmScorer
 from charm.tokens import Tokens
@@ -198,6 +198,19 @@ def test_dropped_files_are_scored(page: Page) -> None:
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
     page.locator(".photo h3", has_text="dropped.jpg").wait_for()
+
+
+def test_photos_that_come_before_the_page_knows_the_limits_wait(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    held: list[Route] = []
+    page.route("**/health", lambda route: held.append(route))
+    page.goto(address)
+    page.set_input_files("#files", [{"name": "three.jpg", "mimeType": "image/jpeg", "buffer": FILES["three.jpg"]}])
+    page.wait_for_timeout(300)
+    held[0].continue_()
+    expect(page.locator(".photo h3")).to_have_text("three.jpg")
+    expect(page.locator("#errors li")).to_have_count(0)
+    page.close()
 
 
 def test_fits_a_phone(page: Page) -> None:

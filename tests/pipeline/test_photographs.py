@@ -158,3 +158,10 @@ def test_read_picture_says_what_is_wrong(folder: Path) -> None:
     ):
         with pytest.raises(UserError, match=says):
             read_picture(path)
+
+
+def test_a_file_goes_by_its_own_name_and_not_by_that_of_a_link(folder: Path) -> None:
+    touch("in/b.jpg")
+    Path("in/a.jpg").symlink_to("b.jpg")
+    Path("in/c.jpg").symlink_to("b.jpg")
+    assert found("in") == ["in/b.jpg"]

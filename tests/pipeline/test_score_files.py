@@ -402,3 +402,9 @@ def test_a_group_is_read_while_the_one_before_is_scored() -> None:
             assert [path for path, _ in opened] == [one.path for one in group]
             time.sleep(0.05)
             assert len(begun) == min(8, 2 * number + 2)
+
+
+def test_a_folder_is_no_table(run: Run) -> None:
+    Path("out.csv").mkdir()
+    ended = run("--out", "out.csv", "--overwrite")
+    assert (ended.code, ended.err) == (2, "error: --out out.csv is a folder: expected the name of a file\n")

@@ -389,7 +389,7 @@ def test_many_clients_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
-    code = f"from pipeline.server import serve; serve({str(served_folder)!r}, '127.0.0.1', 0, 'cpu', 'float32')"
+    code = f"from pipeline.server import serve; serve({str(served_folder)!r}, '127.0.0.1', 0, 3, 'cpu', 'float32')"
     environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -406,6 +406,7 @@ def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
             while True:
                 try:
                     assert client.post("/score", files=attach(JPEGS[0])).status_code == 200
+                    assert client.get("/health").json()["draws"] == 3
                     break
                 except httpx.ConnectError:
                     time.sleep(0.05)
@@ -419,7 +420,7 @@ def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
 
 def test_a_port_in_use(served_folder: Path) -> None:
     with bind("127.0.0.1", 0) as taken, pytest.raises(UserError, match=r"cannot listen on 127\.0\.0\.1 port") as caught:
-        serve(str(served_folder), "127.0.0.1", taken.getsockname()[1], "cpu", "float32")
+        serve(str(served_folder), "127.0.0.1", taken.getsockname()[1], None, "cpu", "float32")
     assert "\n" not in str(caught.value)
 
 
@@ -431,7 +432,7 @@ def test_addresses_that_are_none(host: str, port: int) -> None:
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dvc repro"):
-        serve(str(tmp_path), "127.0.0.1", 0, "cpu", "float32")
+        serve(str(tmp_path), "127.0.0.1", 0, None, "cpu", "float32")
 
 
 def test_limits_as_promised() -> None:

@@ -135,3 +135,18 @@ def test_a_selection_has_to_be_known_and_of_use(scorer: CharmScorer) -> None:
     tokens, mask = cut_picture(standard, PICTURE)
     assert list(draw_views(standard, PICTURE, tokens, mask)) == ["seen"]
     assert describe_tokens(standard, PICTURE, tokens)[3].startswith("scale 0    36 tokens on a grid of 6 x 6, native")
+
+
+def test_lines_of_the_other_inputs(tmp_path: Path) -> None:
+    base = scorer_of(tmp_path, max_seq_len=60)
+    for name, expected in (
+        ("hr_ms", ["tokenizer  hr_ms, selection random, budget fill", "dropped    0 tokens"]),
+        ("standard", ["tokenizer  standard"]),
+    ):
+        scorer = CharmScorer(base.model, base.config | {"tokenizer": base.config["tokenizer"] | {"name": name}})
+        lines = describe_tokens(scorer, PICTURE, cut_picture(scorer, PICTURE)[0])
+        assert [line for line in lines if line.startswith(("tokenizer", "dropped"))] == expected
+    wide = np.repeat(PICTURE, 5, axis=1)
+    scorer = CharmScorer(base.model, base.config | {"tokenizer": base.config["tokenizer"] | {"name": "hr_ms"}})
+    tokens, _ = cut_picture(scorer, wide)
+    assert f"dropped    {33 * 33 - 60} tokens" in describe_tokens(scorer, wide, tokens)  # 910 pixels, all coarse

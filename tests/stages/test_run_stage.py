@@ -1,0 +1,26 @@
+"""How a stage ends."""
+
+import signal
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def test_a_signal_after_the_work_is_done_does_not_fail_the_stage() -> None:
+    """DVC would drop the outputs of a stage that failed; training takes days."""
+    code = (
+        "import os, signal, stages\n"
+        "stages.run_stage(lambda params: print('done', flush=True))\n"
+        "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_a_signal_before_is_one_line() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        code = f"import os, stages; stages.run_stage(lambda params: os.kill(os.getpid(), {int(number)}))"
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (130, "")
+        assert ended.stderr == "stopped; what is made is kept, and the same command goes on from here\n"
