@@ -39,7 +39,7 @@ from pipeline.ranks import Ranks, is_rank, join_ranks, run_ranks, sum_over_ranks
 from pipeline.sampler import EpochSampler
 from pipeline.schedule import scheduled_rate
 from pipeline.steps import Waited, accumulate_gradients, can_step, change_model, clip_gradients
-from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, store_folder, write_whole
+from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, place_of, store_folder, write_whole
 from pipeline.tokenizers import build_tokenizer
 from pipeline.trained import describe_model
 from stages import run_stage
@@ -195,7 +195,7 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     )
     settings = asdict(params)
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
-    weights = file_sha256(Path(params.checkpoint)) if params.checkpoint and Path(params.checkpoint).is_file() else ""
+    weights = file_sha256(place_of(params.checkpoint)) if params.checkpoint else ""
     return fingerprint({name: settings[name] for name in chosen}, code, weights, inputs.sha256s)
 
 

@@ -256,6 +256,23 @@ def test_a_loss_that_does_not_fit_the_labels_is_refused(workspace: Workspace) ->
         train.main(with_train(params, loss="emd"))
 
 
+def test_what_is_resumed_depends_on_a_checkpoint_that_is_named_relative_to_the_repository(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = copied
+    params = replace(params, checkpoint="w.safetensors")
+    experiment = folder / ".dvc/tmp/exps/x1"
+    experiment.mkdir(parents=True)
+    (experiment / "data").symlink_to(folder / "data")
+    monkeypatch.setenv("DVC_ROOT", str(experiment))
+    monkeypatch.chdir(experiment)
+    found = set()
+    for content in (b"some weights", b"others"):
+        (folder / "w.safetensors").write_bytes(content)
+        found.add(train._fingerprint(params, train.Inputs(params)))
+    assert len(found) == 2
+
+
 @pytest.fixture
 def command(copied: Workspace) -> Callable[..., "subprocess.Popen[str]"]:
     """Called with params: `python -m stages.train` in the copied folder."""
