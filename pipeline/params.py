@@ -229,7 +229,16 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         _fail(path, section, "prompt", f"{where}.prompt: expected words, at most 200 characters in one line")
     if sam_hq.sam_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sam_hq.sam_sha256):
         _fail(path, section, "sam_sha256", f"{where}.sam_sha256: expected 64 digits of 0-9a-f, as sha256sum prints")
+    _check_together(params, node, path)
     return params
+
+
+def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
+    """Refuses settings that are right by themselves and do not go together, before anything is made with them."""
+    train = params.train
+    if train.min_learning_rate > train.learning_rate:  # the cosine would rise
+        problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
+        _fail(path, node["train"], "min_learning_rate", f"train.min_learning_rate: {problem}")
 
 
 def _fill_in_recipe(node: CommentedMap) -> None:

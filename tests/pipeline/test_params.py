@@ -107,6 +107,12 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
         pytest.param("seed", "seed: 18446744073709551616", "seed: expected a number from 0 to", id="seed of 65 bits"),
         pytest.param("max_edge", "max_edge: 31", "manifest.max_edge: expected a number of at least 32", id="optional"),
         pytest.param("gradient", "gradient: {coarse_patch_sizes: [28, 0]}", "at least 1, got 0", id="size of a patch"),
+        pytest.param(
+            "min_learning_rate",
+            "min_learning_rate: 2.0e-3",
+            "train.min_learning_rate: expected at most train.learning_rate, 0.001, got 0.002",
+            id="a learning rate that rises",
+        ),
         pytest.param("random", "random: 3", "expected a section with keys of its own, got 3", id="no section"),
         pytest.param("seed", "seed: !!python/object/apply:os.getcwd []", "seed: expected int", id="YAML tag"),
         pytest.param("backend", "backend: sam_hg", "did you mean 'sam_hq'?", id="backend"),
