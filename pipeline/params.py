@@ -239,11 +239,17 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.min_learning_rate > train.learning_rate:  # the cosine would rise
         problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
         _fail(path, node["train"], "min_learning_rate", f"train.min_learning_rate: {problem}")
+    if train.warmup_epochs >= train.epochs:  # the rate would never be the full one
+        problem = f"expected fewer than train.epochs, {train.epochs}, got {train.warmup_epochs:g}"
+        _fail(path, node["train"], "warmup_epochs", f"train.warmup_epochs: {problem}; auto takes the recipe's value")
 
 
 def _fill_in_recipe(node: CommentedMap) -> None:
     """Replaces `auto` by what it stands for. A data set that nobody knows is found when the values are checked."""
-    for key, value in choose_recipe(str(node.get("dataset")), str(node.get("backbone"))).items():
+    train = node.get("train")
+    epochs = train.get("epochs") if isinstance(train, CommentedMap) else None
+    chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
+    for key, value in choose_recipe(*chosen).items():
         section, _, name = key.rpartition(".")
         holder = node.get(section) if section else node
         if isinstance(holder, CommentedMap) and holder.get(name) == "auto":

@@ -113,6 +113,12 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
             "train.min_learning_rate: expected at most train.learning_rate, 0.001, got 0.002",
             id="a learning rate that rises",
         ),
+        pytest.param(
+            "warmup_epochs",
+            "warmup_epochs: 20",
+            "train.warmup_epochs: expected fewer than train.epochs, 20, got 20; auto takes",
+            id="nothing but warm-up",
+        ),
         pytest.param("random", "random: 3", "expected a section with keys of its own, got 3", id="no section"),
         pytest.param("seed", "seed: !!python/object/apply:os.getcwd []", "seed: expected int", id="YAML tag"),
         pytest.param("backend", "backend: sam_hg", "did you mean 'sam_hq'?", id="backend"),
