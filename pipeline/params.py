@@ -18,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import UserError
-from pipeline.recipes import AUTO_KEYS, choose_recipe
+from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,32 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.warmup_epochs >= train.epochs:  # the rate would never be the full one
         problem = f"expected fewer than train.epochs, {train.epochs}, got {train.warmup_epochs:g}"
         _fail(path, node["train"], "warmup_epochs", f"train.warmup_epochs: {problem}; auto takes the recipe's value")
+    bins = len(params.manifest.score_columns) if params.dataset == "csv" else DATASETS[params.dataset].num_bins
+    if train.loss != "auto" and (train.loss == "emd") != (bins > 1):
+        labels = f"distributions of {bins} bins, which need emd" if bins > 1 else "scores, which need l1 or mse"
+        _fail(path, node["train"], "loss", f"train.loss: {train.loss} does not fit labels that are {labels}; use auto")
+    if train.normalize and params.backbone == "charm_demo":
+        problem = "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
+        _fail(path, node["train"], "normalize", f"train.normalize: {problem}")
+    ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
+    if scales == 3 and ratio != 2:
+        problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
+        _fail(path, node["tokens"], "coarse_ratio", f"tokens.coarse_ratio: {problem}")
+    patch_size = 14 if params.backbone == "charm_demo" else _patch_size_of(params.backbone)
+    scores = getattr(params.importance, params.selection)
+    if patch_size and params.tokenizer == "charm" and isinstance(scores, ScoreParams):
+        size = patch_size * (4 if scales == 3 else ratio)
+        if size not in scores.coarse_patch_sizes:  # found after hours of making maps otherwise
+            where = f"importance.{params.selection}"
+            problem = f"tokens and backbone need scores for coarse patches of {size} pixels: add {size}"
+            section = node["importance"][params.selection]
+            _fail(path, section, "coarse_patch_sizes", f"{where}.coarse_patch_sizes: {problem}")
+
+
+def _patch_size_of(backbone: str) -> int | None:
+    """Pixels, as names of timm have it; None where they do not, and only building the model would tell."""
+    found = re.search(r"_patch(\d+)", backbone)
+    return int(found[1]) if found else None
 
 
 def _fill_in_recipe(node: CommentedMap) -> None:
