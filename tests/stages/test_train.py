@@ -222,6 +222,20 @@ def test_training_ends_when_validation_is_not_better_for_a_while(
     assert load_model_tensors(folder / "runs/train")[1]["best_epoch"] == 2
 
 
+def test_undefined_correlations_are_said_and_end_training_by_mae(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, params = copied
+    errors = iter([0.3, 0.2, 0.2, 0.2, 0.1])
+    undefined = dict.fromkeys(("plcc", "srcc", "krcc"), float("nan"))
+    monkeypatch.setattr(train, "score_agreement", lambda *_: undefined | {"acc": 0.5, "mae": next(errors)})
+    train.main(with_train(params, epochs=9, patience=2))
+    assert len(read_history(folder)) == 4
+    printed = capsys.readouterr().out
+    assert printed.count("val SRCC undefined  PLCC undefined") == 4
+    assert printed.count("chosen by MAE") == 1
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_what_is_not_finite_stops_with_the_pictures_and_unharmed_weights(
     where: str, finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch
