@@ -35,7 +35,9 @@ krcc = _correlate(lambda x, y: stats.kendalltau(x, y)[0])  # Kendall's tau-b
 
 def accuracy(prediction: np.ndarray, target: np.ndarray, threshold: float) -> float:
     """ACC: share of pictures that both sides put on the same side of `threshold` (above it = good)."""
-    return float(np.mean((prediction > threshold) == (target > threshold))) if len(target) else math.nan
+    # Labels pass through float32 on a scale of 0..1, where one that equals the threshold may come out 3e-8 above it.
+    above = threshold + 1e-6
+    return float(np.mean((prediction > above) == (target > above))) if len(target) else math.nan
 
 
 def mae(prediction: np.ndarray, target: np.ndarray) -> float:

@@ -121,21 +121,34 @@ def read_results() -> dict[str, dict[str, Any] | None]:
     return found
 
 
-def call_dvc(*arguments: str) -> str:
-    """Standard output."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=subprocess.PIPE, text=True, check=False)
+def call_dvc(*arguments: str, shown: bool = False) -> str:
+    """Standard output; "" where it is `shown`, as it comes."""
+    out = None if shown else subprocess.PIPE
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=out, text=True, check=False)
     if done.returncode:
-        raise UserError(f"dvc {shlex.join(arguments)} failed:\n{done.stdout[-2000:]}")
-    return done.stdout
+        said = f":\n{done.stdout[-2000:]}" if done.stdout else ""
+        raise UserError(f"dvc {shlex.join(arguments)} failed{said}")
+    return done.stdout or ""
 
 
 def start(plans: list[Plan], how: str) -> None:
-    """Queues ("--queue") or runs ("--temp") what is neither finished nor waiting."""
+    """Queues ("--queue") or runs ("--temp") what is neither finished nor waiting; one that fails stops no other.
+
+    Raises:
+        UserError: which ones failed, at the end.
+    """
     results = read_results()
+    failed = []
     for experiment in _distinct(plans):
         if experiment.digest not in results:
             print(f"{experiment.name} ...", flush=True)
-            call_dvc(*experiment.arguments(how))
+            try:
+                call_dvc(*experiment.arguments(how), shown=True)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                failed.append(experiment.name)
+    if failed:
+        raise UserError(f"{len(failed)} failed, the same command tries them again: {', '.join(failed)}")
 
 
 def _distinct(plans: list[Plan]) -> list[Experiment]:

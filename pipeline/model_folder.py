@@ -41,7 +41,7 @@ def describe_scorer(
         "labels": {name: facts[name] for name in ("num_bins", "score_range", "accuracy_threshold")},
         "max_edge": facts["max_edge"],
         "seed": params.seed,
-        "draws": params.evaluate.draws,
+        "draws": metrics["draws"],
         "saliency": _describe_saliency(params),
         "data": {name: facts[name] for name in ("dataset", "split_sha256", "splits")},
         "metrics": {name: {end[1:] or "value": metrics[f"{name}{end}"] for end in ends} for name in METRICS},

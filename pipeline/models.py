@@ -6,6 +6,7 @@ from typing import Any
 from charm.model import CharmViT
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.store import place_of
 from pipeline.tokenizers import build_tokenizer
 from pipeline.weights import load_backbone
 
@@ -35,7 +36,7 @@ def start_model(params: Params, num_bins: int) -> CharmViT:
     """The model that training starts from: with the weights of `checkpoint`, or published ones, or none."""
     model = build_model(model_config(params, num_bins), params.pretrained and not params.checkpoint)
     if params.checkpoint:
-        load_backbone(model.vit, Path(params.checkpoint), params.checkpoint_sha256)
+        load_backbone(model.vit, place_of(params.checkpoint), params.checkpoint_sha256)
     return model
 
 

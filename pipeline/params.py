@@ -18,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import UserError
-from pipeline.recipes import AUTO_KEYS, choose_recipe
+from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 
 @dataclass(frozen=True)
@@ -229,12 +229,53 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         _fail(path, section, "prompt", f"{where}.prompt: expected words, at most 200 characters in one line")
     if sam_hq.sam_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sam_hq.sam_sha256):
         _fail(path, section, "sam_sha256", f"{where}.sam_sha256: expected 64 digits of 0-9a-f, as sha256sum prints")
+    _check_together(params, node, path)
     return params
+
+
+def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
+    """Refuses settings that are right by themselves and do not go together, before anything is made with them."""
+    train = params.train
+    if train.min_learning_rate > train.learning_rate:  # the cosine would rise
+        problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
+        _fail(path, node["train"], "min_learning_rate", f"train.min_learning_rate: {problem}")
+    if train.warmup_epochs >= train.epochs:  # the rate would never be the full one
+        problem = f"expected fewer than train.epochs, {train.epochs}, got {train.warmup_epochs:g}"
+        _fail(path, node["train"], "warmup_epochs", f"train.warmup_epochs: {problem}; auto takes the recipe's value")
+    bins = len(params.manifest.score_columns) if params.dataset == "csv" else DATASETS[params.dataset].num_bins
+    if train.loss != "auto" and (train.loss == "emd") != (bins > 1):
+        labels = f"distributions of {bins} bins, which need emd" if bins > 1 else "scores, which need l1 or mse"
+        _fail(path, node["train"], "loss", f"train.loss: {train.loss} does not fit labels that are {labels}; use auto")
+    if train.normalize and params.backbone == "charm_demo":
+        problem = "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
+        _fail(path, node["train"], "normalize", f"train.normalize: {problem}")
+    ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
+    if scales == 3 and ratio != 2:
+        problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
+        _fail(path, node["tokens"], "coarse_ratio", f"tokens.coarse_ratio: {problem}")
+    patch_size = 14 if params.backbone == "charm_demo" else _patch_size_of(params.backbone)
+    scores = getattr(params.importance, params.selection)
+    if patch_size and params.tokenizer == "charm" and isinstance(scores, ScoreParams):
+        size = patch_size * (4 if scales == 3 else ratio)
+        if size not in scores.coarse_patch_sizes:  # found after hours of making maps otherwise
+            where = f"importance.{params.selection}"
+            problem = f"tokens and backbone need scores for coarse patches of {size} pixels: add {size}"
+            section = node["importance"][params.selection]
+            _fail(path, section, "coarse_patch_sizes", f"{where}.coarse_patch_sizes: {problem}")
+
+
+def _patch_size_of(backbone: str) -> int | None:
+    """Pixels, as names of timm have it; None where they do not, and only building the model would tell."""
+    found = re.search(r"_patch(\d+)", backbone)
+    return int(found[1]) if found else None
 
 
 def _fill_in_recipe(node: CommentedMap) -> None:
     """Replaces `auto` by what it stands for. A data set that nobody knows is found when the values are checked."""
-    for key, value in choose_recipe(str(node.get("dataset")), str(node.get("backbone"))).items():
+    train = node.get("train")
+    epochs = train.get("epochs") if isinstance(train, CommentedMap) else None
+    chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
+    for key, value in choose_recipe(*chosen).items():
         section, _, name = key.rpartition(".")
         holder = node.get(section) if section else node
         if isinstance(holder, CommentedMap) and holder.get(name) == "auto":

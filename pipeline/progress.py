@@ -54,6 +54,12 @@ class Progress:
         """Counted from 1; the latest of equals."""
         return max(range(1, len(self.history) + 1), key=lambda epoch: (quality(self.history[epoch - 1]), epoch))
 
+    @property
+    def stale_epochs(self) -> int:
+        """How many came after the first one that is as good as the best: a model that stands still gets no better."""
+        qualities = [quality(record) for record in self.history]
+        return len(qualities) - 1 - qualities.index(max(qualities)) if qualities else 0
+
     def add_epoch(self, record: Record) -> None:
         """Notes a validated epoch, and the model if none was better."""
         self.history.append(record)
@@ -90,7 +96,7 @@ class Progress:
         return True
 
 
-def quality(record: Record) -> float:
-    """Validation SRCC + PLCC; lowest where undefined."""
-    total = record["val_srcc"] + record["val_plcc"]
-    return -math.inf if math.isnan(total) else total
+def quality(record: Record) -> tuple[float, float]:
+    """Validation SRCC + PLCC, lowest where undefined; among equals, and where all are undefined, the lower MAE."""
+    total, error = record["val_srcc"] + record["val_plcc"], record["val_mae"]
+    return -math.inf if math.isnan(total) else total, -math.inf if math.isnan(error) else -error

@@ -67,7 +67,8 @@ def run_ranks(count: int, module: str) -> None:
             failed = _wait_for(children)
         if failed is None:
             return
-        if failed:
+        # Where rank 0 failed alike while it was being ended, it has said the same.
+        if failed and not children[0].returncode == children[failed].returncode > 0:
             sys.stderr.write(Path(folder, f"{failed}.err").read_text())
         code = children[failed].returncode
         if code < 0:

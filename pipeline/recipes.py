@@ -59,8 +59,8 @@ _BUILT_IN: dict[str, Any] = {
 }
 
 
-def choose_recipe(dataset: str, backbone: str) -> dict[str, Any]:
-    """Key of params.yaml, with its section -> what `auto` stands for.
+def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dict[str, Any]:
+    """Key of params.yaml, with its section -> what `auto` stands for, in a run of so many epochs if not the recipe's.
 
     What concerns the pictures depends on the data set alone, so that another backbone makes no shard again.
     """
@@ -79,7 +79,12 @@ def choose_recipe(dataset: str, backbone: str) -> dict[str, Any]:
         "manifest.val_share": recipe.val_share,
         "manifest.leaks": recipe.leaks,
     }
-    return (_BUILT_IN if backbone == "charm_demo" else paper) | of_pictures
+    if backbone != "charm_demo":
+        return paper | of_pictures
+    full, warmup = _BUILT_IN["train.epochs"], _BUILT_IN["train.warmup_epochs"]
+    # A short run leaves the warm-up, too, at the same share of its epochs.
+    shortened = {} if epochs is None else {"train.warmup_epochs": warmup * min(epochs, full) / full}
+    return _BUILT_IN | of_pictures | shortened
 
 
 AUTO_KEYS = frozenset(choose_recipe("demo", "charm_demo"))

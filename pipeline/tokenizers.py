@@ -8,14 +8,18 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 
 
-def build_cutter(params: Params, patch_size: int) -> CharmTokenizer:
-    """What cuts patches as the section `tokens` says, for a backbone of this patch size."""
+def build_cutter(params: Params, patch_size: int, training: bool = False) -> CharmTokenizer:
+    """What cuts patches as the section `tokens` says, for a backbone of this patch size.
+
+    `redraw: once` is a way of training (paper, table 7). In evaluation it would make all draws the first one.
+    """
+    settings = asdict(params.tokens) | ({} if training else {"redraw": "epoch"})
     try:
         return CharmTokenizer(
             patch_size=patch_size,
             max_seq_len=params.max_seq_len,
             selection=params.selection,
-            **asdict(params.tokens),
+            **settings,
         )
     except ValueError as error:
         raise UserError(f"params.yaml: tokens: {error}") from error
@@ -23,4 +27,9 @@ def build_cutter(params: Params, patch_size: int) -> CharmTokenizer:
 
 def build_tokenizer(params: Params, patch_size: int, training: bool = False) -> Tokenizer:
     """For a backbone of this patch size; in training the standard input is cropped at random."""
-    return TOKENIZERS[params.tokenizer](build_cutter(params, patch_size), training)
+    return TOKENIZERS[params.tokenizer](build_cutter(params, patch_size, training), training)
+
+
+def count_draws(params: Params, tokenizer: Tokenizer) -> int:
+    """How many draws of a picture `evaluate` averages: one where nothing is drawn, as of the plain crop or padding."""
+    return params.evaluate.draws if tokenizer.num_scales > 1 else 1

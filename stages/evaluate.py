@@ -24,7 +24,7 @@ from pipeline.params import Params
 from pipeline.predictions import predict
 from pipeline.repeats import EveryDraw, LastPicture
 from pipeline.store import read_record, write_json, write_whole
-from pipeline.tokenizers import build_tokenizer
+from pipeline.tokenizers import build_tokenizer, count_draws
 from pipeline.trained import load_trained
 from stages import run_stage
 
@@ -38,10 +38,12 @@ def main(params: Params) -> None:
     model.to(device)
 
     # Predict
-    test, bins, draws = inputs.manifest.of_split("test"), inputs.manifest.bins, params.evaluate.draws
+    test, bins = inputs.manifest.of_split("test"), inputs.manifest.bins
+    tokenizer = build_tokenizer(params, model.patch_size)
+    draws = count_draws(params, tokenizer)
     if draws > 1:
         inputs.pictures = LastPicture(inputs.pictures)
-    dataset = inputs.evaluation_data(test, build_tokenizer(params, model.patch_size))
+    dataset = inputs.evaluation_data(test, tokenizer)
     sampler = EveryDraw(len(test.table), params.train.batch_size, draws)
     loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
     # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
@@ -99,7 +101,7 @@ def _describe(params: Params, facts: dict[str, Any], config: dict[str, Any], sco
             raise UserError(f"{column.parent}: damaged ({error}); run dvc repro") from error
     return described | {
         "scored": len(scores),
-        "draws": params.evaluate.draws,
+        "draws": scores.shape[1],
         "draw_spread": float(scores.std(axis=1).mean()),
         "best_epoch": config["best_epoch"],
     }

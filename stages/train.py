@@ -8,6 +8,7 @@ sha256 of everything that it reads. Runs on several GPUs with hardware.processes
 """
 
 import contextlib
+import math
 import shutil
 import sys
 import time
@@ -39,7 +40,7 @@ from pipeline.ranks import Ranks, is_rank, join_ranks, run_ranks, sum_over_ranks
 from pipeline.sampler import EpochSampler
 from pipeline.schedule import scheduled_rate
 from pipeline.steps import Waited, accumulate_gradients, can_step, change_model, clip_gradients
-from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, store_folder, write_whole
+from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, place_of, store_folder, write_whole
 from pipeline.tokenizers import build_tokenizer
 from pipeline.trained import describe_model
 from stages import run_stage
@@ -120,7 +121,7 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
         try:
             saved = time.monotonic()
             for epoch in range(len(progress.history), settings.epochs):
-                if settings.patience and epoch and epoch - progress.best_epoch >= settings.patience:
+                if settings.patience and progress.stale_epochs >= settings.patience:
                     print(f"train: no better validation score in {settings.patience} epochs")
                     break
 
@@ -166,7 +167,7 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
                     }
                 )
                 waited = batches.seconds / max(trained, 1e-9)
-                _show_epoch(progress.history[-1], settings.epochs, time.monotonic() - started, waited)
+                _show_epoch(progress.history, settings.epochs, time.monotonic() - started, waited)
                 if ranks.first:
                     progress.save(work)
                     saved = time.monotonic()
@@ -195,15 +196,24 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     )
     settings = asdict(params)
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
-    weights = file_sha256(Path(params.checkpoint)) if params.checkpoint and Path(params.checkpoint).is_file() else ""
+    weights = file_sha256(place_of(params.checkpoint)) if params.checkpoint else ""
     return fingerprint({name: settings[name] for name in chosen}, code, weights, inputs.sha256s)
 
 
-def _show_epoch(record: Record, epochs: int, seconds: float, waited: float) -> None:
-    """`waited`: share of the time that went by waiting for data."""
-    shown = f"loss {record['train_loss']:.4f}  val SRCC {record['val_srcc']:.3f}  PLCC {record['val_plcc']:.3f}"
+def _show_epoch(history: Sequence[Record], epochs: int, seconds: float, waited: float) -> None:
+    """The last one. `waited`: share of the time that went by waiting for data."""
+    record = history[-1]
+    srcc, plcc = (
+        "undefined" if math.isnan(value) else f"{value:.3f}" for value in (record["val_srcc"], record["val_plcc"])
+    )
+    shown = f"loss {record['train_loss']:.4f}  val SRCC {srcc}  PLCC {plcc}"
     shares = f"data {waited:.0%}, model {1 - waited:.0%}".replace("%", " %")
     print(f"train: epoch {record['epoch']:>3} of {epochs}  {shown}  {seconds:.1f} s ({shares})", flush=True)
+    first = next((one for one in history if math.isnan(one["val_srcc"] + one["val_plcc"])), None)
+    if record is first:  # said once
+        print(
+            "train: SRCC and PLCC are undefined, as all predictions or all labels are equal: chosen by MAE", flush=True
+        )
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

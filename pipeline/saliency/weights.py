@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from pipeline.errors import UserError, first_line
-from pipeline.store import file_sha256, fingerprint
+from pipeline.store import file_sha256, fingerprint, place_of
 
 KEYS = "importance.saliency.sam_hq"  # of params.yaml, named in errors
 ATTEMPTS = 5  # connections that a download may take; each goes on where the last was cut
@@ -70,7 +70,7 @@ def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Pat
                 "leave it empty, or name your file in sam_checkpoint"
             )
         return _fetch_published(published), published.sha256
-    file = Path(path).expanduser().resolve()
+    file = _resolve(path)
     if not file.is_file():
         raise UserError(
             f"params.yaml: {KEYS}.sam_checkpoint: there is no file {path}; empty downloads {published.file}"
@@ -93,13 +93,18 @@ def find_detector(detector: str) -> tuple[Path, str]:
     Raises:
         UserError: neither of both, or no download.
     """
-    folder = Path(detector).expanduser().resolve()
+    folder = _resolve(detector)
     if not folder.is_dir():
         folder = _fetch_detector(detector)
     files = sorted(file for pattern in DETECTOR_FILES for file in folder.glob(pattern))
     if not any(file.suffix == ".safetensors" for file in files):
         raise UserError(f"params.yaml: {KEYS}.detector: {folder} holds no .safetensors file; expected a Grounding DINO")
     return folder, fingerprint({file.name: file_sha256(file) for file in files})
+
+
+def _resolve(path: str) -> Path:
+    """Absolute: workers of a cluster may have another working folder."""
+    return place_of(str(Path(path).expanduser())).resolve()
 
 
 def cache_folder() -> Path:

@@ -68,6 +68,13 @@ def test_accuracy_is_above_the_threshold(prediction: list[float], target: list[f
     assert accuracy(np.array(prediction), np.array(target), threshold=5) == expected
 
 
+def test_a_label_that_float32_lifts_above_the_threshold_is_not_above_it() -> None:
+    """Ratings 1 to 10 and a threshold of 5, on the scale of 0..1: 4 / 9 is rounded up."""
+    ratings = np.linspace(0, 1, 10).astype(np.float32).astype(np.float64)
+    assert ratings[4] > 4 / 9
+    assert accuracy(np.array([0.0] * 5 + [1.0] * 5), ratings, threshold=4 / 9) == 1.0
+
+
 def test_all_by_name() -> None:
     found = score_agreement(SWAPPED, TARGET, threshold=2)
     assert found == pytest.approx({"plcc": 0.8, "srcc": 0.8, "krcc": 4 / 6, "acc": 0.5, "mae": 0.5})

@@ -133,7 +133,7 @@ def dvc(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     ]
     calls = []
 
-    def call(*arguments: str) -> str:
+    def call(*arguments: str, shown: bool = False) -> str:
         if arguments[:2] == ("exp", "show"):
             return json.dumps([{"experiments": None}, {"experiments": listed}])
         calls.append(arguments)
@@ -151,6 +151,33 @@ def test_only_finished_runs_have_results(dvc: list[tuple[str, ...]]) -> None:
 def test_what_is_finished_or_waiting_is_not_run_again(dvc: list[tuple[str, ...]]) -> None:
     start([plan("table3", row.name) for row in TABLES["table3"]] + [plan("table4", "Standard")], "--queue")
     assert [call[4].rsplit("-", 1)[0] for call in dvc] == ["table3-ms-demo-seed0", "table3-hr-ms-demo-seed0"]
+
+
+def test_one_that_fails_stops_no_other_and_is_named_at_the_end(
+    dvc: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = experiments.call_dvc
+
+    def fail_first(*arguments: str, shown: bool = False) -> str:
+        said = call(*arguments, shown=shown)
+        if shown and len(dvc) == 1:
+            raise UserError("dvc exp run failed")
+        return said
+
+    monkeypatch.setattr(experiments, "call_dvc", fail_first)
+    with pytest.raises(UserError, match=r"^1 failed, the same command tries them again: table3-ms-demo-seed0-\w+$"):
+        start([plan("table3", row.name) for row in TABLES["table3"]], "--temp")
+    assert len(dvc) == 2
+    assert capsys.readouterr().err == "error: dvc exp run failed\n"
+
+
+def test_what_an_experiment_prints_is_seen_as_it_comes(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "usage" in experiments.call_dvc("--help").lower()
+    assert capfd.readouterr().out == ""
+    assert experiments.call_dvc("--help", shown=True) == ""
+    assert "usage" in capfd.readouterr().out.lower()
 
 
 def test_our_numbers_stand_beside_the_papers(dvc: list[tuple[str, ...]]) -> None:

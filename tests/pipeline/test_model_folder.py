@@ -36,7 +36,7 @@ FACTS = {
 @pytest.fixture
 def config(shipped_params: Params) -> dict[str, Any]:
     ends = {"": 0.75, "_low": 0.7, "_high": 0.8}
-    metrics = {f"{name}{end}": value for name in METRICS for end, value in ends.items()} | {"scored": 20}
+    metrics = {f"{name}{end}": value for name in METRICS for end, value in ends.items()} | {"scored": 20, "draws": 2}
     return describe_scorer(shipped_params, FACTS, TRAINED, metrics, {"mode": "bicubic", "antialias": True})
 
 
@@ -46,7 +46,7 @@ def test_the_config_holds_what_scoring_needs(config: dict[str, Any], shipped_par
     assert config["tokenizer"]["max_seq_len"] == shipped_params.max_seq_len
     assert config["pos_embeds"] == {"mode": "bicubic", "antialias": True}
     assert config["model"]["num_outputs"] == 10
-    assert config["saliency"] is None
+    assert (config["draws"], config["saliency"]) == (2, None)
     assert config["metrics"]["krcc"] == {"value": 0.75, "low": 0.7, "high": 0.8}
 
 

@@ -28,6 +28,18 @@ def test_training_starts_from_the_weights_of_a_file(shipped_params: Params, tmp_
         start_model(replace(params, checkpoint_sha256="0"), num_bins=1)
 
 
+def test_a_relative_checkpoint_is_found_in_a_queued_experiment(
+    shipped_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which runs in a copy of the repository, where files that git does not know are not."""
+    save_file(create_backbone("charm_demo").state_dict(), tmp_path / "w.safetensors")
+    copy = tmp_path / ".dvc/tmp/exps/x1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    start_model(replace(shipped_params, checkpoint="w.safetensors"), num_bins=1)
+
+
 def test_the_settings_of_the_model_reach_it(shipped_params: Params) -> None:
     train = replace(shipped_params.train, head="mean", pos_embed="trainable", normalize=True)
     params = replace(shipped_params, backbone="vit_tiny_patch16_224", train=train)

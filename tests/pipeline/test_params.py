@@ -29,6 +29,15 @@ def edit(folder: Path, key: str, line: str) -> tuple[Path, int]:
     return file, SHIPPED[: re.search(rf"^ *{key}:", SHIPPED, re.MULTILINE).start()].count("\n") + 1
 
 
+def set_all(folder: Path, edits: dict[str, str]) -> Path:
+    """params.yaml with other values of some keys, each the first of its name at any depth."""
+    text = SHIPPED
+    for key, value in edits.items():
+        text = re.sub(rf"^( *{key}:).*$", rf"\1 {value}", text, count=1, flags=re.MULTILINE)
+    (folder / "params.yaml").write_text(text)
+    return folder / "params.yaml"
+
+
 def line_of(key: str) -> int:
     return next(number for number, line in enumerate(SHIPPED.splitlines(), 1) if line.lstrip().startswith(f"{key}:"))
 
@@ -107,6 +116,20 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
         pytest.param("seed", "seed: 18446744073709551616", "seed: expected a number from 0 to", id="seed of 65 bits"),
         pytest.param("max_edge", "max_edge: 31", "manifest.max_edge: expected a number of at least 32", id="optional"),
         pytest.param("gradient", "gradient: {coarse_patch_sizes: [28, 0]}", "at least 1, got 0", id="size of a patch"),
+        pytest.param(
+            "min_learning_rate",
+            "min_learning_rate: 2.0e-3",
+            "train.min_learning_rate: expected at most train.learning_rate, 0.001, got 0.002",
+            id="a learning rate that rises",
+        ),
+        pytest.param(
+            "warmup_epochs",
+            "warmup_epochs: 20",
+            "train.warmup_epochs: expected fewer than train.epochs, 20, got 20; auto takes",
+            id="nothing but warm-up",
+        ),
+        pytest.param("loss", "loss: emd", "train.loss: emd does not fit labels that are scores, which", id="loss"),
+        pytest.param("normalize", "normalize: true", "charm_demo is not pre-trained: there is no mean", id="normalize"),
         pytest.param("random", "random: 3", "expected a section with keys of its own, got 3", id="no section"),
         pytest.param("seed", "seed: !!python/object/apply:os.getcwd []", "seed: expected int", id="YAML tag"),
         pytest.param("backend", "backend: sam_hg", "did you mean 'sam_hq'?", id="backend"),
@@ -134,6 +157,73 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
     assert str(error.value).startswith(f"{file}:{number}: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("edits", "at", "message"),
+    [
+        pytest.param(
+            {"dataset": "ava", "loss": "l1"},
+            "loss",
+            "train.loss: l1 does not fit labels that are distributions of 10 bins, which need emd; use auto",
+            id="a loss for scores on a published data set",
+        ),
+        pytest.param(
+            {"dataset": "csv", "score_columns": "[a, b, c]", "loss": "mse"},
+            "loss",
+            "train.loss: mse does not fit labels that are distributions of 3 bins, which need emd; use auto",
+            id="a loss for scores on columns of bins",
+        ),
+        pytest.param(
+            {"num_scales": "3", "coarse_ratio": "3"},
+            "coarse_ratio",
+            "tokens.coarse_ratio: expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got 3",
+            id="three scales with a ratio of 3",
+        ),
+        pytest.param(
+            {"selection": "gradient", "coarse_ratio": "3"},
+            "gradient",
+            "importance.gradient.coarse_patch_sizes: tokens and backbone need scores for coarse patches of 42 pixels: "
+            "add 42",
+            id="maps without the coarse patches of the tokens",
+        ),
+        pytest.param(
+            {
+                "selection": "entropy",
+                "num_scales": "3",
+                "backbone": "vit_base_patch8_224",
+                "entropy": "\n    coarse_patch_sizes: [28]",
+            },
+            "coarse_patch_sizes: [28]",
+            "importance.entropy.coarse_patch_sizes: tokens and backbone need scores for coarse patches of 32 pixels: "
+            "add 32",
+            id="maps without those of three scales",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(edits: dict[str, str], at: str, message: str, tmp_path: Path) -> None:
+    file = set_all(tmp_path, edits)
+    lines = file.read_text().splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.lstrip().startswith(at))
+    with pytest.raises(UserError) as error:
+        load_params(file)
+    assert str(error.value) == f"{file}:{number}: {message}"
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        pytest.param({"dataset": "csv", "score_columns": "[a, b, c]", "loss": "emd"}, id="emd on bins"),
+        pytest.param({"selection": "gradient", "coarse_ratio": "4"}, id="a ratio that has its maps"),
+        pytest.param({"selection": "gradient", "coarse_ratio": "3", "tokenizer": "ms"}, id="maps that are not read"),
+        pytest.param(
+            {"selection": "gradient", "coarse_ratio": "3", "backbone": "flexivit_small"}, id="unknown patches"
+        ),
+        pytest.param({"normalize": "true", "backbone": "vit_tiny_patch16_224"}, id="normalized, and pre-trained"),
+    ],
+)
+def test_settings_that_go_together(edits: dict[str, str], tmp_path: Path) -> None:
+    load_params(set_all(tmp_path, edits))
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ def train(progress: Progress, steps: int) -> None:
         change_model(progress, loss.item())
 
 
-def record(value: float) -> dict[str, float]:
-    return {"val_srcc": value, "val_plcc": 0.5}
+def record(value: float, mae: float = 0.1) -> dict[str, float]:
+    return {"val_srcc": value, "val_plcc": 0.5, "val_mae": mae}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,27 @@ def test_best_epoch(values: list[float], best: int) -> None:
         progress.add_epoch(record(value))
     assert progress.best_epoch == best
     assert (progress.best["0.weight"] == best).all()
+
+
+@pytest.mark.parametrize(
+    ("records", "best", "stale"),
+    [
+        pytest.param([], None, 0, id="none"),
+        pytest.param([record(0.1), record(0.3), record(0.2)], 2, 1, id="one after the best"),
+        pytest.param([record(0.1), record(0.3), record(0.3)], 3, 1, id="a second of equals is no better"),
+        pytest.param([record(0.3, 0.2), record(0.3, 0.1), record(0.3, 0.4)], 2, 1, id="of equals the lower MAE"),
+        pytest.param([record(math.nan, 0.3), record(math.nan, 0.1), record(math.nan, 0.2)], 2, 1, id="undefined: MAE"),
+        pytest.param([record(math.nan, 0.1), record(-0.9, 0.5)], 2, 0, id="whatever is defined is better"),
+        pytest.param([record(math.nan)] * 4, 4, 3, id="undefined, and nothing moves"),
+    ],
+)
+def test_patience_counts_from_the_first_of_equals(
+    records: list[dict[str, float]], best: int | None, stale: int
+) -> None:
+    progress = build()
+    progress.history = records
+    assert progress.stale_epochs == stale
+    assert best is None or progress.best_epoch == best
 
 
 def test_the_average_is_scored_and_kept() -> None:

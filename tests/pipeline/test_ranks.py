@@ -82,6 +82,26 @@ run_stage(main)
     assert time.monotonic() - started < 60
 
 
+def test_a_mistake_that_all_ranks_make_is_said_once(job: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Though rank 1 is seen to fail first."""
+    job.write_text(
+        START
+        + """
+if rank == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path("ready").touch()
+    time.sleep(1)
+while not Path("ready").exists():
+    time.sleep(0.05)
+print("error: that cannot be", file=sys.stderr)
+sys.exit(2)
+"""
+    )
+    with pytest.raises(SystemExit):
+        run_ranks(2, "job")
+    assert capfd.readouterr().err == "error: that cannot be\n"
+
+
 def test_a_rank_that_is_killed_is_named(job: Path) -> None:
     job.write_text(START + "os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(600)")
     with pytest.raises(UserError, match="rank 1 was killed by signal 9"):

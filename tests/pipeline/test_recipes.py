@@ -85,6 +85,14 @@ def test_the_built_in_backbone_has_its_own_recipe_with_any_data_set(dataset: str
     assert (params.train.warmup_epochs, params.train.weight_decay) == (3, 0.05)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "warmup_epochs"), [("auto", 3.0), ("20", 3.0), ("50", 3.0), ("10", 1.5), ("2", 0.3), ("1", 0.15)]
+)
+def test_a_short_run_has_a_short_warm_up(epochs: str, warmup_epochs: float, tmp_path: Path) -> None:
+    assert load(tmp_path, epochs=epochs).train.warmup_epochs == pytest.approx(warmup_epochs)
+    assert load(tmp_path, epochs=epochs, backbone="vit_tiny_patch16_224").train.warmup_epochs == 0
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_pictures_do_not_depend_on_the_backbone(dataset: str) -> None:
     built_in, paper = (choose_recipe(dataset, backbone) for backbone in ("charm_demo", "vit_tiny_patch16_224"))

@@ -1,14 +1,15 @@
 """From settings to a tokenizer."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
 from charm.baselines import StandardTokenizer
 from charm.tokenizer import CharmTokenizer
 from pipeline.errors import UserError
-from pipeline.params import Params
-from pipeline.tokenizers import build_tokenizer
+from pipeline.params import EvaluateParams, Params
+from pipeline.tokenizers import build_cutter, build_tokenizer, count_draws
 
 
 def test_every_setting_arrives(shipped_params: Params) -> None:
@@ -23,7 +24,7 @@ def test_every_setting_arrives(shipped_params: Params) -> None:
         saliency_coverage=0.75,
         redraw="once",
     )
-    tokenizer = build_tokenizer(replace(shipped_params, tokens=tokens, max_seq_len=99, selection="entropy"), 16)
+    tokenizer = build_tokenizer(replace(shipped_params, tokens=tokens, max_seq_len=99, selection="entropy"), 16, True)
     assert isinstance(tokenizer, CharmTokenizer)
     assert {name: getattr(tokenizer, name) for name in asdict(tokens)} == asdict(tokens)
     assert (tokenizer.patch_size, tokenizer.max_seq_len, tokenizer.selection) == (16, 99, "entropy")
@@ -39,6 +40,21 @@ def test_setting_of_the_tokenizer_has_no_other_default(shipped_params: Params) -
 def test_standard_crops_at_random_in_training_alone(training: bool, shipped_params: Params) -> None:
     tokenizer = build_tokenizer(replace(shipped_params, tokenizer="standard", max_seq_len=100), 14, training)
     assert tokenizer == StandardTokenizer(14, 100, random_crop=training)
+
+
+def test_patches_that_training_draws_once_are_drawn_anew_in_evaluation(shipped_params: Params) -> None:
+    params = replace(shipped_params, tokens=replace(shipped_params.tokens, redraw="once"))
+    assert build_cutter(params, 14, training=True).redraw == "once"
+    assert build_cutter(params, 14) == replace(build_cutter(params, 14, training=True), redraw="epoch")
+
+
+@pytest.mark.parametrize(
+    ("name", "draws"),
+    [("charm", 3), ("ms", 3), ("hr_ms", 3), ("standard", 1), ("standard_384", 1), ("padding", 1)],
+)
+def test_what_is_not_drawn_is_scored_once(name: Any, draws: int, shipped_params: Params) -> None:
+    params = replace(shipped_params, tokenizer=name, evaluate=EvaluateParams(draws=3))
+    assert count_draws(params, build_tokenizer(params, 14)) == draws
 
 
 def test_settings_that_do_not_go_together(shipped_params: Params) -> None:

@@ -134,10 +134,17 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
         evaluate.main(by_saliency)
 
 
-def test_the_models_folder_gives_the_same_scores_from_the_files_alone(workspace: Workspace) -> None:
-    """In any order, alone or together; on the scale of the labels."""
+@pytest.mark.parametrize("redraw", ["epoch", "once"])
+def test_the_models_folder_gives_the_same_scores_from_the_files_alone(
+    redraw: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order, alone or together; on the scale of the labels. Draws differ however the training drew."""
     folder, params = workspace
-    _, predictions = run(folder, replace(params, evaluate=EvaluateParams(draws=2)))
+    params = replace(params, tokens=replace(params.tokens, redraw=redraw), evaluate=EvaluateParams(draws=2))
+    load = evaluate.load_trained
+    monkeypatch.setattr(evaluate, "load_trained", lambda at, _, manifest: load(at, workspace[1], manifest))
+    metrics, predictions = run(folder, params)
+    assert metrics["draw_spread"] > 1e-4
     scorer = CharmScorer.from_pretrained(str(folder / "runs/evaluate/model"))
     paths = [folder / "pictures" / name for name in predictions["name"]]
     pictures = [decode_image(path.read_bytes()).pixels for path in paths]

@@ -222,6 +222,20 @@ def test_training_ends_when_validation_is_not_better_for_a_while(
     assert load_model_tensors(folder / "runs/train")[1]["best_epoch"] == 2
 
 
+def test_undefined_correlations_are_said_and_end_training_by_mae(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, params = copied
+    errors = iter([0.3, 0.2, 0.2, 0.2, 0.1])
+    undefined = dict.fromkeys(("plcc", "srcc", "krcc"), float("nan"))
+    monkeypatch.setattr(train, "score_agreement", lambda *_: undefined | {"acc": 0.5, "mae": next(errors)})
+    train.main(with_train(params, epochs=9, patience=2))
+    assert len(read_history(folder)) == 4
+    printed = capsys.readouterr().out
+    assert printed.count("val SRCC undefined  PLCC undefined") == 4
+    assert printed.count("chosen by MAE") == 1
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_what_is_not_finite_stops_with_the_pictures_and_unharmed_weights(
     where: str, finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch
@@ -254,6 +268,23 @@ def test_a_loss_that_does_not_fit_the_labels_is_refused(workspace: Workspace) ->
     _, params = workspace
     with pytest.raises(UserError, match="emd does not fit labels with 1 bins"):
         train.main(with_train(params, loss="emd"))
+
+
+def test_what_is_resumed_depends_on_a_checkpoint_that_is_named_relative_to_the_repository(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = copied
+    params = replace(params, checkpoint="w.safetensors")
+    experiment = folder / ".dvc/tmp/exps/x1"
+    experiment.mkdir(parents=True)
+    (experiment / "data").symlink_to(folder / "data")
+    monkeypatch.setenv("DVC_ROOT", str(experiment))
+    monkeypatch.chdir(experiment)
+    found = set()
+    for content in (b"some weights", b"others"):
+        (folder / "w.safetensors").write_bytes(content)
+        found.add(train._fingerprint(params, train.Inputs(params)))
+    assert len(found) == 2
 
 
 @pytest.fixture

@@ -210,6 +210,22 @@ def test_a_file_of_ones_own_needs_its_sha256(tmp_path: Path) -> None:
         find_checkpoint("vit_b", None, actual)
 
 
+def test_relative_paths_start_at_the_repository_in_a_queued_experiment_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which runs in a copy of it, where files that git does not know are not."""
+    (tmp_path / "mine.pth").write_bytes(b"weights")
+    (tmp_path / "detector").mkdir()
+    (tmp_path / "detector/model.safetensors").write_bytes(b"tensors")
+    copy = tmp_path / ".dvc/tmp/exps/x1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    actual = file_sha256(tmp_path / "mine.pth")
+    assert find_checkpoint("vit_b", "mine.pth", actual) == (tmp_path / "mine.pth", actual)
+    assert find_detector("detector")[0] == tmp_path / "detector"
+
+
 def test_the_published_file_by_path_needs_no_sha256(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "b.pth").write_bytes(CONTENT)
     assert find_checkpoint("vit_b", str(tmp_path / "b.pth"), None)[0] == tmp_path / "b.pth"
