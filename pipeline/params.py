@@ -222,6 +222,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
+    if params.dataset == "csv" and not low_high[0] <= params.manifest.accuracy_threshold < low_high[1]:
+        problem = f"expected a score within score_range and below its end, {low_high}, or none or all are good"
+        _fail(path, node["manifest"], "accuracy_threshold", f"manifest.accuracy_threshold: {problem}")
     sam_hq, section = params.importance.saliency.sam_hq, node["importance"]["saliency"]["sam_hq"]
     where = "importance.saliency.sam_hq"
     # The detector reads 256 tokens, each of a letter at least.

@@ -68,6 +68,7 @@ PARAMS = {
     ("score_columns", "[score, path]"): "labels.csv:2: path is '0.jpg', expected a number",
     ("score_range", "[1.0, 0.0]"): "manifest.score_range: expected [lowest, highest]",
     ("score_range", "[0.0, .inf]"): "manifest.score_range: expected float",
+    ("accuracy_threshold", "9.0"): "manifest.accuracy_threshold: expected a score within score_range",
     ("test_share", "1.5"): "manifest.test_share: expected a number from 0 to 1, got 1.5",
     ("max_pixels", "1000000000"): "manifest.max_pixels: expected a number from 1 to 100000000",
     ("max_edge", "1"): "manifest.max_edge: expected a number of at least 32",
