@@ -4,6 +4,7 @@ import difflib
 from typing import Any
 
 import timm
+import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
@@ -30,10 +31,10 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Back
     if not timm.is_model(architecture):
         near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), n=5))
         raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
-    vit = check_backbone(timm.create_model(name, pretrained=False, num_classes=0, **settings), name)
-    if pretrained:  # only now are weights worth their download
-        vit = check_backbone(timm.create_model(name, pretrained=True, num_classes=0, **settings), name)
-    return vit
+    if pretrained:  # is it one whose weights are worth their download?
+        with torch.random.fork_rng(devices=[]):
+            check_backbone(timm.create_model(name, pretrained=False, num_classes=0, **settings), name)
+    return check_backbone(timm.create_model(name, pretrained=pretrained, num_classes=0, **settings), name)
 
 
 def check_backbone(vit: Any, name: str) -> Backbone:

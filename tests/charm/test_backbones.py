@@ -73,3 +73,25 @@ def test_backbones_that_cannot_be_used_are_refused(name: str, settings: dict[str
 def test_ready_made_backbones_are_checked_too() -> None:
     with pytest.raises(ValueError, match="position embeddings"):
         check_backbone(timm.create_model("vit_tiny_patch16_224", pos_embed="none", **TINY), "mine")
+
+
+def test_unusable_weights_are_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    create_model = timm.create_model
+
+    def create(name: str, pretrained: bool = False, **settings: Any) -> Any:
+        asked.append(pretrained)
+        return create_model(name, pretrained=False, **settings)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(ValueError, match=r"paper, section 20"):
+        create_backbone("swin_tiny_patch4_window7_224")
+    assert asked == [False]
+
+
+def test_a_look_before_the_download_draws_no_random_numbers() -> None:
+    torch.manual_seed(0)
+    with_look = create_backbone("charm_demo", pretrained=True).state_dict()
+    torch.manual_seed(0)
+    without = create_backbone("charm_demo", pretrained=False).state_dict()
+    assert all(torch.equal(with_look[name], without[name]) for name in without)
