@@ -19,7 +19,7 @@ import numpy as np
 from charm.augment import IDENTITY, Symmetry, apply_symmetry
 from charm.draws import draw_uniform
 from charm.geometry import downscale
-from charm.pictures import as_array
+from charm.pictures import as_array, check_mask
 from charm.tokenizer import CharmTokenizer
 from charm.tokens import Tokens, gather_patches, pad_tokens
 
@@ -176,9 +176,7 @@ class SquareTokenizer:
         array = as_array(image)
         edge, cutter = self.plan((array.shape[0], array.shape[1]))
         if saliency_mask is not None:
-            if saliency_mask.dtype != bool or saliency_mask.shape != array.shape[:2]:
-                came = f"{saliency_mask.dtype} {saliency_mask.shape}"
-                raise ValueError(f"saliency_mask is {came}: expected bool {array.shape[:2]}, as large as the picture")
+            check_mask(saliency_mask, array.shape[:2])
             resized = cv2.resize(saliency_mask.view(np.uint8), (edge, edge), interpolation=cv2.INTER_NEAREST)
             saliency_mask = resized.view(bool)
         square = self.resize(array)

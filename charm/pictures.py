@@ -53,3 +53,10 @@ def check_image(image: np.ndarray) -> None:
         raise ValueError(f"image is {came}: expected a numpy array, uint8 (H, W, 3), RGB")
     if image.size == 0:
         raise ValueError(f"image has no pixels, {image.dtype} {image.shape}: expected at least one")
+
+
+def check_mask(saliency_mask: np.ndarray, image_hw: tuple[int, ...]) -> None:
+    """Raises ValueError unless the mask is bool and as large as the picture."""
+    if saliency_mask.dtype != bool or saliency_mask.shape != image_hw:
+        came = f"{saliency_mask.dtype} {saliency_mask.shape}"
+        raise ValueError(f"saliency_mask is {came}: expected bool {image_hw}, as large as the picture")

@@ -12,7 +12,7 @@ from charm.draws import draw_words
 from charm.files import AnyPath, read_settings, write_settings
 from charm.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
 from charm.importance import IMPORTANCE
-from charm.pictures import as_array
+from charm.pictures import as_array, check_mask
 from charm.selection import SELECTIONS, pool_saliency, select_patches
 from charm.tokens import TokenBatch, Tokens, gather_scaled, stack_tokens
 
@@ -222,11 +222,7 @@ class CharmTokenizer:
         if self.selection == "saliency":
             if saliency_mask is None:
                 raise ValueError('selection="saliency" needs saliency_mask, bool (H, W)')
-            if saliency_mask.dtype != bool or saliency_mask.shape != layout.image_hw:
-                raise ValueError(
-                    f"saliency_mask is {saliency_mask.dtype} {saliency_mask.shape}: expected bool {layout.image_hw}, "
-                    "as large as the picture"
-                )
+            check_mask(saliency_mask, layout.image_hw)
             fitted_mask = fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
             pooled = pool_saliency(fitted_mask, self.coarse_patch_size, self.saliency_coverage)
             return apply_symmetry(pooled, symmetry).ravel()

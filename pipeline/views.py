@@ -1,7 +1,6 @@
 """A photograph as a model's tokenizer sees it, in numbers, arrays and pictures: the commands `tokenize` and `show`."""
 
 import io
-from typing import Any
 
 import cv2
 import numpy as np
@@ -49,10 +48,11 @@ def describe_tokens(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> l
     picture, tokenizer = scorer.limit_size(image), scorer.tokenizer
     limited = f", downscaled to {_show_size(picture.shape)} as in training" if picture is not image else ""
     settings, seed = scorer.config["tokenizer"], scorer.config["seed"]
+    choice = f", selection {settings['selection']}, budget {settings['budget']}"
     lines = [
         f"photo      {_show_size(image.shape)} pixels{limited}",
         f"fitted     {_show_size([side * tokens.patches.shape[1] for side in tokens.grids[-1]])} pixels",
-        f"tokenizer  {settings['name']}{_show_choice(settings) if tokenizer.num_scales > 1 else ''}",
+        f"tokenizer  {settings['name']}{choice if tokenizer.num_scales > 1 else ''}",
     ]
     for scale, grid in reversed(list(enumerate(tokens.grids))):
         count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())
@@ -64,10 +64,6 @@ def describe_tokens(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> l
     lines.append(f"padding    {len(tokens.patch_valid) - tokens.seq_len} of {len(tokens.patch_valid)} tokens")
     lines.append(f"drawn by   {name_by_pixels(picture)}, seed {seed}")
     return lines
-
-
-def _show_choice(settings: dict[str, Any]) -> str:
-    return f", selection {settings['selection']}, budget {settings['budget']}"
 
 
 def _count_dropped(tokenizer: CharmTokenizer | SquareTokenizer, picture: np.ndarray) -> int:
