@@ -8,19 +8,24 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.interrupts import Interrupts
 from pipeline.params import DaskParams
 from pipeline.store import code_digest, make_alone, read_sidecar, store_folder
 
+_CHECK_EVERY = 0.2  # seconds between two looks for a signal
 _LOG_EVERY = 30.0  # seconds between two lines where there is no terminal
 _PATIENCE = 20  # seconds for a scheduler to answer and a worker to come
 _SPARE_BYTES = 200_000_000
@@ -64,10 +69,11 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
         if todo:
             _check_space(folder, sum(job.expected_bytes for job in todo))
             failures = []
-            with connect(dask, len(todo)) as client:
+            with _stopped_between_jobs() as check, connect(dask, len(todo)) as client:
+                check()
                 _check_workers(client, folder)
                 calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
-                for job, error in _show_progress(_run_bounded(client, work, calls), kind, len(todo)):
+                for job, error in _show_progress(_run_bounded(client, work, calls, check), kind, len(todo)):
                     if error is not None:
                         failures.append(f"  {job.name}: {_explain(error, dask)}")
             if failures:
@@ -80,6 +86,19 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
             if lost:
                 raise UserError(f"{kind}: {lost[0]} was made but is not in {folder}, which all workers have to share")
     return targets
+
+
+@contextlib.contextmanager
+def _stopped_between_jobs() -> Iterator[Callable[[], None]]:
+    """Signals raise KeyboardInterrupt where the yielded function is called, and at the end: Dask, interrupted just
+    anywhere, leaves processes behind and says so at length."""
+    with Interrupts() as interrupts:
+        try:
+            yield interrupts.check
+        except Exception:
+            interrupts.check()  # a signal to the whole group kills workers, and Dask fails for that
+            raise
+        interrupts.check()
 
 
 def _check_space(folder: Path, expected: int) -> None:
@@ -139,43 +158,58 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
         return
     workers = min(params.workers or os.cpu_count() or 1, num_tasks)
     # A task that killed its worker gets one more try; Dask's default, three, kills three workers' other tasks, too.
-    with (
-        config.set({"distributed.scheduler.allowed-failures": 1}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=params.memory,
-            host="127.0.0.1",
-            # Dask's default listens on every interface; None asks for port 8787 and warns where another cluster has it.
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
-            # A terminal sends Ctrl-C to every process: each worker would show a traceback. This one tells them to stop.
-            preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with config.set({"distributed.scheduler.allowed-failures": 1}):
+        with _hold_back_interrupts():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=params.memory,
+                host="127.0.0.1",
+                # Dask's default listens on every interface; None asks for port 8787 and warns where it is taken.
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.ERROR,
+            )
+        with cluster, Client(cluster) as client:
+            yield client
+
+
+@contextlib.contextmanager
+def _hold_back_interrupts() -> Iterator[None]:
+    """SIGINT comes when it is left; to processes begun inside, and the threads that begin more of them, never.
+
+    A terminal sends Ctrl-C to every process: each worker would show a traceback. This one tells them to stop.
+    """
+    resource_tracker.ensure_running()  # begun later, it would let signals through
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _run_bounded(
-    client: Any, work: Callable[..., None], calls: Iterable[tuple[Job, tuple[Any, ...]]]
+    client: Any, work: Callable[..., None], calls: Iterable[tuple[Job, tuple[Any, ...]]], check: Callable[[], None]
 ) -> Iterator[tuple[Job, BaseException | None]]:
-    """Jobs as they finish, with at most two per thread in flight: memory does not grow with their number."""
-    from dask.distributed import as_completed
-
+    """Jobs as they finish, with at most two per thread in flight: memory does not grow with their number. `check` is
+    called again and again and may raise."""
     calls = iter(calls)
-    in_flight: dict[str, Job] = {}
-    finished = as_completed()
+    in_flight: dict[Any, Job] = {}
+    finished: Queue[Any] = Queue()
 
     def submit(count: int) -> None:
         for job, arguments in islice(calls, count):
             future = client.submit(work, *arguments, pure=False)
-            in_flight[future.key] = job
-            finished.add(future)
+            in_flight[future] = job
+            future.add_done_callback(finished.put)
 
     submit(2 * max(1, sum(client.nthreads().values())))
-    for future in finished:
-        job = in_flight.pop(future.key)
+    while in_flight:
+        check()
+        try:
+            future = finished.get(timeout=_CHECK_EVERY)
+        except Empty:
+            continue
+        job = in_flight.pop(future)
         yield job, future.exception() if future.status == "error" else None
         future.release()
         submit(1)

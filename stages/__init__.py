@@ -8,6 +8,9 @@ from types import FrameType
 from pipeline.errors import UserError
 from pipeline.params import Params, load_params
 
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while a stage imports its modules: no traceback
+
 
 def run_stage(main: Callable[[Params], None]) -> None:
     """Checks params.yaml, then runs the stage. A user's mistake is one line and exit code 2, without a traceback."""
@@ -16,6 +19,8 @@ def run_stage(main: Callable[[Params], None]) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, stop)
     try:
         main(load_params())
         for number in (signal.SIGINT, signal.SIGTERM):

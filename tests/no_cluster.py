@@ -18,7 +18,7 @@ class Future:
     """A task that was done when it was handed over."""
 
     def __init__(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        self.key, self.status, self._error = str(id(self)), "finished", None
+        self.status, self._error = "finished", None
         try:
             work(*arguments)
         except Exception as error:
@@ -27,24 +27,15 @@ class Future:
     def exception(self) -> Exception | None:
         return self._error
 
+    def add_done_callback(self, function: Callable[["Future"], None]) -> None:
+        function(self)
+
     def release(self) -> None:
         pass
 
 
-class Futures(list[Future]):
-    """dask.distributed.as_completed."""
-
-    add = list.append
-
-    def __iter__(self) -> Iterator[Future]:
-        while self:
-            yield self.pop(0)
-
-
 def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
     """Lets make_missing do its tasks in this process, one after another; sources are digested once."""
-    import dask.distributed
-
     client = SimpleNamespace(
         scheduler=SimpleNamespace(address="here"),
         wait_for_workers=lambda count, timeout: None,
@@ -59,6 +50,5 @@ def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
 
     digest = functools.cache(code_digest)
     patch.setattr(executor, "connect", connect)
-    patch.setattr(dask.distributed, "as_completed", Futures)
     for module in (executor, manifest, shards, importance):
         patch.setattr(module, "code_digest", digest)

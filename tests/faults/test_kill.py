@@ -5,6 +5,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,18 +50,31 @@ def folder(reference: Path, tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def stop_at(folder: Path, count: int, number: signal.Signals) -> tuple[Ended, dict[str, int]]:
-    """Sends a signal to the stage when so many shards are there; what it left when all of its processes are gone."""
-    process = start_stage(folder, "shards")
-    wait_for_shards(count, folder, process)
+def failed(wrong: bool, *shown: object) -> bool:
+    """`wrong`; printed where it is, for the gates only count."""
+    if wrong:
+        print(*shown)
+    return wrong
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals, to_group: bool) -> Ended:
+    """Sends a signal to a stage; how it ended when all of its processes are gone."""
     workers = workers_of(process)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as Ctrl-C does
+    if to_group:
+        os.killpg(process.pid, number)
     else:
         process.send_signal(number)
     ended = finish(process)
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive, "workers outlive the stage"
+    return ended
+
+
+def stop_at(folder: Path, count: int, number: signal.Signals) -> tuple[Ended, dict[str, int]]:
+    """Stops the stage when so many shards are there; what it left."""
+    process = start_stage(folder, "shards")
+    wait_for_shards(count, folder, process)
+    ended = stop(process, number, to_group=number == signal.SIGINT)  # as Ctrl-C does
     return ended, whole_shards(folder)
 
 
@@ -70,19 +85,36 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
     failures, moments = 0, []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         ended, left = stop_at(folder, len(kept) + int(draws.integers(1, 9)), number)
-        failures += f"{len(kept)} of {PICTURES} shards are there, {PICTURES - len(kept)} to make" not in ended.out
-        failures += not kept.items() <= left.items()  # nothing is lost, nothing is made twice
-        failures += (folder / "data/shards").exists()
+        said = f"{len(kept)} of {PICTURES} shards are there, {PICTURES - len(kept)} to make"
+        failures += failed(said not in ended.out, said, ended)
+        failures += failed(not kept.items() <= left.items(), kept, left)  # nothing is lost, nothing is made twice
+        failures += failed((folder / "data/shards").exists(), "data/shards")
         if number != signal.SIGKILL:
-            failures += (ended.code, ended.err) != (130, STOPPED)
+            failures += failed((ended.code, ended.err) != (130, STOPPED), ended)
         kept = left
         moments.append(len(left))
     assert 0 < moments[0] <= moments[1] <= moments[2] < PICTURES
     ended = finish(start_stage(folder, "shards"))
-    failures += (ended.code, ended.err) != (0, "")
-    failures += not kept.items() <= whole_shards(folder).items()
-    failures += made(folder) != made(reference)
+    failures += failed((ended.code, ended.err) != (0, ""), ended)
+    failures += failed(not kept.items() <= whole_shards(folder).items(), kept)
+    failures += failed(made(folder) != made(reference), made(folder), made(reference))
     gate("G2", "killed, told to stop, interrupted; then to the end", cases=4, failures=failures, shards_when=moments)
+
+
+@pytest.mark.parametrize("to_group", [True, False], ids=["group", "alone"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_while_the_workers_start(folder: Path, gate: Gate, number: signal.Signals, to_group: bool) -> None:
+    """Slurm and terminals signal all processes of a job: workers that are half there, too."""
+    failures, delays = 0, (0.1, 0.6, 1.2)  # seconds; a worker takes about two to come
+    for delay in delays:
+        process = start_stage(folder, "shards")
+        assert process.stdout
+        assert process.stdout.readline().startswith("shards: ")
+        time.sleep(delay)
+        ended = stop(process, number, to_group)
+        failures += failed((ended.code, ended.err) != (130, STOPPED), ended)
+    receiver = "all processes" if to_group else "the stage"
+    gate("G2", f"{number.name} to {receiver} while the workers start", cases=len(delays), failures=failures)
 
 
 def test_two_makers_at_once(reference: Path, folder: Path, gate: Gate) -> None:
@@ -96,12 +128,12 @@ def test_two_makers_at_once(reference: Path, folder: Path, gate: Gate) -> None:
     inodes = whole_shards(folder)
     first.send_signal(signal.SIGCONT)
     ends = [finish(first), finish(second)]
-    failures = sum(end.code != 0 or end.err != "" for end in ends)
-    failures += said != f"waiting for process {first.pid}, which makes the same artifacts\n"
-    failures += f"shards: 0 of {PICTURES} shards are there" not in ends[0].out
-    failures += f"shards: {PICTURES} of {PICTURES} shards are there, 0 to make" not in ends[1].out
-    failures += not inodes.items() <= whole_shards(folder).items()
-    failures += made(folder) != made(reference)
+    failures = sum(failed(end.code != 0 or end.err != "", end) for end in ends)
+    failures += failed(said != f"waiting for process {first.pid}, which makes the same artifacts\n", said)
+    failures += failed(f"shards: 0 of {PICTURES} shards are there" not in ends[0].out, ends[0])
+    failures += failed(f"shards: {PICTURES} of {PICTURES} shards are there, 0 to make" not in ends[1].out, ends[1])
+    failures += failed(not inodes.items() <= whole_shards(folder).items(), inodes)
+    failures += failed(made(folder) != made(reference), made(folder), made(reference))
     gate("G2", "two makers at once", cases=2, failures=failures)
 
 
