@@ -16,6 +16,7 @@ from pipeline.images import decode_image
 from tests.conftest import draw_picture
 from tests.pipeline.test_explain import paint_path
 from tests.serving import run_server
+from tests.untrained import write_model
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
@@ -68,6 +69,11 @@ def attach(page: Page, files: dict[str, bytes]) -> None:
     for index in range(len(PHOTOS)):
         page.locator(".photo").nth(index).locator("svg").wait_for()
     page.locator("#errors li").wait_for()
+
+
+def attach_one(page: Page, name: str) -> None:
+    page.set_input_files("#files", [{"name": name, "mimeType": "image/jpeg", "buffer": FILES[name]}])
+    page.locator(".photo .frame svg").wait_for()
 
 
 def card_of(page: Page, name: str) -> Locator:
@@ -184,6 +190,57 @@ def test_more_photos_can_be_added_and_all_cleared(page: Page) -> None:
     page.get_by_role("button", name="Clear").click()
     assert page.locator(".photo").count() == 0
     assert not page.locator("#work").is_visible()
+
+
+def test_one_photo_can_be_removed(page: Page, scorer: CharmScorer) -> None:
+    first, second, third = (name for name, _, _ in ranked(scorer))
+    page.get_by_role("button", name=f"Remove {second}").click()
+    assert page.locator(".photo h3").all_text_contents() == [first, third]
+    assert page.locator(".photo .rank").all_text_contents() == ["1", "2"]
+    assert page.locator("#status").text_content() == "2 photographs scored, 1 not"
+    expect(page.get_by_role("button", name=f"Remove {third}")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.locator(".photo")).to_have_count(0)
+    expect(page.locator("#ranked")).to_be_hidden()
+    expect(page.locator("#files")).to_be_focused()
+    attach_one(page, "three.jpg")
+    assert page.locator(".photo .rank").all_text_contents() == ["1"]
+
+
+def test_distributions_are_bars_over_their_ratings(browser: Browser, tmp_path: Path) -> None:
+    write_model(tmp_path, num_outputs=5)
+    scorer = CharmScorer.from_pretrained(str(tmp_path))
+    with run_server(scorer) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        attach_one(page, "three.jpg")
+        shares = scorer(decode_image(FILES["three.jpg"]).pixels).distribution
+        assert shares is not None
+        assert len(set(shares.round(3))) == 5  # or wrong bars would pass
+        bars = page.locator(".ratings rect")
+        heights = [float(bar.get_attribute("height") or 0) for bar in bars.all()]
+        assert heights == pytest.approx(shares / shares.max(), abs=1e-4)
+        said = [f"{rating}: {100 * share:.0f} %" for rating, share in zip((1, 2, 3, 4, 5), shares, strict=True)]
+        assert bars.locator("title").all_text_contents() == said
+        track = page.locator(".track").bounding_box()
+        boxes = [bar.bounding_box() for bar in bars.all()]
+        assert track
+        for index, box in enumerate(boxes):
+            assert box
+            assert box["x"] + box["width"] / 2 == pytest.approx(track["x"] + track["width"] * index / 4, abs=1)
+            assert box["y"] + box["height"] < track["y"]
+
+
+def test_panoramas_have_the_whole_width(page: Page) -> None:
+    page.get_by_role("button", name="Clear").click()
+    panorama = simplejpeg.encode_jpeg(draw_picture(100, 700, 3), quality=90)
+    page.set_input_files("#files", [{"name": "wide.jpg", "mimeType": "image/jpeg", "buffer": panorama}])
+    page.locator(".frame svg").wait_for()
+    shown, card = page.locator(".frame svg").bounding_box(), page.locator(".photo").bounding_box()
+    assert shown
+    assert card
+    assert shown["width"] == card["width"]
 
 
 def test_dropped_files_are_scored(page: Page) -> None:
