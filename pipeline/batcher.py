@@ -1,4 +1,4 @@
-"""Requests -> batches: pictures that wait are scored together, in the order they came in, by the one model thread."""
+"""Requests -> batches: pictures that wait are scored together, in the order they came in, by one thread."""
 
 import threading
 import time
@@ -6,22 +6,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from charm.scorer import Score
 from charm.tokens import Tokens
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class _Job:
-    """A picture to score: its draws; or other work for the model, without any."""
+    """A picture to score: its draws."""
 
     draws: Sequence[Tokens]
-    work: Callable[[], Any] | None
     num_tokens: int
-    done: Future[Any] = field(default_factory=Future)
+    done: Future[Score] = field(default_factory=Future)
 
 
 @dataclass
@@ -36,7 +32,7 @@ class Served:
 
 
 class Batcher:
-    """Owns the thread in which a model runs; any thread may hand it work.
+    """Owns the thread in which a model scores; any thread may hand it pictures.
 
     Args:
         score: `CharmScorer.score_tokens`; its results must not depend on which pictures share a call.
@@ -59,18 +55,12 @@ class Batcher:
         self._thread.start()
 
     def __len__(self) -> int:
-        """How many pictures and other pieces of work wait."""
+        """How many pictures wait."""
         return len(self._waiting)
 
     def submit(self, draws: Sequence[Tokens]) -> Future[Score]:
         """The score of a picture, from its tokens once per draw."""
-        return self._add(_Job(draws, None, sum(one.seq_len for one in draws)))
-
-    def run(self, work: Callable[[], T]) -> Future[T]:
-        """What `work` returns, in the model's thread, when it is its turn; between batches, not within one."""
-        return self._add(_Job((), work, self._max_tokens))
-
-    def _add(self, job: _Job) -> Future[Any]:
+        job = _Job(draws, sum(one.seq_len for one in draws))
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the model has stopped")
@@ -87,7 +77,9 @@ class Batcher:
 
     def _serve(self) -> None:
         while batch := self._take():
-            self._do(batch)
+            wanted = [job for job in batch if job.done.set_running_or_notify_cancel()]  # clients may have left
+            if wanted:
+                self._score_batch(wanted)
 
     def _take(self) -> list[_Job]:
         """The next batch, from the front; empty at the end."""
@@ -102,19 +94,10 @@ class Batcher:
         """How many jobs from the front make a batch, and whether no other may join them."""
         room = self._max_tokens
         for count, job in enumerate(self._waiting):
-            if count and (job.num_tokens > room or job.work):
+            if count and job.num_tokens > room:
                 return count, True
             room -= job.num_tokens
         return len(self._waiting), room <= 0
-
-    def _do(self, batch: list[_Job]) -> None:
-        batch = [job for job in batch if job.done.set_running_or_notify_cancel()]
-        if not batch:
-            pass  # the clients have left
-        elif (work := batch[0].work) is None:
-            self._score_batch(batch)
-        else:
-            _settle(batch[0].done, work)
 
     def _score_batch(self, batch: list[_Job]) -> None:
         started = time.monotonic()
@@ -135,10 +118,3 @@ class Batcher:
         served.tokens += sum(job.num_tokens for job in batch)
         for job, score in zip(batch, scores, strict=True):
             job.done.set_result(score)
-
-
-def _settle(done: Future[Any], work: Callable[[], Any]) -> None:
-    try:
-        done.set_result(work())
-    except Exception as error:
-        done.set_exception(error)

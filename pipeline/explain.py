@@ -110,7 +110,7 @@ def trace_border(marked: np.ndarray, cell_size: int) -> str:
 
 
 def attribute_score(scorer: CharmScorer, tokens: Tokens) -> Attribution:
-    """What moved the score of a picture's draw, on the scale of 0..1; in the model's thread."""
+    """What moved the score of a picture's draw, on the scale of 0..1."""
     pos_embed = scorer.embed_positions([tokens], len(tokens.patch_valid))
     return attribute_tokens(scorer.model, tokens, pos_embed, scorer.bins.tolist())
 

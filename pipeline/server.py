@@ -16,6 +16,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -140,11 +141,13 @@ class Service:
     async def run(self, app: Starlette) -> AsyncIterator[None]:
         self._uploads = Uploads(self._limits)
         self._batcher = Batcher(self._scorer.score_tokens)
+        # One at a time, for its memory; beside the scores, which must not wait for the seconds that it takes.
+        self._explainer = ThreadPoolExecutor(1, "explain")
         try:
             yield
         finally:
-            await asyncio.to_thread(self._uploads.close)
-            await asyncio.to_thread(self._batcher.close)
+            for close in (self._uploads.close, self._batcher.close, self._explainer.shutdown):
+                await asyncio.to_thread(close)
 
     async def page(self, request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
@@ -222,7 +225,9 @@ class Service:
                 except Rejected as error:
                     return JSONResponse({"name": name, "error": self._reject(error.reason)}, 422)
             score = await asyncio.wrap_future(self._batcher.submit(tokens))
-            attribution = await asyncio.wrap_future(self._batcher.run(lambda: attribute_score(self._scorer, tokens[0])))
+            attribution = await asyncio.get_running_loop().run_in_executor(
+                self._explainer, attribute_score, self._scorer, tokens[0]
+            )
         contributions = show_contributions(self._scorer, tokens[0], attribution)
         card = describe_card(score, shown, contributions)
         return JSONResponse({"name": name, "score_range": self._scorer.score_range} | card)

@@ -97,18 +97,6 @@ def test_a_picture_of_more_tokens_than_a_batch_goes_alone() -> None:
     assert model.batches == [[0], [1], [2], [3]]
 
 
-def test_other_work_takes_its_turn_in_the_models_thread() -> None:
-    model = Model()
-    with batching(model, max_tokens=100) as batcher:
-        before = batcher.submit(make_picture(1))
-        work = batcher.run(lambda: (list(model.batches), threading.current_thread().name))
-        after = batcher.submit(make_picture(2))
-        model.may_run.set()
-        assert work.result(SECONDS) == ([[0], [1]], "model")
-        assert (before.result(SECONDS).score, after.result(SECONDS).score) == (1, 2)
-    assert model.batches == [[0], [1], [2]]
-
-
 def test_one_failure_is_not_that_of_its_batch() -> None:
     model = Model()
     with batching(model, max_tokens=100) as batcher:
@@ -119,19 +107,6 @@ def test_one_failure_is_not_that_of_its_batch() -> None:
         with pytest.raises(ArithmeticError):
             futures[1].result(SECONDS)
         assert batcher.submit(make_picture(15)).result(SECONDS).score == 15
-
-
-def test_failed_work_does_not_stop_the_model() -> None:
-    model = Model()
-
-    def fail() -> None:
-        raise ArithmeticError
-
-    with batching(model) as batcher:
-        model.may_run.set()
-        with pytest.raises(ArithmeticError):
-            batcher.run(fail).result(SECONDS)
-        assert batcher.submit(make_picture(1)).result(SECONDS).score == 1
 
 
 def test_what_nobody_waits_for_any_more_is_not_scored() -> None:

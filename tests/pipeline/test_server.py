@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from charm.attribution import Attribution
 from charm.scorer import CharmScorer, Score
 from pipeline import quarantine
 from pipeline.errors import UserError
+from pipeline.explain import attribute_score
 from pipeline.guard import LIMITS, ServerLimits
 from pipeline.images import decode_image
 from pipeline.server import bind, serve
@@ -263,6 +266,25 @@ def test_explain_is_about_the_score(client: httpx.Client, scorer: CharmScorer) -
     first = score_alone(scorer, JPEGS[0], draws=1)
     assert card["contributions"]["score"] == pytest.approx(first.score, abs=1e-5)
     assert card["image_hw"] == [120, 260]
+
+
+def test_scores_do_not_wait_for_explanations(scorer: CharmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def explain_slowly(*arguments: Any) -> Attribution:
+        begun.set()
+        assert may_end.wait(60)
+        return attribute_score(*arguments)
+
+    monkeypatch.setattr("pipeline.server.attribute_score", explain_slowly)
+    with run_server(scorer) as address, connect(address) as client, ThreadPoolExecutor(1) as pool:
+        explained = pool.submit(client.post, "/explain", files=attach(JPEGS[0]))
+        assert begun.wait(60)
+        (row,) = client.post("/score", files=attach(JPEGS[1])).json()["scores"]
+        assert is_score(row, score_alone(scorer, JPEGS[1]))
+        assert not explained.done()
+        may_end.set()
+        assert is_score(explained.result().json(), score_alone(scorer, JPEGS[0]))
 
 
 def test_too_much_at_once_is_to_be_tried_again(scorer: CharmScorer, strict: httpx.Client) -> None:
