@@ -16,15 +16,20 @@ def learnt() -> torch.Tensor:
     return torch.randn(SIDE, SIDE, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_batch_of_two_sizes_is_one_lookup(learnt: torch.Tensor) -> None:
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])  # some of bicubic's weights are negative
+def test_a_batch_of_two_sizes_is_one_lookup(learnt: torch.Tensor, mode: str, antialias: bool) -> None:
     tokenizer = CharmTokenizer(max_seq_len=60)
     tokens = [tokenizer(np.zeros((*size, 3), np.uint8)) for size in ((140, 210), (98, 98))]
     sides = {side for one in tokens for grid in one.grids for side in grid} - {0}
-    axes = PosEmbedAxes({side: axis_weights(side, SIDE) for side in sides}, learnt)
+    axes = PosEmbedAxes({side: axis_weights(side, SIDE, mode, antialias) for side in sides}, learnt)
     found = axes.gather(torch.from_numpy(np.stack([axes.rows(one) for one in tokens])))
     pos_embed = learnt.reshape(1, SIDE * SIDE, 8)
     for one, embedded in zip(tokens, found, strict=True):
-        tables = [resample_pos_embed(pos_embed, grid) if grid != (0, 0) else torch.zeros(0, 0, 8) for grid in one.grids]
+        tables = [
+            resample_pos_embed(pos_embed, grid, mode, antialias) if grid != (0, 0) else torch.zeros(0, 0, 8)
+            for grid in one.grids
+        ]
         valid = torch.from_numpy(one.patch_valid)
         coord, scale = torch.from_numpy(one.patch_coord), torch.from_numpy(one.scale_id)
         expected = gather_pos_embed(tables, coord[valid], scale[valid])

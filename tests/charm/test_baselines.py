@@ -231,9 +231,11 @@ def test_ms_is_multiscale_with_any_patches(patch_size: int, budget: str, scales:
     assert native >= 0.2
 
 
-def test_ms_with_patches_of_14_pixels_is_that_of_the_paper() -> None:
-    tokens = SquareTokenizer(CharmTokenizer(14, max_seq_len=512), 256)(coded(250, 200), key="a")
-    assert np.bincount(tokens.scale_id[tokens.patch_valid]).tolist() == [17, 256]  # 64 of 81 coarse patches are native
+@pytest.mark.parametrize(("patch_size", "counts"), [(14, [17, 256]), (16, [13, 204]), (32, [3, 52])])
+def test_ms_keeps_the_papers_share_native(patch_size: int, counts: list[int]) -> None:
+    """64 of 81 coarse patches of 28 pixels, and of others the nearest number to that."""
+    tokens = SquareTokenizer(CharmTokenizer(patch_size, max_seq_len=512), 256)(coded(250, 200), key="a")
+    assert np.bincount(tokens.scale_id[tokens.patch_valid]).tolist() == counts
 
 
 @pytest.mark.parametrize("image_hw", [(240, 1000), (1000, 240)])
