@@ -49,8 +49,8 @@ def main() -> None:
 @contextmanager
 def serving(folder: str) -> Iterator[str]:
     """`charm serve` of a model's folder; gives its address."""
-    code = f"from pipeline.server import serve; serve({folder!r}, '127.0.0.1', 0, 'cpu', 'float32')"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "pipeline.command", "serve", "--model", folder, "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split(" at ")[1].split()[0]
         try:
