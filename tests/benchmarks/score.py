@@ -37,8 +37,10 @@ KEPT_CALLS = 9  # of the model, to be repeated
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--pictures", type=int, default=1000, help=f"at least {GROUP}, which are scored together")
     count = parser.parse_args().pictures
+    if count < GROUP:
+        parser.error(f"--pictures {count}: expected at least {GROUP}")
     calls: list[tuple[float, CharmScorer, Any]] = []
     score_tokens = CharmScorer.score_tokens
 
