@@ -105,7 +105,7 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_while_the_workers_start(folder: Path, gate: Gate, number: signal.Signals, to_group: bool) -> None:
     """Slurm and terminals signal all processes of a job: workers that are half there, too."""
-    failures, delays = 0, (0.1, 0.6, 1.2)  # seconds; a worker takes about two to come
+    failures, delays = 0, (0.1, 0.4, 0.8)  # seconds; a worker takes about two to come
     for delay in delays:
         process = start_stage(folder, "shards")
         assert process.stdout

@@ -404,6 +404,6 @@ def test_exactly_as_many_pixels_as_allowed() -> None:
     ],
 )
 def test_a_header_that_lies_is_refused_at_once(data: bytes, reason: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert reason_of(data) == reason
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -327,10 +326,10 @@ def test_no_more_pixels_than_the_later_stages_decode(tmp_path: Path) -> None:
 
 def test_loads_in_under_a_second_without_the_heavy_libraries() -> None:
     code = (
-        "import sys, pipeline.params as p; p.load_params(); "
-        "print(*{'numpy', 'torch', 'dask', 'pyarrow', 'cv2'} & set(sys.modules))"
+        "import sys, time, pipeline.params as p; p.load_params(); "
+        "print(time.process_time(), *{'numpy', 'torch', 'dask', 'pyarrow', 'cv2'} & set(sys.modules))"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
-    assert time.perf_counter() - started < 3  # 0.3 s on a quiet machine; others may use this one
+    seconds, *heavy = done.stdout.split()
+    assert heavy == []
+    assert float(seconds) < 1  # of computing; others may use this machine
