@@ -167,7 +167,8 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
                 host="127.0.0.1",
                 # Dask's default listens on every interface; None asks for port 8787 and warns where it is taken.
                 dashboard_address="127.0.0.1:0",
-                silence_logs=logging.ERROR,
+                # Failures come as exceptions; Dask's errors are a worker's that misses its scheduler as both close.
+                silence_logs=logging.CRITICAL,
             )
         with cluster, Client(cluster) as client:
             yield client

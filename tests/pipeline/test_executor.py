@@ -145,6 +145,18 @@ def test_a_worker_has_one_thread(store: Path, two_workers: DaskParams) -> None:
     assert (read_sidecar(made["shard-0"]) or {})["threads"] == 1
 
 
+def log_an_error() -> None:
+    """As a worker does whose scheduler is closed before it: "Failed to communicate with scheduler during heartbeat"."""
+    logging.getLogger("distributed.worker").error("the scheduler is gone")
+
+
+def test_what_dask_logs_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with executor.connect(HERE, 1) as client:
+        client.run(log_an_error)
+        log_an_error()
+    assert capfd.readouterr().err == ""
+
+
 def test_the_environment_names_a_cluster(store: Path, two_workers: DaskParams, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", str(two_workers.address))
     with executor.connect(HERE, 1) as client:
