@@ -13,22 +13,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from charm.importance import score_patches
-    from charm.model import CharmViT
-    from charm.pos_embed import resample_pos_embed
+    from charm.model.pos_embed import resample_pos_embed
+    from charm.model.vit import CharmViT
     from charm.scorer import CharmScorer, Score
-    from charm.tokenizer import CharmTokenizer
-    from charm.tokens import Tokens
+    from charm.tokenization.importance import score_patches
+    from charm.tokenization.tokenizer import CharmTokenizer
+    from charm.tokenization.tokens import Tokens
 
 # Names are loaded on first use: a process that only cuts patches need not wait seconds for torch and timm.
 _HOMES = {
     "CharmScorer": "charm.scorer",
-    "CharmTokenizer": "charm.tokenizer",
-    "CharmViT": "charm.model",
+    "CharmTokenizer": "charm.tokenization.tokenizer",
+    "CharmViT": "charm.model.vit",
     "Score": "charm.scorer",
-    "Tokens": "charm.tokens",
-    "resample_pos_embed": "charm.pos_embed",
-    "score_patches": "charm.importance",
+    "Tokens": "charm.tokenization.tokens",
+    "resample_pos_embed": "charm.model.pos_embed",
+    "score_patches": "charm.tokenization.importance",
 }
 
 __all__ = ["CharmScorer", "CharmTokenizer", "CharmViT", "Score", "Tokens", "resample_pos_embed", "score_patches"]

@@ -1,8 +1,8 @@
 """Which tokens moved the score: integrated gradients (Sundararajan, Taly, Yan, ICML 2017, section 3) over pixels.
 
-A picture is compared with one that is flat in its mean colour. Between the two its pixels change along a straight line,
+An image is compared with one that is flat in its mean colour. Between the two its pixels change along a straight line,
 and a token's contribution is what the score gains along it through that token's pixels: how much what the token shows
-beyond the mean colour moved the score, up (above 0) or down. Contributions sum to the score minus the flat picture's
+beyond the mean colour moved the score, up (above 0) or down. Contributions sum to the score minus the flat image's
 score ("completeness"), but for the error of the integral, which can be read off.
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charm.pos_embed import gather_pos_embed
-from charm.tokens import Tokens
+from charm.model.pos_embed import gather_pos_embed
+from charm.tokenization.tokens import Tokens
 
-_AT_ONCE = 4  # pictures per pass; bounds the activations that are kept for a gradient
+_AT_ONCE = 4  # images per pass; bounds the activations that are kept for a gradient
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Attribution:
 
     Attributes:
         contributions: float32 (L,), in units of the score; zero where padding.
-        score: of the picture.
-        baseline_score: of the flat picture.
+        score: of the image.
+        baseline_score: of the flat image.
     """
 
     contributions: np.ndarray
@@ -47,18 +47,18 @@ def attribute_tokens(
     bins: Sequence[float] | None = None,
     steps: int = 16,
 ) -> Attribution:
-    """The contribution of each token of a picture to its score.
+    """The contribution of each token of an image to its score.
 
     Args:
         model: a CharmViT, used in the mode that it is in: call `eval()` first where training mode is random. Neither
             its mode nor its parameters and their gradients change.
-        tokens: of one picture.
-        pos_embed: float (1, L, D), or the picture's tables (`CharmViT.pos_embed_tables`), on the model's device.
-        bins: for a model of several outputs, which are logits: the score of each, (num_outputs,); the picture's score
+        tokens: of one image.
+        pos_embed: float (1, L, D), or the image's tables (`CharmViT.pos_embed_tables`), on the model's device.
+        bins: for a model of several outputs, which are logits: the score of each, (num_outputs,); the image's score
             is their mean under the softmax. Not read for a model of one output, which is the score.
         steps: points on the line at which gradients are taken, Gauss-Legendre nodes. With charm_demo as the pipeline
             trains it, 8, 16 and 32 leave 3 %, 0.08 % and 0.001 % of the difference between the two scores (median of 40
-            test pictures; of the worst one all, 4 % and 0.1 %).
+            test images; of the worst one all, 4 % and 0.1 %).
 
     Raises:
         ValueError: no steps, or bins that are not one for each of several outputs.
@@ -82,7 +82,7 @@ def attribute_tokens(
     embedded = gathered.detach().clone()  # one from inference mode itself cannot take part in gradients
 
     def score_at(shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures that are this share (B,) of the way from the flat one, (B, L, p, p, 3), and their scores, (B,)."""
+        """Images that are this share (B,) of the way from the flat one, (B, L, p, p, 3), and their scores, (B,)."""
         points = (flat + shares[:, None, None, None, None] * detail).requires_grad_()
         others = (coord, scale_id, valid, embedded)
         outputs = model(points, *(array.expand(len(shares), *array.shape) for array in others))
@@ -100,17 +100,17 @@ def attribute_tokens(
 
 
 def map_contributions(tokens: Tokens, contributions: np.ndarray) -> np.ndarray:
-    """Contributions where they lie in the picture, those of all scales together.
+    """Contributions where they lie in the image, those of all scales together.
 
     A token's contribution is spread evenly over the area that it shows: a coarse one's over n * n native cells, one of
     the middle of three scales over 4/3 * 4/3. Where tokens of several scales show one place, they add up.
 
     Args:
-        tokens: of one picture.
+        tokens: of one image.
         contributions: float (L,), of its tokens.
 
     Returns:
-        float32 (grid_h, grid_w), a cell per native patch of the fitted picture (`tokens.grids[-1]`); NaN where no token
+        float32 (grid_h, grid_w), a cell per native patch of the fitted image (`tokens.grids[-1]`); NaN where no token
         shows any of the cell. The others sum to the sum of `contributions` without padding.
 
     Raises:

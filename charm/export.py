@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from charm.model import CharmViT
+from charm.model.vit import CharmViT
 
 INPUTS = ("patches", "pos_embed", "scale_id", "patch_valid")
 OPSET = 20  # the first that has GELU as one operation

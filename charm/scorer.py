@@ -1,6 +1,6 @@
-"""CharmScorer: photographs in, scores out, from the folder of a trained model (charm.files).
+"""CharmScorer: photographs in, scores out, from the folder of a trained model (charm.hub).
 
-A picture's score depends on the picture and the model alone: patches are drawn by its pixels, its tokens attend to each
+An image's score depends on the image and the model alone: patches are drawn by its pixels, its tokens attend to each
 other and never to padding. Batch mates, order and the number of threads change no more than rounding.
 """
 
@@ -11,23 +11,23 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from charm.axes import PosEmbedAxes
-from charm.baselines import TOKENIZERS
-from charm.draws import name_by_pixels
-from charm.files import AnyPath, read_model
-from charm.geometry import downscale, limit_edge
-from charm.model import PRECISIONS, CharmViT, autocast
-from charm.pictures import as_array
-from charm.pos_embed import axis_weights
-from charm.tokenizer import CharmTokenizer
-from charm.tokens import Tokens
+from charm.hub import AnyPath, read_model
+from charm.images.arrays import as_array
+from charm.inputs.registry import TOKENIZERS
+from charm.model.axes import PosEmbedAxes
+from charm.model.pos_embed import axis_weights
+from charm.model.vit import PRECISIONS, CharmViT, autocast
+from charm.tokenization.draws import pixel_key
+from charm.tokenization.geometry import downscale, limit_edge
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens
 
-_BATCH_TOKENS = 8192  # of a batch, padding included: 16 pictures of 512
+_BATCH_TOKENS = 8192  # of a batch, padding included: 16 images of 512
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model thinks of a picture.
+    """What a model thinks of an image.
 
     Attributes:
         score: on the scale of the labels that the model was trained with (`CharmScorer.score_range`).
@@ -42,7 +42,7 @@ class Score:
 
 
 class CharmScorer:
-    """Scores pictures with a trained model.
+    """Scores images with a trained model.
 
     Args:
         model: a trained CharmViT; put into evaluation mode.
@@ -51,7 +51,7 @@ class CharmScorer:
         precision: "float32", or "bfloat16" or "float16" for matrix products.
 
     Attributes:
-        tokenizer: that cuts pictures.
+        tokenizer: that cuts images.
         config: as given.
         score_range: lowest and highest score of the labels.
         bins: float64 (num_outputs,), the score of each output of a distribution; a single 1 for scores.
@@ -104,7 +104,7 @@ class CharmScorer:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether pictures come with a mask of their salient object."""
+        """Whether images come with a mask of their salient object."""
         return bool(self.config["tokenizer"]["selection"] == "saliency" and self.tokenizer.num_scales > 1)
 
     @overload
@@ -114,16 +114,16 @@ class CharmScorer:
     def __call__(self, image: Any, *, draws: int | None = None, saliency_mask: Any = None) -> Score: ...
 
     def __call__(self, image: Any, *, draws: int | None = None, saliency_mask: Any = None) -> Score | list[Score]:
-        """Scores a picture, or each of a list.
+        """Scores an image, or each of a list.
 
         Args:
-            image: a picture of any size: numpy uint8 (H, W, 3) RGB, PIL, or torch uint8 (3, H, W) RGB; or a list.
+            image: an image of any size: numpy uint8 (H, W, 3) RGB, PIL, or torch uint8 (3, H, W) RGB; or a list.
             draws: of patches, whose scores are averaged; None = as many as `evaluate` took.
             saliency_mask: bool (H, W), True on the salient object; for a list, a list. For models that were trained
                 with `selection: saliency`, and for no others.
 
         Raises:
-            ValueError: a picture or a mask is not as described.
+            ValueError: an image or a mask is not as described.
 
         >>> scorer = CharmScorer.from_pretrained("runs/evaluate/model")  # doctest: +SKIP
         >>> [found.score for found in scorer([beach, street])]  # doctest: +SKIP
@@ -132,7 +132,7 @@ class CharmScorer:
         images = image if isinstance(image, list) else [image]
         masks = saliency_mask if isinstance(saliency_mask, list) else [saliency_mask] * len(images)
         if len(masks) != len(images):
-            raise ValueError(f"{len(images)} pictures and {len(masks)} masks: expected one for each")
+            raise ValueError(f"{len(images)} images and {len(masks)} masks: expected one for each")
         count = self.draws if draws is None else draws
         tokens = [self.tokenize(*pair, draws=count) for pair in zip(images, masks, strict=True)]
         scores = self.score_tokens(tokens)
@@ -141,7 +141,7 @@ class CharmScorer:
     def tokenize(
         self, image: Any, saliency_mask: np.ndarray | None = None, *, draws: int | None = None
     ) -> list[Tokens]:
-        """The tokens of a picture, once per draw; several threads may call it. Arguments as for a call."""
+        """The tokens of an image, once per draw; several threads may call it. Arguments as for a call."""
         count = self.draws if draws is None else draws
         if count < 1:
             raise ValueError(f"draws={count}: expected at least 1")
@@ -149,22 +149,22 @@ class CharmScorer:
             needed = "needs" if self.needs_mask else "takes no"
             raise ValueError(f"this model {needed} saliency_mask, as it was trained")
         whole = as_array(image)
-        picture = self.limit_size(whole)
-        arguments: dict[str, Any] = {"seed": self._seed, "key": name_by_pixels(picture)}
+        limited = self.limit_size(whole)
+        arguments: dict[str, Any] = {"seed": self._seed, "key": pixel_key(limited)}
         if saliency_mask is not None:
             if saliency_mask.shape != whole.shape[:2]:
-                raise ValueError(f"saliency_mask is {saliency_mask.shape}: expected {whole.shape[:2]}, as the picture")
+                raise ValueError(f"saliency_mask is {saliency_mask.shape}: expected {whole.shape[:2]}, as the image")
             mask = np.ascontiguousarray(saliency_mask, dtype=bool).view(np.uint8)
-            arguments["saliency_mask"] = downscale(mask, picture.shape[:2]).astype(bool)
-        return [self.tokenizer(picture, epoch=draw, **arguments) for draw in range(count)]
+            arguments["saliency_mask"] = downscale(mask, limited.shape[:2]).astype(bool)
+        return [self.tokenizer(limited, epoch=draw, **arguments) for draw in range(count)]
 
-    def limit_size(self, picture: np.ndarray) -> np.ndarray:
-        """A picture, uint8 (H, W, 3), at the most that pictures were in training (`manifest.max_edge`)."""
-        height, width = picture.shape[:2]
-        return downscale(picture, limit_edge((height, width), self._max_edge))
+    def limit_size(self, image: np.ndarray) -> np.ndarray:
+        """An image, uint8 (H, W, 3), at the most that images were in training (`manifest.max_edge`)."""
+        height, width = image.shape[:2]
+        return downscale(image, limit_edge((height, width), self._max_edge))
 
     def score_tokens(self, tokens: Sequence[Sequence[Tokens]]) -> list[Score]:
-        """The scores of pictures, each with its draws, from `tokenize`; in batches of sequences of about one length."""
+        """The scores of images, each with its draws, from `tokenize`; in batches of sequences of about one length."""
         flat = [one for draws in tokens for one in draws]
         shares = np.empty((len(flat), len(self.bins)))
         for batch in _group_by_length([one.seq_len for one in flat]):
@@ -194,7 +194,7 @@ class CharmScorer:
         return np.asarray(shares.double().cpu())
 
     def embed_positions(self, tokens: Sequence[Tokens], length: int) -> torch.Tensor:
-        """Position embeddings of the first `length` tokens of each picture: float32 (B, length, D), on the device."""
+        """Position embeddings of the first `length` tokens of each image: float32 (B, length, D), on the device."""
         sides = {side for one in tokens for grid in one.grids for side in grid} - {0}
         axes = PosEmbedAxes({side: self._axis(side) for side in sorted(sides)}, self._learnt).to(self.device)
         rows = np.stack([axes.rows(one)[:length] for one in tokens])
@@ -205,7 +205,7 @@ class CharmScorer:
         return None if self.model.rotary else self.model.learnt_grid.detach().float()
 
     def _axis(self, length: int) -> torch.Tensor:
-        """Of charm.axes, made on first use."""
+        """Of charm.model.axes, made on first use."""
         if length not in self._axes:
             if self.model.rotary:
                 self._axes[length] = torch.stack(self.model.rotary_axis(length)).float().cpu()

@@ -1,1 +1,1 @@
-"""Moving the data: labels and photographs -> shards, columns and tables -> batches. Run from the repository."""
+"""The workshop that makes artifacts from a data set: shards, columns, trained models, reports. Runs in a clone."""

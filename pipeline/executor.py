@@ -20,10 +20,10 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.interrupts import Interrupts
+from charm.runtime.errors import UserError
+from charm.runtime.interrupts import Interrupts
 from pipeline.params import DaskParams
-from pipeline.store import code_digest, make_alone, read_sidecar, store_folder
+from pipeline.store import code_digest, locked, read_sidecar, store_folder
 
 _CHECK_EVERY = 0.2  # seconds between two looks for a signal
 _LOG_EVERY = 30.0  # seconds between two lines where there is no terminal
@@ -62,7 +62,7 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
         UserError: some shards failed; says which and why.
     """
     folder = store_folder(kind)
-    with make_alone(folder):
+    with locked(folder):
         targets = {job.name: folder / f"{job.fingerprint}.json" for job in jobs}
         todo = [job for job in jobs if read_sidecar(targets[job.name]) is None]
         print(f"{kind}: {len(jobs) - len(todo)} of {len(jobs)} shards are there, {len(todo)} to make", flush=True)

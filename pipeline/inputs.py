@@ -1,61 +1,35 @@
-"""What training and evaluation read, put together from the folders under data/ and runs/."""
+"""The tokenizer that params.yaml asks for."""
 
-from pathlib import Path
+from dataclasses import asdict
 
-from charm.baselines import Tokenizer
-from pipeline.columns import ColumnReader
-from pipeline.errors import UserError
-from pipeline.loader import TokenDataset
-from pipeline.manifest import Manifest, read_manifest
+from charm.inputs.registry import TOKENIZERS, Tokenizer
+from charm.runtime.errors import UserError
+from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.params import Params
-from pipeline.pos_embeds import PosEmbeds
-from pipeline.shard_reader import ShardReader
-from pipeline.store import file_sha256
-
-DATA = Path("data")
-# Selections whose column a tokenizer reads. Pictures made square have another grid; their masks are squared with them.
-_FROM_COLUMN = {
-    "charm": ("frequency", "gradient", "entropy", "saliency"),
-    "ms": ("saliency",),
-    "hr_ms": ("saliency",),
-}
 
 
-class Inputs:
-    """Shards, the selected column and position embeddings, opened once for all splits.
+def build_cutter(params: Params, patch_size: int, training: bool = False) -> CharmTokenizer:
+    """What cuts patches as the section `tokens` says, for a backbone of this patch size.
 
-    Shards and columns are read from data/, or from the copy of it that hardware.remote names.
-
-    Attributes:
-        manifest: of all kept pictures.
-        pictures: their shards.
-        pos_embeds: of the backbone.
-        sha256s: of all these files.
+    `redraw: once` is a way of training (paper, table 7). In evaluation it would make all draws the first one.
     """
+    settings = asdict(params.tokens) | ({} if training else {"redraw": "epoch"})
+    try:
+        return CharmTokenizer(
+            patch_size=patch_size,
+            max_seq_len=params.max_seq_len,
+            selection=params.selection,
+            **settings,
+        )
+    except ValueError as error:
+        raise UserError(f"params.yaml: tokens: {error}") from error
 
-    def __init__(self, params: Params) -> None:
-        self._seed = params.seed
-        self.manifest = read_manifest(DATA / "manifest")
-        place = params.hardware.remote or str(DATA)
-        self.pictures = ShardReader(f"{place}/shards")
-        for key in self.manifest.keys:
-            if key not in self.pictures:
-                raise UserError(f"{self.pictures.folder} lacks {key} of the manifest; run dvc repro")
-        self._column = None
-        if params.selection in _FROM_COLUMN.get(params.tokenizer, ()):
-            self._column = ColumnReader(f"{place}/importance/{params.selection}", self.pictures)
-        axes = DATA / "pos_embeds" / params.backbone
-        self.pos_embeds = PosEmbeds(axes)
-        self.sha256s = [file_sha256(DATA / "manifest" / "manifest.parquet"), file_sha256(axes / "axes.safetensors")]
-        self.sha256s += self.pictures.shards.values()
-        self.sha256s += self._column.shards.values() if self._column else ()
 
-    def training_data(self, split: Manifest, tokenizer: Tokenizer, flip: float, rotate: float) -> TokenDataset:
-        """The tokens of some pictures, drawn by their keys and augmented with these probabilities."""
-        pictures = (split, self.pictures, self._column, tokenizer, self.pos_embeds, self._seed)
-        return TokenDataset(*pictures, flip=flip, rotate=rotate)
+def build_tokenizer(params: Params, patch_size: int, training: bool = False) -> Tokenizer:
+    """For a backbone of this patch size; in training the standard input is cropped at random."""
+    return TOKENIZERS[params.tokenizer](build_cutter(params, patch_size, training), training)
 
-    def evaluation_data(self, split: Manifest, tokenizer: Tokenizer) -> TokenDataset:
-        """The tokens of some pictures, drawn by their pixels: charm.scorer makes the same of the same photographs."""
-        pictures = (split, self.pictures, self._column, tokenizer, self.pos_embeds, self._seed)
-        return TokenDataset(*pictures, by_pixels=True)
+
+def count_draws(params: Params, tokenizer: Tokenizer) -> int:
+    """How many draws of an image `evaluate` averages: one where nothing is drawn, as of the plain crop or padding."""
+    return params.evaluate.draws if tokenizer.num_scales > 1 else 1

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.errors import UserError
+from charm.runtime.errors import UserError
 from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 
@@ -125,7 +125,7 @@ class TrainParams:
     normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
-    batch_size: Count  # pictures
+    batch_size: Count  # images
     learning_rate: NonNegative
     min_learning_rate: NonNegative
     warmup_epochs: NonNegative
@@ -145,7 +145,7 @@ class EvaluateParams:
 
 @dataclass(frozen=True)
 class ReportParams:
-    gallery: Count  # pictures
+    gallery: Count  # images
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class HardwareParams:
     processes: Count
     loader_workers: Annotated[int, Range(0, 1024)]  # of each process
     remote: str | None  # address of a folder
-    micro_batch: Count | None  # pictures
+    micro_batch: Count | None  # images
     precision: Literal["float32", "bfloat16", "float16"]
     compile: bool
     grad_checkpointing: bool

@@ -16,11 +16,11 @@ class DatasetRecipe:
         num_bins: of the distributions; 1 for scores.
         score_range: lowest and highest possible score; of the first and the last bin for distributions.
         accuracy_threshold: a score above this counts as good, on the scale of score_range.
-        max_edge: pixels; larger pictures are downscaled when they are packed. None = never.
-        val_share: of the training pictures, where the data set names none for validation.
+        max_edge: pixels; larger images are downscaled when they are packed. None = never.
+        val_share: of the training images, where the data set names none for validation.
         leaks: what is done about equal files in two splits; published splits are left as they are, and counted.
         max_seq_len: l, tokens.
-        batch_size: pictures.
+        batch_size: images.
     """
 
     num_bins: int = 1
@@ -62,7 +62,7 @@ _BUILT_IN: dict[str, Any] = {
 def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dict[str, Any]:
     """Key of params.yaml, with its section -> what `auto` stands for, in a run of so many epochs if not the recipe's.
 
-    What concerns the pictures depends on the data set alone, so that another backbone makes no shard again.
+    What concerns the images depends on the data set alone, so that another backbone makes no shard again.
     """
     recipe = DATASETS.get(dataset, DatasetRecipe())
     paper = {
@@ -74,17 +74,17 @@ def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dic
         "train.warmup_epochs": 0,
         "train.weight_decay": 0.02,
     }
-    of_pictures = {
+    of_images = {
         "manifest.max_edge": recipe.max_edge,
         "manifest.val_share": recipe.val_share,
         "manifest.leaks": recipe.leaks,
     }
     if backbone != "charm_demo":
-        return paper | of_pictures
+        return paper | of_images
     full, warmup = _BUILT_IN["train.epochs"], _BUILT_IN["train.warmup_epochs"]
     # A short run leaves the warm-up, too, at the same share of its epochs.
     shortened = {} if epochs is None else {"train.warmup_epochs": warmup * min(epochs, full) / full}
-    return _BUILT_IN | of_pictures | shortened
+    return _BUILT_IN | of_images | shortened
 
 
 AUTO_KEYS = frozenset(choose_recipe("demo", "charm_demo"))

@@ -7,23 +7,21 @@ the shards that are already made and makes the rest; at the end the output folde
 
 import ast
 import contextlib
-import errno
 import fcntl
 import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from pipeline.errors import UserError
+from charm.runtime.disk import atomic_write, fingerprint, fsync_dir
+from charm.runtime.errors import UserError
 
-_BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
 _RECORD_HEAD = b'{"checksum": "%s",\n'
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def store_folder(kind: str) -> Path:
@@ -38,24 +36,14 @@ def _store() -> Path:
 
 
 def repository() -> Path:
-    """The repository; a queued experiment runs in a copy at .dvc/tmp/exps/<name>, where no pictures are."""
+    """The repository; a queued experiment runs in a copy at .dvc/tmp/exps/<name>, where no images are."""
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     return Path(*root.parts[: root.parts.index(".dvc")]) if ".dvc" in root.parts else root
 
 
-def place_of(path: str) -> Path:
+def repository_path(path: str) -> Path:
     """A place that the user names, relative to the repository."""
     return Path(path) if repository() == Path.cwd() else repository() / path
-
-
-def fingerprint(*parts: Any) -> str:
-    """sha256 of values that JSON can hold."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_digest(*modules: str) -> str:
@@ -78,48 +66,16 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-@contextlib.contextmanager
-def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there whole or not at all: written aside, flushed to disk, renamed.
-
-    Raises:
-        UserError: there is no room for it; what was there before still is.
-    """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # containers share names of hosts and processes
-    try:
-        with open(part, "wb", buffering=_BUFFER) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise UserError(f"{path} cannot be written ({error.strerror}): make room, then run this again") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder to disk: a rename is safe from a power cut only after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Sorted keys, so that equal values are equal bytes."""
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps(value, sort_keys=True, indent=1).encode() + b"\n")
 
 
 def write_record(path: Path, value: dict[str, Any]) -> None:
     """A JSON object that can tell whether it is still what was written: its first entry is the sha256 of the rest."""
     rest = json.dumps(value, sort_keys=True).encode()[1:] + b"\n"
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(_RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest)
 
 
@@ -153,7 +109,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def make_alone(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One maker at a time: a queued experiment, or what a killed `dvc` left running."""
     with open(folder / ".lock", "a+") as lock:
         try:
@@ -176,7 +132,7 @@ def publish(made: Mapping[str, Path], out: Path) -> None:
     out = out.resolve()
     aside, old = (out.with_name(f".{out.name}.{end}") for end in ("new", "old"))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with make_alone(out.parent):
+    with locked(out.parent):
         for left in (aside, old):  # by a process that was killed here
             shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
@@ -186,13 +142,13 @@ def publish(made: Mapping[str, Path], out: Path) -> None:
             except FileNotFoundError:
                 raise UserError(f"{source} was removed meanwhile: run the same command again") from None
             except OSError:  # another disk
-                with open(source, "rb") as original, write_whole(aside / name) as copy:
+                with open(source, "rb") as original, atomic_write(aside / name) as copy:
                     shutil.copyfileobj(original, copy)
-        sync_folder(aside)
+        fsync_dir(aside)
         if out.exists():
             os.replace(out, old)
         os.replace(aside, out)
-        sync_folder(out.parent)
+        fsync_dir(out.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -210,7 +166,7 @@ def prune() -> dict[str, tuple[int, int]]:
     """
     removed = {}
     for folder in sorted(path for path in _store().glob("*") if path.is_dir() and path.name != "train"):
-        with make_alone(folder):
+        with locked(folder):
             unused = [(path, path.stat()) for path in folder.iterdir() if path.name != ".lock"]
             # Sidecars first: a shard without one does not exist, wherever this is stopped.
             unused.sort(key=lambda item: (item[0].suffix != ".json", item[0]))
@@ -219,3 +175,12 @@ def prune() -> dict[str, tuple[int, int]]:
                 path.unlink()
             removed[folder.name] = (len(gone), sum(stat.st_size for _, stat in gone))
     return removed
+
+
+def remake(file: object) -> str:
+    """What to do about a damaged file. The output, the store's and DVC's cache's are names of one file, and DVC trusts
+    its cache: removing the output alone would bring the damage back."""
+    if not Path(str(file)).exists():
+        return "run dvc repro"
+    command = f"find . $CHARM_STORE -samefile {shlex.quote(str(file))} -delete"
+    return f"remove it under all its names (`{command}`), then run dvc repro"

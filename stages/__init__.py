@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from pipeline.errors import UserError
+from charm.runtime.errors import UserError
 from pipeline.params import Params, load_params
 
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -1,7 +1,7 @@
-"""Score the test pictures with the best model, once.
+"""Score the test images with the best model, once.
 
 Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares, too) and predictions.csv, for plots;
-and the model's folder (charm.files), which scores other pictures without anything else.
+and the model's folder (charm.hub), which scores other images without anything else.
 """
 
 import csv
@@ -14,18 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from charm.metrics import METRICS, bootstrap_intervals, score_agreement
-from pipeline.devices import choose_device
-from pipeline.errors import UserError
-from pipeline.inputs import DATA, Inputs
-from pipeline.loader import Loader
-from pipeline.model_folder import describe_scorer, write_model_folder
+from charm.hub import write_model_folder
+from charm.model.metrics import METRICS, bootstrap_intervals, score_agreement
+from charm.runtime.devices import choose_device
+from charm.runtime.disk import atomic_write
+from charm.runtime.errors import UserError
+from pipeline.inputs import build_tokenizer, count_draws
 from pipeline.params import Params
-from pipeline.predictions import predict
-from pipeline.repeats import EveryDraw, LastPicture
-from pipeline.store import read_record, write_json, write_whole
-from pipeline.tokenizers import build_tokenizer, count_draws
-from pipeline.trained import load_trained
+from pipeline.store import read_record, write_json
+from pipeline.training.artifacts import DATA, Inputs
+from pipeline.training.draws import EveryDraw, LastImage
+from pipeline.training.loader import Loader
+from pipeline.training.predictions import predict
+from pipeline.training.publish import describe_scorer
+from pipeline.training.trained import load_trained
 from stages import run_stage
 
 OUT = Path("runs/evaluate")
@@ -42,7 +44,7 @@ def main(params: Params) -> None:
     tokenizer = build_tokenizer(params, model.patch_size)
     draws = count_draws(params, tokenizer)
     if draws > 1:
-        inputs.pictures = LastPicture(inputs.pictures)
+        inputs.images = LastImage(inputs.images)
     dataset = inputs.evaluation_data(test, tokenizer)
     sampler = EveryDraw(len(test.table), params.train.batch_size, draws)
     loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
@@ -67,12 +69,12 @@ def main(params: Params) -> None:
     write_json(OUT / "metrics.json", metrics)
     _write_csv(OUT / "predictions.csv", predictions)
     distributions = {"distribution": shares.mean(axis=1).tolist()} if len(bins) > 1 else {}
-    with write_whole(OUT / "predictions.parquet") as file:
+    with atomic_write(OUT / "predictions.parquet") as file:
         pq.write_table(pa.table(predictions | distributions), file, compression="zstd", write_page_checksum=True)
     about = describe_scorer(params, facts, config, metrics, inputs.pos_embeds.facts)
     write_model_folder(OUT / "model", model.state_dict(), about)
     shown = "  ".join(f"{name.upper()} {_show(agreement, name)}" for name in ("plcc", "srcc", "acc"))
-    print(f"evaluate: {len(scores)} test pictures  {shown}")
+    print(f"evaluate: {len(scores)} test images  {shown}")
 
 
 def _rate(predicted: np.ndarray, target: np.ndarray, threshold: float, seed: int) -> dict[str, float | None]:
@@ -118,7 +120,7 @@ def _write_csv(path: Path, predictions: dict[str, Any]) -> None:
     writer.writerow(predictions)
     for key, name, *numbers in zip(*predictions.values(), strict=True):
         writer.writerow([key, name, *(f"{number:.6f}" for number in numbers)])
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text.getvalue().encode())
 
 

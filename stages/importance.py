@@ -1,6 +1,6 @@
-"""Make the selected importance map of every picture, one column shard beside each picture shard.
+"""Make the selected importance map of every image, one column shard beside each image shard.
 
-Run as `python -m stages.importance [map]`. Maps that take seconds for a picture are made in blocks of 64 pictures,
+Run as `python -m stages.importance [map]`. Maps that take seconds for an image are made in blocks of 64 images,
 which are kept in the store: what is stopped or killed loses a block per worker at most.
 """
 
@@ -9,17 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from charm.runtime.disk import fingerprint
+from charm.saliency.weights import find_checkpoint, find_detector
 from pipeline.executor import Job, make_missing
-from pipeline.folders import open_folder
-from pipeline.maps import BLOCK, MAP_CODE, SLOW, join_blocks, make_block, make_column, try_tools
+from pipeline.importance.coverage import write_coverages
+from pipeline.importance.make import BLOCK, MAP_CODE, SLOW, join_blocks, make_block, make_column, try_tools
 from pipeline.params import DaskParams, Params
-from pipeline.saliency.coverage import write_coverages
-from pipeline.saliency.weights import find_checkpoint, find_detector
-from pipeline.shard_reader import read_shard_sidecars
-from pipeline.store import code_digest, fingerprint, publish_shards, read_sidecar, store_folder, write_record
+from pipeline.shards.folders import open_folder
+from pipeline.shards.read import read_shard_sidecars
+from pipeline.store import code_digest, publish_shards, read_sidecar, store_folder, write_record
 from stages import run_stage
 
-PICTURES = Path("data/shards")
+IMAGES = Path("data/shards")
 
 
 def main(params: Params) -> None:
@@ -35,7 +36,7 @@ def main(params: Params) -> None:
     publish_shards(made, out)
     if name == "saliency":
         facts |= {"backend": way} | write_coverages(out)
-        print(f"saliency: nothing stands out in {facts['empty']} of {facts['pictures']} pictures")
+        print(f"saliency: nothing stands out in {facts['empty']} of {facts['images']} images")
     write_record(out / "column.json", facts)
 
 
@@ -62,12 +63,12 @@ def make_columns(
     name: str, way: str, settings: dict[str, Any], places: dict[str, Any], dask: DaskParams
 ) -> dict[str, Path]:
     """Makes the column shards that the store lacks; returns the path of each shard's sidecar there."""
-    code = code_digest("pipeline.maps", "pipeline.headers", "pipeline.images", *MAP_CODE[way])
+    code = code_digest("pipeline.importance.make", "charm.images.headers", "charm.images.decode", *MAP_CODE[way])
     given = settings | places
     jobs, counts = [], {}
-    for shard, sidecar in read_shard_sidecars(open_folder(PICTURES)):
+    for shard, sidecar in read_shard_sidecars(open_folder(IMAGES)):
         made_from = fingerprint(way, settings, code, sidecar["sha256"])
-        jobs.append(Job(shard, made_from, (str(PICTURES), shard, way, given)))
+        jobs.append(Job(shard, made_from, (str(IMAGES), shard, way, given)))
         counts[shard] = sidecar["count"]
     missing = [job for job in jobs if read_sidecar(store_folder(name) / f"{job.fingerprint}.json") is None]
     if missing:
@@ -82,11 +83,11 @@ def make_columns(
 
 
 def split_job(job: Job, count: int) -> list[Job]:
-    """The blocks of a shard of `count` pictures."""
+    """The blocks of a shard of `count` images."""
     spans = [(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     return [
         Job(
-            f"{job.name}, pictures {start} to {stop - 1}",
+            f"{job.name}, images {start} to {stop - 1}",
             fingerprint("block", job.fingerprint, start, stop),
             (*job.arguments, (start, stop)),
         )

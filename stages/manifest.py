@@ -1,42 +1,45 @@
-"""List the pictures of the data set, open each once, and say which can be used."""
+"""List the images of the data set, open each once, and say which can be used."""
 
 from pathlib import Path
 from typing import Any
 
+from charm.images.reasons import PASSING
+from charm.runtime.disk import fingerprint
+from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
-from pipeline.errors import UserError
 from pipeline.executor import Job, make_missing
-from pipeline.inspection import build_rows, check_listing, inspect_pictures, stat_picture
-from pipeline.listing import Listing
-from pipeline.manifest import find_leaks, write_manifest
+from pipeline.manifest.labels import Listing
+from pipeline.manifest.rows import build_rows, check_listing, inspect_images, stat_image
+from pipeline.manifest.table import find_leaks, write_manifest
 from pipeline.params import Params
-from pipeline.reasons import PASSING
-from pipeline.store import code_digest, fingerprint, read_sidecar, store_folder
+from pipeline.store import code_digest, read_sidecar, store_folder
 from stages import run_stage
 
 OUT = Path("data/manifest")
-_BLOCK = 256  # pictures per task
+_BLOCK = 256  # images per task
 
 
 def main(params: Params) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     settings = params.manifest
-    listing = READERS[params.dataset](settings, params.seed, OUT / "pictures")
+    listing = READERS[params.dataset](settings, params.seed, OUT / "images")
     check_listing(listing)
 
-    code = code_digest("pipeline.headers", "pipeline.images", "pipeline.inspection", "pipeline.quarantine")
+    code = code_digest(
+        "charm.images.headers", "charm.images.decode", "pipeline.manifest.rows", "charm.images.quarantine"
+    )
     jobs = []
-    for start in range(0, len(listing.pictures), _BLOCK):
-        stats = [stat_picture(listing.root, picture) for picture in listing.pictures[start : start + _BLOCK]]
+    for start in range(0, len(listing.images), _BLOCK):
+        stats = [stat_image(listing.root, image) for image in listing.images[start : start + _BLOCK]]
         name = fingerprint("manifest", code, str(listing.root.resolve()), stats, settings.max_pixels, settings.max_edge)
         while _has_passing_reasons(name):  # not good enough to be used again: made anew, under a name of its own
             name = fingerprint(name)
         paths = [path for path, _, _ in stats]
         arguments = (str(listing.root.resolve()), paths, settings.max_pixels, settings.max_edge)
-        jobs.append(Job(f"pictures {start} to {start + len(paths) - 1}", name, arguments))
+        jobs.append(Job(f"images {start} to {start + len(paths) - 1}", name, arguments))
     found = []
-    for path in make_missing("manifest", jobs, inspect_pictures, params.dask).values():
-        found += (read_sidecar(path) or {})["pictures"]
+    for path in make_missing("manifest", jobs, inspect_images, params.dask).values():
+        found += (read_sidecar(path) or {})["images"]
 
     rows = build_rows(listing, found, settings, params.seed)
     facts = write_manifest(OUT, rows, listing, params.dataset, settings.max_edge)
@@ -54,32 +57,30 @@ def main(params: Params) -> None:
         print(f"manifest: {leaks}")
     if rejected > settings.max_reject_frac * facts["listed"]:
         raise UserError(
-            f"{rejected} of {facts['listed']} listed pictures cannot be used ({facts['rejected']}), more than "
+            f"{rejected} of {facts['listed']} listed images cannot be used ({facts['rejected']}), more than "
             f"manifest.max_reject_frac = {settings.max_reject_frac:g}; see {OUT / 'rejected.csv'}"
         )
     for split in ("train", "val", "test"):
         if not facts["splits"].get(split):
-            raise UserError(
-                f"no picture is in the split {split!r} ({facts['splits']}): add pictures, or raise its share"
-            )
+            raise UserError(f"no image is in the split {split!r} ({facts['splits']}): add images, or raise its share")
 
 
 def _has_passing_reasons(name: str) -> bool:
     """Whether a block was looked at, and something in it should be looked at again."""
-    sidecar = read_sidecar(store_folder("manifest") / f"{name}.json") or {"pictures": []}
-    return any(facts["reason"] in PASSING for facts in sidecar["pictures"])
+    sidecar = read_sidecar(store_folder("manifest") / f"{name}.json") or {"images": []}
+    return any(facts["reason"] in PASSING for facts in sidecar["images"])
 
 
 def _describe_leaks(rows: list[dict[str, Any]], listing: Listing) -> str:
-    """Names two pictures of the same bytes in different splits; "" where there are none."""
+    """Names two images of the same bytes in different splits; "" where there are none."""
     leaks = find_leaks(rows)
     if not leaks:
         return ""
     first = leaks[0][0]
     other = next(index for index in leaks[0] if rows[index]["split"] != rows[first]["split"])
-    places = (f"{rows[i]['name']} in {rows[i]['split']} ({listing.pictures[i].where})" for i in (first, other))
+    places = (f"{rows[i]['name']} in {rows[i]['split']} ({listing.images[i].where})" for i in (first, other))
     count = sum(len(group) for group in leaks)
-    return f"{count} listed pictures are the same files in more than one split, for example {' and '.join(places)}"
+    return f"{count} listed images are the same files in more than one split, for example {' and '.join(places)}"
 
 
 if __name__ == "__main__":

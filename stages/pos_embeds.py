@@ -1,12 +1,12 @@
-"""Prepare the backbone's position embeddings for every grid that the pictures have."""
+"""Prepare the backbone's position embeddings for every grid that the images have."""
 
 from pathlib import Path
 
-from pipeline.manifest import read_manifest
-from pipeline.models import start_model
+from pipeline.inputs import build_tokenizer
+from pipeline.manifest.table import read_manifest
 from pipeline.params import Params
-from pipeline.pos_embeds import list_axes, write_axes, write_rotary_axes
-from pipeline.tokenizers import build_tokenizer
+from pipeline.pos_embeds.axes import list_axes, write_axes, write_rotary_axes
+from pipeline.training.models import start_model
 from stages import run_stage
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import cv2
 
+from charm.runtime.disk import atomic_write
 from pipeline.params import Params
-from pipeline.report import render_report
-from pipeline.store import write_whole
+from pipeline.report.page import render_report
 from stages import run_stage
 
 OUT = Path("runs/report")
@@ -19,7 +19,7 @@ def main(params: Params) -> None:
     cv2.setNumThreads(1)
     page = render_report(params, Path("data"), Path("runs")).encode()
     OUT.mkdir(parents=True, exist_ok=True)
-    with write_whole(OUT / "report.html") as file:
+    with atomic_write(OUT / "report.html") as file:
         file.write(page)
     print(f"report: {OUT / 'report.html'}, {len(page) / 1e6:.1f} MB")
 

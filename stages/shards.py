@@ -1,13 +1,14 @@
-"""Pack the pictures, byte for byte, with their labels into WebDataset shards."""
+"""Pack the images, byte for byte, with their labels into WebDataset shards."""
 
 from pathlib import Path
 from typing import Any
 
+from charm.runtime.disk import fingerprint
 from pipeline.executor import Job, make_missing
-from pipeline.manifest import read_manifest
+from pipeline.manifest.table import read_manifest
 from pipeline.params import Params
-from pipeline.shards import pack_shard
-from pipeline.store import code_digest, fingerprint, publish_shards
+from pipeline.shards.write import pack_shard
+from pipeline.store import code_digest, publish_shards
 from stages import run_stage
 
 OUT = Path("data/shards")
@@ -29,7 +30,7 @@ def main(params: Params) -> None:
         "width",
         "target",
     ]
-    code = code_digest("pipeline.shards", "pipeline.headers", "pipeline.images")
+    code = code_digest("pipeline.shards.write", "charm.images.headers", "charm.images.decode")
     jobs: list[Job] = []
     for start in range(0, len(manifest.table), settings.samples_per_shard):
         rows = manifest.table.select(columns).slice(start, settings.samples_per_shard).to_pylist()
@@ -42,7 +43,7 @@ def main(params: Params) -> None:
 
 
 def _expected_bytes(row: dict[str, Any], encoding: str) -> int:
-    """Of a sample in the tar, at most: a picture that is resized takes less."""
+    """Of a sample in the tar, at most: an image that is resized takes less."""
     return 2048 + int(row["bytes"] if encoding == "jpeg" else 3 * row["height"] * row["width"])
 
 

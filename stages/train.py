@@ -1,7 +1,7 @@
 """Fine-tune the backbone on patches that are chosen anew in each epoch.
 
-Writes runs/train: model.safetensors and model.json (best epoch by validation), charm_tokenizer.json, history.csv by
-epoch and losses.csv by step. A run that was stopped goes on from its last checkpoint, which lies in the store under the
+Writes runs/train: model.safetensors and model.json (best epoch by validation), history.csv by epoch and losses.csv
+by step. A run that was stopped goes on from its last checkpoint, which lies in the store under the
 sha256 of everything that it reads. Runs on several GPUs with hardware.processes, or under torchrun:
 
     torchrun --nproc-per-node 2 -m stages.train
@@ -21,28 +21,33 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from charm.draws import draw_words
-from charm.losses import LOSSES
-from charm.metrics import score_agreement
-from charm.tokenizer import CharmTokenizer
-from pipeline.checkpoints import save_model
-from pipeline.devices import choose_device
-from pipeline.errors import UserError
-from pipeline.inputs import Inputs
-from pipeline.interrupts import Interrupts
-from pipeline.loader import Batch, Loader
-from pipeline.models import describe_start, start_model
-from pipeline.optimizers import build_optimizer, set_rate
+from charm.model.losses import LOSSES
+from charm.model.metrics import score_agreement
+from charm.runtime.devices import choose_device
+from charm.runtime.disk import atomic_write, file_sha256, fingerprint
+from charm.runtime.errors import UserError
+from charm.runtime.interrupts import Interrupts
+from charm.tokenization.draws import draw_random_bits
+from pipeline.inputs import build_tokenizer
 from pipeline.params import Params
-from pipeline.predictions import forward_batch, predict
-from pipeline.progress import Progress, Record, average_model
-from pipeline.ranks import Ranks, is_rank, join_ranks, run_ranks, sum_over_ranks
-from pipeline.sampler import EpochSampler
-from pipeline.schedule import scheduled_rate
-from pipeline.steps import Waited, accumulate_gradients, can_step, change_model, clip_gradients
-from pipeline.store import code_digest, file_sha256, fingerprint, make_alone, place_of, store_folder, write_whole
-from pipeline.tokenizers import build_tokenizer
-from pipeline.trained import describe_model
+from pipeline.store import code_digest, locked, repository_path, store_folder
+from pipeline.training.artifacts import Inputs
+from pipeline.training.checkpoints import save_model
+from pipeline.training.distributed import (
+    ProcessGroup,
+    all_reduce_sum,
+    is_launched,
+    join_process_group,
+    launch_processes,
+)
+from pipeline.training.loader import Batch, Loader
+from pipeline.training.models import describe_start, start_model
+from pipeline.training.optimizers import build_optimizer, scheduled_rate, set_rate
+from pipeline.training.predictions import forward_batch, predict
+from pipeline.training.sampler import EpochSampler
+from pipeline.training.state import Record, TrainState, average_model
+from pipeline.training.steps import TimedIterator, accumulate_gradients, clip_gradients, is_finite_step, optimizer_step
+from pipeline.training.trained import describe_model
 from stages import run_stage
 
 OUT = Path("runs/train")
@@ -50,21 +55,21 @@ _COLUMNS = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val
 
 
 def main(params: Params) -> None:
-    if params.hardware.processes > 1 and not is_rank():
-        run_ranks(params.hardware.processes, "stages.train")
+    if params.hardware.processes > 1 and not is_launched():
+        launch_processes(params.hardware.processes, "stages.train")
         return
-    with join_ranks() as ranks:
+    with join_process_group() as ranks:
         inputs = Inputs(params)
         work = store_folder("train") / _fingerprint(params, inputs)
         work.mkdir(exist_ok=True)
-        with make_alone(work) if ranks.first else contextlib.nullcontext():
-            sum_over_ranks()  # no rank looks for checkpoints before the first one is alone
+        with locked(work) if ranks.first else contextlib.nullcontext():
+            all_reduce_sum()  # no rank looks for checkpoints before the first one is alone
             train_model(params, inputs, work, ranks)
             if ranks.first:
                 shutil.rmtree(work)  # a forced run starts anew
 
 
-def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> None:
+def train_model(params: Params, inputs: Inputs, work: Path, ranks: ProcessGroup) -> None:
     """From the last checkpoint in the folder `work`, if there is one, to runs/train."""
     settings, hardware = params.train, params.hardware
     device = choose_device(hardware.device, ranks.local_rank if ranks.world_size > 1 else None)
@@ -91,13 +96,13 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
     if len(bins) == 1:
         torch.nn.init.constant_(model.head.bias, float(np.median(train.targets)))  # L1's best constant
     where = f"{device}" if ranks.world_size == 1 else f"{ranks.world_size} processes ({device.type})"
-    print(f"train: {len(train.table)} pictures, {len(val.table)} for validation, {settings.epochs} epochs on {where}")
+    print(f"train: {len(train.table)} images, {len(val.table)} for validation, {settings.epochs} epochs on {where}")
 
     # Objective and optimizer
     loss_name = settings.loss if settings.loss != "auto" else "l1" if len(bins) == 1 else "emd"
     if (loss_name == "emd") != (len(bins) > 1):
         raise UserError(f"params.yaml: train.loss: {loss_name} does not fit labels with {len(bins)} bins; use auto")
-    progress = Progress(
+    progress = TrainState(
         model,
         build_optimizer(model, settings),
         torch.amp.GradScaler(device.type, enabled=hardware.precision == "float16"),
@@ -113,7 +118,7 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
         parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def batch_loss(batch: Batch) -> Tensor:
-        """Its part of the mean over all pictures of the step."""
+        """Its part of the mean over all images of the step."""
         output = forward_batch(parallel, batch, pos_embeds, hardware.precision)
         return (LOSSES[loss_name](output, batch.target.to(device)) * batch.weight.to(device)).sum()
 
@@ -129,20 +134,20 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
                 started = time.monotonic()
                 model.train()
                 sampler.epoch, sampler.first_step = epoch, progress.step - epoch * sampler.steps
-                batches = Waited(iter(train_loader))
+                batches = TimedIterator(iter(train_loader))
                 for step in range(sampler.first_step, sampler.steps):
                     set_rate(progress.optimizer, scheduled_rate(settings, progress.step, sampler.steps))
                     # Of drop path, in backbones that have it; a function of the step, there is no state to keep.
-                    torch.manual_seed(int(draw_words(params.seed, progress.step, "", "torch", 1)[0]))
+                    torch.manual_seed(int(draw_random_bits(params.seed, progress.step, "", "torch", 1)[0]))
                     count = sampler.micro_batches(step)
                     loss = accumulate_gradients(progress, parallel, batches, count, batch_loss)
                     norm = clip_gradients(progress, settings.clip_norm)
-                    loss, stops = sum_over_ranks(loss, interrupts.came)
-                    if not can_step(progress, loss, norm):
+                    loss, stops = all_reduce_sum(loss, interrupts.came)
+                    if not is_finite_step(progress, loss, norm):
                         keys = ", ".join(train.keys[row] for row in sampler.step_rows(step))
                         problem = f"the loss is {loss}, the gradient's norm {norm} at step {progress.step}"
-                        raise UserError(f"{problem}, pictures {keys}: look at their labels or lower the learning rate")
-                    change_model(progress, loss)
+                        raise UserError(f"{problem}, images {keys}: look at their labels or lower the learning rate")
+                    optimizer_step(progress, loss)
                     if stops:
                         raise KeyboardInterrupt
                     if ranks.first and time.monotonic() - saved >= 60 * hardware.checkpoint_minutes:
@@ -182,8 +187,6 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: Ranks) -> Non
     OUT.mkdir(parents=True, exist_ok=True)
     facts = {"best_epoch": progress.best_epoch, "patch_size": model.patch_size} | describe_start(params, model)
     save_model(OUT, progress.best, describe_model(params, manifest) | facts)
-    if isinstance(tokenizer, CharmTokenizer):
-        tokenizer.save_pretrained(str(OUT))
     history = [[f"{record[name]:.6g}" for name in _COLUMNS] for record in progress.history]
     _write_csv(OUT / "history.csv", _COLUMNS, history)
     _write_csv(OUT / "losses.csv", ("step", "loss"), [[str(n), repr(x)] for n, x in enumerate(progress.losses)])
@@ -196,7 +199,7 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     )
     settings = asdict(params)
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
-    weights = file_sha256(place_of(params.checkpoint)) if params.checkpoint else ""
+    weights = file_sha256(repository_path(params.checkpoint)) if params.checkpoint else ""
     return fingerprint({name: settings[name] for name in chosen}, code, weights, inputs.sha256s)
 
 
@@ -217,7 +220,7 @@ def _show_epoch(history: Sequence[Record], epochs: int, seconds: float, waited: 
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         file.write("".join(",".join(row) + "\n" for row in [columns, *rows]).encode())
 
 

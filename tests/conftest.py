@@ -1,4 +1,4 @@
-"""A handful of small pictures, their manifest and their shards; each test that changes them takes a copy."""
+"""A handful of small images, their manifest and their shards; each test that changes them takes a copy."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipeline.inspection import build_rows, inspect_pictures
-from pipeline.listing import Listed, Listing
-from pipeline.manifest import Manifest, read_manifest, write_manifest
-from pipeline.maps import make_column
+from pipeline.importance.make import make_column
+from pipeline.manifest.labels import Listed, Listing
+from pipeline.manifest.rows import build_rows, inspect_images
+from pipeline.manifest.table import Manifest, read_manifest, write_manifest
 from pipeline.params import Params, SamHqParams, load_params
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import pack_shard
+from pipeline.shards.read import ShardReader
+from pipeline.shards.write import pack_shard
 from pipeline.store import parse_record, read_sidecar
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ PER_SHARD = 4
 
 @dataclass(frozen=True)
 class Small:
-    """Seven pictures, packed.
+    """Seven images, packed.
 
     Attributes:
         root: the files as they came.
@@ -46,11 +46,11 @@ class Small:
         return read_manifest(self.data / "manifest")
 
     @property
-    def pictures(self) -> ShardReader:
+    def images(self) -> ShardReader:
         return ShardReader(self.data / "shards")
 
 
-def draw_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def draw_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """uint8 (H, W, 3): smooth shades with some detail, as in a photograph."""
     draws = np.random.default_rng(seed)
     coarse = draws.integers(0, 256, (6, 6, 3), dtype=np.uint8)
@@ -74,9 +74,9 @@ def sidecar_of(tar: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[..., np.ndarray]:
+def drawn() -> Callable[..., np.ndarray]:
     """Called with height, width and a seed."""
-    return draw_picture
+    return draw_image
 
 
 @pytest.fixture(scope="session")
@@ -89,18 +89,18 @@ def shipped_params() -> Params:
 def packed(shipped_params: Params, tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Read only; `small` may be changed."""
     top = tmp_path_factory.mktemp("small")
-    root, data = top / "pictures", top / "data"
+    root, data = top / "images", top / "data"
     for folder in (root, data / "manifest", data / "shards", data / "gradient"):
         folder.mkdir(parents=True)
     listed = []
     for index, (height, width) in enumerate(SIZES):
-        encoded = simplejpeg.encode_jpeg(draw_picture(height, width, index), quality=90)
+        encoded = simplejpeg.encode_jpeg(draw_image(height, width, index), quality=90)
         (root / f"{index}.jpg").write_bytes(encoded)
         split = ("train", "train", "train", "train", "train", "val", "test")[index]
         listed.append(Listed(f"{index}.jpg", f"{index}.jpg", (index / 10,), split, f"labels.csv:{index + 2}"))
     listing = Listing(root, listed, (0.0, 1.0), 0.5)
-    inspect_pictures(str(root), [one.path for one in listed], 10**6, None, top / "found")
-    found = (read_sidecar(top / "found.json") or {})["pictures"]
+    inspect_images(str(root), [one.path for one in listed], 10**6, None, top / "found")
+    found = (read_sidecar(top / "found.json") or {})["images"]
     rows = build_rows(listing, found, shipped_params.manifest, seed=0)
     write_manifest(data / "manifest", rows, listing, "csv")
     for number, start in enumerate(range(0, len(rows), PER_SHARD)):
@@ -114,9 +114,9 @@ def packed(shipped_params: Params, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def small(packed: Small, tmp_path: Path) -> Small:
     """A copy of `packed` that a test may damage."""
-    shutil.copytree(packed.root, tmp_path / "pictures")
+    shutil.copytree(packed.root, tmp_path / "images")
     shutil.copytree(packed.data, tmp_path / "data")
-    return Small(tmp_path / "pictures", packed.listing, packed.rows, tmp_path / "data")
+    return Small(tmp_path / "images", packed.listing, packed.rows, tmp_path / "data")
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def saved_models(tmp_path_factory: pytest.TempPathFactory) -> SamHqParams:
 @pytest.fixture
 def tiny_models(saved_models: SamHqParams, monkeypatch: pytest.MonkeyPatch) -> Iterator[SamHqParams]:
     """The same, where the name `vit_tiny` stands for a model of their size; in this process alone."""
-    from pipeline.saliency import sam_hq
+    from charm.saliency import sam_hq
     from tests.saliency_models import build_tiny_sam
 
     monkeypatch.setitem(sam_hq.SAM_MODELS, "vit_tiny", build_tiny_sam)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from charm.runtime.disk import file_sha256
+from charm.saliency.sam_hq import SamHqSettings
+from charm.saliency.weights import find_checkpoint, find_detector
 from pipeline.params import SamHqParams
-from pipeline.saliency.sam_hq import SamHqSettings
-from pipeline.saliency.weights import find_checkpoint, find_detector
-from pipeline.store import file_sha256
 
 # Grounding DINO's code holds the ids of [CLS], [SEP], the full stop and the question mark.
 VOCABULARY = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
@@ -20,7 +20,7 @@ WORDS = "salient object figure ground reversal separation segmentation camo hidd
 
 
 def save_detector(folder: Path) -> None:
-    """0.4 million parameters; pictures are shrunk to at most 80 pixels."""
+    """0.4 million parameters; images are shrunk to at most 80 pixels."""
     from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
     from transformers.utils import logging
 
@@ -51,7 +51,7 @@ def save_detector(folder: Path) -> None:
 
 
 def save_processor(folder: Path, **settings: Any) -> None:
-    """A processor with these settings of its pictures, and a tokenizer that knows the words of the paper's prompts."""
+    """A processor with these settings of its images, and a tokenizer that knows the words of the paper's prompts."""
     from transformers import GroundingDinoImageProcessor, GroundingDinoProcessor, PreTrainedTokenizerFast
 
     vocabulary = VOCABULARY | {word: 2000 + index for index, word in enumerate(WORDS.split())}
@@ -67,7 +67,7 @@ def save_processor(folder: Path, **settings: Any) -> None:
 
 
 def build_tiny_sam() -> Any:
-    """14,181 parameters; pictures of 64 x 64 pixels. In place of a builder of SAM_MODELS."""
+    """14,181 parameters; images of 64 x 64 pixels. In place of a builder of SAM_MODELS."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from segment_anything_hq import modeling
@@ -125,7 +125,7 @@ def resolve(params: SamHqParams) -> SamHqSettings:
     return SamHqSettings(**vars(params) | given, detector_sha256=detector_sha256)
 
 
-def segment_directly(picture: np.ndarray, params: SamHqParams) -> tuple[np.ndarray, torch.Tensor]:
+def segment_directly(image: np.ndarray, params: SamHqParams) -> tuple[np.ndarray, torch.Tensor]:
     """The mask, bool (H, W), by plain calls of both libraries, and the boxes (x, y, x, y) in pixels."""
     from segment_anything_hq import SamPredictor
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
@@ -135,10 +135,10 @@ def segment_directly(picture: np.ndarray, params: SamHqParams) -> tuple[np.ndarr
     sam = build_tiny_sam()
     sam.load_state_dict(torch.load(str(params.sam_checkpoint), weights_only=True))
     predictor = SamPredictor(sam)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     with torch.no_grad():
         inputs = processor(
-            images=picture, text=f"{params.prompt}.", input_data_format="channels_last", return_tensors="pt"
+            images=image, text=f"{params.prompt}.", input_data_format="channels_last", return_tensors="pt"
         )
         (found,) = processor.post_process_grounded_object_detection(
             detector(**inputs),
@@ -152,7 +152,7 @@ def segment_directly(picture: np.ndarray, params: SamHqParams) -> tuple[np.ndarr
         boxes = found["boxes"][kept]
         if not kept:
             return np.zeros((height, width), bool), boxes
-        predictor.set_image(picture)
+        predictor.set_image(image)
         masks, _, _ = predictor.predict_torch(
             point_coords=None,
             point_labels=None,

@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from charm.app.guard import LIMITS, ServerLimits
+from charm.app.server import bind, build_app, make_server
 from charm.scorer import CharmScorer
-from pipeline.guard import LIMITS, ServerLimits
-from pipeline.server import bind, build_app, make_server
 
 
 @contextmanager

@@ -24,8 +24,8 @@ HOMES = {
     "segment_anything_hq": "pipeline/saliency/sam_hq.py",
     "transformers": "pipeline/saliency/sam_hq.py",
     "webdataset": "pipeline/shards.py",
-    "skimage": "pipeline/datasets/demo_pictures.py",
-    "sklearn": "pipeline/datasets/demo_pictures.py",
+    "skimage": "pipeline/datasets/demo_images.py",
+    "sklearn": "pipeline/datasets/demo_images.py",
     "openpyxl": "pipeline/datasets/spaq.py",
 }
 # What the method has no business with: files, archives, settings, pipelines.

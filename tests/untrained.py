@@ -1,14 +1,14 @@
-"""Models that nobody trained: their scores differ from picture to picture, and mean nothing."""
+"""Models that nobody trained: their scores differ from image to image, and mean nothing."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from charm.files import encode_model
-from charm.model import CharmViT
+from charm.hub import encode_model
+from charm.model.vit import CharmViT
 from charm.scorer import CharmScorer
-from charm.tokenizer import CharmTokenizer
+from charm.tokenization.tokenizer import CharmTokenizer
 
 SCALES = {"charm": 2, "ms": 2, "hr_ms": 2}  # tokenizer -> how many; 1 for the others
 
@@ -20,7 +20,7 @@ def describe(
     draws: int = 1,
     **settings: Any,
 ) -> dict[str, Any]:
-    """A config as pipeline.model_folder makes it, but for what people read; `settings` are of CharmTokenizer."""
+    """A config as pipeline.training.publish makes it, but for what people read; `settings` are of CharmTokenizer."""
     cutter = CharmTokenizer(**({"max_seq_len": 48, "budget": "fill"} | settings))
     return {
         "model": {

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.datasets import aadb, ava, baid, csv, demo, koniq10k, para, spaq, tad66k
-from pipeline.listing import Listing
+from pipeline.manifest.labels import Listing
 from pipeline.params import ManifestParams
 
-# Called with the settings, the seed, and a folder that a reader which makes its pictures writes them to.
+# Called with the settings, the seed, and a folder that a reader which makes its images writes them to.
 READERS: dict[str, Callable[[ManifestParams, int, Path], Listing]] = {
     "demo": demo.read,
     "csv": csv.read,

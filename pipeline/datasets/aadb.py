@@ -2,7 +2,7 @@
 
     imgListFiles_label/imgList{Train,Validation,TestNew}Regression_score.txt    image, score
     datasetImages_originalSize/<image>
-    AADB_newtest_originalSize/<image>    the test pictures
+    AADB_newtest_originalSize/<image>    the test images
 
 The copies of 256x256 pixels in datasetImages_warp256 have lost their proportions and are not read.
 """
@@ -10,7 +10,7 @@ The copies of 256x256 pixels in datasetImages_warp256 have lost their proportion
 from pathlib import Path
 
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.listing import Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
 from pipeline.params import ManifestParams
 
 _PARTS = (
@@ -20,9 +20,9 @@ _PARTS = (
 )
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """Training, validation and test as published."""
-    del seed, pictures
+    del seed, rendered
     folder = DatasetFolder.of(
         "aadb",
         params,
@@ -32,7 +32,7 @@ def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
     )
     listed: list[Listed] = []
     for split, part, places in _PARTS:
-        images = folder.find_pictures(*places)
+        images = folder.find_images(*places)
         name = f"imgList{part}Regression_score.txt"
         file = folder.find_file(f"imgListFiles_label/{name}", f"imgListFiles_label/imgListFiles_label/{name}", name)
         listed += list_scores(folder.read_fields(file, "image", "score"), "image", "score", images, split)

@@ -7,18 +7,18 @@ images/<image id>.jpg
 
 from pathlib import Path
 
+from charm.runtime.errors import UserError
 from pipeline.datasets.published import DatasetFolder, read_number
-from pipeline.errors import UserError
-from pipeline.listing import Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
 from pipeline.params import ManifestParams
 
 _COUNTS = tuple(f"count of {score}" for score in range(1, 11))
 _FIELDS = ("index", "image id", *_COUNTS, "first tag", "second tag", "challenge")
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """Those of the official test list are for testing; the others are for training, with validation drawn from them."""
-    del seed, pictures
+    del seed, rendered
     folder = DatasetFolder.of(
         "ava",
         params,
@@ -27,7 +27,7 @@ def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
     )
     labels = folder.find_file("AVA.txt")
     tests = folder.find_file("aesthetics_image_lists/generic_test.jpgl", "generic_test.jpgl")
-    images = folder.find_pictures("images/images", "images", "image")
+    images = folder.find_images("images/images", "images", "image")
     test_ids = {row["image id"] for _, row in folder.read_fields(tests, "image id")}
     listed = []
     for where, row in folder.read_fields(labels, *_FIELDS):

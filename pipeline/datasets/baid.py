@@ -7,20 +7,20 @@ images/<image>
 from pathlib import Path
 
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.listing import SPLITS, Listed, Listing
+from pipeline.manifest.labels import SPLITS, Listed, Listing
 from pipeline.params import ManifestParams
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """Training, validation and test as published."""
-    del seed, pictures
+    del seed, rendered
     folder = DatasetFolder.of(
         "baid",
         params,
         layout="dataset/train_set.csv, dataset/val_set.csv, dataset/test_set.csv and images/<image>",
         page="https://github.com/Dreemurr-T/BAID",
     )
-    images = folder.find_pictures("images")
+    images = folder.find_images("images")
     listed: list[Listed] = []
     for split in SPLITS:
         file = folder.find_file(f"dataset/{split}_set.csv", f"{split}_set.csv")

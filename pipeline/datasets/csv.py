@@ -1,22 +1,22 @@
-"""The user's own pictures: a CSV or Parquet file with a row per picture (path, score or distribution, split)."""
+"""The user's own images: a CSV or Parquet file with a row per image (path, score or distribution, split)."""
 
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from charm.runtime.errors import UserError
 from pipeline.datasets.tables import read_cells
-from pipeline.errors import UserError
-from pipeline.listing import Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
 from pipeline.params import ManifestParams, did_you_mean
-from pipeline.store import place_of
+from pipeline.store import repository_path
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """Reads manifest.csv_file; see params.yaml for the columns."""
     if not params.csv_file:
-        raise UserError("dataset: csv needs manifest.csv_file, a .csv or .parquet with one row per picture")
-    file = place_of(params.csv_file)
+        raise UserError("dataset: csv needs manifest.csv_file, a .csv or .parquet with one row per image")
+    file = repository_path(params.csv_file)
     if not file.is_file():
         raise UserError(f"manifest.csv_file: there is no file {file}")
     needed = [params.path_column, *params.score_columns, *([params.split_column] if params.split_column else [])]
@@ -28,8 +28,8 @@ def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
         target = tuple(_number(row[column], column, where) for column in params.score_columns)
         listed.append(Listed(path, path, target, split, where))
     if not listed:
-        raise UserError(f"{file}: only a header; expected a row per picture below it")
-    root = place_of(params.csv_root) if params.csv_root else file.parent
+        raise UserError(f"{file}: only a header; expected a row per image below it")
+    root = repository_path(params.csv_root) if params.csv_root else file.parent
     low, high = params.score_range
     return Listing(root, listed, (low, high), params.accuracy_threshold)
 

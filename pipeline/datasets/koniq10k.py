@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.listing import Listing
+from pipeline.manifest.labels import Listing
 from pipeline.params import ManifestParams
 
 _SPLITS = {"training": "train", "validation": "val", "test": "test"}
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """All splits are drawn, as in the paper; `manifest.split_column: set` takes the published ones."""
-    del seed, pictures
+    del seed, rendered
     folder = DatasetFolder.of(
         "koniq10k",
         params,
@@ -28,7 +28,7 @@ def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
     score = "MOS" if file.name == "koniq10k_distributions_sets.csv" else "MOS_zscore"
     columns = ("image_name", score, *([params.split_column] if params.split_column else []))
     rows = list(folder.read_csv(file, *columns))
-    listed = list_scores(rows, "image_name", score, folder.find_pictures("1024x768"), split=None)
+    listed = list_scores(rows, "image_name", score, folder.find_images("1024x768"), split=None)
     if params.split_column:
         names = [row[params.split_column].strip() for _, row in rows]
         listed = [replace(one, split=_SPLITS.get(name, name)) for one, name in zip(listed, names, strict=True)]

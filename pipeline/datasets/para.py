@@ -7,22 +7,22 @@ imgs/<sessionId>/<imageName>
 from pathlib import Path
 
 from pipeline.datasets.published import DatasetFolder, read_name, read_number
-from pipeline.listing import Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
 from pipeline.params import ManifestParams
 
 _COUNTS = tuple(f"aestheticScore_{half / 2:.1f}" for half in range(2, 11))
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """Training and test as published; validation is drawn from training."""
-    del seed, pictures
+    del seed, rendered
     folder = DatasetFolder.of(
         "para",
         params,
         layout="annotation/PARA-GiaaTrain.csv, annotation/PARA-GiaaTest.csv and imgs/<sessionId>/<imageName>",
         page="https://cv-datasets.institutecv.com/#/data-sets",
     )
-    images = folder.find_pictures("imgs")
+    images = folder.find_images("imgs")
     listed = []
     for split, part in ((None, "Train"), ("test", "Test")):
         file = folder.find_file(f"annotation/PARA-Giaa{part}.csv", f"PARA-Giaa{part}.csv")

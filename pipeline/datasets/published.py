@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charm.runtime.errors import UserError
 from pipeline.datasets.tables import read_cells, read_text
-from pipeline.errors import UserError
-from pipeline.listing import Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
 from pipeline.params import ManifestParams
 from pipeline.recipes import DATASETS
-from pipeline.store import place_of
+from pipeline.store import repository_path
 
 # A row of labels: file and line, for messages, and column -> cell.
 Row = tuple[str, dict[str, Any]]
@@ -36,7 +36,7 @@ class DatasetFolder:
     @classmethod
     def of(cls, dataset: str, params: ManifestParams, layout: str, page: str) -> "DatasetFolder":
         """manifest.folder, or datasets/<dataset>."""
-        return cls(dataset, place_of(params.folder or f"datasets/{dataset}"), layout, page)
+        return cls(dataset, repository_path(params.folder or f"datasets/{dataset}"), layout, page)
 
     def find_file(self, *places: str) -> Path:
         """The first of these label files that is there.
@@ -47,7 +47,7 @@ class DatasetFolder:
         found = next((self.root / place for place in places if (self.root / place).is_file()), None)
         return found or self._fail("file", places)
 
-    def find_pictures(self, *places: str) -> str:
+    def find_images(self, *places: str) -> str:
         """The first of these folders that is there, as a path from the root.
 
         Raises:
@@ -115,23 +115,23 @@ class DatasetFolder:
             raise UserError(f"{where}: there are no rows below the header")
         return taken
 
-    def listing(self, pictures: list[Listed]) -> Listing:
+    def listing(self, images: list[Listed]) -> Listing:
         """On the data set's own scale."""
         recipe = DATASETS[self.dataset]
-        return Listing(self.root, pictures, recipe.score_range, recipe.accuracy_threshold)
+        return Listing(self.root, images, recipe.score_range, recipe.accuracy_threshold)
 
 
-def list_scores(rows: Iterable[Row], name: str, score: str, pictures: str, split: str | None) -> list[Listed]:
-    """Pictures with one score each, from the columns `name` and `score`; the files lie in the folder `pictures`."""
+def list_scores(rows: Iterable[Row], name: str, score: str, images: str, split: str | None) -> list[Listed]:
+    """Images with one score each, from the columns `name` and `score`; the files lie in the folder `images`."""
     listed = []
     for where, row in rows:
-        picture = read_name(row, name, where)
-        listed.append(Listed(picture, f"{pictures}/{picture}", (read_number(row, score, where),), split, where))
+        image = read_name(row, name, where)
+        listed.append(Listed(image, f"{images}/{image}", (read_number(row, score, where),), split, where))
     return listed
 
 
 def read_name(row: dict[str, Any], column: str, where: str) -> str:
-    """A cell that names a picture, or a folder of them."""
+    """A cell that names an image, or a folder of them."""
     name = str(row[column] or "").strip()
     if not name:
         raise UserError(f"{where}: {column} is empty")

@@ -9,9 +9,9 @@ import zlib
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
+from charm.runtime.errors import UserError
 from pipeline.datasets.published import DatasetFolder, Row, list_scores
-from pipeline.errors import UserError
-from pipeline.listing import Listing
+from pipeline.manifest.labels import Listing
 from pipeline.params import ManifestParams
 
 # What openpyxl lets through from an archive with flipped bits or one that is cut short; RuntimeError: encrypted, or a
@@ -29,9 +29,9 @@ _DAMAGED = (
 )
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """No splits are published: all are drawn."""
-    del seed, pictures
+    del seed, rendered
     folder = DatasetFolder.of(
         "spaq",
         params,
@@ -40,7 +40,7 @@ def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
     )
     name = "MOS and Image attribute scores.xlsx"
     rows = _read_xlsx(folder, folder.find_file(f"Annotations/{name}", name), "Image name", "MOS")
-    return folder.listing(list_scores(rows, "Image name", "MOS", folder.find_pictures("TestImage"), split=None))
+    return folder.listing(list_scores(rows, "Image name", "MOS", folder.find_images("TestImage"), split=None))
 
 
 def _read_xlsx(folder: DatasetFolder, file: Path, *columns: str) -> list[Row]:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import UserError
+from charm.runtime.errors import UserError
 
 
 def read_text(file: Path) -> str:

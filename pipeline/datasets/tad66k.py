@@ -7,20 +7,20 @@ TAD66K/<image>
 from pathlib import Path
 
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.listing import Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
 from pipeline.params import ManifestParams
 
 
-def read(params: ManifestParams, seed: int, pictures: Path) -> Listing:
+def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
     """Training and test as published; validation is drawn from training."""
-    del seed, pictures
+    del seed, rendered
     folder = DatasetFolder.of(
         "tad66k",
         params,
         layout="labels/merge/train.csv, labels/merge/test.csv and TAD66K/<image>",
         page="https://github.com/woshidandan/TANet-image-aesthetics-and-quality-assessment",
     )
-    images = folder.find_pictures("TAD66K", "images")
+    images = folder.find_images("TAD66K", "images")
     listed: list[Listed] = []
     for split, part in ((None, "train"), ("test", "test")):
         file = folder.find_file(f"labels/merge/{part}.csv", f"dataset/merge/{part}.csv", f"merge/{part}.csv")

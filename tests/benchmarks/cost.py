@@ -2,7 +2,7 @@
 
     uv run python -m tests.benchmarks.cost [--device cuda]
 
-One picture, float32, random weights, on a GPU where there is one. Tokens and GMACs do not depend on the machine; the
+One image, float32, random weights, on a GPU where there is one. Tokens and GMACs do not depend on the machine; the
 paper's milliseconds and megabytes are those of its GPU (an RTX A4500), without torch's fused attention.
 
 GMACs are counted as in the paper: multiply-accumulates of every matrix product (linear layers, and queries by keys and
@@ -68,14 +68,14 @@ SETTINGS = (
 
 
 def make_call(setting: Setting, device: str, depth: int = DEPTH) -> tuple[CharmViT, Callable[[], Tensor]]:
-    """The model, with so many blocks, and its forward pass of one picture."""
+    """The model, with so many blocks, and its forward pass of one image."""
     with torch.device(device):
         model = CharmViT(setting.backbone, pretrained=False, num_scales=setting.num_scales, depth=depth).eval()
     tokenizer = CharmTokenizer(
         model.patch_size, max_seq_len=setting.max_seq_len, num_scales=max(2, setting.num_scales), budget="fixed"
     )
-    picture = np.random.default_rng(0).integers(0, 256, (*setting.image_hw, 3), np.uint8)
-    tokens = tokenizer(picture)
+    image = np.random.default_rng(0).integers(0, 256, (*setting.image_hw, 3), np.uint8)
+    tokens = tokenizer(image)
     arrays = (tokens.patches, tokens.patch_coord, tokens.scale_id, tokens.patch_valid)
     inputs = [torch.from_numpy(array)[None].to(device) for array in arrays]
     pos_embed = torch.zeros(1, len(tokens.patch_valid), model.vit.embed_dim, device=device)
@@ -83,7 +83,7 @@ def make_call(setting: Setting, device: str, depth: int = DEPTH) -> tuple[CharmV
 
 
 def count_macs(setting: Setting) -> int:
-    """Of a picture. All blocks are alike: what one and what two need tells what all need, in a quarter of the time."""
+    """Of an image. All blocks are alike: what one and what two need tells what all need, in a quarter of the time."""
     one, two = (count_call(*make_call(setting, "cpu", depth)) for depth in (1, 2))
     return one + (DEPTH - 1) * (two - one)
 

@@ -2,8 +2,8 @@
 
     uv run python -m tests.benchmarks.demo [--seeds 0 1 2 3 4] [--only charm standard] [--epochs 20]
 
-The same model, epochs and pictures for all; a seed turns over which photographs are held out, and draws everything
-else. Two runs at a time, one thread each. Pictures, shards and maps are made once, and the shards hold pixels: decoding
+The same model, epochs and images for all; a seed turns over which photographs are held out, and draws everything
+else. Two runs at a time, one thread each. Images, shards and maps are made once, and the shards hold pixels: decoding
 would be 40 % of an epoch's time. Finished runs are kept in .charm/demo/results.jsonl and are not made again unless a
 setting or the code has changed. Prints two Markdown tables.
 
@@ -31,8 +31,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from charm.runtime.disk import fingerprint
 from pipeline.params import Params, load_params
-from pipeline.store import code_digest, fingerprint
+from pipeline.store import code_digest
 from tests.imports import import_closure
 
 # Heavy modules are imported in functions: Dask's workers import this one.
@@ -183,7 +184,7 @@ def main() -> None:
         seed: prepare_data(make_params(base, "charm", seed, None), maps)
         for seed in sorted({s for _, s in todo.values()})
     }
-    print(f"pictures, shards and maps: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(f"images, shards and maps: {time.monotonic() - started:.0f} s", file=sys.stderr)
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         # The longest first, so that none runs alone at the end.
         order = sorted(todo, key=lambda digest: -params[todo[digest]].max_seq_len)

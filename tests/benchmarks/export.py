@@ -1,8 +1,8 @@
-"""What an exported encoder costs beside PyTorch: medians in ms per picture on one thread, and their ratio.
+"""What an exported encoder costs beside PyTorch: medians in ms per image on one thread, and their ratio.
 
     uv run python -m tests.benchmarks.export
 
-A model of the shape of DINOv2-small with random weights, one picture at a time, L = 512, full (where PyTorch needs no
+A model of the shape of DINOv2-small with random weights, one image at a time, L = 512, full (where PyTorch needs no
 attention mask) and with a quarter of padding. The two take turns.
 """
 

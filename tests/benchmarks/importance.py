@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from sklearn.datasets import load_sample_image
 
-from charm.importance import IMPORTANCE, score_patches
+from charm.tokenization.importance import IMPORTANCE, score_patches
 
 SIZES_WH = [(640, 480), (1024, 768), (1500, 1000), (3000, 2000)]
 COARSE_PATCH_SIZES = [28, 32, 56, 64]
@@ -38,7 +38,7 @@ def median_ms(run: Callable[[], object]) -> float:
     return 1000 * statistics.median(times)
 
 
-def photograph(width: int, height: int) -> np.ndarray:
+def image_file(width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 3), RGB."""
     source = np.asarray(load_sample_image("china.jpg"))
     return np.ascontiguousarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_CUBIC))
@@ -52,10 +52,10 @@ def all_maps(image: np.ndarray) -> None:
 
 def main() -> None:
     cv2.setNumThreads(1)
-    print("median ms per picture (ratio to decoding its JPEG, quality 92)")
+    print("median ms per image (ratio to decoding its JPEG, quality 92)")
     print(f"{'size':>10} {'decode':>8} {'p`':>4}" + "".join(f"{name:>18}" for name in IMPORTANCE))
     for width, height in SIZES_WH:
-        image = photograph(width, height)
+        image = image_file(width, height)
         jpeg = simplejpeg.encode_jpeg(image, quality=92, colorsubsampling="420")
         decode_ms = median_ms(partial(simplejpeg.decode_jpeg, jpeg))
         for coarse_patch_size in COARSE_PATCH_SIZES:
@@ -64,7 +64,7 @@ def main() -> None:
                 ms = median_ms(partial(score_patches, image, name, coarse_patch_size))
                 row += f"{f'{ms:.2f} ({ms / decode_ms:.2f})':>18}"
             print(row)
-    image = photograph(*BUDGET_WH)
+    image = image_file(*BUDGET_WH)
     total_ms = median_ms(partial(all_maps, image))
     print(
         f"three maps at p` = {BUDGET_COARSE_PATCH_SIZES}, {BUDGET_WH[0]}x{BUDGET_WH[1]}: "

@@ -1,8 +1,8 @@
-"""What the loader reaches beside plain decoding: pictures per second, each with its ratio to decoding the same JPEGs.
+"""What the loader reaches beside plain decoding: images per second, each with its ratio to decoding the same JPEGs.
 
     uv run python -m tests.benchmarks.loader
 
-64 pictures of 1024 x 768 (bundled photographs, JPEG quality 92) in shards; p = 14, l = 1024, batches of 16. All ways
+64 images of 1024 x 768 (bundled photographs, JPEG quality 92) in shards; p = 14, l = 1024, batches of 16. All ways
 take turns in one run; medians. `read, decode, tokenize, collate` is the loader in this process, without workers.
 """
 
@@ -18,18 +18,18 @@ import skimage.data
 import torch
 
 from charm import CharmTokenizer
-from charm.demo_backbone import charm_demo
-from charm.pos_embed import learnt_grid
-from pipeline.inspection import build_rows, inspect_pictures
-from pipeline.listing import Listed, Listing
-from pipeline.loader import Loader, TokenDataset
-from pipeline.manifest import Manifest, read_manifest, write_manifest
+from charm.model.demo_backbone import charm_demo
+from charm.model.pos_embed import learnt_grid
+from pipeline.manifest.labels import Listed, Listing
+from pipeline.manifest.rows import build_rows, inspect_images
+from pipeline.manifest.table import Manifest, read_manifest, write_manifest
 from pipeline.params import load_params
-from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
-from pipeline.sampler import EpochSampler
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import pack_shard
+from pipeline.pos_embeds.axes import PosEmbeds, list_axes, write_axes
+from pipeline.shards.read import ShardReader
+from pipeline.shards.write import pack_shard
 from pipeline.store import parse_record
+from pipeline.training.loader import Loader, TokenDataset
+from pipeline.training.sampler import EpochSampler
 
 HEIGHT, WIDTH, COUNT, PER_SHARD, BATCH, ROUNDS = 768, 1024, 64, 16, 16, 7
 TOKENIZER = CharmTokenizer(max_seq_len=1024)
@@ -39,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        data = [simplejpeg.encode_jpeg(picture, quality=92) for picture in draw_photographs()]
+        data = [simplejpeg.encode_jpeg(image, quality=92) for image in draw_photographs()]
         manifest, pos_embeds = pack(data, Path(folder))
         jpeg, raw = (
             TokenDataset(manifest, ShardReader(Path(folder) / kind), None, TOKENIZER, pos_embeds, seed=0)
@@ -62,7 +62,7 @@ def main() -> None:
                 if turn:  # the first starts workers and checks what is read
                     seconds[name].append(time.perf_counter() - started)
     decode = np.median(seconds["decode alone"])
-    print("| | pictures/s | ratio to decoding |\n|---|---|---|")
+    print("| | images/s | ratio to decoding |\n|---|---|---|")
     for name, times in seconds.items():
         print(f"| {name} | {COUNT / np.median(times):.0f} | {decode / np.median(times):.2f} |")
 
@@ -70,27 +70,27 @@ def main() -> None:
 def draw_photographs() -> list[np.ndarray]:
     """uint8 (768, 1024, 3) each."""
     sources = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "hubble_deep_field")]
-    pictures = []
+    images = []
     for index in range(COUNT):
         source = sources[index % len(sources)]
         top, left = index % 7, index % 11
         crop = source[top : top + 3 * source.shape[1] // 4, left : source.shape[1] - 11 + left]
-        pictures.append(cv2.resize(crop, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
-    return pictures
+        images.append(cv2.resize(crop, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
+    return images
 
 
 def pack(data: list[bytes], folder: Path) -> tuple[Manifest, PosEmbeds]:
     """Writes folder/jpeg and folder/raw."""
-    for name in ("pictures", "manifest", "jpeg", "raw"):
+    for name in ("images", "manifest", "jpeg", "raw"):
         (folder / name).mkdir()
     listed = []
     for index, one in enumerate(data):
-        (folder / "pictures" / f"{index}.jpg").write_bytes(one)
+        (folder / "images" / f"{index}.jpg").write_bytes(one)
         listed.append(Listed(f"{index}.jpg", f"{index}.jpg", (0.5,), "train", str(index)))
-    listing = Listing(folder / "pictures", listed, (0.0, 1.0), 0.5)
+    listing = Listing(folder / "images", listed, (0.0, 1.0), 0.5)
     params = load_params()
-    inspect_pictures(str(listing.root), [one.path for one in listed], 10**8, None, folder / "found")
-    found = parse_record((folder / "found.json").read_bytes())["pictures"]
+    inspect_images(str(listing.root), [one.path for one in listed], 10**8, None, folder / "found")
+    found = parse_record((folder / "found.json").read_bytes())["images"]
     rows = build_rows(listing, found, params.manifest, 0)
     write_manifest(folder / "manifest", rows, listing, "csv")
     for start in range(0, COUNT, PER_SHARD):

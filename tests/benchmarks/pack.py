@@ -4,7 +4,7 @@
 
 The copy reads each file, compares its sha256, appends it to one file, flushes that to disk, reads it back and hashes
 it; packing does the same and writes a tar with a sidecar. Maps are `gradient`, `frequency` and `entropy` of 1024 x 768
-pictures at two coarse patch sizes, on one and on two Dask workers, cluster start excluded.
+images at two coarse patch sizes, on one and on two Dask workers, cluster start excluded.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ import numpy as np
 import simplejpeg
 
 from pipeline.executor import connect
-from pipeline.maps import make_column
+from pipeline.importance.make import make_column
 from pipeline.params import DaskParams
-from pipeline.shards import pack_shard
+from pipeline.shards.write import pack_shard
 from tests.benchmarks.loader import draw_photographs
 
 PER_SHARD, ROUNDS = 64, 9
 
 
 def main() -> None:
-    data = [simplejpeg.encode_jpeg(picture, quality=92) for picture in draw_photographs()]
+    data = [simplejpeg.encode_jpeg(image, quality=92) for image in draw_photographs()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_files(data, folder)
@@ -52,7 +52,7 @@ def main() -> None:
             pack_shard(rows[start : start + 16], name, "jpeg", 95, folder / f"shard-{index:06d}")
         for map_name in ("gradient", "frequency", "entropy"):
             one, two = (time_maps(folder, map_name, workers, len(rows) // 16) for workers in (1, 2))
-            print(f"{map_name}: {len(rows) / one:.0f} pictures/s with one worker, ratio with two {one / two:.2f}")
+            print(f"{map_name}: {len(rows) / one:.0f} images/s with one worker, ratio with two {one / two:.2f}")
 
 
 def write_files(data: list[bytes], folder: Path) -> list[dict[str, object]]:

@@ -1,10 +1,10 @@
-"""Times saliency by SAM-HQ on one thread, beside plain calls of the libraries on the same picture in the same run.
+"""Times saliency by SAM-HQ on one thread, beside plain calls of the libraries on the same image in the same run.
 
     python -m tests.benchmarks.saliency [vit_tiny | vit_b | ...] [rounds]
 
 Weights are random, so nothing is downloaded: the detector has the architecture of grounding-dino-tiny, SAM-HQ the one
-asked for. The pipeline's way is all that a worker does for a picture of a shard: read, decode, find, segment, encode,
-write. The plain way starts with the decoded picture and ends with the mask. Plain over pipeline is to be about
+asked for. The pipeline's way is all that a worker does for an image of a shard: read, decode, find, segment, encode,
+write. The plain way starts with the decoded image and ends with the mask. Plain over pipeline is to be about
 1.0, the pipeline's overhead at most 5 %.
 """
 
@@ -27,10 +27,10 @@ import simplejpeg
 import torch
 from skimage.data import astronaut
 
-from pipeline.maps import make_column
-from pipeline.saliency import sam_hq
-from pipeline.shards import write_shard
-from pipeline.store import file_sha256
+from charm.runtime.disk import file_sha256
+from charm.saliency import sam_hq
+from pipeline.importance.make import make_column
+from pipeline.shards.write import write_shard
 from tests.saliency_models import save_processor
 
 HW = (768, 1024)
@@ -60,23 +60,23 @@ def save_models(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def segment_plainly(models: sam_hq.Models, picture: np.ndarray) -> np.ndarray:
+def segment_plainly(models: sam_hq.Models, image: np.ndarray) -> np.ndarray:
     """As the libraries' own examples do: bool (H, W)."""
     with torch.no_grad():
-        inputs = models.processor(images=picture, text="salient object.", return_tensors="pt")
+        inputs = models.processor(images=image, text="salient object.", return_tensors="pt")
         (found,) = models.processor.post_process_grounded_object_detection(
             models.detector(**inputs),
             inputs["input_ids"],
             threshold=0.0,
             text_threshold=0.0,
-            target_sizes=[picture.shape[:2]],
+            target_sizes=[image.shape[:2]],
         )
         boxes = found["boxes"][found["scores"].argsort(descending=True, stable=True)[:TOP_K]]
-        models.predictor.set_image(picture)
+        models.predictor.set_image(image)
         masks, _, _ = models.predictor.predict_torch(
             point_coords=None,
             point_labels=None,
-            boxes=models.predictor.transform.apply_boxes_torch(boxes, picture.shape[:2]),
+            boxes=models.predictor.transform.apply_boxes_torch(boxes, image.shape[:2]),
             multimask_output=False,
         )
     return np.asarray(masks.numpy().any(axis=(0, 1)))
@@ -92,9 +92,9 @@ def measure(run: Callable[[], object]) -> tuple[float, float]:
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "vit_tiny"
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    picture = np.ascontiguousarray(cv2.resize(astronaut(), HW[::-1], interpolation=cv2.INTER_CUBIC))
-    encoded = simplejpeg.encode_jpeg(picture, quality=92)
-    picture = simplejpeg.decode_jpeg(encoded)
+    image = np.ascontiguousarray(cv2.resize(astronaut(), HW[::-1], interpolation=cv2.INTER_CUBIC))
+    encoded = simplejpeg.encode_jpeg(image, quality=92)
+    image = simplejpeg.decode_jpeg(encoded)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         settings = save_models(folder, name)
@@ -104,10 +104,10 @@ def main() -> None:
         def ours() -> None:
             make_column(str(folder), "shard-000000", "sam_hq", settings, folder / "column")
 
-        found = sam_hq.detect(picture, sam_hq.SamHqSettings(**settings))
-        same = np.array_equal(found.saliency_mask, segment_plainly(models, picture))
+        found = sam_hq.detect(image, sam_hq.SamHqSettings(**settings))
+        same = np.array_equal(found.saliency_mask, segment_plainly(models, image))
         times: dict[str, list[tuple[float, float]]] = {"pipeline": [], "plain": []}
-        runs = {"pipeline": ours, "plain": lambda: segment_plainly(models, picture)}
+        runs = {"pipeline": ours, "plain": lambda: segment_plainly(models, image)}
         for turn in range(rounds):
             for way in sorted(runs, reverse=turn % 2 == 1):
                 times[way].append(measure(runs[way]))

@@ -1,9 +1,9 @@
-"""Many tiny pictures through manifest, shards and loader: time and memory, beside those of a hundredth of them.
+"""Many tiny images through manifest, shards and loader: time and memory, beside those of a hundredth of them.
 
     uv run python -m tests.benchmarks.scale --count 300000
 
 Each stage runs in a process of its own, as under DVC; memory is the largest resident size of that process and of its
-largest child (a Dask worker). The pictures are 32 x 24 pixels, all different.
+largest child (a Dask worker). The images are 32 x 24 pixels, all different.
 """
 
 import argparse
@@ -52,36 +52,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=300_000)
     count = parser.parse_args().count
-    print("| pictures | stage | seconds | MB, process | MB, largest child |\n|---|---|---|---|---|")
+    print("| images | stage | seconds | MB, process | MB, largest child |\n|---|---|---|---|---|")
     for number in (count // 100, count):
         with tempfile.TemporaryDirectory() as folder:
-            write_pictures(Path(folder), number)
+            write_images(Path(folder), number)
             for stage, code in STAGES.items():
                 started = time.perf_counter()
                 command = [sys.executable, "-c", code + MEASURE]
                 environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHARM_STORE": "store"}
                 run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
                 if run.returncode:
-                    sys.exit(f"{stage} of {number} pictures: {run.stdout}{run.stderr}")
+                    sys.exit(f"{stage} of {number} images: {run.stdout}{run.stderr}")
                 own, child = run.stdout.split()[-2:]
                 print(f"| {number} | {stage} | {time.perf_counter() - started:.0f} | {own} | {child} |", flush=True)
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Pictures in subfolders of 1,000, labels.csv and params.yaml."""
+def write_images(folder: Path, count: int) -> None:
+    """Images in subfolders of 1,000, labels.csv and params.yaml."""
     rows = ["path,score"]
     for index in range(count):
-        path = folder / "pictures" / f"{index // 1000:04d}" / f"{index}.jpg"
+        path = folder / "images" / f"{index // 1000:04d}" / f"{index}.jpg"
         if index % 1000 == 0:
             path.parent.mkdir(parents=True)
         coarse = np.frombuffer(index.to_bytes(4, "little") * 9, np.uint8).reshape(3, 4, 3)
         path.write_bytes(simplejpeg.encode_jpeg(cv2.resize(coarse, (32, 24)), quality=80))
-        rows.append(f"{path.relative_to(folder / 'pictures')},{index % 101 / 100}")
-    (folder / "pictures" / "labels.csv").write_text("\n".join(rows) + "\n")
+        rows.append(f"{path.relative_to(folder / 'images')},{index % 101 / 100}")
+    (folder / "images" / "labels.csv").write_text("\n".join(rows) + "\n")
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["dataset"] = "csv"
-    params["manifest"]["csv_file"] = "pictures/labels.csv"
+    params["manifest"]["csv_file"] = "images/labels.csv"
     params["shards"]["samples_per_shard"] = 1000
     yaml.dump(params, folder / "params.yaml")
 

@@ -1,6 +1,6 @@
-"""What `charm score` reaches beside the model alone: pictures per second, and whole time over the model's own.
+"""What `charm score` reaches beside the model alone: images per second, and whole time over the model's own.
 
-    uv run python -m tests.benchmarks.score [--pictures 1000]
+    uv run python -m tests.benchmarks.score [--images 1000]
 
 JPEGs of 640 x 480 to 1024 x 768, quality 90, from a bundled photograph; a model of the shape of DINOv2-small with
 random weights (its time does not depend on them), l = 512, float32. The command runs in this process. The model's own
@@ -24,12 +24,12 @@ import skimage.data
 import torch
 from typer.testing import CliRunner
 
-from charm.files import encode_model
-from charm.model import CharmViT
+from charm.app.command import app
+from charm.app.score import GROUP
+from charm.hub import encode_model
+from charm.model.vit import CharmViT
 from charm.scorer import CharmScorer
-from charm.tokenizer import CharmTokenizer
-from pipeline.command import app
-from pipeline.score_files import GROUP
+from charm.tokenization.tokenizer import CharmTokenizer
 
 BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 KEPT_CALLS = 9  # of the model, to be repeated
@@ -37,10 +37,10 @@ KEPT_CALLS = 9  # of the model, to be repeated
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1000, help=f"at least {GROUP}, which are scored together")
-    count = parser.parse_args().pictures
+    parser.add_argument("--images", type=int, default=1000, help=f"at least {GROUP}, which are scored together")
+    count = parser.parse_args().images
     if count < GROUP:
-        parser.error(f"--pictures {count}: expected at least {GROUP}")
+        parser.error(f"--images {count}: expected at least {GROUP}")
     calls: list[tuple[float, CharmScorer, Any]] = []
     score_tokens = CharmScorer.score_tokens
 
@@ -53,7 +53,7 @@ def main() -> None:
 
     CharmScorer.score_tokens = score_timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder) / "photos", count)
+        write_images(Path(folder) / "photos", count)
         write_model(Path(folder) / "model")
         arguments = ["score", f"{folder}/photos", "--model", f"{folder}/model", "--out", f"{folder}/scores.parquet"]
         started = time.perf_counter()
@@ -62,7 +62,7 @@ def main() -> None:
     if ended.exit_code:
         sys.exit(f"exit code {ended.exit_code}: {ended.stderr}")
     print(ended.stderr.strip())
-    print(f"{count} pictures on {torch.get_num_threads()} threads, {count / whole:.2f} per second, loading included")
+    print(f"{count} images on {torch.get_num_threads()} threads, {count / whole:.2f} per second, loading included")
     inside = sum(seconds for seconds, _, _ in calls)
     print(f"whole {whole:.1f} s, model in it {inside:.1f} s, ratio {whole / inside:.3f}")
     alone = statistics.median(time_alone(score_tokens, *call[1:]) for call in calls if call[2]) * count / GROUP
@@ -75,16 +75,16 @@ def time_alone(score_tokens: Callable[..., Any], scorer: CharmScorer, tokens: An
     return time.perf_counter() - started
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     """JPEGs of five sizes, upright and lying."""
     folder.mkdir()
-    photograph = skimage.data.hubble_deep_field()
+    image_file = skimage.data.hubble_deep_field()
     for index in range(count):
         width = 640 + 96 * (index % 5)
         size = (width, width * 3 // 4) if index % 3 else (width * 3 // 4, width)
-        picture = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
-        picture = np.roll(picture, 7 * index, axis=1)
-        (folder / f"{index:06d}.jpg").write_bytes(simplejpeg.encode_jpeg(picture, quality=90))
+        image = cv2.resize(image_file, size, interpolation=cv2.INTER_AREA)
+        image = np.roll(image, 7 * index, axis=1)
+        (folder / f"{index:06d}.jpg").write_bytes(simplejpeg.encode_jpeg(image, quality=90))
 
 
 def write_model(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """A server under load: 16 clients at once, then what it must refuse.
 
-    uv run python -m tests.benchmarks.serve [pictures]
+    uv run python -m tests.benchmarks.serve [images]
 
-A model of random weights (charm_demo, l = 512) on a free port of the loopback, in a process of its own; 320 pictures of
+A model of random weights (charm_demo, l = 512) on a free port of the loopback, in a process of its own; 320 images of
 640 x 480 unless told otherwise, one a request. Ends by itself.
 """
 
@@ -19,22 +19,22 @@ from typing import Any
 import httpx
 import numpy as np
 import simplejpeg
-
-from charm.files import encode_model
-from charm.scorer import CharmScorer
-from pipeline.images import decode_image
-from tests.conftest import ROOT, draw_picture
-from tests.faults.bombs import REFUSED
 from tests.pipeline.conftest import build_scorer
 
-CLIENTS, PICTURES, DIFFERENT = 16, 320, 20
+from charm.hub import encode_model
+from charm.images.decode import decode_image
+from charm.scorer import CharmScorer
+from tests.conftest import ROOT, draw_image
+from tests.faults.bombs import REFUSED
+
+CLIENTS, IMAGES, DIFFERENT = 16, 320, 20
 HEIGHT, WIDTH = 480, 640
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     scorer = build_scorer(max_seq_len=512)
-    data = [simplejpeg.encode_jpeg(draw_picture(HEIGHT, WIDTH, seed), quality=90) for seed in range(DIFFERENT)]
+    data = [simplejpeg.encode_jpeg(draw_image(HEIGHT, WIDTH, seed), quality=90) for seed in range(DIFFERENT)]
     with tempfile.TemporaryDirectory() as folder:
         for name, content in encode_model(scorer.model.state_dict(), scorer.config).items():
             Path(folder, name).write_bytes(content)
@@ -49,7 +49,7 @@ def main() -> None:
 @contextmanager
 def serving(folder: str) -> Iterator[str]:
     """`charm serve` of a model's folder; gives its address."""
-    command = [sys.executable, "-m", "pipeline.command", "serve", "--model", folder, "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "charm.app.command", "serve", "--model", folder, "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split(" at ")[1].split()[0]
@@ -79,7 +79,7 @@ def get_metrics(address: str) -> dict[str, Any]:
 
 
 def ask_one(address: str, data: bytes) -> tuple[float, float]:
-    """The score of a picture, and the seconds until it came, a new connection included."""
+    """The score of an image, and the seconds until it came, a new connection included."""
     started = time.perf_counter()
     with connect(address) as client:
         reply = client.post("/score", files={"photo": ("photo.jpg", data)})
@@ -95,12 +95,12 @@ def report_load(address: str, data: list[bytes], count: int, scorer: CharmScorer
     scores, latencies = np.array(replies).T
     alone = np.array([score.score for score in scorer([decode_image(one).pixels for one in data])])  # type: ignore[union-attr]
     batches = after["batches"] - before["batches"]
-    print(f"| {CLIENTS} clients, {count} pictures of {WIDTH} x {HEIGHT} | |\n|---|---|")
+    print(f"| {CLIENTS} clients, {count} images of {WIDTH} x {HEIGHT} | |\n|---|---|")
     print(f"| answered | {len(replies)} |")
     print(f"| largest difference to scoring alone | {np.abs(scores - alone[np.arange(count) % DIFFERENT]).max():.1e} |")
-    print(f"| pictures a second | {count / seconds:.1f} |")
+    print(f"| images a second | {count / seconds:.1f} |")
     print(f"| latency, median and 95 % | {np.median(latencies):.2f} s, {np.quantile(latencies, 0.95):.2f} s |")
-    print(f"| pictures in a batch, mean and most | {count / batches:.2f}, {after['largest_batch']} |")
+    print(f"| images in a batch, mean and most | {count / batches:.2f}, {after['largest_batch']} |")
     print(f"| peak memory | {after['peak_memory_mb']:.0f} MB |")
 
 
@@ -110,7 +110,7 @@ def report_refusals(address: str) -> None:
         "a bomb": {"files": {"photo": ("bomb.png", REFUSED["PNG, 100 megapixels in 1 kB"])}},
         "a body of 100 MB, by its header": {"files": {"photo": ("large.jpg", bytes(100_000_000))}},
         "a body of 100 MB without a length": {"content": stream_form(100), "headers": form},
-        "a text file": {"files": {"photo": ("notes.txt", b"this is no picture")}},
+        "a text file": {"files": {"photo": ("notes.txt", b"this is no image")}},
         "10,000 files": {"files": [("photo", (f"{index}.jpg", b"x")) for index in range(10_000)]},
     }
     for name, request in refused.items():

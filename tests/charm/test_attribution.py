@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from charm.attribution import attribute_tokens, map_contributions
-from charm.baselines import PaddingTokenizer, SquareTokenizer, StandardTokenizer
-from charm.model import CharmViT
-from charm.tokenizer import CharmTokenizer
-from charm.tokens import Tokens, pad_tokens
+from charm.inputs.padding import PaddingTokenizer
+from charm.inputs.square import SquareTokenizer
+from charm.inputs.standard import StandardTokenizer
+from charm.model.vit import CharmViT
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens, pad_tokens
 
 # Noise that grows to the right on a ground that brightens downwards: unlike noise alone, far from its mean colour.
 Y, X = np.mgrid[:160, :200]
-PICTURE = (Y + X * np.random.default_rng(0).random((3, 160, 200)) / 3).astype(np.uint8).transpose(1, 2, 0).copy()
+IMAGE = (Y + X * np.random.default_rng(0).random((3, 160, 200)) / 3).astype(np.uint8).transpose(1, 2, 0).copy()
 TWO = CharmTokenizer(patch_size=16, max_seq_len=40, budget="fill")
 THREE = CharmTokenizer(patch_size=16, max_seq_len=70, num_scales=3, budget="fill")
 
@@ -93,7 +95,7 @@ def test_two_grey_pixels_and_a_sum() -> None:
 @pytest.mark.parametrize("steps", [1, 5, 16])
 @pytest.mark.parametrize("tokenizer", [TWO, THREE], ids=["two scales", "three scales"])
 def test_a_linear_score_is_attributed_exactly(tokenizer: CharmTokenizer, steps: int) -> None:
-    tokens = pad_tokens(tokenizer(PICTURE), 75)
+    tokens = pad_tokens(tokenizer(IMAGE), 75)
     weight = np.random.default_rng(1).normal(size=tokens.patches.shape)
     model = Linear(weight)
     found = attribute_tokens(model, tokens, torch.zeros(1, 75, 1), steps=steps)
@@ -114,7 +116,7 @@ def test_a_linear_score_is_attributed_exactly(tokenizer: CharmTokenizer, steps: 
     ],
 )
 def test_contributions_sum_to_the_difference_of_the_scores(name: str, tokenizer: Any, num_scales: int) -> None:
-    model, tokens = build(name, num_scales), tokenizer(PICTURE)
+    model, tokens = build(name, num_scales), tokenizer(IMAGE)
     tables = model.pos_embed_tables(tokens.grids)
     found = attribute_tokens(model, tokens, tables)
     flat = np.where(
@@ -134,7 +136,7 @@ def test_contributions_sum_to_the_difference_of_the_scores(name: str, tokenizer:
 def test_more_steps_leave_less_out() -> None:
     """Of charm_demo, whose projection of high gain bends the scores along the line."""
     torch.manual_seed(0)
-    model, tokens = CharmViT("charm_demo").eval(), CharmTokenizer(max_seq_len=48, budget="fill")(PICTURE)
+    model, tokens = CharmViT("charm_demo").eval(), CharmTokenizer(max_seq_len=48, budget="fill")(IMAGE)
     tables = model.pos_embed_tables(tokens.grids)
     found = [attribute_tokens(model, tokens, tables, steps=steps) for steps in (1, 16)]
     one, default = (abs(each.residual / (each.score - each.baseline_score)) for each in found)
@@ -142,7 +144,7 @@ def test_more_steps_leave_less_out() -> None:
 
 
 def test_several_outputs_are_read_as_a_distribution_over_bins() -> None:
-    model, tokens, bins = build(num_outputs=4), TWO(PICTURE), [0.1, 0.2, 0.4, 1.0]
+    model, tokens, bins = build(num_outputs=4), TWO(IMAGE), [0.1, 0.2, 0.4, 1.0]
     found = attribute_tokens(model, tokens, model.pos_embed_tables(tokens.grids), bins)
     expected = score(model, tokens, tokens.patches).softmax(dim=0) @ torch.tensor(bins)
     assert found.score == pytest.approx(expected.item(), abs=1e-5)
@@ -152,7 +154,7 @@ def test_several_outputs_are_read_as_a_distribution_over_bins() -> None:
 
 
 def test_padding_contributes_nothing_and_changes_nothing() -> None:
-    model, tokens = build(), TWO(PICTURE)
+    model, tokens = build(), TWO(IMAGE)
     longer = pad_tokens(tokens, 47)
     longer.patches[40:] = 255
     found = contributions(model, longer)
@@ -161,7 +163,7 @@ def test_padding_contributes_nothing_and_changes_nothing() -> None:
 
 
 def test_a_token_in_the_mean_colour_contributes_nothing() -> None:
-    model, tokens = build(), TWO(PICTURE)
+    model, tokens = build(), TWO(IMAGE)
     tokens.patches[:20] = 200 - tokens.patches[20:].clip(max=200)
     tokens.patches[20:] = 200 - tokens.patches[:20]  # mirrored about 100, which is thus the mean
     tokens.patches[[3, 23]] = 100
@@ -169,14 +171,14 @@ def test_a_token_in_the_mean_colour_contributes_nothing() -> None:
 
 
 def test_the_only_token_with_detail_is_the_only_one_that_contributes() -> None:
-    model, tokens = build(), TWO(PICTURE)
+    model, tokens = build(), TWO(IMAGE)
     tokens.patches[:] = 100
     tokens.patches[7, ::2], tokens.patches[7, 1::2] = 40, 160
     assert np.flatnonzero(contributions(model, tokens)).tolist() == [7]
 
 
 def test_gathered_positions_are_as_good_as_tables() -> None:
-    model, tokens = build(), TWO(PICTURE)
+    model, tokens = build(), TWO(IMAGE)
     found = attribute_tokens(model, tokens, gather(model, tokens))
     np.testing.assert_array_equal(found.contributions, contributions(model, tokens))
 
@@ -184,7 +186,7 @@ def test_gathered_positions_are_as_good_as_tables() -> None:
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
 def test_gradients_that_are_switched_off_are_no_hindrance(name: str, off: Any) -> None:
-    model, tokens = build(name), TWO(PICTURE)
+    model, tokens = build(name), TWO(IMAGE)
     expected = contributions(model, tokens)
     with off():
         np.testing.assert_array_equal(contributions(model, tokens), expected)
@@ -193,7 +195,7 @@ def test_gradients_that_are_switched_off_are_no_hindrance(name: str, off: Any) -
 
 
 def test_model_and_tokens_are_left_as_they_were() -> None:
-    model, tokens = build(), TWO(PICTURE)
+    model, tokens = build(), TWO(IMAGE)
     model.vit.blocks[0].train()
     model.vit.blocks[1].requires_grad_(False)
     model.head.weight.grad = torch.ones_like(model.head.weight)
@@ -216,7 +218,7 @@ def test_model_and_tokens_are_left_as_they_were() -> None:
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    model, tokens = build(num_outputs=2), TWO(PICTURE)
+    model, tokens = build(num_outputs=2), TWO(IMAGE)
     with pytest.raises(ValueError, match=message):
         attribute_tokens(model, tokens, model.pos_embed_tables(tokens.grids), **settings)
 
@@ -273,7 +275,7 @@ def test_maps(tokens: Tokens, values: list[float], expected: list[list[float | N
     ],
 )
 def test_a_map_keeps_every_contribution_and_shows_what_the_model_sees(tokenizer: Any) -> None:
-    tokens = tokenizer(PICTURE)
+    tokens = tokenizer(IMAGE)
     values = np.random.default_rng(2).normal(size=len(tokens.patches)).astype(np.float32)
     found = map_contributions(tokens, values)
     assert found.shape == tokens.grids[-1]
@@ -286,4 +288,4 @@ def test_a_map_keeps_every_contribution_and_shows_what_the_model_sees(tokenizer:
 
 def test_a_map_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match=r"contributions are \(3,\): expected \(40,\), one per token"):
-        map_contributions(TWO(PICTURE), np.zeros(3, np.float32))
+        map_contributions(TWO(IMAGE), np.zeros(3, np.float32))

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 import charm
 from charm import CharmTokenizer, CharmViT
 from charm.export import INPUTS, export_onnx, export_program
-from charm.pos_embed import gather_pos_embed
+from charm.model.pos_embed import gather_pos_embed
 
 TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 MODELS: dict[str, dict[str, Any]] = {
@@ -77,7 +77,7 @@ def exported(request: pytest.FixtureRequest) -> Exported:
 
 
 def draw(model: CharmViT, batch_size: int, seq_len: int, padded: bool) -> tuple[Tensor, ...]:
-    """Random inputs; of the padded ones picture b has b + 1 tokens of padding, but 1 token at least."""
+    """Random inputs; of the padded ones image b has b + 1 tokens of padding, but 1 token at least."""
     generator = torch.Generator().manual_seed(seq_len)
     shape, p = (batch_size, seq_len), model.patch_size
     width = model.pos_embed_tables([(1, 1)])[0].shape[-1]
@@ -145,7 +145,7 @@ def test_4096_tokens(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("exported", ["charm_demo"], indirect=True)
-def test_a_picture_is_scored_from_what_the_tokenizer_gives(exported: Exported) -> None:
+def test_a_image_is_scored_from_what_the_tokenizer_gives(exported: Exported) -> None:
     image = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
     tokens = CharmTokenizer(patch_size=14, max_seq_len=120, budget="fill")(image)
     tables = exported.model.pos_embed_tables(tokens.grids)

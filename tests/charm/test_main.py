@@ -8,7 +8,7 @@ from charm.__main__ import main
 
 
 def test_without_the_repository_it_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pipeline.command", None)
+    monkeypatch.setitem(sys.modules, "charm.app.command", None)
     with pytest.raises(SystemExit, match=r"charm: there is no module pipeline.*clone of the repository"):
         main()
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
-from pipeline.columns import ColumnReader
 from pipeline.params import Params
-from pipeline.shard_reader import ShardReader
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
+from pipeline.training.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
 from tests.conftest import Small
 
 
 def small_params(shipped: Params, small: Small) -> Params:
-    """For `write_labels`; three pictures to a shard, scores by gradient."""
+    """For `write_labels`; three images to a shard, scores by gradient."""
     columns = {"path_column": "file", "score_columns": ["stars"], "split_column": "part"}
     chosen = replace(shipped.manifest, csv_file=str(small.root / "labels.csv"), max_reject_frac=0.2, **columns)
     three = replace(shipped.shards, samples_per_shard=3)
@@ -23,8 +23,8 @@ def small_params(shipped: Params, small: Small) -> Params:
 
 
 def write_labels(small: Small) -> None:
-    """pictures/labels.csv, beside the pictures."""
-    lines = [f"{one.path},{one.target[0]},{one.split}" for one in small.listing.pictures]
+    """images/labels.csv, beside the images."""
+    lines = [f"{one.path},{one.target[0]},{one.split}" for one in small.listing.images]
     (small.root / "labels.csv").write_text("\n".join(["file,stars,part", *lines]) + "\n")
 
 
@@ -68,14 +68,14 @@ def read_samples(folder: Path) -> dict[str, Any] | None:
 
 def _read_sample(reader: ShardReader, key: str) -> tuple[Any, ...]:
     members = {extension: reader.read(key, extension) for extension in reader.extensions(key)}
-    pixels = reader.read_picture(key).tobytes() if {"jpg", "npy"} & members.keys() else b""
+    pixels = reader.read_image(key).tobytes() if {"jpg", "npy"} & members.keys() else b""
     return reader.shard_of(key), members, pixels
 
 
-def read_scores(folder: Path, pictures: Path) -> dict[str, bytes] | None:
+def read_scores(folder: Path, images: Path) -> dict[str, bytes] | None:
     """Key -> scores of a column."""
     if not folder.is_dir():
         return None
-    reader = ShardReader(pictures)
+    reader = ShardReader(images)
     column = ColumnReader(folder, reader)
     return {key: column.read_importance(key, 28).tobytes() for key in reader}

@@ -12,7 +12,7 @@ TIFF_LONG = 4
 
 
 def encode(kind: str, side: int = 64, **options: Any) -> bytes:
-    """A good picture of smooth shades."""
+    """A good image of smooth shades."""
     shades = np.random.default_rng(side).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(shades).resize((side, side)).save(buffer, kind, **options)
@@ -31,7 +31,7 @@ def png(
 
 
 def resized_jpeg(width: int, height: int, **options: Any) -> bytes:
-    """A good picture whose header says another size."""
+    """A good image whose header says another size."""
     data = bytearray(encode("JPEG", **options))
     frame = data.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
@@ -39,7 +39,7 @@ def resized_jpeg(width: int, height: int, **options: Any) -> bytes:
 
 
 def many_scans(number: int, side: int = 1000) -> bytes:
-    """A progressive JPEG that repeats its last scan, a pass over the whole picture in few bytes."""
+    """A progressive JPEG that repeats its last scan, a pass over the whole image in few bytes."""
     data = encode("JPEG", side, progressive=True)
     last = data.rindex(b"\xff\xc4")
     return data[:-2] + data[last:-2] * (number - 10) + data[-2:]
@@ -58,7 +58,7 @@ def tiff(tags: dict[int, tuple[int, int]], following: int = 0, data: bytes = byt
 
 
 def grey_tiff(width: int, height: int, **changed: tuple[int, int]) -> bytes:
-    """A grey picture, not compressed, of one strip; `changed` maps "t" and a tag's number to what it has instead."""
+    """A grey image, not compressed, of one strip; `changed` maps "t" and a tag's number to what it has instead."""
     tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 256, 277: 1, 278: height, 279: width * height}
     honest = {tag: (1, value % 2**32) for tag, value in tags.items()}
     return tiff(honest | {int(tag[1:]): of for tag, of in changed.items()})
@@ -118,7 +118,7 @@ REFUSED = {
 
 
 def large() -> dict[str, bytes]:
-    """Pictures of the most pixels that are allowed, honest or not: decoded or refused, within 10 s and 1.5 GB."""
+    """Images of the most pixels that are allowed, honest or not: decoded or refused, within 10 s and 1.5 GB."""
     blank = zlib.compressobj(9)
     rows = b"".join(blank.compress(bytes(1251 * 100)) for _ in range(100)) + blank.flush()
     one_bit = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 10000, 10000, 1, 0, 0, 0, 0))

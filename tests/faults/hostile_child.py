@@ -1,6 +1,6 @@
-"""The child process of pipeline.quarantine with a decoder that obeys what a file says: it stands for one with a hole.
+"""The child process of charm.images.quarantine with a decoder that obeys a file: it stands for one with a hole.
 
-Run as `python -m tests.faults.hostile_child` in place of `python -m pipeline.quarantine`.
+Run as `python -m tests.faults.hostile_child` in place of `python -m charm.images.quarantine`.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline import quarantine
-from pipeline.images import Decoded, Limits, decode_image
+from charm.images import quarantine
+from charm.images.decode import Decoded, Limits, decode_image
 
 _WORN: list[bytearray] = []
 
 
-def picture(seed: int = 0) -> bytes:
+def image(seed: int = 0) -> bytes:
     """A good one."""
     buffer = io.BytesIO()
     shades = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
@@ -73,7 +73,7 @@ def decode_or_obey(data: bytes, limits: Limits) -> Decoded:
         Path(order.removeprefix("write ")).write_bytes(b"x")
     if order in ORDERS:
         ORDERS[order]()
-        data = picture()
+        data = image()
     return decode_image(data, limits)
 
 

@@ -1,4 +1,4 @@
-"""The stages as processes of their own, in a folder with many tiny pictures."""
+"""The stages as processes of their own, in a folder with many tiny images."""
 
 import os
 import subprocess
@@ -24,19 +24,19 @@ from tests.no_cluster import use_no_cluster
 PATIENCE = 120  # seconds; a stage takes five on a quiet machine
 
 
-def write_workspace(folder: Path, pictures: int, **settings: Any) -> None:
-    """params.yaml, pictures/ and its labels; `settings` are entries of the section `shards`."""
-    (folder / "pictures").mkdir(parents=True)
+def write_workspace(folder: Path, images: int, **settings: Any) -> None:
+    """params.yaml, images/ and its labels; `settings` are entries of the section `shards`."""
+    (folder / "images").mkdir(parents=True)
     draws = np.random.default_rng(0)
     lines = ["path,score,split"]
-    for index in range(pictures):
+    for index in range(images):
         pixels = draws.integers(0, 256, (40 + index % 7, 48 - index % 5, 3), dtype=np.uint8)
-        (folder / "pictures" / f"{index}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, quality=80))
-        lines.append(f"{index}.jpg,{index / pictures},{('train', 'val', 'test')[index % 3]}")
-    (folder / "pictures/labels.csv").write_text("\n".join(lines) + "\n")
+        (folder / "images" / f"{index}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, quality=80))
+        lines.append(f"{index}.jpg,{index / images},{('train', 'val', 'test')[index % 3]}")
+    (folder / "images/labels.csv").write_text("\n".join(lines) + "\n")
     params = YAML().load(ROOT / "params.yaml")
     params["dataset"], params["selection"] = "csv", "gradient"
-    params["manifest"] |= {"csv_file": "pictures/labels.csv", "split_column": "split"}
+    params["manifest"] |= {"csv_file": "images/labels.csv", "split_column": "split"}
     params["shards"] |= settings
     params["dask"]["workers"] = 1
     YAML().dump(params, folder / "params.yaml")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import UserError
+from charm.runtime.errors import UserError
 from tests.faults.disk import EFFECTS, Disk, Stopped
 
 REFUSED = "refused"  # what a reader sees that raises UserError

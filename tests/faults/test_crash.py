@@ -10,11 +10,12 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.manifest import read_manifest, write_manifest
+from charm.runtime.disk import atomic_write
+from pipeline.manifest.table import read_manifest, write_manifest
 from pipeline.params import Params
-from pipeline.pos_embeds import PosEmbeds, write_axes
-from pipeline.shards import write_shard
-from pipeline.store import prune, publish, read_record, read_sidecar, write_json, write_record, write_whole
+from pipeline.pos_embeds.axes import PosEmbeds, write_axes
+from pipeline.shards.write import write_shard
+from pipeline.store import prune, publish, read_record, read_sidecar, write_json, write_record
 from stages import importance, manifest, shards
 from tests.conftest import Small
 from tests.faults.artifacts import (
@@ -49,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_chunks(path: Path, content: bytes) -> None:
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         for start in range(0, len(content), 500):
             file.write(content[start : start + 500])
 

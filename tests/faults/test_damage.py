@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from charm.files import encode_model
-from charm.files import read_model as read_model_folder
-from pipeline.columns import ColumnReader
-from pipeline.errors import UserError
-from pipeline.manifest import read_manifest
-from pipeline.maps import make_column
+from charm.hub import encode_model
+from charm.hub import read_model as read_model_folder
+from charm.runtime.errors import UserError
+from pipeline.importance.make import make_column
+from pipeline.manifest.table import read_manifest
 from pipeline.params import Params, load_params
-from pipeline.pos_embeds import PosEmbeds, write_axes
-from pipeline.shard_reader import ShardReader
+from pipeline.pos_embeds.axes import PosEmbeds, write_axes
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
 from pipeline.store import write_record
-from pipeline.verification import verify
+from pipeline.verify import verify
 from tests.conftest import PER_SHARD, Small
 from tests.faults.artifacts import read_small_checkpoint, read_small_model, save_small_checkpoint, save_small_model
 from tests.faults.conftest import Gate
@@ -76,16 +76,16 @@ def damaged(path: Path) -> Iterator[str]:
         path.write_bytes(whole)
 
 
-def read_pictures(data: Path) -> object:
+def read_images(data: Path) -> object:
     reader = ShardReader(data / "shards", SHARD)
     members = {key: [(end, reader.read(key, end)) for end in reader.extensions(key)] for key in reader}
-    return members, [reader.read_picture(key).tobytes() for key in reader]
+    return members, [reader.read_image(key).tobytes() for key in reader]
 
 
 def read_column(data: Path, name: str) -> object:
-    pictures = ShardReader(data / "shards")
-    column = ColumnReader(data / "importance" / name, pictures)
-    keys = list(pictures)[PER_SHARD:]
+    images = ShardReader(data / "shards")
+    column = ColumnReader(data / "importance" / name, images)
+    keys = list(images)[PER_SHARD:]
     if name == "saliency":
         return [column.read_mask(key).tobytes() for key in keys]
     return [column.read_importance(key, size).tobytes() for key in keys for size in (28, 56)]
@@ -107,7 +107,7 @@ def read_model(data: Path) -> object:
 def read_published(data: Path) -> object:
     try:
         tensors, config = read_model_folder(data.parent / "published")
-    except ValueError as error:  # as pipeline.scoring turns it into a line for users
+    except ValueError as error:  # as charm.app.reading turns it into a line for users
         raise UserError(str(error)) from error
     return {name: tensor.tolist() for name, tensor in tensors.items()}, config
 
@@ -127,8 +127,8 @@ class Artifact:
 
 
 ARTIFACTS = {
-    "shard": Artifact(f"shards/{SHARD}.tar", read_pictures),
-    "sidecar of a shard": Artifact(f"shards/{SHARD}.json", read_pictures),
+    "shard": Artifact(f"shards/{SHARD}.tar", read_images),
+    "sidecar of a shard": Artifact(f"shards/{SHARD}.json", read_images),
     "scores": Artifact(f"importance/gradient/{SHARD}.tar", lambda data: read_column(data, "gradient")),
     "sidecar of scores": Artifact(f"importance/gradient/{SHARD}.json", lambda data: read_column(data, "gradient")),
     "masks": Artifact(f"importance/saliency/{SHARD}.tar", lambda data: read_column(data, "saliency")),

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.errors import UserError
+from charm.runtime.errors import UserError
 from tests.faults.conftest import Gate
 from tests.faults.processes import (
     Ended,
@@ -29,15 +29,15 @@ from tests.faults.processes import (
     write_workspace,
 )
 
-PICTURES = 120
+IMAGES = 120
 STOPPED = "stopped; what is made is kept, and the same command goes on from here\n"
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which the shards were made without a stop; a picture each, so that there are many."""
+    """A workspace in which the shards were made without a stop; an image each, so that there are many."""
     folder = tmp_path_factory.mktemp("reference")
-    write_workspace(folder, PICTURES, samples_per_shard=1)
+    write_workspace(folder, IMAGES, samples_per_shard=1)
     run_inline(folder, "manifest", "shards")
     return folder
 
@@ -85,7 +85,7 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
     failures, moments = 0, []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         ended, left = stop_at(folder, len(kept) + int(draws.integers(1, 9)), number)
-        said = f"{len(kept)} of {PICTURES} shards are there, {PICTURES - len(kept)} to make"
+        said = f"{len(kept)} of {IMAGES} shards are there, {IMAGES - len(kept)} to make"
         failures += failed(said not in ended.out, said, ended)
         failures += failed(not kept.items() <= left.items(), kept, left)  # nothing is lost, nothing is made twice
         failures += failed((folder / "data/shards").exists(), "data/shards")
@@ -93,7 +93,7 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
             failures += failed((ended.code, ended.err) != (130, STOPPED), ended)
         kept = left
         moments.append(len(left))
-    assert 0 < moments[0] <= moments[1] <= moments[2] < PICTURES
+    assert 0 < moments[0] <= moments[1] <= moments[2] < IMAGES
     ended = finish(start_stage(folder, "shards"))
     failures += failed((ended.code, ended.err) != (0, ""), ended)
     failures += failed(not kept.items() <= whole_shards(folder).items(), kept)
@@ -130,8 +130,8 @@ def test_two_makers_at_once(reference: Path, folder: Path, gate: Gate) -> None:
     ends = [finish(first), finish(second)]
     failures = sum(failed(end.code != 0 or end.err != "", end) for end in ends)
     failures += failed(said != f"waiting for process {first.pid}, which makes the same artifacts\n", said)
-    failures += failed(f"shards: 0 of {PICTURES} shards are there" not in ends[0].out, ends[0])
-    failures += failed(f"shards: {PICTURES} of {PICTURES} shards are there, 0 to make" not in ends[1].out, ends[1])
+    failures += failed(f"shards: 0 of {IMAGES} shards are there" not in ends[0].out, ends[0])
+    failures += failed(f"shards: {IMAGES} of {IMAGES} shards are there, 0 to make" not in ends[1].out, ends[1])
     failures += failed(not inodes.items() <= whole_shards(folder).items(), inodes)
     failures += failed(made(folder) != made(reference), made(folder), made(reference))
     gate("G2", "two makers at once", cases=2, failures=failures)
@@ -153,10 +153,10 @@ def test_no_room(reference: Path, folder: Path, gate: Gate) -> None:
     with pytest.raises(UserError) as error, room_for(6000):  # the shards take 10240
         run_inline(folder, "shards")
     lines = str(error.value).splitlines()
-    assert lines[0].startswith(f"shards: {PICTURES} of {PICTURES} shards failed; the others are kept")
+    assert lines[0].startswith(f"shards: {IMAGES} of {IMAGES} shards failed; the others are kept")
     assert re.fullmatch(r"  shard-000000: \S+\.tar cannot be written \(File too large\): make room, then .*", lines[1])
     left = [path.name for path in (folder / ".charm/store/shards").iterdir()]
-    gate("G2", "no room for any shard", cases=PICTURES, failures=len(left) - 1)
+    gate("G2", "no room for any shard", cases=IMAGES, failures=len(left) - 1)
     assert left == [".lock"]
     assert not (folder / "data/shards").exists()
     run_inline(folder, "shards")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import csv
-from pipeline.errors import UserError
-from pipeline.inspection import check_listing
+from pipeline.manifest.rows import check_listing
 from pipeline.params import load_params
 from stages import manifest, run_stage
 from tests.faults.bombs import encode
@@ -52,8 +52,8 @@ LABELS = {
     GOOD.replace("3.jpg", "./x/../1.jpg").encode(): "labels.csv:5: ./x/../1.jpg was listed before, at labels.csv:3",
     GOOD.replace("0.3,train", "0.3,trian").encode(): "labels.csv:5: split 'trian' is not known; did you mean 'train'?",
     GOOD.replace("0.3,train", "0.3,").encode(): "labels.csv:5: split '' is not known; known: train, val, test",
-    GOOD.replace("train", "val").encode(): "no picture is in the split 'train'",
-    (GOOD + "gone.jpg,0.5,train\n").encode(): "1 of 7 listed pictures cannot be used ({'missing': 1})",
+    GOOD.replace("train", "val").encode(): "no image is in the split 'train'",
+    (GOOD + "gone.jpg,0.5,train\n").encode(): "1 of 7 listed images cannot be used ({'missing': 1})",
     (GOOD + "copy.jpg,0.5,test\n").encode(): "0.jpg in train (labels.csv:2) and copy.jpg in test (labels.csv:8)",
 }
 # A key of params.yaml and its value -> what the message has to say.
@@ -62,7 +62,7 @@ PARAMS = {
     ("csv_file", "."): "manifest.csv_file: there is no file .",
     ("csv_file", ""): "dataset: csv needs manifest.csv_file",
     ("csv_file", "[a]"): "manifest.csv_file: expected str",
-    ("csv_root", "nowhere"): "6 of 6 listed pictures cannot be used ({'missing': 6})",
+    ("csv_root", "nowhere"): "6 of 6 listed images cannot be used ({'missing': 6})",
     ("path_column", "paths"): "labels.csv:1: there is no column 'paths'; did you mean 'path'?",
     ("score_columns", "[]"): "manifest.score_columns: expected a list of at least one entry",
     ("score_columns", "[score, path]"): "labels.csv:2: path is '0.jpg', expected a number",
@@ -93,7 +93,7 @@ def write_params(**settings: str) -> None:
 
 @pytest.fixture
 def workplace(store: Path) -> Iterator[Path]:
-    """A working folder with good labels, pictures and params.yaml."""
+    """A working folder with good labels, images and params.yaml."""
     Path("labels.csv").write_text(GOOD)
     for index in range(6):
         Path(f"{index}.jpg").write_bytes(encode("JPEG", 20 + index))

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.inputs import Inputs
 from pipeline.params import Params
+from pipeline.training.artifacts import Inputs
 from stages import evaluate, importance, manifest, pos_embeds, run_stage, shards
 from tests.faults.conftest import Gate
 from tests.faults.processes import finish, run_inline, start_stage, write_workspace
 from tests.no_cluster import use_no_cluster
 
-PICTURES = 9
+IMAGES = 9
 Change = Callable[[Path], int]  # makes a mistake in a folder; gives the number of the line, if it is one
 
 
@@ -50,7 +50,7 @@ def setting(key: str, line: str) -> Change:
 
 def label(row: int, line: str) -> Change:
     """Another row of the labels, counted from 1."""
-    return lambda folder: change_line(folder / "pictures/labels.csv", row + 1, line)
+    return lambda folder: change_line(folder / "images/labels.csv", row + 1, line)
 
 
 def content(name: str, data: bytes | None) -> Change:
@@ -68,7 +68,7 @@ def nothing(folder: Path) -> int:
 
 
 def one_split(folder: Path) -> int:
-    labels = folder / "pictures/labels.csv"
+    labels = folder / "images/labels.csv"
     return labels.write_text(labels.read_text().replace("val", "train"))
 
 
@@ -139,16 +139,16 @@ MISTAKES = {
         "unknown split": Mistake(
             label(4, "3.jpg,0.5,trian"), ("labels.csv:LINE: split 'trian' is not known", "did you mean 'train'?")
         ),
-        "no text": Mistake(content("pictures/labels.csv", b"path,score,split\n\xff,1,val\n"), ("labels.csv:",)),
+        "no text": Mistake(content("images/labels.csv", b"path,score,split\n\xff,1,val\n"), ("labels.csv:",)),
         "no Parquet": Mistake(labels_of_no_kind, ("labels.parquet: not a Parquet file",)),
-        "not there": Mistake(content("pictures/labels.csv", None), ("manifest.csv_file", "pictures/labels.csv")),
-        "folder": Mistake(setting("csv_file", "csv_file: pictures"), ("manifest.csv_file", "pictures")),
-        "split without pictures": Mistake(one_split, ("no picture is in the split 'val'",)),
+        "not there": Mistake(content("images/labels.csv", None), ("manifest.csv_file", "images/labels.csv")),
+        "folder": Mistake(setting("csv_file", "csv_file: images"), ("manifest.csv_file", "images")),
+        "split without images": Mistake(one_split, ("no image is in the split 'val'",)),
     },
     "paths and order": {
-        "pictures elsewhere": Mistake(
+        "images elsewhere": Mistake(
             setting("csv_root", "csv_root: nowhere"),
-            (f"{PICTURES} of {PICTURES} listed pictures cannot be used", "manifest.max_reject_frac", "rejected.csv"),
+            (f"{IMAGES} of {IMAGES} listed images cannot be used", "manifest.max_reject_frac", "rejected.csv"),
         ),
         "store in a file": Mistake(content(".charm", b""), (".charm",)),
         "output in a file": Mistake(content("data", b""), ("data",)),
@@ -158,8 +158,8 @@ MISTAKES = {
         "training before the manifest": Mistake(nothing, ("data/manifest", "dvc repro"), Inputs),
         "training before the shards": Mistake(nothing, ("data/shards", "dvc repro"), Inputs, ("manifest",)),
         "evaluation before the manifest": Mistake(nothing, ("data/manifest", "dvc repro"), evaluate.main),
-        "a picture that changed": Mistake(
-            content("pictures/4.jpg", b"x"), ("shard-000000: 4.jpg has changed", "manifest"), shards.main, ("manifest",)
+        "an image that changed": Mistake(
+            content("images/4.jpg", b"x"), ("shard-000000: 4.jpg has changed", "manifest"), shards.main, ("manifest",)
         ),
     },
 }
@@ -177,7 +177,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
     def write() -> Path:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        write_workspace(folder, PICTURES)
+        write_workspace(folder, IMAGES)
         monkeypatch.chdir(folder)
         return folder
 
@@ -218,7 +218,7 @@ def test_mistakes(group: str, workspace: Callable[[], Path], capsys: pytest.Capt
 )
 def test_mistakes_of_processes(stage: str, mistake: Mistake, tmp_path: Path, gate: Gate) -> None:
     """The same on a real standard error."""
-    write_workspace(tmp_path / "work", PICTURES)
+    write_workspace(tmp_path / "work", IMAGES)
     number = mistake.make(tmp_path / "work")
     ended = finish(start_stage(tmp_path / "work", stage))
     assert (ended.code, ended.out) == (2, "")

@@ -18,18 +18,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline import checkpoints, executor, pos_embeds
-from pipeline.columns import ColumnReader
-from pipeline.errors import UserError
-from pipeline.inputs import Inputs
-from pipeline.manifest import SCHEMA, read_manifest
+from charm.app.reading import load_scorer
+from charm.runtime.disk import file_sha256
+from charm.runtime.errors import UserError
+from pipeline import executor
+from pipeline.manifest.table import SCHEMA, read_manifest
 from pipeline.params import DaskParams, Params, load_params
-from pipeline.pos_embeds import PosEmbeds
-from pipeline.scoring import load_scorer
-from pipeline.shard_reader import ShardReader, decode_array
-from pipeline.shards import describe_tar, write_shard
-from pipeline.store import file_sha256, write_record
-from pipeline.verification import verify
+from pipeline.pos_embeds import axes as pos_embeds
+from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader, decode_array
+from pipeline.shards.write import describe_tar, write_shard
+from pipeline.store import write_record
+from pipeline.training import checkpoints
+from pipeline.training.artifacts import Inputs
+from pipeline.verify import verify
 from tests.conftest import ROOT, Small
 from tests.faults.artifacts import save_small_model
 from tests.faults.conftest import Gate
@@ -79,23 +82,23 @@ def refuses(read: Callable[..., object], *arguments: object) -> bool:
 
 
 def test_members(small: Small, marker: Path, tmp_path: Path, gate: Gate) -> None:
-    """In the place of a picture, of raw pixels, of scores, of a mask; and beside them, where nobody asks for them."""
+    """In the place of an image, of raw pixels, of scores, of a mask; and beside them, where nobody asks for them."""
     results = []
     for number, (kind, trap) in enumerate(traps(marker).items()):
         folder = tmp_path / str(number)
-        for name in ("pictures", "column"):
+        for name in ("images", "column"):
             (folder / name).mkdir(parents=True)
         samples = {"jpg": {"jpg": trap}, "npy": {"npy": trap}, "png": {"png": trap, "pkl": trap, "pyd": trap}}
-        write_shard(folder / "pictures/shard-000000", samples.items())
-        pictures = ShardReader(folder / "pictures")
+        write_shard(folder / "images/shard-000000", samples.items())
+        images = ShardReader(folder / "images")
         column = ((key, {"p28.npy": trap, "mask.png": trap}) for key in samples)
-        write_shard(folder / "column/shard-000000", column, pictures.shards["shard-000000"])
-        maps = ColumnReader(folder / "column", pictures)
+        write_shard(folder / "column/shard-000000", column, images.shards["shard-000000"])
+        maps = ColumnReader(folder / "column", images)
         for key in samples:
-            results.append(refuses(pictures.read_picture, key))
+            results.append(refuses(images.read_image, key))
             results.append(refuses(maps.read_importance, key, 28))
             results.append(refuses(maps.read_mask, key))
-        assert pictures.read("png", "pkl") == trap, kind  # bytes, and no more
+        assert images.read("png", "pkl") == trap, kind  # bytes, and no more
     gate("G4", "pickles as members of shards", cases=len(results), failures=results.count(False))
     assert not marker.exists()
 
@@ -161,7 +164,7 @@ def test_tables(small: Small, marker: Path, gate: Gate) -> None:
     schema = SCHEMA.set(SCHEMA.names.index("name"), pa.field("name", storage.type, metadata=kind))
     pq.write_table(table.cast(schema), folder / "manifest.parquet")
     write_record(folder / "dataset.json", facts | {"sha256": file_sha256(folder / "manifest.parquet")})
-    assert read_manifest(folder).table["name"].to_pylist() == [one.name for one in small.listing.pictures]
+    assert read_manifest(folder).table["name"].to_pylist() == [one.name for one in small.listing.images]
     gate("G4", "pickled column types", cases=1, failures=int(marker.exists()))
 
 
@@ -288,7 +291,7 @@ def test_sidecars_that_lie(small: Small, gate: Gate) -> None:
     def read_all() -> None:
         reader = ShardReader(small.data / "shards", "shard-000000")
         for key in reader:
-            reader.read_picture(key)
+            reader.read_image(key)
 
     results = []
     for lie in lies + [{"members": value} for value in members]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import quarantine
-from pipeline.images import Limits
-from pipeline.quarantine import Bounds, look_apart
-from pipeline.reasons import PASSING, REASONS
+from charm.images import quarantine
+from charm.images.decode import Limits
+from charm.images.quarantine import Bounds, inspect_in_child
+from charm.images.reasons import PASSING, REASONS
 from tests.faults.conftest import Gate
-from tests.faults.hostile_child import ORDERS, picture
+from tests.faults.hostile_child import ORDERS, image
 
 ROOT = Path(__file__).parents[2]
 BOUNDS = Bounds(cpu_seconds=0.3, wall_seconds=2, megabytes=250)
@@ -41,7 +41,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
 def look(root: Path, *contents: bytes) -> list[dict[str, Any]]:
     for index, content in enumerate(contents):
         (root / f"{index}").write_bytes(content)
-    return look_apart(root, [f"{index}" for index in range(len(contents))], Limits(), BOUNDS)
+    return inspect_in_child(root, [f"{index}" for index in range(len(contents))], Limits(), BOUNDS)
 
 
 def test_every_order_is_tried() -> None:
@@ -52,7 +52,7 @@ def test_every_order_is_tried() -> None:
 def test_a_poison_file_costs_exactly_itself(tmp_path: Path, gate: Gate, capfd: pytest.CaptureFixture[str]) -> None:
     """Between good files, as the first, as the last, and several in a row."""
     files = [
-        (picture(index), "") if index % 2 else (order.encode(), REASON[order]) for order in REASON for index in (0, 1)
+        (image(index), "") if index % 2 else (order.encode(), REASON[order]) for order in REASON for index in (0, 1)
     ]
     files += [(order.encode(), REASON[order]) for order in ("segfault", "exit", "eat", "abort")]
     found = [facts["reason"] for facts in look(tmp_path, *(content for content, _ in files))]
@@ -68,7 +68,7 @@ def test_a_poison_file_costs_exactly_itself(tmp_path: Path, gate: Gate, capfd: p
 
 
 def test_a_file_is_not_blamed_for_what_came_before(tmp_path: Path) -> None:
-    found = look(tmp_path, b"wear", b"wear", b"wear", picture())
+    found = look(tmp_path, b"wear", b"wear", b"wear", image())
     assert [facts["reason"] for facts in found] == [""] * 4
 
 

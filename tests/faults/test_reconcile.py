@@ -1,4 +1,4 @@
-"""G1: every listed picture is packed, or rejected with a reason; every map has exactly the packed ones."""
+"""G1: every listed image is packed, or rejected with a reason; every map has exactly the packed ones."""
 
 import csv
 import json
@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.columns import ColumnReader
-from pipeline.manifest import read_manifest
-from pipeline.reasons import REASONS
-from pipeline.shard_reader import ShardReader
+from charm.images.reasons import REASONS
+from pipeline.manifest.table import read_manifest
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
 from tests.faults.conftest import Gate
 from tests.faults.processes import run_inline, write_workspace
 
@@ -20,17 +20,17 @@ MAPS = ("frequency", "gradient", "entropy", "saliency")
 
 
 def write_useless(folder: Path) -> list[str]:
-    """Pictures that cannot be used, in several ways; their paths."""
-    pictures = folder / "pictures"
-    whole = (pictures / "0.jpg").read_bytes()
-    (pictures / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (pictures / "empty.jpg").write_bytes(b"")
-    (pictures / "text.jpg").write_text("no picture")
-    (pictures / "folder.jpg").mkdir()
-    os.mkfifo(pictures / "pipe.jpg")
+    """Images that cannot be used, in several ways; their paths."""
+    images = folder / "images"
+    whole = (images / "0.jpg").read_bytes()
+    (images / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "text.jpg").write_text("no image")
+    (images / "folder.jpg").mkdir()
+    os.mkfifo(images / "pipe.jpg")
     (folder / "outside.jpg").write_bytes(whole)
-    (pictures / "link.jpg").symlink_to(folder / "outside.jpg")
-    (pictures / "loop.jpg").symlink_to(pictures / "loop.jpg")
+    (images / "link.jpg").symlink_to(folder / "outside.jpg")
+    (images / "loop.jpg").symlink_to(images / "loop.jpg")
     here = [f"{name}.jpg" for name in ("cut", "empty", "text", "folder", "pipe", "link", "loop", "missing")]
     return [*here, "../outside.jpg", str(folder / "outside.jpg"), "0.jpg/1.jpg", "x" * 300 + ".jpg"]
 
@@ -38,7 +38,7 @@ def write_useless(folder: Path) -> list[str]:
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 def test_counts_add_up(encoding: str, tmp_path: Path, gate: Gate) -> None:
     write_workspace(tmp_path, 20, samples_per_shard=6, encoding=encoding)
-    labels = tmp_path / "pictures/labels.csv"
+    labels = tmp_path / "images/labels.csv"
     good = [line.split(",")[0] for line in labels.read_text().splitlines()[1:]]
     useless = write_useless(tmp_path)
     with labels.open("a") as file:
@@ -53,8 +53,8 @@ def test_counts_add_up(encoding: str, tmp_path: Path, gate: Gate) -> None:
     rows = pq.read_table(data / "manifest/manifest.parquet").to_pylist()
     with open(data / "manifest/rejected.csv", newline="") as file:
         rejected = {row["path"]: row["reason"] for row in csv.DictReader(file)}
-    pictures = ShardReader(data / "shards")
-    names = [json.loads(pictures.read(key, "json"))["name"] for key in pictures]
+    images = ShardReader(data / "shards")
+    names = [json.loads(images.read(key, "json"))["name"] for key in images]
     facts = manifest.facts
     failures = [
         [row["path"] for row in rows] != good + useless,
@@ -64,11 +64,11 @@ def test_counts_add_up(encoding: str, tmp_path: Path, gate: Gate) -> None:
         facts["listed"] != facts["packed"] + sum(facts["rejected"].values()),
         sum(facts["rejected"].values()) != len(rejected),
         sum(facts["splits"].values()) != facts["packed"],
-        list(pictures) != manifest.keys,
+        list(images) != manifest.keys,
         names != good,
     ]
     for name in MAPS:
-        ColumnReader(data / "importance" / name, pictures)
+        ColumnReader(data / "importance" / name, images)
         failures.append(list(ShardReader(data / "importance" / name)) != manifest.keys)
     assert failures == [False] * len(failures)
     unexplained = facts["listed"] - len(set(names)) - len(rejected)

@@ -1,6 +1,6 @@
 """G8 and G9: who reads a sample, with which others, has no say in it; every sample comes exactly once an epoch.
 
-The golden digests are of pictures made of integers, in raw shards, with columns made of integers: no decoder and no
+The golden digests are of images made of integers, in raw shards, with columns made of integers: no decoder and no
 floating-point number is in their way. They change only with the draws, the tokenizer or the loader.
 """
 
@@ -15,21 +15,21 @@ import pytest
 import torch
 from PIL import Image
 
-from charm.importance import score_patches
-from charm.tokenizer import CharmTokenizer
-from pipeline.columns import ColumnReader
-from pipeline.loader import Loader, TokenDataset
-from pipeline.manifest import SCHEMA, Manifest
-from pipeline.pos_embeds import PosEmbeds, list_axes, write_axes
-from pipeline.sampler import EpochSampler
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import encode_array, write_shard
+from charm.tokenization.importance import score_patches
+from charm.tokenization.tokenizer import CharmTokenizer
+from pipeline.manifest.table import SCHEMA, Manifest
+from pipeline.pos_embeds.axes import PosEmbeds, list_axes, write_axes
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
+from pipeline.shards.write import encode_array, write_shard
+from pipeline.training.loader import Loader, TokenDataset
+from pipeline.training.sampler import EpochSampler
 from tests.faults.conftest import Gate
 
 SIZES = ((140, 196), (224, 168), (113, 261), (28, 28), (280, 199))
 KEYS = [f"{index:08d}" for index in range(len(SIZES))]
 EPOCHS = 2
-# (selection, seed) -> for each epoch, of each picture, the first ten digits of its digest.
+# (selection, seed) -> for each epoch, of each image, the first ten digits of its digest.
 GOLDEN: dict[tuple[str, int], list[list[str]]] = {
     ("random", 0): [
         ["babab3113e", "49912c3b87", "6f28db81b5", "3f760f1900", "2133fb956c"],
@@ -70,22 +70,22 @@ def tokenizer_of(selection: str) -> CharmTokenizer:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """pictures/ in two shards, gradient/ and saliency/ beside them, axes/."""
+    """images/ in two shards, gradient/ and saliency/ beside them, axes/."""
     folder = tmp_path_factory.mktemp("samples")
-    for name in ("pictures", "gradient", "saliency"):
+    for name in ("images", "gradient", "saliency"):
         (folder / name).mkdir()
     for number, indices in enumerate(((0, 1, 2), (3, 4))):
         name = f"shard-{number:06d}"
-        pictures = {index: draw_integers(*SIZES[index], index) for index in indices}
-        shard = ((KEYS[index], {"npy": encode_array(picture), "json": b"{}"}) for index, picture in pictures.items())
-        write_shard(folder / "pictures" / name, shard)
-        sha256 = ShardReader(folder / "pictures", name).shards[name]
+        images = {index: draw_integers(*SIZES[index], index) for index in indices}
+        shard = ((KEYS[index], {"npy": encode_array(image), "json": b"{}"}) for index, image in images.items())
+        write_shard(folder / "images" / name, shard)
+        sha256 = ShardReader(folder / "images", name).shards[name]
         scores, masks = [], []
-        for index, picture in pictures.items():
-            grid = score_patches(picture, "gradient", 28, "nearest").shape
+        for index, image in images.items():
+            grid = score_patches(image, "gradient", 28, "nearest").shape
             ranks = (np.arange(np.prod(grid)) * 7919 % 1009).astype(np.float32).reshape(grid)
             mask = io.BytesIO()
-            Image.fromarray(np.add(*np.indices(picture.shape[:2])) < sum(picture.shape) // 3).save(mask, format="PNG")
+            Image.fromarray(np.add(*np.indices(image.shape[:2])) < sum(image.shape) // 3).save(mask, format="PNG")
             scores.append((KEYS[index], {"p28.npy": encode_array(ranks)}))
             masks.append((KEYS[index], {"mask.png": mask.getvalue()}))
         write_shard(folder / "gradient" / name, scores, sha256)
@@ -100,7 +100,7 @@ Build = Callable[..., TokenDataset]
 
 @pytest.fixture(scope="module")
 def build(folder: Path) -> Build:
-    """Called with a selection and a seed, and how many of the pictures."""
+    """Called with a selection and a seed, and how many of the images."""
 
     def build_dataset(selection: str, seed: int, count: int = len(KEYS)) -> TokenDataset:
         rows = [
@@ -109,16 +109,16 @@ def build(folder: Path) -> Build:
             for key, (height, width) in zip(KEYS[:count], SIZES, strict=False)
         ]
         manifest = Manifest(pa.Table.from_pylist(rows, schema=SCHEMA), {"num_bins": 1})
-        pictures = ShardReader(folder / "pictures")
-        column = None if selection == "random" else ColumnReader(folder / selection, pictures)
+        images = ShardReader(folder / "images")
+        column = None if selection == "random" else ColumnReader(folder / selection, images)
         axes = PosEmbeds(folder / "axes")
-        return TokenDataset(manifest, pictures, column, tokenizer_of(selection), axes, seed, flip=0.5, rotate=0.5)
+        return TokenDataset(manifest, images, column, tokenizer_of(selection), axes, seed, flip=0.5, rotate=0.5)
 
     return build_dataset
 
 
 def digests(dataset: TokenDataset, seed: int, batch_size: int, workers: int, shuffle: bool) -> list[list[str]]:
-    """As in GOLDEN; an empty text for a picture that did not come."""
+    """As in GOLDEN; an empty text for an image that did not come."""
     sampler = EpochSampler(len(dataset), batch_size, seed=seed, shuffle=shuffle)
     loader = Loader(dataset, sampler, workers, torch.device("cpu"))
     found = [[""] * len(dataset) for _ in range(EPOCHS)]

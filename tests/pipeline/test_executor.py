@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from charm.runtime.disk import fingerprint
+from charm.runtime.errors import UserError
 from pipeline import executor
-from pipeline.errors import UserError
 from pipeline.executor import Job, make_missing
-from pipeline.maps import make_column
+from pipeline.importance.make import make_column
 from pipeline.params import DaskParams
-from pipeline.shards import pack_shard
-from pipeline.store import fingerprint, read_sidecar, store_folder, write_record
+from pipeline.shards.write import pack_shard
+from pipeline.store import read_sidecar, store_folder, write_record
 from tests.conftest import Small
 
 HERE = DaskParams(address=None, workers=1, memory="auto")

@@ -8,12 +8,16 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from charm import budget, geometry, losses, model, pos_embed, selection, tokenizer
-from pipeline import images, maps, params
+from charm.images import decode as images
+from charm.model import losses, pos_embed
+from charm.model import vit as model
+from charm.runtime.errors import UserError
+from charm.saliency import weights
+from charm.tokenization import budget, geometry, selection, tokenizer
+from pipeline import params
 from pipeline.datasets import READERS
-from pipeline.errors import UserError
+from pipeline.importance import make as maps
 from pipeline.params import load_params
-from pipeline.saliency import weights
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text()

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
-from pipeline.errors import UserError
 from pipeline.params import Params, load_params
 from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text()
-OF_PICTURES = ("max_edge", "val_share", "leaks")
+OF_IMAGES = ("max_edge", "val_share", "leaks")
 
 
 def load(folder: Path, **changed: str) -> Params:
@@ -94,12 +94,12 @@ def test_a_short_run_has_a_short_warm_up(epochs: str, warmup_epochs: float, tmp_
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_the_pictures_do_not_depend_on_the_backbone(dataset: str) -> None:
+def test_the_images_do_not_depend_on_the_backbone(dataset: str) -> None:
     built_in, paper = (choose_recipe(dataset, backbone) for backbone in ("charm_demo", "vit_tiny_patch16_224"))
     assert built_in.keys() == paper.keys() == AUTO_KEYS
-    of_pictures = {key for key in AUTO_KEYS if key.startswith("manifest.")}
-    assert of_pictures == {"manifest.max_edge", "manifest.val_share", "manifest.leaks"}
-    assert all(built_in[key] == paper[key] for key in of_pictures)
+    of_images = {key for key in AUTO_KEYS if key.startswith("manifest.")}
+    assert of_images == {"manifest.max_edge", "manifest.val_share", "manifest.leaks"}
+    assert all(built_in[key] == paper[key] for key in of_images)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
+from charm.runtime.disk import atomic_write, file_sha256, fingerprint
+from charm.runtime.errors import UserError
 from pipeline.store import (
     code_digest,
-    file_sha256,
-    fingerprint,
-    make_alone,
+    locked,
     parse_record,
     publish,
     publish_shards,
@@ -23,7 +22,6 @@ from pipeline.store import (
     store_folder,
     write_json,
     write_record,
-    write_whole,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +32,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def test_a_file_is_there_whole(tmp_path: Path) -> None:
-    with write_whole(tmp_path / "a") as file:
+    with atomic_write(tmp_path / "a") as file:
         file.write(b"one")
         assert not (tmp_path / "a").exists()
     assert (tmp_path / "a").read_bytes() == b"one"
@@ -45,7 +43,7 @@ def test_a_writer_that_fails_leaves_nothing_new(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
 
     def fail() -> None:
-        with write_whole(tmp_path / "a") as file:
+        with atomic_write(tmp_path / "a") as file:
             file.write(b"new")
             raise RuntimeError("disk full")
 
@@ -176,17 +174,19 @@ def test_a_queued_run_finds_what_lies_beside_the_repository(tmp_path: Path, monk
 
 
 def test_every_module_counts() -> None:
-    assert code_digest("pipeline.shards", "pipeline.images") != code_digest("pipeline.shards", "pipeline.store")
+    assert code_digest("pipeline.shards.write", "charm.images.decode") != code_digest(
+        "pipeline.shards.write", "pipeline.store"
+    )
     with pytest.raises(ImportError):
         code_digest("pipeline.no_such_module")
 
 
 def test_a_second_maker_waits_and_says_for_whom(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from pipeline.store import make_alone\n"
-        "with make_alone(pathlib.Path(sys.argv[1])): print('made', flush=True)"
+        "import sys, pathlib; from pipeline.store import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('made', flush=True)"
     )
-    with make_alone(tmp_path):
+    with locked(tmp_path):
         second = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert second.stdout is not None
         assert second.stdout.readline() == f"waiting for process {os.getpid()}, which makes the same artifacts\n"
@@ -197,12 +197,12 @@ def test_a_second_maker_waits_and_says_for_whom(tmp_path: Path) -> None:
 
 def test_a_maker_that_failed_holds_up_nobody(tmp_path: Path) -> None:
     def fail() -> None:
-        with make_alone(tmp_path):
+        with locked(tmp_path):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    with make_alone(tmp_path):
+    with locked(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"process {os.getpid()}"
 
 

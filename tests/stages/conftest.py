@@ -1,4 +1,4 @@
-"""A working folder in which every stage up to `train` has run on two dozen small pictures, shared by the session."""
+"""A working folder in which every stage up to `train` has run on two dozen small images, shared by the session."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 NUM_GOOD = 27
 
 
-def write_pictures(folder: Path) -> None:
-    """27 readable pictures of 27 sizes with splits 15, 6, 6, and one that is missing, empty, and cut short."""
+def write_images(folder: Path) -> None:
+    """27 readable images of 27 sizes with splits 15, 6, 6, and one that is missing, empty, and cut short."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     lines = ["file,stars,part"]
@@ -36,7 +36,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def small_params(folder: Path) -> Params:
-    """params.yaml on these pictures, at a size that takes seconds."""
+    """params.yaml on these images, at a size that takes seconds."""
     params = load_params(ROOT / "params.yaml")
     return replace(
         params,
@@ -68,8 +68,8 @@ def write_params(path: Path, params: Params) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     """The folder and its params; data/ and runs/train are there, with the maps `random`, `gradient` and `saliency`."""
     folder = tmp_path_factory.mktemp("workspace")
-    write_pictures(folder / "pictures")
-    params = small_params(folder / "pictures")
+    write_images(folder / "images")
+    params = small_params(folder / "images")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("CHARM_STORE", raising=False)

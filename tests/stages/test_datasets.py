@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.manifest import read_manifest
+from pipeline.manifest.table import read_manifest
 from pipeline.params import Params, load_params
 from pipeline.recipes import DATASETS
-from pipeline.shard_reader import ShardReader
+from pipeline.shards.read import ShardReader
 from stages import evaluate, importance, manifest, pos_embeds, report, shards, train
 from tests.no_cluster import use_no_cluster
 from tests.pipeline.datasets.small_folders import NUM_LISTED, WRITERS, counts, score
 from tests.stages.conftest import ROOT
 
-LONG = {"para": 1024, "spaq": 1024}  # pixels of the long picture when packed; 1100 in the other data sets
+LONG = {"para": 1024, "spaq": 1024}  # pixels of the long image when packed; 1100 in the other data sets
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ def test_listed_is_packed_and_rejected_with_the_exact_reasons(packed: Packed) ->
     assert facts["rejected"] == {"corrupt": 1, "missing": 1}
     rejected = (packed.folder / "data/manifest/rejected.csv").read_text().splitlines()
     assert [row.split(",")[2] for row in rejected[1:]] == ["corrupt", "missing"]
-    pictures = ShardReader(packed.folder / "data/shards")
-    assert sorted(pictures) == read_manifest(packed.folder / "data/manifest").keys
-    assert all(len(pictures.read_picture(key)) for key in pictures)
+    images = ShardReader(packed.folder / "data/shards")
+    assert sorted(images) == read_manifest(packed.folder / "data/manifest").keys
+    assert all(len(images.read_image(key)) for key in images)
 
 
 def test_splits(packed: Packed) -> None:
     assert packed.facts["splits"] == {"train": 14, "val": 4, "test": 4}
 
 
-def test_targets_are_scaled_and_stand_with_their_pictures(packed: Packed) -> None:
+def test_targets_are_scaled_and_stand_with_their_images(packed: Packed) -> None:
     found = read_manifest(packed.folder / "data/manifest")
     recipe = DATASETS[packed.dataset]
     low, high = recipe.score_range
@@ -95,7 +95,7 @@ def test_targets_are_scaled_and_stand_with_their_pictures(packed: Packed) -> Non
     assert [int(key) for key in found.keys] == kept
 
 
-def test_pictures_are_downscaled_where_the_paper_does(packed: Packed) -> None:
+def test_images_are_downscaled_where_the_paper_does(packed: Packed) -> None:
     found = read_manifest(packed.folder / "data/manifest")
     assert max(found.table["raw_width"].to_pylist()) == 1100
     assert max(max(image_hw) for image_hw in found.image_hws) == LONG.get(packed.dataset, 1100)
@@ -124,5 +124,5 @@ def test_from_the_publishers_files_to_the_report(packed: Packed, monkeypatch: py
     outputs = json.loads((packed.folder / "runs/train/model.json").read_text())["num_outputs"]
     assert outputs == DATASETS[packed.dataset].num_bins
     page = (packed.folder / "runs/report/report.html").read_text()
-    assert re.search(r"24 pictures listed = 22 packed\s+\+ 2 rejected", page)
+    assert re.search(r"24 images listed = 22 packed\s+\+ 2 rejected", page)
     assert '<th scope="row">learning_rate</th><td><code>0.001</code></td>' in page  # not "auto"

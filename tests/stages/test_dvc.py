@@ -13,17 +13,17 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.columns import ColumnReader
+from charm.runtime.disk import file_sha256
 from pipeline.params import SamHqParams
-from pipeline.shard_reader import ShardReader
-from pipeline.store import file_sha256
-from tests.stages.conftest import ROOT, write_pictures
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
+from tests.stages.conftest import ROOT, write_images
 
 ALL = ["manifest", "shards", "importance@random", "pos_embeds@charm_demo", "train", "evaluate", "report"]
 
 
 class Repository:
-    """A copy of the project with a commit, on two dozen small pictures."""
+    """A copy of the project with a commit, on two dozen small images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "charm"
@@ -42,8 +42,8 @@ class Repository:
             if (ROOT / name).is_file() and name != "dvc.lock":
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.folder / name)
-        write_pictures(folder / "pictures")
-        self._set_params(folder / "pictures" / "labels.csv")
+        write_images(folder / "images")
+        self._set_params(folder / "images" / "labels.csv")
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
             subprocess.run(["git", *command], cwd=self.folder, check=True, env=self.environment)
 
@@ -108,13 +108,13 @@ def test_another_selection_makes_its_map_and_trains_again_and_going_back_runs_no
 
 
 def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, tiny_models: SamHqParams) -> None:
-    """With the published architecture of vit_tiny, at a threshold that one of the 27 pictures reaches."""
-    from pipeline.saliency import sam_hq
+    """With the published architecture of vit_tiny, at a threshold that one of the 27 images reaches."""
+    from charm.saliency import sam_hq
     from tests.saliency_models import resolve
 
-    pictures = ShardReader(repository.folder / "data/shards")
+    images = ShardReader(repository.folder / "data/shards")
     best = resolve(replace(tiny_models, box_threshold=0.0, top_k=1))
-    scores = sorted(float(sam_hq.detect(pictures.read_picture(key), best).scores[0]) for key in pictures)
+    scores = sorted(float(sam_hq.detect(images.read_image(key), best).scores[0]) for key in images)
     torch.save(sam_hq._build_published("vit_tiny").state_dict(), repository.folder / ".dvc/tmp/sam.pth")
     settings = {
         "detector": tiny_models.detector,
@@ -134,7 +134,7 @@ def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, ti
     folder = repository.folder / "data/importance/saliency"
     assert json.loads((folder / "column.json").read_text())["empty"] == 26
     (found,) = (row.split(",")[0] for row in (folder / "masks.csv").read_text().splitlines() if row.endswith(",1"))
-    assert 0 < ColumnReader(folder, pictures).read_mask(found).mean() < 1
+    assert 0 < ColumnReader(folder, images).read_mask(found).mean() < 1
 
 
 def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:

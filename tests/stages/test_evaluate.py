@@ -11,15 +11,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from charm import CharmScorer
-from charm.files import read_model
-from charm.metrics import METRICS, srcc
-from pipeline.errors import UserError
-from pipeline.images import decode_image
-from pipeline.manifest import read_manifest
+from charm.hub import read_model
+from charm.images.decode import decode_image
+from charm.model.metrics import METRICS, srcc
+from charm.runtime.errors import UserError
+from pipeline.manifest.table import read_manifest
 from pipeline.params import EvaluateParams, Params
-from pipeline.predictions import Predictions, predict
-from pipeline.sampler import Place
 from pipeline.store import read_record, write_record
+from pipeline.training.predictions import Predictions, predict
+from pipeline.training.sampler import SampleRef
 from stages import evaluate
 
 Workspace = tuple[Path, Params]
@@ -33,7 +33,7 @@ def run(folder: Path, params: Params) -> tuple[dict[str, Any], dict[str, list[st
     return metrics, {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def test_every_test_picture_is_scored_once_and_the_metrics_are_theirs(workspace: Workspace) -> None:
+def test_every_test_image_is_scored_once_and_the_metrics_are_theirs(workspace: Workspace) -> None:
     folder, params = workspace
     metrics, predictions = run(folder, params)
     assert predictions["key"] == read_manifest(folder / "data/manifest").of_split("test").keys
@@ -63,7 +63,7 @@ def test_several_draws_are_averaged_and_their_spread_reported(
     passes = []
     for draw in range(3):
         monkeypatch.setattr(
-            evaluate.EveryDraw, "__iter__", lambda self, draw=draw: iter([[Place(draw, row) for row in range(6)]])
+            evaluate.EveryDraw, "__iter__", lambda self, draw=draw: iter([[SampleRef(draw, row) for row in range(6)]])
         )
         passes.append(np.array(run(folder, params)[1]["predicted"], float))
     monkeypatch.undo()
@@ -146,11 +146,11 @@ def test_the_models_folder_gives_the_same_scores_from_the_files_alone(
     metrics, predictions = run(folder, params)
     assert metrics["draw_spread"] > 1e-4
     scorer = CharmScorer.from_pretrained(str(folder / "runs/evaluate/model"))
-    paths = [folder / "pictures" / name for name in predictions["name"]]
-    pictures = [decode_image(path.read_bytes()).pixels for path in paths]
+    paths = [folder / "images" / name for name in predictions["name"]]
+    images = [decode_image(path.read_bytes()).pixels for path in paths]
     expected = np.array(predictions["predicted"], float)
     assert np.ptp(expected) > 0.1
-    together, alone = scorer(pictures[::-1])[::-1], [scorer(picture) for picture in pictures]
+    together, alone = scorer(images[::-1])[::-1], [scorer(image) for image in images]
     for found in (together, alone):
         np.testing.assert_allclose([one.score for one in found], expected, atol=1e-5)
         np.testing.assert_allclose([one.spread for one in found], np.array(predictions["spread"], float), atol=1e-5)
@@ -159,7 +159,7 @@ def test_the_models_folder_gives_the_same_scores_from_the_files_alone(
 def test_predictions_are_on_the_scale_of_the_labels(workspace: Workspace) -> None:
     folder, params = workspace
     _, predictions = run(folder, params)
-    with (folder / "pictures/labels.csv").open() as text:
+    with (folder / "images/labels.csv").open() as text:
         stars = {row["file"]: float(row["stars"]) for row in csv.DictReader(text)}
     targets = [stars[name] for name in predictions["name"]]
     np.testing.assert_allclose(np.array(predictions["target"], float), targets, atol=1e-5)

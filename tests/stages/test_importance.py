@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from charm import score_patches
-from pipeline import executor, maps
-from pipeline.columns import ColumnReader
-from pipeline.errors import UserError
+from charm.runtime.errors import UserError
+from pipeline import executor
+from pipeline.importance import make as maps
 from pipeline.params import Params, SaliencyParams, SamHqParams, ScoreParams
-from pipeline.shard_reader import ShardReader
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
 from pipeline.store import parse_record
 from stages import importance
 from tests.stages.conftest import ROOT
@@ -25,20 +26,20 @@ from tests.stages.conftest import ROOT
 Workspace = tuple[Path, Params]
 
 
-def test_scores_are_those_of_the_picture_for_every_coarse_patch_size(workspace: Workspace) -> None:
-    pictures = ShardReader(workspace[0] / "data/shards")
-    column = ColumnReader(workspace[0] / "data/importance/gradient", pictures)
-    for key in pictures:
+def test_scores_are_those_of_the_image_for_every_coarse_patch_size(workspace: Workspace) -> None:
+    images = ShardReader(workspace[0] / "data/shards")
+    column = ColumnReader(workspace[0] / "data/importance/gradient", images)
+    for key in images:
         for size in (28, 32, 56, 64):
-            expected = score_patches(pictures.read_picture(key), "gradient", size)
+            expected = score_patches(images.read_image(key), "gradient", size)
             np.testing.assert_array_equal(column.read_importance(key, size), expected)
 
 
-def test_masks_have_the_size_of_their_picture(workspace: Workspace) -> None:
-    pictures = ShardReader(workspace[0] / "data/shards")
-    column = ColumnReader(workspace[0] / "data/importance/saliency", pictures)
-    for key in pictures:
-        assert column.read_mask(key).shape == pictures.read_picture(key).shape[:2]
+def test_masks_have_the_size_of_their_image(workspace: Workspace) -> None:
+    images = ShardReader(workspace[0] / "data/shards")
+    column = ColumnReader(workspace[0] / "data/importance/saliency", images)
+    for key in images:
+        assert column.read_mask(key).shape == images.read_image(key).shape[:2]
 
 
 def test_random_needs_no_map(workspace: Workspace) -> None:
@@ -72,7 +73,7 @@ def test_masks_are_counted_and_those_without_an_object_are_flagged(workspace: Wo
         assert salient == str(int(mask.any()))
     facts = parse_record((folder / "column.json").read_bytes())
     assert facts["backend"] == "mbd"
-    assert facts["pictures"] == 27
+    assert facts["images"] == 27
     assert facts["empty"] == sum(row.endswith(",0") for row in rows)
     assert facts["empty_rate"] == facts["empty"] / 27
 
@@ -88,7 +89,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Run:
-    """Called with settings of SAM-HQ: runs the stage on the pictures, in a folder and store of the test's own.
+    """Called with settings of SAM-HQ: runs the stage on the images, in a folder and store of the test's own.
 
     Dask's workers are threads of this process, which knows the tiny models.
     """
@@ -121,10 +122,10 @@ def test_masks_by_sam_hq_are_those_of_direct_calls(run: Run, tiny_models: SamHqP
     from tests.saliency_models import segment_directly
 
     run()
-    pictures = ShardReader(Path("data/shards"))
-    column = ColumnReader(Path("data/importance/saliency"), pictures)
-    for key in list(pictures)[::5]:
-        expected, _ = segment_directly(pictures.read_picture(key), tiny_models)
+    images = ShardReader(Path("data/shards"))
+    column = ColumnReader(Path("data/importance/saliency"), images)
+    for key in list(images)[::5]:
+        expected, _ = segment_directly(images.read_image(key), tiny_models)
         np.testing.assert_array_equal(column.read_mask(key), expected)
     facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
     assert (facts["backend"], facts["empty"], facts["settings"]["prompt"]) == ("sam_hq", 0, "salient object")
@@ -133,7 +134,7 @@ def test_masks_by_sam_hq_are_those_of_direct_calls(run: Run, tiny_models: SamHqP
 
 
 def test_nothing_found_is_an_outcome(run: Run) -> None:
-    assert "nothing stands out in 27 of 27 pictures" in run(box_threshold=1.0)
+    assert "nothing stands out in 27 of 27 images" in run(box_threshold=1.0)
     facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
     assert (facts["empty"], facts["empty_rate"], facts["coverage"]) == (27, 1.0, {})
 
@@ -160,7 +161,7 @@ def test_wrong_weights_are_one_line_before_any_work(run: Run, monkeypatch: pytes
 def test_large_shards_are_made_in_blocks_and_a_run_that_stopped_goes_on(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shards of 10, 10 and 7 pictures, blocks of 4: eight blocks."""
+    """Shards of 10, 10 and 7 images, blocks of 4: eight blocks."""
     run()
     out = Path("data/importance/saliency")
     at_once = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -170,18 +171,18 @@ def test_large_shards_are_made_in_blocks_and_a_run_that_stopped_goes_on(
     segment = maps.MAPS["sam_hq"]
     worked: list[np.ndarray] = []
 
-    def fail_on_one(picture: np.ndarray, way: str, settings: dict[str, Any]) -> Any:
-        if np.array_equal(picture, ShardReader(Path("data/shards")).read_picture("00000015")):
+    def fail_on_one(image: np.ndarray, way: str, settings: dict[str, Any]) -> Any:
+        if np.array_equal(image, ShardReader(Path("data/shards")).read_image("00000015")):
             raise RuntimeError("the power is off")
-        return segment(picture, way, settings)
+        return segment(image, way, settings)
 
     monkeypatch.setitem(maps.MAPS, "sam_hq", fail_on_one)
-    with pytest.raises(UserError, match=r"1 of 8 shards failed.*\n  shard-000001, pictures 4 to 7: RuntimeError"):
+    with pytest.raises(UserError, match=r"1 of 8 shards failed.*\n  shard-000001, images 4 to 7: RuntimeError"):
         run()
 
-    def count(picture: np.ndarray, way: str, settings: dict[str, Any]) -> Any:
-        worked.append(picture)
-        return segment(picture, way, settings)
+    def count(image: np.ndarray, way: str, settings: dict[str, Any]) -> Any:
+        worked.append(image)
+        return segment(image, way, settings)
 
     monkeypatch.setitem(maps.MAPS, "sam_hq", count)
     assert "saliency_blocks: 7 of 8 shards are there, 1 to make" in run()

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 import simplejpeg
 
-from pipeline.errors import UserError
-from pipeline.inspection import inspect_pictures
-from pipeline.manifest import read_manifest
+from charm.runtime.errors import UserError
+from pipeline.manifest.rows import inspect_images
+from pipeline.manifest.table import read_manifest
 from pipeline.params import Params
 from pipeline.store import read_sidecar, store_folder, write_record
 from stages import manifest
-from tests.conftest import draw_picture
+from tests.conftest import draw_image
 from tests.no_cluster import use_no_cluster
 from tests.stages.conftest import small_params
 
 Workspace = tuple[Path, Params]
 
 
-def test_every_listed_picture_is_kept_or_rejected_with_its_reason(workspace: Workspace) -> None:
+def test_every_listed_image_is_kept_or_rejected_with_its_reason(workspace: Workspace) -> None:
     folder, _ = workspace
     facts = json.loads((folder / "data/manifest/dataset.json").read_text())
     with (folder / "data/manifest/rejected.csv").open() as text:
@@ -34,7 +34,7 @@ def test_every_listed_picture_is_kept_or_rejected_with_its_reason(workspace: Wor
 def test_scores_and_threshold_are_scaled_to_0_1(workspace: Workspace) -> None:
     folder, _ = workspace
     read = read_manifest(folder / "data/manifest")
-    first = float((folder / "pictures/labels.csv").read_text().splitlines()[1].split(",")[1])
+    first = float((folder / "images/labels.csv").read_text().splitlines()[1].split(",")[1])
     assert read.targets[0, 0] == pytest.approx((first - 1) / 4)
     assert read.facts["accuracy_threshold"] == 0.5
 
@@ -43,7 +43,7 @@ def test_too_many_rejects_stop_the_run(workspace: Workspace, tmp_path: Path, mon
     _, params = workspace
     monkeypatch.chdir(tmp_path)
     strict = replace(params, manifest=replace(params.manifest, max_reject_frac=0.05))
-    with pytest.raises(UserError, match=r"3 of 30 listed pictures cannot be used .*max_reject_frac = 0.05"):
+    with pytest.raises(UserError, match=r"3 of 30 listed images cannot be used .*max_reject_frac = 0.05"):
         manifest.main(strict)
 
 
@@ -51,7 +51,7 @@ def test_an_empty_split_stops_the_run(workspace: Workspace, tmp_path: Path, monk
     _, params = workspace
     monkeypatch.chdir(tmp_path)
     drawn = replace(params.manifest, split_column=None, val_share=0.0)
-    with pytest.raises(UserError, match="no picture is in the split 'val'"):
+    with pytest.raises(UserError, match="no image is in the split 'val'"):
         manifest.main(replace(params, manifest=drawn))
 
 
@@ -69,7 +69,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, store: Path) -> Any:
         return facts
 
     for index in range(4):
-        Path(f"{index}.jpg").write_bytes(simplejpeg.encode_jpeg(draw_picture(20, 30, index)))
+        Path(f"{index}.jpg").write_bytes(simplejpeg.encode_jpeg(draw_image(20, 30, index)))
     return run
 
 
@@ -82,7 +82,7 @@ def test_the_same_file_in_two_splits_stops_the_run_with_both_places(run_here: An
     with pytest.raises(UserError) as error:
         run_here(*rows)
     assert str(error.value).startswith(
-        "2 listed pictures are the same files in more than one split, for example "
+        "2 listed images are the same files in more than one split, for example "
         "1.jpg in val (labels.csv:3) and copy.jpg in train (labels.csv:5); "
     )
     assert "manifest.leaks: allow" in str(error.value)
@@ -94,7 +94,7 @@ def test_leaks_of_published_splits_are_allowed_printed_and_counted(
     Path("copy.jpg").write_bytes(Path("1.jpg").read_bytes())
     facts = run_here(*GOOD, ("copy.jpg", 5, "train"), leaks="allow")
     assert facts["leaks"] == 2
-    assert "2 listed pictures are the same files in more than one split" in capsys.readouterr().out
+    assert "2 listed images are the same files in more than one split" in capsys.readouterr().out
     assert run_here(*GOOD, leaks="allow")["leaks"] == 0
 
 
@@ -112,13 +112,13 @@ def test_a_reason_that_may_pass_is_not_kept_for_good(
 
     def inspect(root: str, paths: list[str], *rest: Any) -> None:
         looks.append(paths)
-        inspect_pictures(root, paths, *rest)
+        inspect_images(root, paths, *rest)
         if len(looks) <= 2:
             sidecar = rest[-1].with_suffix(".json")
-            found = (read_sidecar(sidecar) or {})["pictures"]
-            write_record(sidecar, {"pictures": [*found[:-1], {"reason": reason}]})
+            found = (read_sidecar(sidecar) or {})["images"]
+            write_record(sidecar, {"images": [*found[:-1], {"reason": reason}]})
 
-    monkeypatch.setattr(manifest, "inspect_pictures", inspect)
+    monkeypatch.setattr(manifest, "inspect_images", inspect)
     rows = (*GOOD, ("3.jpg", 5, "train"))
     assert run_here(*rows)["rejected"] == {reason: 1}
     assert run_here(*rows)["rejected"] == {reason: 1}
@@ -131,12 +131,12 @@ def test_lasting_reasons_are_not_looked_at_again(run_here: Any, monkeypatch: pyt
     Path("cut.jpg").write_bytes(Path("0.jpg").read_bytes()[:-50])
     rows = (*GOOD, ("cut.jpg", 5, "train"), ("gone.jpg", 5, "train"))
     assert run_here(*rows)["rejected"] == {"corrupt": 1, "missing": 1}
-    monkeypatch.setattr(manifest, "inspect_pictures", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(manifest, "inspect_images", lambda *_: pytest.fail("looked again"))
     assert run_here(*rows)["rejected"] == {"corrupt": 1, "missing": 1}
     assert len(list(store_folder("manifest").glob("*.json"))) == 1
 
 
-def test_a_missing_picture_that_comes_later_is_found(run_here: Any) -> None:
+def test_a_missing_image_that_comes_later_is_found(run_here: Any) -> None:
     Path("late.jpg").write_bytes(Path("3.jpg").read_bytes())
     Path("late.jpg").rename("elsewhere")
     assert run_here(*GOOD, ("late.jpg", 5, "train"))["rejected"] == {"missing": 1}

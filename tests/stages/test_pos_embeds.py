@@ -3,24 +3,24 @@ from pathlib import Path
 import torch
 
 from charm import CharmTokenizer, CharmViT
-from pipeline.manifest import read_manifest
+from pipeline.inputs import build_tokenizer
+from pipeline.manifest.table import read_manifest
 from pipeline.params import Params
-from pipeline.pos_embeds import PosEmbeds
-from pipeline.shard_reader import ShardReader
-from pipeline.tokenizers import build_tokenizer
+from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.shards.read import ShardReader
 
 Workspace = tuple[Path, Params]
 
 
-def test_every_picture_finds_the_embeddings_of_its_tokens(workspace: Workspace) -> None:
+def test_every_image_finds_the_embeddings_of_its_tokens(workspace: Workspace) -> None:
     folder, params = workspace
     pos_embeds = PosEmbeds(folder / "data/pos_embeds/charm_demo")
     model = CharmViT("charm_demo", num_scales=2)
     tokenizer = build_tokenizer(params, model.patch_size)
     assert isinstance(tokenizer, CharmTokenizer)
-    pictures = ShardReader(folder / "data/shards")
+    images = ShardReader(folder / "data/shards")
     for key in read_manifest(folder / "data/manifest").keys:
-        tokens = tokenizer(pictures.read_picture(key), key=key)
+        tokens = tokenizer(images.read_image(key), key=key)
         found = pos_embeds.gather(torch.from_numpy(pos_embeds.rows(tokens)))
         expected = model.pos_embed_tables(tokens.grids)
         for token in range(tokens.seq_len):

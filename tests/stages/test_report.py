@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipeline.errors import UserError
-from pipeline.listing import Listed, Listing
-from pipeline.manifest import write_manifest
-from pipeline.maps import encode_mask
+from charm.runtime.errors import UserError
+from pipeline.importance.coverage import write_coverages
+from pipeline.importance.make import encode_mask
+from pipeline.manifest.labels import Listed, Listing
+from pipeline.manifest.table import write_manifest
 from pipeline.params import Params, load_params
-from pipeline.saliency.coverage import write_coverages
-from pipeline.shard_reader import ShardReader
-from pipeline.shards import pack_shard, write_shard
+from pipeline.shards.read import ShardReader
+from pipeline.shards.write import pack_shard, write_shard
 from pipeline.store import write_record
 from stages.report import main
 
@@ -46,13 +46,13 @@ HISTORY = """epoch,learning_rate,train_loss,val_plcc,val_srcc,val_krcc,val_acc,v
 
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Settings of a run whose folders are in the working directory: four test pictures, one with a hostile name."""
+    """Settings of a run whose folders are in the working directory: four test images, one with a hostile name."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     rows = []
     for index in range(7):
-        picture = random.integers(0, 256, (84 + index, 112, 3), np.uint8)
-        data = simplejpeg.encode_jpeg(picture, quality=90)
+        image = random.integers(0, 256, (84 + index, 112, 3), np.uint8)
+        data = simplejpeg.encode_jpeg(image, quality=90)
         Path(f"{index}.jpg").write_bytes(data)
         rows.append(
             {
@@ -138,7 +138,7 @@ def test_numbers_are_those_of_the_run(params: Params) -> None:
         ("0.750", "0.500 to 1.000"),
         ("0.125", "0.100 to 0.150"),
     ]
-    assert re.search(r"7 pictures listed = 6 packed\s+\+ 1 rejected", page)
+    assert re.search(r"7 images listed = 6 packed\s+\+ 1 rejected", page)
     assert "damaged or cut short" in page
     assert "undefined where all predicted scores" in page
 
@@ -163,16 +163,16 @@ def test_the_strategy_in_use_is_marked(params: Params) -> None:
         ("entropy", " checked"),
         ("saliency", ""),
     ]
-    assert page.count('class="picture"') == 4
+    assert page.count('class="image"') == 4
 
 
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"tokenizer": "standard"}, "makes every picture a square first"),
+        ({"tokenizer": "standard"}, "makes every image a square first"),
         ({"max_seq_len": 512}, "there was nothing to select"),
     ],
-    ids=["standard input", "small pictures"],
+    ids=["standard input", "small images"],
 )
 def test_without_selection_there_are_no_strategies(params: Params, changed: dict, why: str) -> None:
     page = make_page(replace(params, **changed))
@@ -200,9 +200,9 @@ def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
     facts = {"backend": "sam_hq", "settings": {"sam": "vit_b", "prompt": "camo <object>"}} | write_coverages(folder)
     write_record(folder / "column.json", facts)
     page = make_page(replace(params, selection="saliency"))
-    assert re.search(r"SAM-HQ \(vit_b\) looked for “camo &lt;object&gt;” in 6 pictures", page)
-    assert re.search(r"1 picture \(16\.67 %\) came out empty", page)
+    assert re.search(r"SAM-HQ \(vit_b\) looked for “camo &lt;object&gt;” in 6 images", page)
+    assert re.search(r"1 image \(16\.67 %\) came out empty", page)
     assert len(re.findall(r"<figcaption>[^<]+<br>[78]\.\d %</figcaption>", page)) == 5
-    covered = [int(share) for share in re.findall(r"object, (\d+)% of the picture", page)]
-    assert sorted(covered) == [0, 8, 8, 8]  # in the gallery, of the fitted pictures
+    covered = [int(share) for share in re.findall(r"object, (\d+)% of the image", page)]
+    assert sorted(covered) == [0, 8, 8, 8]  # in the gallery, of the fitted images
     assert "Saliency masks" not in make_page(params)

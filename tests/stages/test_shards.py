@@ -4,21 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.manifest import read_manifest
+from charm.runtime.errors import UserError
+from pipeline.manifest.table import read_manifest
 from pipeline.params import Params
-from pipeline.shard_reader import ShardReader
+from pipeline.shards.read import ShardReader
 from stages import manifest, shards
 
 Workspace = tuple[Path, Params]
 
 
-def test_every_kept_picture_is_packed_byte_for_byte_with_its_label(workspace: Workspace) -> None:
+def test_every_kept_image_is_packed_byte_for_byte_with_its_label(workspace: Workspace) -> None:
     folder, _ = workspace
     reader, listed = ShardReader(folder / "data/shards"), read_manifest(folder / "data/manifest")
     assert list(reader) == listed.keys
     for key, name, target in zip(listed.keys, listed.table["name"].to_pylist(), listed.targets, strict=True):
-        assert reader.read(key, "jpg") == (folder / "pictures" / name).read_bytes()
+        assert reader.read(key, "jpg") == (folder / "images" / name).read_bytes()
         assert json.loads(reader.read(key, "json")) == {"name": name, "target": target.tolist()}
 
 
@@ -41,17 +41,17 @@ def test_a_second_run_makes_nothing_and_gives_the_same_bytes(
     assert after == before
 
 
-def test_a_picture_that_changed_since_it_was_listed_is_refused(
+def test_a_image_that_changed_since_it_was_listed_is_refused(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, params = workspace
     monkeypatch.chdir(tmp_path)
     manifest.main(params)
-    picture = folder / "pictures" / "3.jpg"
-    original = picture.read_bytes()
+    image = folder / "images" / "3.jpg"
+    original = image.read_bytes()
     try:
-        picture.write_bytes(original + b"\0")
+        image.write_bytes(original + b"\0")
         with pytest.raises(UserError, match=r"shard-000000: .*3\.jpg has changed since it was listed"):
             shards.main(params)
     finally:
-        picture.write_bytes(original)
+        image.write_bytes(original)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from charm import CharmTokenizer
-from pipeline.checkpoints import load_checkpoint, load_model_tensors
-from pipeline.errors import UserError
+from charm.runtime.errors import UserError
+from pipeline.inputs import build_tokenizer
 from pipeline.params import Params
-from pipeline.tokenizers import build_tokenizer
+from pipeline.training.checkpoints import load_checkpoint, load_model_tensors
 from stages import evaluate, train
 from tests.stages.conftest import ROOT, write_params
 
@@ -117,7 +117,7 @@ def test_a_run_that_is_killed_goes_on_from_what_was_saved_last(
     """Killed a step after the last checkpoint, without a word."""
     folder, params = copied
     saved = []
-    change = train.change_model
+    change = train.optimizer_step
 
     class Killed(BaseException):
         pass
@@ -132,10 +132,10 @@ def test_a_run_that_is_killed_goes_on_from_what_was_saved_last(
         if progress.step > kept:
             raise Killed
 
-    write = train.Progress.save
+    write = train.TrainState.save
     with monkeypatch.context() as patch:
-        patch.setattr(train.Progress, "save", save)
-        patch.setattr(train, "change_model", die)
+        patch.setattr(train.TrainState, "save", save)
+        patch.setattr(train, "optimizer_step", die)
         with pytest.raises(Killed):
             train.main(with_hardware(params, checkpoint_minutes=0.0))
     assert saved[-1] == kept
@@ -237,7 +237,7 @@ def test_undefined_correlations_are_said_and_end_training_by_mae(
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_what_is_not_finite_stops_with_the_pictures_and_unharmed_weights(
+def test_what_is_not_finite_stops_with_the_images_and_unharmed_weights(
     where: str, finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, params = copied
@@ -252,7 +252,7 @@ def test_what_is_not_finite_stops_with_the_pictures_and_unharmed_weights(
         return (output * 0).sqrt().mean(dim=1) if where == "gradient" else output.mean(dim=1) * float("nan")
 
     monkeypatch.setitem(train.LOSSES, "l1", spoilt)
-    with pytest.raises(UserError, match=r"at step 3, pictures (0000\d{4}(, )?){7}: look at") as error:
+    with pytest.raises(UserError, match=r"at step 3, images (0000\d{4}(, )?){7}: look at") as error:
         train.main(params)
     assert "\n" not in str(error.value)
     monkeypatch.undo()
@@ -329,7 +329,7 @@ def test_sigterm_to_all_processes_of_a_job_is_survived(
 
 
 def test_two_processes_train_as_one(copied: Workspace, command: Callable[..., "subprocess.Popen[str]"]) -> None:
-    """Seven pictures in the last step of each epoch are four and three; six for validation are scored once each."""
+    """Seven images in the last step of each epoch are four and three; six for validation are scored once each."""
     folder, params = copied
     # Norms go from 57 to 20: a gradient of another length is clipped in other steps.
     params = with_train(params, clip_norm=30.0)
@@ -339,7 +339,7 @@ def test_two_processes_train_as_one(copied: Workspace, command: Callable[..., "s
         printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     assert printed.count("epoch   3 of 3") == 1
-    assert "15 pictures, 6 for validation, 3 epochs on 2 processes (cpu)" in printed
+    assert "15 images, 6 for validation, 3 epochs on 2 processes (cpu)" in printed
     assert read_losses(folder) == pytest.approx(losses, rel=1e-6)
     for found, expected in zip(read_history(folder), history, strict=True):
         assert {name: float(value) for name, value in found.items()} == pytest.approx(

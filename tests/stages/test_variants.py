@@ -35,7 +35,7 @@ Change = Callable[[Params], Params]
         ),
     ],
 )
-def test_trains_and_scores_every_test_picture(
+def test_trains_and_scores_every_test_image(
     finished: Workspace, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, params = finished
@@ -55,7 +55,7 @@ def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(
     folder, params = finished
     shutil.copytree(folder / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    rows = (folder / "pictures/labels.csv").read_text().splitlines()[1:28]
+    rows = (folder / "images/labels.csv").read_text().splitlines()[1:28]
     lines = ["file,one,two,three,part"]
     for index, row in enumerate(rows):
         name, _, split = row.split(",")
@@ -64,7 +64,7 @@ def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(
     labels = replace(
         params.manifest,
         csv_file="labels.csv",
-        csv_root=str(folder / "pictures"),
+        csv_root=str(folder / "images"),
         score_columns=["one", "two", "three"],
         score_range=[1.0, 3.0],
         accuracy_threshold=2.0,

@@ -1,6 +1,6 @@
 """Small folders of the published data sets, in their true formats, with the faults that the real ones have.
 
-Each lists 24 pictures: the second is cut short, the third is missing, the sixth is 1100 pixels long, and there is one
+Each lists 24 images: the second is cut short, the third is missing, the sixth is 1100 pixels long, and there is one
 file more that nobody lists.
 The published splits are 16 + 4 + 4, or 20 + 4 where no validation is published.
 """
@@ -11,18 +11,18 @@ from pathlib import Path
 import openpyxl
 import simplejpeg
 
-from tests.conftest import draw_picture
+from tests.conftest import draw_image
 
 NUM_LISTED = 24
 PART = {"train": slice(0, 16), "val": slice(16, 20), "test": slice(20, 24)}
 NUMBERS = range(NUM_LISTED)
 
 
-def write_pictures(folder: Path, names: list[str], faults: bool = True) -> None:
-    """Pictures of many sizes; the folder has one more, which no label names."""
+def write_images(folder: Path, names: list[str], faults: bool = True) -> None:
+    """Images of many sizes; the folder has one more, which no label names."""
     for index, name in enumerate([*names, "unlisted.jpg"]):
         height, width = (30, 1100) if faults and index == 5 else (40 + index, 70 - index)
-        encoded = simplejpeg.encode_jpeg(draw_picture(height, width, sum(name.encode())), quality=90)
+        encoded = simplejpeg.encode_jpeg(draw_image(height, width, sum(name.encode())), quality=90)
         if faults and index == 1:
             encoded = encoded[: len(encoded) // 2]
         if not (faults and index == 2):
@@ -51,7 +51,7 @@ def write(file: Path, lines: list[str], end: str = "\n", start: str = "") -> Non
 def write_ava(root: Path) -> None:
     """One id of the test list has no scores, as some of the real list."""
     ids = [str(953619 + 7 * index) for index in NUMBERS]
-    write_pictures(root / "images", [f"{name}.jpg" for name in ids])
+    write_images(root / "images", [f"{name}.jpg" for name in ids])
     rows = [f"{i + 1} {name} {' '.join(map(str, counts(i, 10)))} 1 22 1396" for i, name in enumerate(ids)]
     write(root / "AVA.txt", rows)
     write(root / "aesthetics_image_lists/generic_test.jpgl", [*ids[PART["test"]], "15765"])
@@ -59,7 +59,7 @@ def write_ava(root: Path) -> None:
 
 def write_para(root: Path) -> None:
     names = [f"session{1 + index % 2}/iaa_pub{index}_.jpg" for index in NUMBERS]
-    write_pictures(root / "imgs", names)
+    write_images(root / "imgs", names)
     bins = [f"aestheticScore_{1 + half / 2:.1f}" for half in range(9)]
     header = [
         "sessionId",
@@ -80,7 +80,7 @@ def write_para(root: Path) -> None:
 
 def write_tad66k(root: Path) -> None:
     names = [f"{index}@N05618633908.jpg" for index in NUMBERS]
-    write_pictures(root / "TAD66K", names)
+    write_images(root / "TAD66K", names)
     for part, places in (("train", slice(0, 20)), ("test", PART["test"])):
         rows = [f"{names[i]},{10 * score(i):.6f}" for i in NUMBERS[places]]
         write(root / f"labels/merge/{part}.csv", ["image,score", *rows], end="\r\n")
@@ -88,8 +88,8 @@ def write_tad66k(root: Path) -> None:
 
 def write_aadb(root: Path) -> None:
     names = [f"farm1_{index}_1999673_b.jpg" for index in NUMBERS]
-    write_pictures(root / "datasetImages_originalSize", names[:20])
-    write_pictures(root / "AADB_newtest_originalSize", names[20:], faults=False)
+    write_images(root / "datasetImages_originalSize", names[:20])
+    write_images(root / "AADB_newtest_originalSize", names[20:], faults=False)
     for split, part in (("train", "Train"), ("val", "Validation"), ("test", "TestNew")):
         rows = [f"{names[i]} {score(i):.6f}" for i in NUMBERS[PART[split]]]
         write(root / f"imgListFiles_label/imgList{part}Regression_score.txt", [*rows, ""])
@@ -97,7 +97,7 @@ def write_aadb(root: Path) -> None:
 
 def write_baid(root: Path) -> None:
     names = [f"{24429 + index}.jpg" for index in NUMBERS]
-    write_pictures(root / "images", names)
+    write_images(root / "images", names)
     for split, places in PART.items():
         rows = [f"{names[i]},{10 * score(i):.6f}" for i in NUMBERS[places]]
         write(root / f"dataset/{split}_set.csv", ["image,score", *rows])
@@ -105,7 +105,7 @@ def write_baid(root: Path) -> None:
 
 def write_spaq(root: Path) -> None:
     names = [f"{index + 1:05d}.jpg" for index in NUMBERS]
-    write_pictures(root / "TestImage", names)
+    write_images(root / "TestImage", names)
     book = openpyxl.Workbook()
     book.active.append(["Image name", "MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness"])
     for index, name in enumerate(names):
@@ -116,7 +116,7 @@ def write_spaq(root: Path) -> None:
 
 def write_koniq10k(root: Path) -> None:
     names = [f"{10004473376 + index}.jpg" for index in NUMBERS]
-    write_pictures(root / "1024x768", names)
+    write_images(root / "1024x768", names)
     sets = {"train": "training", "val": "validation", "test": "test"}
     part = [next(sets[split] for split, places in PART.items() if i in NUMBERS[places]) for i in NUMBERS]
     rows = [f"{names[i]},0.0,0.0,0.25,0.7,0.05,105,{100 * score(i):.6f},0.527,{part[i]}" for i in NUMBERS]

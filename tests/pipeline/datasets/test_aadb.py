@@ -1,12 +1,12 @@
-"""AADB: the test pictures lie in a folder of their own, and the squeezed copies are left alone."""
+"""AADB: the test images lie in a folder of their own, and the squeezed copies are left alone."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import aadb
-from pipeline.errors import UserError
 from pipeline.params import Params
 from tests.pipeline.datasets.small_folders import write_aadb
 
@@ -17,12 +17,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "aadb"
 
 
-def test_test_pictures_among_the_others(shipped_params: Params, folder: Path) -> None:
+def test_test_images_among_the_others(shipped_params: Params, folder: Path) -> None:
     for file in (folder / "AADB_newtest_originalSize").iterdir():
         file.replace(folder / "datasetImages_originalSize" / file.name)
     (folder / "AADB_newtest_originalSize").rmdir()
-    pictures = aadb.read(replace(shipped_params.manifest, folder=str(folder)), 0, folder).pictures
-    assert all((folder / one.path).is_file() for one in pictures if one.split == "test")
+    images = aadb.read(replace(shipped_params.manifest, folder=str(folder)), 0, folder).images
+    assert all((folder / one.path).is_file() for one in images if one.split == "test")
 
 
 def test_squeezed_copies_are_not_taken(shipped_params: Params, folder: Path) -> None:

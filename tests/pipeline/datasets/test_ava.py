@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import ava
-from pipeline.errors import UserError
-from pipeline.listing import Listing
+from pipeline.manifest.labels import Listing
 from pipeline.params import Params
 from tests.pipeline.datasets.small_folders import write_ava
 
@@ -24,10 +24,10 @@ def read(params: Params, folder: Path) -> Listing:
     return ava.read(replace(params.manifest, folder=str(folder)), 0, folder)
 
 
-def test_test_pictures_are_those_of_the_list(
+def test_test_images_are_those_of_the_list(
     shipped_params: Params, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [one.name for one in read(shipped_params, folder).pictures if one.split == "test"]
+    names = [one.name for one in read(shipped_params, folder).images if one.split == "test"]
     assert names == (folder / TESTS).read_text().split()[:4]
     assert capsys.readouterr().out == (
         f"manifest: 1 of the 5 image ids of {folder}/{TESTS} have no scores in {folder}/AVA.txt\n"
@@ -36,7 +36,7 @@ def test_test_pictures_are_those_of_the_list(
 
 def test_the_counts_are_columns_3_to_12(shipped_params: Params, folder: Path) -> None:
     (folder / "AVA.txt").write_text("1 953780 0 1 5 17 38 36 15 6 5 1 1 22 1396\n2 953777 1 2 3 4 5 6 7 8 9 10 0 0 7\n")
-    first, second = read(shipped_params, folder).pictures
+    first, second = read(shipped_params, folder).images
     assert first.target == (0, 1, 5, 17, 38, 36, 15, 6, 5, 1)
     assert second.target == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     assert (second.name, second.path, second.where) == ("953777", "images/953777.jpg", f"{folder}/AVA.txt:2")
@@ -51,7 +51,7 @@ def test_the_counts_are_columns_3_to_12(shipped_params: Params, folder: Path) ->
         pytest.param("953619.jpg\n", "none of its 1 image ids is in ", id="file names"),
     ],
 )
-def test_a_list_that_names_no_test_picture(tests: str, message: str, shipped_params: Params, folder: Path) -> None:
+def test_a_list_that_names_no_test_image(tests: str, message: str, shipped_params: Params, folder: Path) -> None:
     (folder / TESTS).write_text(tests)
     with pytest.raises(UserError) as error:
         read(shipped_params, folder)

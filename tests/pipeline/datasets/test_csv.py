@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import csv
-from pipeline.errors import UserError
-from pipeline.listing import Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
 from pipeline.params import Params
 
 TABLE = "path,score\na.jpg,0.5\nsub/b.jpg,1\n"
@@ -30,7 +30,7 @@ def read(shipped_params: Params, tmp_path: Path) -> Any:
 
 def test_paths_scores_and_lines(read: Any, tmp_path: Path) -> None:
     listing = read(TABLE, score_range=[0.0, 2.0], accuracy_threshold=1.5)
-    assert listing.pictures == [
+    assert listing.images == [
         Listed("a.jpg", "a.jpg", (0.5,), None, f"{tmp_path}/labels.csv:2"),
         Listed("sub/b.jpg", "sub/b.jpg", (1.0,), None, f"{tmp_path}/labels.csv:3"),
     ]
@@ -50,7 +50,7 @@ def test_paths_scores_and_lines(read: Any, tmp_path: Path) -> None:
     ],
 )
 def test_same_labels(content: str, read: Any) -> None:
-    assert [(one.path, one.target) for one in read(content).pictures] == [("a.jpg", (0.5,)), ("sub/b.jpg", (1.0,))]
+    assert [(one.path, one.target) for one in read(content).images] == [("a.jpg", (0.5,)), ("sub/b.jpg", (1.0,))]
 
 
 def test_root_of_its_own(read: Any, tmp_path: Path) -> None:
@@ -59,19 +59,19 @@ def test_root_of_its_own(read: Any, tmp_path: Path) -> None:
 
 def test_distribution_columns_in_the_given_order(read: Any) -> None:
     listing = read("path,n1,n3,n2\na.jpg,1,3,2\n", score_columns=["n1", "n2", "n3"])
-    assert listing.pictures[0].target == (1.0, 2.0, 3.0)
+    assert listing.images[0].target == (1.0, 2.0, 3.0)
     assert listing.num_bins == 3
 
 
 def test_split_column(read: Any) -> None:
     listing = read("path,score,part\na.jpg,1,train\nb.jpg,0,\n", split_column="part")
-    assert [one.split for one in listing.pictures] == ["train", ""]  # check_listing refuses the second
+    assert [one.split for one in listing.images] == ["train", ""]  # check_listing refuses the second
 
 
 def test_name_over_two_lines_keeps_the_count(read: Any) -> None:
     listing = read('path,score\n"a\nb.jpg",1\nc.jpg,1\n')
-    assert [one.path for one in listing.pictures] == ["a\nb.jpg", "c.jpg"]
-    assert listing.pictures[1].where.endswith("labels.csv:4")
+    assert [one.path for one in listing.images] == ["a\nb.jpg", "c.jpg"]
+    assert listing.images[1].where.endswith("labels.csv:4")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_name_over_two_lines_keeps_the_count(read: Any) -> None:
         pytest.param("", {}, ":1: no header; expected a line with the columns path, score", id="empty"),
         pytest.param("\ufeff", {}, ":1: no header", id="a byte order mark alone"),
         pytest.param("\n\npath,score\na,1\n", {}, ":1: no header", id="blank lines before the header"),
-        pytest.param("path,score\n", {}, "labels.csv: only a header; expected a row per picture", id="header alone"),
+        pytest.param("path,score\n", {}, "labels.csv: only a header; expected a row per image", id="header alone"),
         pytest.param("path,score\na,1\nb\n", {}, ":3: 1 field; expected 2, as the header has", id="short line"),
         pytest.param("path,score\na,1\nb,1,9\n", {}, ":3: 3 fields; expected 2, as the header has", id="long line"),
         pytest.param("path,score\na,1\nb,0,5\n", {}, ":3: 3 fields", id="decimal comma"),
@@ -138,7 +138,7 @@ def test_parquet(read: Any, tmp_path: Path) -> None:
     listing = read(
         parquet(path=["a.jpg", "b.jpg"], score=[0.5, 1.0], part=["train", "val"]), "x.parquet", split_column="part"
     )
-    assert listing.pictures == [
+    assert listing.images == [
         Listed("a.jpg", "a.jpg", (0.5,), "train", f"{tmp_path}/x.parquet, row 1"),
         Listed("b.jpg", "b.jpg", (1.0,), "val", f"{tmp_path}/x.parquet, row 2"),
     ]
@@ -155,7 +155,7 @@ def test_parquet(read: Any, tmp_path: Path) -> None:
         ),
         pytest.param(b"path,score\na,1\n", "x.parquet: not a Parquet file", id="CSV"),
         pytest.param(b"", "x.parquet: not a Parquet file", id="empty"),
-        pytest.param(parquet(path=[], score=[]), "x.parquet: only a header; expected a row per picture", id="no rows"),
+        pytest.param(parquet(path=[], score=[]), "x.parquet: only a header; expected a row per image", id="no rows"),
         pytest.param(parquet(path=["a"], score=[1.0])[:-20], "x.parquet: not a Parquet file", id="cut short"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The built-in pictures: the same everywhere, with known answers, and no photograph in two splits."""
+"""The built-in images: the same everywhere, with known answers, and no photograph in two splits."""
 
 import hashlib
 from collections import Counter
@@ -9,43 +9,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.datasets import demo, demo_pictures
-from pipeline.datasets.demo_pictures import NUM_PICTURES, SOURCES, DemoPicture, render_pictures, split_sources
-from pipeline.images import decode_image
-from pipeline.inspection import check_listing
+from charm.images.decode import decode_image
+from pipeline.datasets import demo
+from pipeline.datasets import demo_images as demo_images
+from pipeline.datasets.demo_images import NUM_IMAGES, SOURCES, DemoImage, render_images, split_sources
+from pipeline.manifest.rows import check_listing
 from pipeline.params import Params
 
 FIRST = 42
 
 
 @pytest.fixture(scope="module")
-def first() -> list[DemoPicture]:
-    return list(islice(render_pictures(), FIRST))
+def first() -> list[DemoImage]:
+    return list(islice(render_images(), FIRST))
 
 
-def test_deterministic(first: list[DemoPicture]) -> None:
-    for one, again in zip(first[:14], render_pictures(), strict=False):
+def test_deterministic(first: list[DemoImage]) -> None:
+    for one, again in zip(first[:14], render_images(), strict=False):
         assert (one.name, one.score, one.source) == (again.name, again.score, again.source)
         assert np.array_equal(one.image, again.image)
 
 
-def test_pictures_are_of_many_sizes_and_in_rgb(first: list[DemoPicture]) -> None:
-    assert {picture.image.dtype for picture in first} == {np.dtype(np.uint8)}
-    assert len({picture.image.shape for picture in first}) == FIRST
-    aspects = [picture.image.shape[1] / picture.image.shape[0] for picture in first]
+def test_images_are_of_many_sizes_and_in_rgb(first: list[DemoImage]) -> None:
+    assert {image.image.dtype for image in first} == {np.dtype(np.uint8)}
+    assert len({image.image.shape for image in first}) == FIRST
+    aspects = [image.image.shape[1] / image.image.shape[0] for image in first]
     assert min(aspects) < 0.6
     assert max(aspects) > 1.7
 
 
-def test_names_are_unique_and_scores_spread_over_0_to_1(first: list[DemoPicture]) -> None:
-    assert len({picture.name for picture in first}) == FIRST
-    scores = [picture.score for picture in first]
+def test_names_are_unique_and_scores_spread_over_0_to_1(first: list[DemoImage]) -> None:
+    assert len({image.name for image in first}) == FIRST
+    scores = [image.score for image in first]
     assert 0 <= min(scores) < 0.2
     assert 0.8 < max(scores) <= 1
 
 
-def test_sources_take_turns(first: list[DemoPicture]) -> None:
-    assert set(Counter(picture.source for picture in first).values()) == {FIRST // len(SOURCES)}
+def test_sources_take_turns(first: list[DemoImage]) -> None:
+    assert set(Counter(image.source for image in first).values()) == {FIRST // len(SOURCES)}
 
 
 @pytest.mark.parametrize("seed", range(7))
@@ -63,21 +64,21 @@ def test_the_seed_turns_over_what_is_held_out() -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    def render() -> Iterator[DemoPicture]:
-        return islice(demo_pictures.render_pictures(), len(SOURCES))
+    def render() -> Iterator[DemoImage]:
+        return islice(demo_images.render_images(), len(SOURCES))
 
-    monkeypatch.setattr(demo, "render_pictures", render)
+    monkeypatch.setattr(demo, "render_images", render)
 
 
 @pytest.mark.usefixtures("few")
-def test_reader_writes_the_pictures_that_it_lists(shipped_params: Params, tmp_path: Path) -> None:
-    listing = demo.read(shipped_params.manifest, 3, tmp_path / "pictures")
+def test_reader_writes_the_images_that_it_lists(shipped_params: Params, tmp_path: Path) -> None:
+    listing = demo.read(shipped_params.manifest, 3, tmp_path / "images")
     check_listing(listing)
-    assert sorted(file.name for file in listing.root.iterdir()) == sorted(one.path for one in listing.pictures)
-    for picture in listing.pictures:
-        decoded = decode_image((listing.root / picture.path).read_bytes())
+    assert sorted(file.name for file in listing.root.iterdir()) == sorted(one.path for one in listing.images)
+    for image in listing.images:
+        decoded = decode_image((listing.root / image.path).read_bytes())
         assert decoded.extension == "jpg"
-        assert picture.split == split_sources(3)[next(source for source in SOURCES if picture.name.startswith(source))]
+        assert image.split == split_sources(3)[next(source for source in SOURCES if image.name.startswith(source))]
 
 
 @pytest.mark.usefixtures("few")
@@ -91,6 +92,6 @@ def test_reader_writes_the_same_bytes_for_every_seed(shipped_params: Params, tmp
 
 
 def test_as_many_as_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_pictures, "_cut", lambda photograph, image_hw, draws: photograph[:1, :1])
-    monkeypatch.setattr(demo_pictures, "_distort", lambda image, degree, draws: image)
-    assert len(list(render_pictures())) == NUM_PICTURES
+    monkeypatch.setattr(demo_images, "_cut", lambda image_file, image_hw, draws: image_file[:1, :1])
+    monkeypatch.setattr(demo_images, "_distort", lambda image, degree, draws: image)
+    assert len(list(render_images())) == NUM_IMAGES

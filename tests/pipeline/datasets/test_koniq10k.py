@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import koniq10k
-from pipeline.errors import UserError
-from pipeline.inspection import check_listing
-from pipeline.listing import Listing
+from pipeline.manifest.labels import Listing
+from pipeline.manifest.rows import check_listing
 from pipeline.params import Params
 from tests.pipeline.datasets.small_folders import write, write_koniq10k
 
@@ -34,7 +34,7 @@ def read(params: Params, folder: Path, **settings: Any) -> Listing:
 
 
 def test_published_splits(shipped_params: Params, folder: Path) -> None:
-    splits = Counter(one.split for one in read(shipped_params, folder, split_column="set").pictures)
+    splits = Counter(one.split for one in read(shipped_params, folder, split_column="set").images)
     assert splits == {"train": 16, "val": 4, "test": 4}
 
 
@@ -49,7 +49,7 @@ def test_scores_of_the_other_file_are_those_on_0_to_100(shipped_params: Params, 
     (folder / "koniq10k_distributions_sets.csv").unlink()
     write(folder / "koniq10k_scores_and_distributions.csv", SCORES)
     listing = read(shipped_params, folder)
-    assert [one.target for one in listing.pictures] == [(77.3836206896552,), (68.7285714285714,)]
+    assert [one.target for one in listing.images] == [(77.3836206896552,), (68.7285714285714,)]
     assert listing.score_range == (0, 100)
 
 

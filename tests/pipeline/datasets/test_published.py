@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
-from pipeline.errors import UserError
-from pipeline.inspection import check_listing
-from pipeline.listing import Listing
+from pipeline.manifest.labels import Listing
+from pipeline.manifest.rows import check_listing
 from pipeline.params import Params
 from pipeline.recipes import DATASETS
 from tests.pipeline.datasets.small_folders import LABELS, NUM_LISTED, WRITERS, counts, score
@@ -50,10 +50,10 @@ def read(shipped_params: Params) -> Read:
 def changed(written: dict[str, Path], tmp_path: Path) -> Changed:
     """Called with a data set: a copy of its folder, that may be changed."""
 
-    def link_pictures(source: str, target: str) -> None:
+    def link_images(source: str, target: str) -> None:
         (os.link if source.endswith(".jpg") else shutil.copyfile)(source, target)
 
-    return lambda dataset: Path(shutil.copytree(written[dataset], tmp_path / dataset, copy_function=link_pictures))
+    return lambda dataset: Path(shutil.copytree(written[dataset], tmp_path / dataset, copy_function=link_images))
 
 
 def error_of(read: Read, dataset: str, folder: Path, **settings: Any) -> str:
@@ -64,13 +64,13 @@ def error_of(read: Read, dataset: str, folder: Path, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
-def test_every_listed_picture_in_the_order_of_the_labels(dataset: str, written: dict[str, Path], read: Read) -> None:
+def test_every_listed_image_in_the_order_of_the_labels(dataset: str, written: dict[str, Path], read: Read) -> None:
     listing = read(dataset, written[dataset])
-    assert len(listing.pictures) == NUM_LISTED
-    there = {one.path for one in listing.pictures if (written[dataset] / one.path).is_file()}
+    assert len(listing.images) == NUM_LISTED
+    there = {one.path for one in listing.images if (written[dataset] / one.path).is_file()}
     assert len(there) == NUM_LISTED - 1  # the third is missing, the unlisted one is not listed
-    assert not (written[dataset] / listing.pictures[2].path).exists()
-    assert len({one.where for one in listing.pictures}) == NUM_LISTED
+    assert not (written[dataset] / listing.images[2].path).exists()
+    assert len({one.where for one in listing.images}) == NUM_LISTED
     assert listing.root == written[dataset]
 
 
@@ -87,7 +87,7 @@ def test_every_listed_picture_in_the_order_of_the_labels(dataset: str, written: 
     ],
 )
 def test_name_and_path(dataset: str, name: str, path: str, written: dict[str, Path], read: Read) -> None:
-    last = read(dataset, written[dataset]).pictures[-1]
+    last = read(dataset, written[dataset]).images[-1]
     assert (last.name, last.path) == (name, path)
 
 
@@ -97,7 +97,7 @@ def test_scores_and_distributions_on_the_data_sets_scale(dataset: str, written: 
     assert listing.num_bins == recipe.num_bins
     assert (listing.score_range, listing.accuracy_threshold) == (recipe.score_range, recipe.accuracy_threshold)
     low, high = listing.score_range
-    for index, one in enumerate(listing.pictures):
+    for index, one in enumerate(listing.images):
         if recipe.num_bins > 1:
             assert list(one.target) == counts(index, recipe.num_bins)
         else:
@@ -117,7 +117,7 @@ def test_scores_and_distributions_on_the_data_sets_scale(dataset: str, written: 
     ],
 )
 def test_published_splits(dataset: str, splits: dict[str | None, int], written: dict[str, Path], read: Read) -> None:
-    assert Counter(one.split for one in read(dataset, written[dataset]).pictures) == splits
+    assert Counter(one.split for one in read(dataset, written[dataset]).images) == splits
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
@@ -127,7 +127,7 @@ def test_without_a_folder_given_it_is_the_one_named_like_the_data_set(
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / dataset).symlink_to(written[dataset])
     monkeypatch.chdir(tmp_path)
-    assert len(read(dataset, None).pictures) == NUM_LISTED
+    assert len(read(dataset, None).images) == NUM_LISTED
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
@@ -146,11 +146,11 @@ def test_missing_label_file_is_named(dataset: str, place: str, changed: Changed,
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
-def test_missing_folder_of_pictures_is_named(dataset: str, changed: Changed, read: Read) -> None:
+def test_missing_folder_of_images_is_named(dataset: str, changed: Changed, read: Read) -> None:
     folder = changed(dataset)
-    pictures = read(dataset, folder).pictures[0].path.split("/")[0]
-    shutil.rmtree(folder / pictures)
-    assert f"there is no folder {pictures}" in error_of(read, dataset, folder)
+    images = read(dataset, folder).images[0].path.split("/")[0]
+    shutil.rmtree(folder / images)
+    assert f"there is no folder {images}" in error_of(read, dataset, folder)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +208,8 @@ def test_the_same_labels_in_other_clothes(
 ) -> None:
     folder = changed(dataset)
     (folder / place).write_bytes(edit((folder / place).read_bytes()))
-    expected = [(one.path, one.target, one.split) for one in read(dataset, written[dataset]).pictures]
-    assert [(one.path, one.target, one.split) for one in read(dataset, folder).pictures] == expected
+    expected = [(one.path, one.target, one.split) for one in read(dataset, written[dataset]).images]
+    assert [(one.path, one.target, one.split) for one in read(dataset, folder).images] == expected
 
 
 @pytest.mark.parametrize(
@@ -278,5 +278,5 @@ def test_other_layouts_that_are_around(dataset: str, before: str, after: str, ch
     (folder / before).rename(folder / "aside")
     (folder / after).parent.mkdir(parents=True, exist_ok=True)
     (folder / "aside").rename(folder / after)
-    pictures = read(dataset, folder).pictures
-    assert sum((folder / one.path).is_file() for one in pictures) == NUM_LISTED - 1
+    images = read(dataset, folder).images
+    assert sum((folder / one.path).is_file() for one in images) == NUM_LISTED - 1

@@ -10,9 +10,9 @@ from typing import Any
 import openpyxl
 import pytest
 
+from charm.runtime.errors import UserError
 from pipeline.datasets import spaq
-from pipeline.errors import UserError
-from pipeline.listing import Listing
+from pipeline.manifest.labels import Listing
 from pipeline.params import Params
 from tests.pipeline.datasets.small_folders import write_spaq
 
@@ -50,11 +50,11 @@ def test_rows_that_are_empty_and_columns_that_nobody_needs(read: Any, folder: Pa
         (),
     ]
     listing = read(*rows)
-    assert [(one.path, one.target) for one in listing.pictures] == [
+    assert [(one.path, one.target) for one in listing.images] == [
         ("TestImage/00001.jpg", (37.25,)),
         ("TestImage/2.jpg", (8,)),
     ]
-    assert [one.where for one in listing.pictures] == [f"{folder}/{LABELS}, row 2", f"{folder}/{LABELS}, row 4"]
+    assert [one.where for one in listing.images] == [f"{folder}/{LABELS}, row 2", f"{folder}/{LABELS}, row 4"]
 
 
 def test_a_size_written_too_small_cuts_nothing(read: Any, folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_size_written_too_small_cuts_nothing(read: Any, folder: Path) -> None:
     with zipfile.ZipFile(folder / "whole.xlsx") as old, zipfile.ZipFile(folder / LABELS, "w") as new:
         for name in old.namelist():
             new.writestr(name, re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1"', old.read(name)))
-    assert len(read().pictures) == 24
+    assert len(read().images) == 24
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_no_spreadsheet_of_this_kind(content: bytes, read: Any, folder: Path) ->
 
 
 def test_damage_is_a_users_error_or_changes_nothing(read: Any, folder: Path) -> None:
-    expected = read().pictures
+    expected = read().images
     whole = (folder / LABELS).read_bytes()
     refused = 0
     directory = len(whole) - 700  # of the archive: flips there make other errors than those in the sheets
@@ -105,7 +105,7 @@ def test_damage_is_a_users_error_or_changes_nothing(read: Any, folder: Path) -> 
         damaged[place] ^= 1 << (place % 8)
         (folder / LABELS).write_bytes(damaged)
         try:
-            assert read().pictures == expected
+            assert read().images == expected
         except UserError:
             refused += 1
     assert refused > 50

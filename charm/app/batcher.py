@@ -1,0 +1,120 @@
+"""Requests -> batches: images that wait are scored together, in the order they came in, by one thread."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from charm.scorer import Score
+from charm.tokenization.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An image to score: its draws."""
+
+    draws: Sequence[Tokens]
+    num_tokens: int
+    done: Future[Score] = field(default_factory=Future)
+
+
+@dataclass
+class Served:
+    """What the model has done since it started; busy_seconds is the time in which it scored."""
+
+    batches: int = 0
+    images: int = 0
+    largest_batch: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0
+
+
+class Batcher:
+    """Owns the thread in which a model scores; any thread may hand it images.
+
+    Args:
+        score: `CharmScorer.score_tokens`; its results must not depend on which images share a call.
+        max_tokens: of a batch, padding not counted; an image of more goes alone.
+        wait_seconds: how long the first image of a batch waits for others.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[Sequence[Sequence[Tokens]]], list[Score]],
+        max_tokens: int = 8192,
+        wait_seconds: float = 0.01,
+    ) -> None:
+        self._score, self._max_tokens, self._wait_seconds = score, max_tokens, wait_seconds
+        self.served = Served()
+        self._waiting: deque[_Job] = deque()
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """How many images wait."""
+        return len(self._waiting)
+
+    def submit(self, draws: Sequence[Tokens]) -> Future[Score]:
+        """The score of an image, from its tokens once per draw."""
+        job = _Job(draws, sum(one.seq_len for one in draws))
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the model has stopped")
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.done
+
+    def close(self) -> None:
+        """Does what waits, then ends the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while batch := self._take():
+            wanted = [job for job in batch if job.done.set_running_or_notify_cancel()]  # clients may have left
+            if wanted:
+                self._score_batch(wanted)
+
+    def _take(self) -> list[_Job]:
+        """The next batch, from the front; empty at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            ends = time.monotonic() + self._wait_seconds
+            while not (self._is_closed or self._front()[1]) and self._changed.wait(ends - time.monotonic()):
+                pass
+            return [self._waiting.popleft() for _ in range(self._front()[0])]
+
+    def _front(self) -> tuple[int, bool]:
+        """How many jobs from the front make a batch, and whether no other may join them."""
+        room = self._max_tokens
+        for count, job in enumerate(self._waiting):
+            if count and job.num_tokens > room:
+                return count, True
+            room -= job.num_tokens
+        return len(self._waiting), room <= 0
+
+    def _score_batch(self, batch: list[_Job]) -> None:
+        started = time.monotonic()
+        try:
+            scores = self._score([job.draws for job in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].done.set_exception(error)
+            else:  # one image's failure, or one of memory, is not that of the others
+                for job in batch:
+                    self._score_batch([job])
+            return
+        served = self.served
+        served.busy_seconds += time.monotonic() - started
+        served.batches += 1
+        served.images += len(batch)
+        served.largest_batch = max(served.largest_batch, len(batch))
+        served.tokens += sum(job.num_tokens for job in batch)
+        for job, score in zip(batch, scores, strict=True):
+            job.done.set_result(score)

@@ -1,0 +1,331 @@
+"""The command `charm`: what a trained model is used with, and what looks after the artifacts of the pipeline.
+
+Only names, options and help; the work is in the modules that are imported when a command runs, since torch takes
+seconds and `--help` should not.
+"""
+
+import contextlib
+import io
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from charm.runtime.errors import UserError
+
+MISTAKE, DAMAGED, STOPPED = 2, 4, 130  # exit codes
+_MODEL = "runs/evaluate/model"
+
+app = typer.Typer(
+    name="charm",
+    help="""Scores photographs with a trained model, shows how it sees them, and serves it.
+
+    A model is a folder: `dvc repro` writes one to runs/evaluate/model.
+
+    Exit codes: 0 all went well; 2 a mistake, told in one line; 3 photographs were rejected, the others are scored;
+    4 artifacts are damaged; 130 stopped.
+    """,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Model = Annotated[str, typer.Option("--model", metavar="FOLDER", help="The model's folder.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Where the model runs: auto (a GPU where there is one), cpu, cuda, cuda:1.")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Of the model's matrix products: float32, bfloat16 or float16, which GPUs are faster with.",
+    ),
+]
+Photo = Annotated[str, typer.Argument(metavar="PHOTO", help="A JPEG, PNG, WebP, BMP or TIFF file.")]
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH",
+            help="Files are taken as they are named. Folders are searched with all that is below them, by name, for "
+            "files that end in jpg, jpeg, png, webp, bmp, tif or tiff; what is hidden is passed over, and links that "
+            "lead out of their folder are rejected.",
+        ),
+    ],
+    model: Model = _MODEL,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="How many draws of patches a score is averaged over; else as many as in the model's evaluation.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A table to write instead of lines: .parquet, .csv or .jsonl."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table if it is there already.")] = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Score photographs.
+
+    \b
+        charm score beach.jpg
+        charm score photos/ --out scores.csv
+
+    Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
+    the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
+    distribution (the share of each bin, of models that were trained on distributions; JSON in a CSV file) and reason.
+
+    A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
+    others are scored, and the exit code is 3. Each file is opened first in a process of its own, which may take 10
+    seconds and 1.5 GB.
+
+    A table may be stopped and killed at any time: FILE.partial holds what is finished, and the same command goes on
+    from there. A file that was changed since is scored again.
+
+    In paths, bytes that are no UTF-8, control characters and backslashes are written as \\xff, \\n and \\\\.
+    """
+    with _reporting("what is made is kept, and the same command goes on from here" if out else ""):
+        from charm.app.score import Options, score_files
+
+        raise typer.Exit(score_files(paths, Options(model, draws, out, overwrite, device, precision)))
+
+
+@app.command()
+def show(
+    photo: Photo,
+    model: Model = _MODEL,
+    selection: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How patches are chosen: random, frequency, gradient, entropy or saliency; else as in training.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write; else the photo's name and -charm.")
+    ] = None,
+) -> None:
+    """Show what a model sees of a photograph.
+
+    \b
+        charm show beach.jpg --selection frequency
+
+    Writes up to three images into beach-charm/, of the patches that the model sees at native resolution and why, and
+    prints what `charm tokenize` prints:
+
+    \b
+        native.png      the photograph, dark where it is not native, outlines around coarse patches that are
+        importance.png  the score of each coarse patch, from dark blue to yellow, or the salient object;
+                        not for random
+        seen.png        the photograph as the model sees it, rebuilt from its tokens
+
+    A photograph that is small enough is native as a whole: there is only the last. Images by these names that an
+    earlier call left in the folder are replaced or removed.
+    """
+    with _reporting():
+        from charm.app.reading import load_scorer
+        from charm.app.show import VIEWS, change_selection, cut_image, describe_tokens, draw_views
+        from charm.drawing import encode_png
+        from charm.images.find import escape_path, read_image
+        from charm.runtime.disk import atomic_write
+
+        scorer = load_scorer(model, "cpu")
+        if selection is not None:
+            scorer = change_selection(scorer, selection)
+        image = read_image(photo)
+        tokens, mask = cut_image(scorer, image)
+        folder = out or Path(f"{Path(photo).stem}-charm")
+        folder.mkdir(parents=True, exist_ok=True)
+        views = draw_views(scorer, image, tokens, mask)
+        for name in VIEWS:
+            if name not in views:
+                (folder / f"{name}.png").unlink(missing_ok=True)  # of another photo or selection
+                continue
+            with atomic_write(folder / f"{name}.png") as file:
+                file.write(encode_png(views[name]))
+        print(*describe_tokens(scorer, image, tokens), sep="\n")
+        print(f"written to {escape_path(str(folder))}: {', '.join(views)}")
+
+
+@app.command()
+def tokenize(
+    photo: Photo,
+    model: Model = _MODEL,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to save the tokens' arrays, a .npz file.")
+    ] = None,
+) -> None:
+    """Print what becomes of a photograph.
+
+    \b
+        charm tokenize beach.jpg --out tokens.npz
+
+    What the model's tokenizer does to it: the size of the photograph, the size that it is fitted to, grids and tokens
+    of each scale, how many tokens were dropped or are padding, and what the draw of patches follows from. The file has
+    the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load opens it.
+    """
+    with _reporting():
+        from charm.app.reading import load_scorer
+        from charm.app.show import cut_image, describe_tokens, encode_tokens
+        from charm.images.find import read_image
+        from charm.runtime.disk import atomic_write
+
+        scorer, image = load_scorer(model, "cpu"), read_image(photo)
+        tokens, _ = cut_image(scorer, image)
+        print(*describe_tokens(scorer, image, tokens), sep="\n")
+        if out is not None:
+            with atomic_write(out) as file:
+                file.write(encode_tokens(tokens))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")],
+    model: Model = _MODEL,
+) -> None:
+    """Write the model's encoder as an ONNX file.
+
+    \b
+        charm export --out model.onnx
+
+    For any number of images B and of tokens L. Its inputs are patches, uint8 (B, L, p, p, 3); pos_embed, float32
+    (B, L, D), the position embedding of each token; scale_id, uint8 (B, L); and patch_valid, bool (B, L), False where
+    padding. Its output is the score on the scale of 0 to 1, or the logits of a distribution.
+    """
+    with _reporting():
+        from charm.app.reading import load_scorer
+        from charm.export import export_onnx
+        from charm.runtime.disk import atomic_write
+
+        data = export_onnx(load_scorer(model, "cpu").model)
+        with atomic_write(out) as file:
+            file.write(data)
+        print(f"written to {out}, {len(data) / 1e6:.1f} MB")
+
+
+@app.command()
+def serve(
+    model: Model = _MODEL,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for every network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="NUMBER", help="Port to listen on.")] = 8000,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=16,
+            metavar="K",
+            help="How many draws of patches a score is averaged over, where a request does not say; more than one give "
+            "the page spreads to show. Else as many as in the model's evaluation.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Serve a page and an HTTP API that score photographs.
+
+    \b
+        charm serve
+        curl -F photo=@beach.jpg -F photo=@street.png http://127.0.0.1:8000/score
+
+    The page ranks the photographs that are dropped on it, and shows of each the patches that stayed native, what the
+    model sees and what moved the score. POST /score takes up to 64 images and 100 MB, an image up to 40 MB, and
+    ?draws=1 to 16; POST /explain one image; GET /health and /metrics tell about the model and the server. Photographs
+    are opened in a process of their own and removed once they are read.
+
+    There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
+    """
+    with _reporting():
+        from charm.app.server import serve
+
+        serve(model, host, port, draws, device, precision)
+
+
+@app.command()
+def verify(
+    full: Annotated[bool, typer.Option("--full", help="Read every byte of every shard, too.")] = False,
+) -> None:
+    """Check that data/ and runs/ are whole.
+
+    \b
+        charm verify --full
+
+    Are all files there, as they were written, and do they belong together? Prints a line per folder; the exit code is 4
+    if one is damaged. Run it in the repository.
+    """
+    with _reporting():
+        from pipeline.params import load_params
+        from pipeline.verify import verify
+
+        checked = list(verify(load_params(), full))
+        for one in checked:
+            print(f"{'ok     ' if one.whole else 'DAMAGED'}  {one.place}: {one.found}")
+        if not checked:
+            raise UserError(f"there is nothing to verify in {Path.cwd()}: run dvc repro first")
+        if not all(one.whole for one in checked):
+            raise typer.Exit(DAMAGED)
+
+
+@app.command()
+def prune() -> None:
+    """Remove what is unused from the store.
+
+    \b
+        charm prune
+
+    That is what no folder and no DVC cache uses any more. It can be made again. Checkpoints of training stay. Run it in
+    the repository.
+    """
+    with _reporting():
+        from pipeline.store import prune
+
+        for kind, (files, freed) in prune().items():
+            print(f"{kind}: {files} files removed, {freed / 1e6:.1f} MB freed")
+
+
+@contextlib.contextmanager
+def _reporting(when_stopped: str = "") -> Iterator[None]:
+    """A user's mistake is one line and exit code 2, without a traceback; SIGTERM is like Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
+            raise
+        if isinstance(error, BrokenPipeError):
+            raise  # of who reads the output, `head` for example; Click ends in silence
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(MISTAKE) from error
+    except KeyboardInterrupt:
+        print("; ".join(filter(None, ["stopped", when_stopped])), file=sys.stderr)
+        raise typer.Exit(STOPPED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths, in a locale that has not all letters
+    app(prog_name="charm")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What the page shows of one photo: which patches are native, what the model sees, and what moved its score.
+
+All images are in one frame, that of the tokens' grid: the fitted image, `grids[-1] * p` pixels. Shown images are
+shrunk; paths keep the frame's pixels.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from charm.app.show import find_importance, fit_image
+from charm.attribution import Attribution, attribute_tokens, map_contributions
+from charm.drawing import UNITS, embed_png, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink
+from charm.scorer import CharmScorer, Score
+from charm.tokenization.tokens import Tokens
+
+RAISED, LOWERED = (0, 167, 181), (226, 92, 20)  # RGB; told apart by the colour-blind, too
+SHOWN_EDGE = 720  # pixels, longest edge of a shown image
+_STRONG = 98  # percentile of contributions that gets the full colour: one patch must not pale all others
+_OPAQUE = 215  # alpha, 0..255, of the full colour
+
+
+@dataclass(frozen=True)
+class Importance:
+    """By what native patches were chosen. image: data URI; lowest, highest: what its ends stand for."""
+
+    name: str
+    image: str
+    lowest: str
+    highest: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a photo became, before any model saw it.
+
+    Attributes:
+        image_hw: pixels, (height, width), of the photo.
+        frame_hw: pixels, of the frame.
+        photo: data URI of the photo in the frame.
+        native: SVG path around the native patches, in the frame's pixels.
+        shade: data URI of an overlay, one pixel per native patch, that darkens what is not native.
+        seen: data URI of the image rebuilt from its tokens.
+        tokens: number of tokens per scale, native first, with how many pixels of the frame one of them is wide.
+        max_seq_len: most tokens that an image may have.
+        importance: None where there was nothing to choose, or chance did.
+    """
+
+    image_hw: tuple[int, int]
+    frame_hw: tuple[int, int]
+    photo: str
+    native: str
+    shade: str
+    seen: str
+    tokens: tuple[dict[str, float], ...]
+    max_seq_len: int
+    importance: Importance | None
+
+
+def show_tokens(
+    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None = None
+) -> Shown:
+    """Of an image, uint8 (H, W, 3), with the mask that it was tokenized with, bool (H, W)."""
+    patch_size = tokens.patches.shape[1]
+    scales = range(len(tokens.grids) - 1, -1, -1)
+    frame_h, frame_w = (side * patch_size for side in tokens.grids[-1])
+    native = mark_cells(tokens, scales[0])
+    counts = [int((tokens.patch_valid & (tokens.scale_id == scale)).sum()) for scale in scales]
+    return Shown(
+        image_hw=(image.shape[0], image.shape[1]),
+        frame_hw=(frame_h, frame_w),
+        photo=encode_jpeg(shrink(fit_image(scorer, image, tokens), SHOWN_EDGE)),
+        native=trace_border(native, patch_size),
+        shade=encode_shade(native),
+        seen=encode_jpeg(shrink(tokens.to_image(), SHOWN_EDGE)),
+        tokens=tuple(
+            {"count": count, "pixels": frame_w / tokens.grids[scale][1]}
+            for scale, count in zip(scales, counts, strict=True)
+            if tokens.grids[scale] != (0, 0)
+        ),
+        max_seq_len=len(tokens.patch_valid),
+        importance=_show_importance(scorer, image, tokens, saliency_mask) if native.any() else None,
+    )
+
+
+def _show_importance(
+    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
+) -> Importance | None:
+    found = find_importance(scorer, image, tokens, saliency_mask)
+    if found is None:
+        return None
+    name = scorer.config["tokenizer"]["selection"]
+    if name in UNITS:
+        return Importance(name, encode_heat(found), f"{found.min():.3g}", f"{found.max():.3g} {UNITS[name]}")
+    return Importance(name, encode_heat(shrink(found)), "background", f"object, {found.mean():.0%} of the image")
+
+
+def trace_border(marked: np.ndarray, cell_size: int) -> str:
+    """SVG path along the border between True and False cells of a bool (h, w), each a square of cell_size pixels."""
+    parts = []
+    for axis, line in ((0, "h"), (1, "v")):
+        cells = np.pad(marked if axis == 0 else marked.T, 1).astype(np.int8)
+        borders = np.diff(cells, axis=0)[:, 1:-1] != 0  # (h + 1, w): between a cell and the one before it
+        steps = np.diff(np.pad(borders, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        for (at, first), (_, end) in zip(np.argwhere(steps == 1), np.argwhere(steps == -1), strict=True):
+            x, y = (first, at) if axis == 0 else (at, first)
+            parts.append(f"M{x * cell_size} {y * cell_size}{line}{(end - first) * cell_size}")
+    return "".join(parts)
+
+
+def attribute_score(scorer: CharmScorer, tokens: Tokens) -> Attribution:
+    """What moved the score of an image's draw, on the scale of 0..1."""
+    pos_embed = scorer.embed_positions([tokens], len(tokens.patch_valid))
+    return attribute_tokens(scorer.model, tokens, pos_embed, scorer.bins.tolist())
+
+
+def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribution) -> dict[str, Any]:
+    """What moved the score, on the scale of the labels.
+
+    Returns:
+        image: data URI of an overlay, one pixel per native patch: RAISED and LOWERED, more opaque where there was more.
+        limit: what the full colours stand for, of the score, per native patch.
+        total: the sum of all, which is score - baseline_score but for the error of an integral.
+        score, baseline_score: of this draw, and of the same image without detail, flat in its mean colour.
+        raised, lowered: the colours, as CSS has them.
+    """
+    low, high = scorer.score_range
+    by_patch = map_contributions(tokens, attribution.contributions) * (high - low)
+    shown = np.nan_to_num(by_patch)
+    limit = float(np.percentile(np.abs(shown), _STRONG)) or float(np.abs(shown).max()) or 1.0
+    return {
+        "image": encode_overlay(shown / limit),
+        "limit": limit,
+        "total": float(shown.sum(dtype=np.float64)),
+        "score": low + (high - low) * attribution.score,
+        "baseline_score": low + (high - low) * attribution.baseline_score,
+        "raised": f"rgb{RAISED}",
+        "lowered": f"rgb{LOWERED}",
+    }
+
+
+def encode_overlay(strength: np.ndarray) -> str:
+    """Data URI of (h, w), one pixel per value: -1 is LOWERED, 1 is RAISED, 0 is transparent; clipped beyond."""
+    overlay = np.empty((*strength.shape, 4), np.uint8)
+    overlay[..., :3] = np.where(strength[..., None] > 0, RAISED, LOWERED)
+    overlay[..., 3] = np.rint(np.abs(strength).clip(max=1) * _OPAQUE)
+    return embed_png(overlay)
+
+
+def describe_card(score: Score, shown: Shown, contributions: dict[str, Any]) -> dict[str, Any]:
+    """The reply to POST /explain, for JSON."""
+    return describe_score(score) | asdict(shown) | {"contributions": contributions}
+
+
+def describe_score(score: Score) -> dict[str, Any]:
+    """Score, spread and distribution, for JSON."""
+    distribution = None if score.distribution is None else score.distribution.tolist()
+    return {"score": score.score, "spread": score.spread, "distribution": distribution}

@@ -1,0 +1,134 @@
+"""What a run of the command `score` has finished, so that the same command goes on after any end.
+
+<out>.partial holds lines of JSON: first what the rows were made with, then a list of rows per group of photographs that
+went through the model together. A line is there or not, so that what a kill leaves to do is whole groups: how sums are
+rounded depends on what is in a batch, and this way the table comes out to the same bytes.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from charm.app.rows import Row
+from charm.images.find import ImageFile, escape_path
+from charm.images.reasons import PASSING
+from charm.runtime.disk import fsync_dir
+from charm.runtime.errors import UserError
+
+
+class Journal:
+    """Opened by `open_journal`, for one process at a time.
+
+    Args:
+        path: of the file, which is open as `file`.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self._about: dict[str, Any] = {}
+
+    def resume(self, image_files: Sequence[ImageFile], about: dict[str, Any]) -> dict[str, Row]:
+        """Path -> row of the photographs that are finished, and have not changed since.
+
+        Args:
+            photographs: in any order.
+            about: what rows are made with; where it differs, they are of no use.
+
+        Raises:
+            UserError: the rows were made with something else, or the journal is damaged.
+        """
+        self._about = about
+        lines = self._read_lines()
+        if not lines:
+            return {}
+        try:
+            found, groups = json.loads(lines[0]), [json.loads(line) for line in lines[1:]]
+            rows = {row["path"]: Row(**row | {"state": tuple(row["state"])}) for group in groups for row in group}
+            differing = [name for name in {**found, **about} if found.get(name) != about.get(name)]
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{escape_path(str(self._path))} is damaged: remove it, then run this again") from error
+        if differing:
+            told = ", ".join(f"{name} {found.get(name)!r} (now {about.get(name)!r})" for name in differing)
+            name = escape_path(str(self._path))
+            raise UserError(f"{name} is of a run with {told}: remove it to start anew, or choose another --out")
+        known = ((one, rows.get(one.place)) for one in image_files)
+        return {
+            one.path: replace(row, path=one.path)
+            for one, row in known
+            if row is not None and row.state == read_state(one)
+        }
+
+    def _read_lines(self) -> list[bytes]:
+        """Those that are whole; a last one that was cut short is cut off."""
+        data = self._file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            self._file.truncate(len(whole))
+        return whole.splitlines()
+
+    def append(self, rows: Sequence[Row], image_files: Sequence[ImageFile]) -> None:
+        """Keeps a group of rows, of these photographs, for good. What may go better the next time is left out."""
+        places = {one.path: one.place for one in image_files}
+        kept = [
+            asdict(row) | {"path": places[row.path]}
+            for row in rows
+            if row.state is not None and row.reason not in PASSING
+        ]
+        lines = [self._about] if self._file.seek(0, os.SEEK_END) == 0 else []
+        rest = b"".join(json.dumps(line).encode() + b"\n" for line in [*lines, kept])
+        while rest:  # on a disk that is nearly full a part is written, and only the next call says so
+            rest = rest[self._file.write(rest) :]
+        os.fsync(self._file.fileno())
+
+    def remove(self) -> None:
+        """When the table is written."""
+        self._path.unlink()
+
+
+@contextmanager
+def open_journal(out: Path) -> Iterator[Journal]:
+    """The journal of a table, locked.
+
+    Raises:
+        UserError: another process has it.
+    """
+    path = out.with_name(f"{out.name}.partial")
+    with _lock(path) as file:
+        try:
+            yield Journal(path, file)
+        finally:
+            if os.fstat(file.fileno()).st_size == 0 and os.fstat(file.fileno()).st_nlink:
+                path.unlink()  # nothing was finished
+
+
+def _lock(path: Path) -> BinaryIO:
+    """The file, open for reading and appending, for this process alone."""
+    while True:
+        is_new = not path.exists()
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            name = escape_path(str(path))
+            raise UserError(f"another process is at work on {name}: wait for it, or choose another --out") from None
+        if os.fstat(file.fileno()).st_nlink:  # 0 where another process has just finished with it
+            if is_new:
+                fsync_dir(path.parent)
+            file.seek(0)
+            return file
+        file.close()
+
+
+def read_state(image_file: ImageFile) -> tuple[int, int] | None:
+    """Size of the file in bytes and time of its last change in ns."""
+    try:
+        found = Path(image_file.path).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

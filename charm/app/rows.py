@@ -1,0 +1,104 @@
+"""What the command `score` says of a photograph, and the tables that it writes."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from charm.images.find import escape_path
+from charm.runtime.disk import atomic_write
+from charm.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One photograph.
+
+    Attributes:
+        path: as Photograph has it.
+        state: size of the file in bytes and time of its last change in ns, before it was read; None where there is no
+            file.
+        reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
+        score, spread, distribution: as charm.scorer.Score has them.
+    """
+
+    path: str
+    state: tuple[int, int] | None
+    reason: str = ""
+    score: float | None = None
+    spread: float | None = None
+    distribution: list[float] | None = None
+
+
+def format_line(row: Row) -> str:
+    """Score, spread and path of a scored photograph, for people."""
+    return f"{row.score:.4f}\t{row.spread:.4f}\t{escape_path(row.path)}"
+
+
+def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
+    """What turns rows into the bytes of a file of this name.
+
+    Raises:
+        UserError: its ending says none of the formats, or its folder is not there.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise UserError(f"--out {escape_path(str(out))}: expected a name that ends in {', '.join(FORMATS)}")
+    if out.is_dir():
+        raise UserError(f"--out {escape_path(str(out))} is a folder: expected the name of a file")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {escape_path(str(out))}: there is no folder {escape_path(str(out.parent))}")
+    return FORMATS[out.suffix.lower()]
+
+
+def write_table(out: Path, rows: Sequence[Row], has_distribution: bool) -> None:
+    """Writes the whole file at once.
+
+    Args:
+        out: of an ending that `choose_format` knows.
+        rows: in their order.
+        has_distribution: whether the model gives any; without, the table has no such column.
+    """
+    names = ["score", "spread", *(["distribution"] if has_distribution else []), "reason"]
+    records = [{"path": escape_path(row.path)} | {name: getattr(row, name) for name in names} for row in rows]
+    data = choose_format(out)(records)
+    with atomic_write(out) as file:
+        file.write(data)
+
+
+def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
+    kinds = {
+        "path": pa.string(),
+        "score": pa.float64(),
+        "spread": pa.float64(),
+        "distribution": pa.list_(pa.float64()),
+        "reason": pa.string(),
+    }
+    schema = pa.schema([(name, kinds[name]) for name in records[0]])
+    buffer = io.BytesIO()
+    table = pa.Table.from_pylist(records, schema)
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def _encode_csv(records: list[dict[str, Any]]) -> bytes:
+    """A distribution is a JSON list in its field; what a rejected photograph has none of is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        shares = record.get("distribution")
+        writer.writerow(record | ({"distribution": json.dumps(shares)} if shares is not None else {}))
+    return text.getvalue().encode()
+
+
+def _encode_jsonl(records: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+FORMATS = {".parquet": _encode_parquet, ".csv": _encode_csv, ".jsonl": _encode_jsonl}

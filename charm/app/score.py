@@ -1,0 +1,240 @@
+"""Photographs to scores: while the model is at work on a group, threads open, decode and cut the next one.
+
+    photographs -> groups -> a child process each thread, which may die of a file   (charm.images.find)
+                          -> tokens, in that thread                                  (charm.app.reading)
+                          -> the model, in this one                                  (charm.scorer)
+                          -> the journal, and lines or a table                       (score_journal, score_rows)
+
+Memory is that of two groups of tokens, whatever the number of photographs. Groups are cut by the place in the list, so
+that a run that was stopped forms the same ones.
+"""
+
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from charm.app.journal import Journal, open_journal, read_state
+from charm.app.reading import load_scorer, tokenize_file
+from charm.app.rows import Row, choose_format, format_line, write_table
+from charm.images.decode import Limits, Rejected
+from charm.images.find import ImageFile, ImageFileReader, escape_path, find_image_files
+from charm.images.reasons import REASONS
+from charm.runtime.disk import fingerprint
+from charm.runtime.errors import UserError
+from charm.scorer import CharmScorer
+from charm.tokenization.tokens import Tokens
+
+GROUP = 16  # photographs; of 512 tokens a full batch, and a few seconds of a CPU
+REJECTED = 3  # exit code
+_LOG_EVERY = 30  # seconds
+_MOST_READERS = 8
+_JOURNAL_VERSION = 1
+
+# What a manifest has other words for.
+_OUR_REASONS = {
+    "outside": "a link that leads out of the folder in which it was found; name the file itself to score it",
+    "too_large": "more than 100 million pixels",
+}
+
+Opened = tuple[Row, list[Tokens]]
+
+
+@dataclass
+class Clock:
+    """Seconds spent since the first photograph, and in the model of these."""
+
+    started: float
+    model: float = 0.0
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; see charm.app.command."""
+
+    model: str = "runs/evaluate/model"
+    draws: int | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    device: str = "auto"
+    precision: str = "float32"
+
+
+def score_files(paths: Sequence[str], options: Options) -> int:
+    """Scores photographs and says so; the exit code.
+
+    Raises:
+        UserError: there are none, or the table cannot or should not be written.
+    """
+    image_files = find_image_files(paths)
+    out = options.out
+    if out is not None:
+        choose_format(out)  # says what is wrong before hours of work
+    with open_journal(out) if out is not None else nullcontext() as journal:
+        if out is not None and out.exists() and not options.overwrite:
+            raise UserError(f"{escape_path(str(out))} is there already: --overwrite replaces it")
+        scorer = load_scorer(options.model, options.device, options.precision)
+        draws = scorer.draws if options.draws is None else options.draws
+        done = journal.resume(image_files, _describe(scorer, draws, options.precision)) if journal else {}
+        if done:
+            print(f"{len(done)} of {len(image_files)} photographs are done, going on with the rest", file=sys.stderr)
+        clock = Clock(time.perf_counter())
+        found = dict(done)
+        progress = _Progress(len(image_files), len(done), rows_show=out is None and sys.stdout.isatty())
+        stream = stream_rows(scorer, image_files, draws, done, clock)
+        with closing(progress), closing(stream):
+            for group, rows in stream:
+                _keep(rows, group, journal)
+                found |= {row.path: row for row in rows}
+                progress.move(len(found))
+        ordered = [found[one.path] for one in image_files]
+        if out is not None and journal is not None:
+            write_table(out, ordered, scorer.model.head.out_features > 1)
+            journal.remove()
+    _summarize(ordered, len(image_files) - len(done), clock)
+    return REJECTED if any(row.reason for row in ordered) else 0
+
+
+def _describe(scorer: CharmScorer, draws: int, precision: str) -> dict[str, object]:
+    """What scores depend on, besides the images."""
+    return {
+        "version": _JOURNAL_VERSION,
+        "weights_sha256": scorer.config["weights_sha256"],
+        "config_sha256": fingerprint(scorer.config),
+        "draws": draws,
+        "precision": precision,
+    }
+
+
+def _keep(rows: Sequence[Row], group: Sequence[ImageFile], journal: Journal | None) -> None:
+    if journal is not None:
+        return journal.append(rows, group)
+    for row in rows:
+        if not row.reason:
+            print(format_line(row))
+    sys.stdout.flush()
+    return None
+
+
+def stream_rows(
+    scorer: CharmScorer, image_files: Sequence[ImageFile], draws: int, done: dict[str, Row], clock: Clock
+) -> Generator[tuple[list[ImageFile], list[Row]]]:
+    """Groups of photographs in their order, each with its rows.
+
+    Args:
+        scorer: whose tokenizer runs in threads, and whose model in this one.
+        photographs: to score.
+        draws: of each.
+        done: by path, those to leave out.
+        clock: gets the time that the model takes.
+
+    Raises:
+        UserError: the model needs saliency masks, and their models cannot be loaded.
+        RuntimeError: images cannot be opened apart.
+    """
+    cv2.setNumThreads(1)  # one per reader, beside those of the model
+    groups = [image_files[start : start + GROUP] for start in range(0, len(image_files), GROUP)]
+    left = [[one for one in group if one.path not in done] for group in groups]
+    workers = 1 if scorer.needs_mask else min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 2))
+    reader, pool = ImageFileReader(Limits()), ThreadPoolExecutor(workers, "photographs")
+    try:
+        read = _reading(scorer, reader, draws)
+        for group, opened in _read_ahead(pool, read, [group for group in left if group]):
+            good = [tokens for row, tokens in opened if not row.reason]
+            started = time.perf_counter()
+            scores = iter(scorer.score_tokens(good))
+            clock.model += time.perf_counter() - started
+            rows = []
+            for row, _ in opened:
+                if not row.reason:
+                    score = next(scores)
+                    shares = None if score.distribution is None else score.distribution.tolist()
+                    row = Row(row.path, row.state, "", score.score, score.spread, shares)
+                rows.append(row)
+            yield group, rows
+    finally:
+        pool.shutdown(cancel_futures=True)
+        reader.close()
+
+
+def _reading(scorer: CharmScorer, reader: ImageFileReader, draws: int) -> Callable[[ImageFile], Opened]:
+    def read(image_file: ImageFile) -> Opened:
+        state = read_state(image_file)  # before the bytes: a change after this is noticed
+        try:
+            return Row(image_file.path, state), tokenize_file(scorer, reader.read(image_file), reader.limits, draws)
+        except Rejected as error:
+            return Row(image_file.path, state, error.reason), []
+        except MemoryError:
+            return Row(image_file.path, state, "memory"), []
+
+    return read
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[ImageFile], Opened], groups: Sequence[list[ImageFile]]
+) -> Iterator[tuple[list[ImageFile], list[Opened]]]:
+    """Each group with what was read of it, while the threads are at the next one."""
+    ahead: deque[tuple[list[ImageFile], list[Future[Opened]]]] = deque()
+    for group in groups:
+        ahead.append((group, [pool.submit(read, one) for one in group]))
+        if len(ahead) > 1:
+            first, futures = ahead.popleft()
+            yield first, [future.result() for future in futures]
+    for group, futures in ahead:
+        yield group, [future.result() for future in futures]
+
+
+class _Progress:
+    """A bar on a terminal, a line every 30 seconds in a log.
+
+    Args:
+        total, done: photographs.
+        rows_show: whether the rows themselves appear on the terminal.
+    """
+
+    def __init__(self, total: int, done: int, rows_show: bool) -> None:
+        self._total, self._shown, self._bar = total, time.monotonic(), None
+        self._is_silent = rows_show and sys.stderr.isatty()
+        if sys.stderr.isatty() and not rows_show:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=done, unit="photo")
+
+    def move(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif not self._is_silent and time.monotonic() - self._shown >= _LOG_EVERY:
+            self._shown = time.monotonic()
+            print(f"{done} of {self._total} photographs done", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _summarize(rows: Sequence[Row], num_new: int, clock: Clock) -> None:
+    """The rejected by their reason, then a line about all; on stderr."""
+    reasons = Counter(row.reason for row in rows if row.reason)
+    for reason in REASONS:
+        if reason in reasons:
+            print(f"rejected, {reason}: {(REASONS | _OUR_REASONS)[reason]}", file=sys.stderr)
+            for row in rows:
+                if row.reason == reason:
+                    print(f"  {escape_path(row.path)}", file=sys.stderr)
+    seconds = max(clock.elapsed(), 1e-9)
+    rejected = reasons.total()
+    print(
+        f"{len(rows) - rejected} photographs scored, {rejected} rejected, {num_new / seconds:.1f} per second; model "
+        f"{clock.model / seconds:.0%} of the time",
+        file=sys.stderr,
+    )

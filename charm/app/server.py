@@ -1,0 +1,275 @@
+"""A page and an HTTP API that score photographs with a trained model, as `charm serve` runs them.
+
+    GET  /          the page (charm/app/page.html)
+    GET  /health    which model answers, and the limits
+    GET  /metrics   what it has done so far
+    POST /score     images -> scores: multipart/form-data with files in the field `photo`, or one image as the body
+    POST /explain   one image -> its score, and what its card on the page shows (charm/app/explain.py)
+
+Both take `?draws=k`. A request that is not served gets {"error": {"code", "message"}} (charm/app/guard.py).
+"""
+
+import asyncio
+import resource
+import secrets
+import socket
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from charm.app.batcher import Batcher
+from charm.app.explain import Shown, attribute_score, describe_card, describe_score, show_contributions, show_tokens
+from charm.app.guard import EVERYWHERE, LIMITS, Guard, Refused, ServerLimits, describe_refusal
+from charm.app.reading import find_mask, load_scorer
+from charm.app.uploads import Uploads, read_files
+from charm.images.decode import Rejected
+from charm.runtime.errors import UserError
+from charm.runtime.interrupts import Interrupts
+from charm.scorer import CharmScorer
+from charm.tokenization.tokens import Tokens
+
+_PAGE = Path(__file__).with_name("page.html")
+_END_SECONDS = 30  # for what is under way when the server is told to end
+
+
+def serve(folder: str, host: str, port: int, draws: int | None, device: str, precision: str) -> None:
+    """Serves the model of a folder until SIGTERM or Ctrl-C. Port 0 is any free one; the address is printed. `draws` are
+    those of a score where a request does not say; None = as many as `evaluate` took.
+
+    Raises:
+        UserError: no such model or device, or the address cannot be had.
+    """
+    with bind(host, port) as bound:
+        scorer = load_scorer(folder, device, precision)
+        find_mask(scorer, np.zeros((64, 64, 3), np.uint8))  # says now, and not to a client, what is missing for that
+        scorer.draws = draws or scorer.draws
+        app = build_app(scorer, host)
+        name = socket.gethostname() if host in EVERYWHERE else host
+        shown = f"[{name}]" if ":" in name else name
+        print(f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        with Interrupts():  # uvicorn raises the signal again when it has ended
+            make_server(app).run(sockets=[bound])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UserError: the port is in use, or the host is none of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        message = f"cannot listen on {host} port {port} ({error}): choose another with --port or --host"
+        raise UserError(message) from error
+
+
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_END_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits = LIMITS) -> ASGIApp:
+    """The application; threads and child processes live from its start-up to its shut-down."""
+    service = Service(scorer, limits)
+    app = Starlette(
+        routes=[
+            Route("/", service.page),
+            Route("/health", service.health),
+            Route("/metrics", service.metrics),
+            Route("/score", service.score, methods=["POST"]),
+            Route("/explain", service.explain, methods=["POST"]),
+        ],
+        exception_handlers={
+            Refused: describe_refusal,
+            HTTPException: _describe_http,
+            ClientDisconnect: _forget,
+            Exception: describe_refusal,
+        },
+        lifespan=service.run,
+    )
+    return Guard(app, host, limits)  # outermost: what it adds to replies is on those about failures, too
+
+
+def _describe_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    response = describe_refusal(request, Refused(error.status_code, "no_such_route", message))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _forget(request: Request, error: Exception) -> Response:
+    """For a client that left: nobody reads this."""
+    return Response(status_code=400)
+
+
+class Service:
+    """What the routes do."""
+
+    def __init__(self, scorer: CharmScorer, limits: ServerLimits) -> None:
+        self._scorer, self._limits = scorer, limits
+        self._page = _PAGE.read_text()
+        self._requests, self._sequences = 0, 0  # under way
+        self._answered = 0
+        self._rejected: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def run(self, app: Starlette) -> AsyncIterator[None]:
+        self._uploads = Uploads(self._limits)
+        self._batcher = Batcher(self._scorer.score_tokens)
+        # One at a time, for its memory; beside the scores, which must not wait for the seconds that it takes.
+        self._explainer = ThreadPoolExecutor(1, "explain")
+        try:
+            yield
+        finally:
+            for close in (self._uploads.close, self._batcher.close, self._explainer.shutdown):
+                await asyncio.to_thread(close)
+
+    async def page(self, request: Request) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        return HTMLResponse(self._page.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
+
+    async def health(self, request: Request) -> Response:
+        config, limits = self._scorer.config, self._limits
+        return JSONResponse(
+            {
+                "status": "ok",
+                "backbone": config["model"]["backbone"],
+                "tokenizer": config["tokenizer"],
+                "score_range": self._scorer.score_range,
+                "draws": self._scorer.draws,
+                "dataset": config["data"]["dataset"],
+                "weights_sha256": config["weights_sha256"],
+                "limits": {"files": limits.files, "file_bytes": limits.file_bytes, "body_bytes": limits.body_bytes},
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        served = self._batcher.served
+        return JSONResponse(
+            {
+                "requests": self._answered,
+                "images": served.images,
+                "rejected": dict(self._rejected),
+                "batches": served.batches,
+                "mean_batch": served.images / served.batches if served.batches else 0.0,
+                "largest_batch": served.largest_batch,
+                "tokens_per_second": served.tokens / served.busy_seconds if served.busy_seconds else 0.0,
+                "waiting": len(self._batcher),
+                **_measure_memory(),
+            }
+        )
+
+    async def score(self, request: Request) -> Response:
+        draws = self._read_draws(request)
+        with self._admit_request():
+            async with read_files(request, self._limits) as files:
+                with self._admit_sequences(len(files) * draws):
+                    rows = await asyncio.gather(*(self._score_file(*file, draws) for file in files))
+        reply = {"scores": rows, "score_range": self._scorer.score_range}
+        return JSONResponse(reply, 200 if any("score" in row for row in rows) else 422)
+
+    async def _score_file(self, name: str, file: BinaryIO, draws: int) -> dict[str, Any]:
+        def cut(image: np.ndarray) -> list[Tokens]:
+            return self._scorer.tokenize(image, find_mask(self._scorer, image), draws=draws)
+
+        try:
+            tokens = await self._uploads.use(file, cut)
+        except Rejected as error:
+            return {"name": name, "error": self._reject(error.reason)}
+        return {"name": name} | describe_score(await asyncio.wrap_future(self._batcher.submit(tokens)))
+
+    async def explain(self, request: Request) -> Response:
+        draws = self._read_draws(request)
+
+        def cut(image: np.ndarray) -> tuple[list[Tokens], Shown]:
+            mask = find_mask(self._scorer, image)
+            tokens = self._scorer.tokenize(image, mask, draws=draws)
+            return tokens, show_tokens(self._scorer, image, tokens[0], mask)
+
+        with self._admit_request(), self._admit_sequences(draws):
+            async with read_files(request, self._limits) as files:
+                if len(files) > 1:
+                    raise Refused(400, "malformed", f"{len(files)} images: /explain takes one")
+                ((name, file),) = files
+                try:
+                    tokens, shown = await self._uploads.use(file, cut)
+                except Rejected as error:
+                    return JSONResponse({"name": name, "error": self._reject(error.reason)}, 422)
+            score = await asyncio.wrap_future(self._batcher.submit(tokens))
+            attribution = await asyncio.get_running_loop().run_in_executor(
+                self._explainer, attribute_score, self._scorer, tokens[0]
+            )
+        contributions = show_contributions(self._scorer, tokens[0], attribution)
+        card = describe_card(score, shown, contributions)
+        return JSONResponse({"name": name, "score_range": self._scorer.score_range} | card)
+
+    def _reject(self, reason: str) -> dict[str, str]:
+        self._rejected[reason] += 1
+        return {"reason": reason, "message": self._uploads.explain(reason)}
+
+    def _read_draws(self, request: Request) -> int:
+        given = request.query_params.get("draws")
+        if given is None:
+            return int(self._scorer.draws)
+        draws = int(given) if given.isascii() and given.isdecimal() and len(given) < 9 else 0
+        if not 1 <= draws <= self._limits.draws:
+            raise Refused(400, "malformed", f"draws={given[:20]!r}: expected a number from 1 to {self._limits.draws}")
+        return draws
+
+    @contextmanager
+    def _admit_request(self) -> Iterator[None]:
+        if self._requests >= self._limits.requests:
+            raise Refused(503, "busy", f"{self._requests} requests are being answered: try again")
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._answered += 1
+
+    @contextmanager
+    def _admit_sequences(self, count: int) -> Iterator[None]:
+        if self._sequences + count > self._limits.sequences:
+            raise Refused(503, "busy", f"{self._sequences} sequences of patches are waiting: try again")
+        self._sequences += count
+        try:
+            yield
+        finally:
+            self._sequences -= count
+
+
+def _measure_memory() -> dict[str, float]:
+    """Megabytes of this process: now, where the system tells, and at most so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    pages = Path("/proc/self/statm")
+    now = int(pages.read_text().split()[1]) * resource.getpagesize() / 1e6 if pages.exists() else peak
+    return {"memory_mb": now, "peak_memory_mb": peak}

@@ -1,0 +1,163 @@
+"""A photograph as a model's tokenizer sees it, in numbers, arrays and images: the commands `tokenize` and `show`."""
+
+import io
+
+import cv2
+import numpy as np
+
+from charm.app.reading import find_mask
+from charm.drawing import SHADE, mark_cells, paint_heat
+from charm.inputs.square import SquareTokenizer
+from charm.runtime.errors import UserError
+from charm.scorer import CharmScorer
+from charm.tokenization.draws import pixel_key
+from charm.tokenization.geometry import downscale, fit_to_grid
+from charm.tokenization.importance import IMPORTANCE, score_patches
+from charm.tokenization.selection import SELECTIONS
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens
+
+VIEWS = ("native", "importance", "seen")  # what `draw_views` may give
+_MARK = (255, 212, 59)  # RGB, as in the report
+_LINE_SHARE = 500  # an outline is one pixel wide for so many of the longest edge
+
+
+def change_selection(scorer: CharmScorer, selection: str) -> CharmScorer:
+    """The same model with a tokenizer that chooses patches otherwise than in training.
+
+    Raises:
+        UserError: the selection is unknown, or the model's tokenizer selects nothing.
+    """
+    if selection not in SELECTIONS:
+        raise UserError(f"--selection {selection}: expected one of {', '.join(SELECTIONS)}")
+    settings = scorer.config["tokenizer"]
+    if scorer.tokenizer.num_scales == 1:
+        raise UserError(f"--selection {selection}: of this model's input ({settings['name']}) no patches are selected")
+    config = scorer.config | {"tokenizer": settings | {"selection": selection}}
+    return CharmScorer(scorer.model, config, scorer.device)
+
+
+def cut_image(scorer: CharmScorer, image: np.ndarray) -> tuple[Tokens, np.ndarray | None]:
+    """The tokens of the first draw for a score of uint8 (H, W, 3), and the saliency mask, bool (H, W), if any."""
+    mask = find_mask(scorer, image)
+    return scorer.tokenize(image, mask, draws=1)[0], mask
+
+
+def describe_tokens(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> list[str]:
+    """Lines about what the tokenizer did to uint8 (H, W, 3); all sizes are height x width."""
+    limited, tokenizer = scorer.limit_size(image), scorer.tokenizer
+    downscaled = f", downscaled to {_show_size(limited.shape)} as in training" if limited is not image else ""
+    settings, seed = scorer.config["tokenizer"], scorer.config["seed"]
+    choice = f", selection {settings['selection']}, budget {settings['budget']}"
+    lines = [
+        f"photo      {_show_size(image.shape)} pixels{downscaled}",
+        f"fitted     {_show_size([side * tokens.patches.shape[1] for side in tokens.grids[-1]])} pixels",
+        f"tokenizer  {settings['name']}{choice if tokenizer.num_scales > 1 else ''}",
+    ]
+    for scale, grid in reversed(list(enumerate(tokens.grids))):
+        count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())
+        times = tokens.grids[-1][0] / grid[0] if grid[0] else 0
+        kind = "native" if scale == len(tokens.grids) - 1 else f"downscaled {times:.3g} times" if times else "not used"
+        lines.append(f"scale {scale}    {count} tokens on a grid of {_show_size(grid)}, {kind}")
+    if isinstance(tokenizer, CharmTokenizer | SquareTokenizer):
+        lines.append(f"dropped    {_count_dropped(tokenizer, limited)} tokens")
+    lines.append(f"padding    {len(tokens.patch_valid) - tokens.seq_len} of {len(tokens.patch_valid)} tokens")
+    lines.append(f"drawn by   {pixel_key(limited)}, seed {seed}")
+    return lines
+
+
+def _count_dropped(tokenizer: CharmTokenizer | SquareTokenizer, limited: np.ndarray) -> int:
+    """How many tokens there were beyond max_seq_len."""
+    image_hw = (limited.shape[0], limited.shape[1])
+    if isinstance(tokenizer, SquareTokenizer):
+        edge, tokenizer = tokenizer.plan(image_hw)
+        image_hw = (edge, edge)
+    layout = tokenizer.layout(image_hw)
+    if len(layout.cell_sides) == 1:
+        return 0
+    detailed = tokenizer.count_detailed(layout.num_coarse)
+    counts = (*detailed, layout.num_coarse - sum(detailed))  # of coarse patches, native first
+    total = sum(count * side**2 for count, side in zip(counts, tokenizer.sides[::-1], strict=True))
+    return max(0, total - tokenizer.max_seq_len)
+
+
+def _show_size(hw: tuple[int, ...] | list[int]) -> str:
+    return f"{hw[0]} x {hw[1]}"
+
+
+def encode_tokens(tokens: Tokens) -> bytes:
+    """An .npz file with the arrays of `Tokens`; `grids` is int32 (num_scales, 2)."""
+    names = ("patches", "patch_coord", "scale_id", "patch_valid")
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: getattr(tokens, name) for name in names}, grids=np.array(tokens.grids, np.int32))
+    return buffer.getvalue()
+
+
+def draw_views(
+    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Images of what `cut_image` made, by name; uint8 (H, W, 3), all of the fitted size.
+
+        native       the photograph, dark where it is not native, an outline around coarse patches that are
+        importance   why: scores per coarse patch from the lowest (dark blue) to the highest (yellow), or the mask
+        seen         the photograph rebuilt from its tokens
+
+    Where nothing is selected there is only the last, and where chance alone decides no importance.
+    """
+    views = {"seen": tokens.to_image()}
+    tokenizer = scorer.tokenizer
+    cutter = tokenizer.charm if isinstance(tokenizer, SquareTokenizer) else tokenizer
+    if not isinstance(cutter, CharmTokenizer) or not _has_scales(tokens):
+        return views
+    coarse, native = cutter.coarse_patch_size, cutter.num_scales - 1
+    fitted = fit_image(scorer, image, tokens)
+    is_native = _enlarge(mark_cells(tokens, native).astype(np.uint8), fitted.shape) > 0
+    shaded = np.where(is_native[..., None], fitted, fitted * ((255 - SHADE) / 255)).astype(np.uint8)
+    width = max(1, round(max(fitted.shape) / _LINE_SHARE))
+    for y, x in np.argwhere(mark_cells(tokens, native, cutter.sides[-1])) * coarse:
+        cv2.rectangle(shaded, (int(x), int(y)), (int(x) + coarse - 1, int(y) + coarse - 1), _MARK, width)
+    views["native"] = shaded
+    importance = find_importance(scorer, image, tokens, saliency_mask)
+    if importance is not None:
+        views["importance"] = _enlarge(paint_heat(importance), fitted.shape)
+    return views
+
+
+def fit_image(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> np.ndarray:
+    """What the patches of these tokens were cut from: uint8 (H', W', 3), of an image, uint8 (H, W, 3)."""
+    tokenizer, limited = scorer.tokenizer, scorer.limit_size(image)
+    if isinstance(tokenizer, SquareTokenizer):
+        limited, tokenizer = tokenizer.resize(limited), tokenizer.charm
+    if isinstance(tokenizer, CharmTokenizer):
+        size = tokenizer.coarse_patch_size if _has_scales(tokens) else tokenizer.patch_size
+        return fit_to_grid(limited, size, tokenizer.fit)
+    return tokens.to_image()  # cropped or padded to a square of a single scale, which shows all there is
+
+
+def find_importance(
+    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
+) -> np.ndarray | None:
+    """By what native patches were chosen; arguments as for `draw_views`.
+
+    Returns:
+        Scores of coarse patches, float32 (grid_h, grid_w), or the salient object on the fitted image, uint8 (H', W')
+        of 0 and 1. None where nothing was selected, or by chance.
+    """
+    tokenizer, limited = scorer.tokenizer, scorer.limit_size(image)
+    if not isinstance(tokenizer, CharmTokenizer) or not _has_scales(tokens):
+        return None
+    if tokenizer.selection in IMPORTANCE:
+        return score_patches(limited, tokenizer.selection, tokenizer.coarse_patch_size, tokenizer.fit)
+    if saliency_mask is None:
+        return None
+    limited = downscale(saliency_mask.astype(np.uint8), (limited.shape[0], limited.shape[1]))
+    return fit_to_grid(limited, tokenizer.coarse_patch_size, tokenizer.fit)
+
+
+def _has_scales(tokens: Tokens) -> bool:
+    return sum(grid != (0, 0) for grid in tokens.grids) > 1
+
+
+def _enlarge(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 (h, w) or (h, w, 3) at the size of an image, without a mixture of colours."""
+    return cv2.resize(cells, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

@@ -1,0 +1,151 @@
+"""Photographs that people have: which files they are, and their bytes, opened apart first."""
+
+import hashlib
+import os
+import threading
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from charm.images.decode import Limits, Rejected, decode_image
+from charm.images.quarantine import Quarantine, read_file
+from charm.images.reasons import REASONS
+from charm.runtime.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_TRIES = 3  # for a file that is written to meanwhile
+# Of Unicode: control characters, halves of pairs (bytes that are no UTF-8), and what breaks lines.
+_ESCAPED = {"Cc", "Cs", "Zl", "Zp"}
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file to look at.
+
+    Attributes:
+        path: as it was named, or found below a folder that was.
+        root: the folder that it may not lead out of, by links.
+    """
+
+    path: str
+    root: Path
+
+    @property
+    def place(self) -> str:
+        """Its path wherever one is."""
+        return str(Path(self.path).absolute())
+
+
+def find_image_files(paths: Sequence[str]) -> list[ImageFile]:
+    """Files as they are named; of folders, what is in them and below, sorted by name, that ends as an image does.
+
+    Hidden files and folders, and links to folders, are passed over. A file that comes up twice is taken once. What
+    cannot be looked into, and links that lead out of their folder, come along to be rejected: nothing gets lost.
+
+    Raises:
+        UserError: nothing is there by a name, or no photograph by all of them.
+    """
+    found: dict[str, ImageFile] = {}
+    for path in paths:
+        if Path(path).is_dir():
+            for real, image_file in _walk(path, Path(path).resolve()):
+                if real not in found or Path(found[real].path).is_symlink():  # its own name is better than a link's
+                    found[real] = image_file
+        elif os.path.lexists(path):
+            found.setdefault(os.path.realpath(path), ImageFile(path, Path(Path(path).absolute().anchor)))
+        else:
+            raise UserError(f"{escape_path(path)}: there is no such file or folder")
+    if not found:
+        places = ", ".join(map(escape_path, paths))
+        raise UserError(f"no photographs in {places}: looked for files that end in {' '.join(ENDINGS)}, large or small")
+    return list(found.values())
+
+
+def _walk(folder: str, root: Path) -> Iterator[tuple[str, ImageFile]]:
+    """(what it is known by, photograph) in order of names."""
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda one: one.name)
+    except OSError:  # said with the files that cannot be opened
+        yield folder, ImageFile(folder, root)
+        return
+    for entry in inside:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path, root)
+        elif entry.name.lower().endswith(ENDINGS) and not entry.is_dir():
+            real = os.path.realpath(entry.path)
+            # A link out of the folder is rejected, and must not stand for the file, which may be named as well.
+            yield real if Path(real).is_relative_to(root) else f"link {entry.path}", ImageFile(entry.path, root)
+
+
+def escape_path(path: str) -> str:
+    """A path as text in one line: bytes that are no UTF-8 as \\xff, control characters as \\n, and \\ as \\\\."""
+    text = path.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ESCAPED else char for char in text
+    )
+
+
+class ImageFileReader:
+    """Bytes of photographs that a child process has decoded and survived; each thread that reads has its own child.
+
+    Args:
+        limits: what a file may ask for.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._own = threading.local()
+        self._opened: list[Quarantine] = []
+
+    def read(self, image_file: ImageFile) -> bytes:
+        """Exactly the bytes that the child has seen.
+
+        Raises:
+            Rejected: they are no good image.
+            RuntimeError: the child does not start.
+        """
+        quarantine = self._quarantine(image_file.root)
+        for _ in range(_TRIES):
+            facts = quarantine.inspect_file(image_file.place)
+            if facts["reason"]:
+                raise Rejected(facts["reason"])
+            data = read_file(image_file.root, image_file.place, self.limits)
+            if hashlib.sha256(data).hexdigest() == facts["sha256"]:
+                return data
+        raise Rejected("unreadable")
+
+    def _quarantine(self, root: Path) -> Quarantine:
+        """The thread's; files of one root come one after another, so that it seldom changes."""
+        if getattr(self._own, "root", None) != root:
+            if hasattr(self._own, "quarantine"):
+                self._own.quarantine.close()
+            self._own.quarantine, self._own.root = Quarantine(root, self.limits), root
+            self._opened.append(self._own.quarantine)
+        quarantine: Quarantine = self._own.quarantine
+        return quarantine
+
+    def close(self) -> None:
+        """Ends the children; no thread may be reading."""
+        for quarantine in self._opened:
+            quarantine.close()
+
+
+def read_image(path: str) -> np.ndarray:
+    """One photograph: uint8 (H, W, 3), RGB, upright.
+
+    Raises:
+        UserError: there is none by this name, or it cannot be read.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{escape_path(path)} is a folder: expected one photograph")
+    reader = ImageFileReader(Limits())
+    try:
+        return decode_image(reader.read(find_image_files([path])[0]), reader.limits).pixels
+    except Rejected as error:
+        raise UserError(f"{escape_path(path)}: {REASONS[error.reason]}") from error
+    finally:
+        reader.close()

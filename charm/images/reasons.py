@@ -1,0 +1,34 @@
+"""Why an image is left out, and what was done to one that is kept."""
+
+# Every reason for which a listed image can be left out.
+REASONS = {
+    "missing": "there is no such file",
+    "outside": "the path leads out of the root folder",
+    "unreadable": "the file cannot be opened",
+    "name": "the name or the path is not text in UTF-8",
+    "empty": "the file has no bytes",
+    "format": "not a JPEG, PNG, WebP, BMP or TIFF file",
+    "mode": "a kind of pixels that is not supported, for example floating point, CIELAB or 12-bit JPEG",
+    "too_many_bytes": "more than 400 MB",
+    "too_large": "more pixels than manifest.max_pixels (100 million at most)",
+    "too_long": "a side of more than 65500 pixels",
+    "too_many_parts": "more scans or chunks than any camera or editor writes",
+    "corrupt": "damaged or cut short",
+    "memory": "decoding needs more than 1.5 GB",
+    "timeout": "decoding takes more than 10 seconds",
+    "crashed": "the decoder broke down",
+}
+
+# Reasons that may lie in the machine and not in the file: it is looked at again in the next run.
+PASSING = {"unreadable", "memory", "timeout", "crashed"}
+
+# Everything that can have been done to the pixels of a kept image.
+NOTES = {
+    "exif_orientation": "turned or mirrored upright, as its EXIF orientation asks",
+    "grey": "one channel, repeated three times",
+    "palette": "colours looked up in its palette",
+    "cmyk": "inks turned into RGB without a colour profile",
+    "16_bit": "the high 8 bits of each channel",
+    "alpha_on_white": "transparent pixels put on white",
+    "first_frame": "the first of several images",
+}

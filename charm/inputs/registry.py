@@ -1,0 +1,20 @@
+"""All inputs by name: the ways to hand a photograph to a vision transformer (Charm, table 3 and appendices)."""
+
+from collections.abc import Callable
+
+from charm.inputs.padding import PaddingTokenizer
+from charm.inputs.square import SquareTokenizer
+from charm.inputs.standard import StandardTokenizer
+from charm.tokenization.tokenizer import CharmTokenizer
+
+Tokenizer = CharmTokenizer | StandardTokenizer | PaddingTokenizer | SquareTokenizer
+
+# Called as (what cuts patches, whether in training): all take their patch size and length from it, some their patches.
+TOKENIZERS: dict[str, Callable[[CharmTokenizer, bool], Tokenizer]] = {
+    "charm": lambda cutter, training: cutter,
+    "standard": lambda cutter, training: StandardTokenizer(cutter.patch_size, cutter.max_seq_len, training),
+    "standard_384": lambda cutter, training: StandardTokenizer(cutter.patch_size, cutter.max_seq_len, training, 384),
+    "padding": lambda cutter, training: PaddingTokenizer(cutter.patch_size, cutter.max_seq_len),
+    "ms": lambda cutter, training: SquareTokenizer(cutter, edge=256),
+    "hr_ms": lambda cutter, training: SquareTokenizer(cutter, edge=0),
+}

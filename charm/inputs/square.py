@@ -1,0 +1,82 @@
+"""Charm on an image that was made square first: "MS" and "HR + MS" of the paper's table 3 (section 4.4.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from charm.images.arrays import as_array, check_mask
+from charm.inputs.whole import resize
+from charm.tokenization.augment import IDENTITY, Symmetry
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens, pad_tokens
+
+_MOST_EDGE = 10_000  # pixels: of a strip of 1 x 60,000, which is no large file, the square would take 11 GB
+_NATIVE_SHARE = 64 / 81  # of the coarse patches of a small square; as of 256 pixels with p = 14 and budget "fixed"
+
+
+@dataclass(frozen=True)
+class SquareTokenizer:
+    """Charm on an image that is first resized to a square, which distorts it.
+
+    Args:
+        charm: cuts the square. Where it would leave it whole, since it has few patches, 64 of 81 coarse patches stay
+            native and the others are downscaled ("some areas", section 4.4.1).
+        edge: pixels; 0 for the image's own longest edge, up to 10,000.
+    """
+
+    charm: CharmTokenizer
+    edge: int = 256
+
+    @property
+    def num_scales(self) -> int:
+        return self.charm.num_scales
+
+    def plan(self, image_hw: tuple[int, int]) -> tuple[int, CharmTokenizer]:
+        """The square's edge, and a tokenizer that has too few tokens to leave the square whole."""
+        edge = self._edge(image_hw)
+        whole, sides = self.charm.layout((edge, edge)), self.charm.sides
+        if len(whole.cell_sides) > 1 or whole.num_coarse == 1:
+            return edge, self.charm
+        most = whole.num_coarse - 1
+        num_coarse = replace(self.charm, max_seq_len=most).layout((edge, edge)).num_coarse
+        costs = [side**2 - sides[0] ** 2 for side in sides[1:]]  # tokens that a coarse patch takes more than downscaled
+        length = num_coarse * sides[0] ** 2 + round(num_coarse * _NATIVE_SHARE) // len(costs) * sum(costs)
+        return edge, replace(self.charm, max_seq_len=min(length, most), budget="fill")
+
+    def _edge(self, image_hw: Sequence[int]) -> int:
+        """Of the square, pixels."""
+        return self.edge or min(max(image_hw), _MOST_EDGE)
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """The square of an image, uint8 (H, W, 3): uint8 (edge, edge, 3)."""
+        edge = self._edge(image.shape[:2])
+        return resize(image, (edge, edge))
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """As `Tokens.grids`, known from the size alone."""
+        edge, cutter = self.plan(image_hw)
+        return cutter.grids((edge, edge))
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        saliency_mask: np.ndarray | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+    ) -> Tokens:
+        """Tokenizes one image; see CharmTokenizer. Importance is computed: given maps are of another grid."""
+        array = as_array(image)
+        edge, cutter = self.plan((array.shape[0], array.shape[1]))
+        if saliency_mask is not None:
+            check_mask(saliency_mask, array.shape[:2])
+            resized = cv2.resize(saliency_mask.view(np.uint8), (edge, edge), interpolation=cv2.INTER_NEAREST)
+            saliency_mask = resized.view(bool)
+        square = self.resize(array)
+        tokens = cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
+        return pad_tokens(tokens, self.charm.max_seq_len)  # as long as those of a larger image of the same batch

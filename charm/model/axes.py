@@ -1,0 +1,82 @@
+"""The position embeddings of a backbone on many grids at once, by the rows and columns of their tokens.
+
+Interpolation is separable (charm.model.pos_embed.axis_weights), so a grid of any height and width is mixed from two
+axes. A token then needs two row numbers instead of an embedding, and a batch of images of different sizes is one
+lookup.
+"""
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charm.model.pos_embed import axis_taps, mix_pos_embed
+from charm.tokenization.tokens import Tokens
+
+
+class PosEmbedAxes:
+    """Rows for an image's tokens, embeddings for rows.
+
+    Args:
+        axes: number of tokens n -> what an axis of that length needs: float32 (n, g), its interpolation weights; of a
+            rotary backbone (DINOv3) float32 (2, n, 2 * d), its share of the rows and of the columns
+            (charm.model.vit.CharmViT.rotary_axis).
+        learnt: float32 (g, g, D), the backbone's grid; None if it is rotary.
+    """
+
+    def __init__(self, axes: Mapping[int, Tensor], learnt: Tensor | None) -> None:
+        self._first: dict[int, int] = {}
+        start = 0
+        for length, axis in axes.items():
+            self._first[length] = start
+            start += axis.shape[-2]
+        stacked = torch.cat(list(axes.values()), dim=-2)
+        self._rotary = learnt is None
+        # What `gather` mixes, on the device: rows and columns if rotary, else the learnt grid, positions and weights.
+        self._parts: tuple[Tensor, ...] = tuple(stacked) if learnt is None else (learnt, *axis_taps(stacked))
+
+    def to(self, device: torch.device) -> Self:
+        """Moves what `gather` reads; returns itself."""
+        self._parts = tuple(part.to(device) for part in self._parts)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self._parts[0].device
+
+    def rows(self, tokens: Tokens) -> np.ndarray:
+        """int32 (L, 2): for each token, where the weights of its row and of its column are; 0 where padding.
+
+        Raises:
+            ValueError: a grid has an axis of another length.
+        """
+        first = np.zeros((len(tokens.grids), 2), np.int32)
+        for scale, grid in enumerate(tokens.grids):
+            if grid == (0, 0):
+                continue
+            missing = [side for side in grid if side not in self._first]
+            if missing:
+                raise ValueError(f"no axis of {missing[0]} tokens for the grid {grid}")
+            first[scale] = [self._first[side] for side in grid]
+        return np.where(tokens.patch_valid[:, None], first[tokens.scale_id] + tokens.patch_coord, 0).astype(np.int32)
+
+    def gather(self, rows: Tensor, trained: Tensor | None = None) -> Tensor:
+        """Position embeddings on the device that `to` chose.
+
+        Args:
+            rows: integer (..., 2), of `rows`.
+            trained: float (g, g, D), mixed instead of the learnt grid: what fine-tuning has made of it.
+
+        Returns:
+            float32 (..., D), differentiable with respect to `trained`; (..., 2 * d) for a rotary backbone.
+        """
+        y, x = rows.to(self.device, non_blocking=True).long().unbind(-1)
+        if self._rotary:
+            for_rows, for_columns = self._parts
+            return for_rows[y] + for_columns[x]
+        learnt, positions, weights = self._parts
+        return mix_pos_embed(
+            learnt if trained is None else trained, (positions[y], weights[y]), (positions[x], weights[x])
+        )

@@ -1,0 +1,73 @@
+"""Which timm models CharmViT can be built around, by name."""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from charm.model import demo_backbone  # noqa: F401  (registers "charm_demo" with timm)
+
+Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, with rotary position embeddings
+
+
+def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Backbone:
+    """A timm vision transformer without its classifier.
+
+    Args:
+        name: as in `timm.list_models("vit_*")`; "charm_demo" for the small built-in one.
+        pretrained: whether to load the published weights (downloaded to the hub's cache on first use).
+        settings: passed on to timm.
+
+    Raises:
+        ValueError: unknown to timm, or not a vision transformer with position embeddings that fit any grid.
+    """
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), n=5))
+        raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
+    if pretrained:  # is it one whose weights are worth their download?
+        with torch.random.fork_rng(devices=[]):
+            check_backbone(timm.create_model(name, pretrained=False, num_classes=0, **settings), name)
+    return check_backbone(timm.create_model(name, pretrained=pretrained, num_classes=0, **settings), name)
+
+
+def check_backbone(vit: Any, name: str) -> Backbone:
+    """The model itself; ValueError unless it is a vision transformer that CharmViT can do the forward pass of."""
+    if not is_rotary(vit) and (not isinstance(vit, VisionTransformer) or vit.pos_embed is None):
+        raise ValueError(
+            f"backbone={name!r} is a {type(vit).__name__} without learnt absolute position embeddings on a plain grid "
+            "of tokens, which Charm resamples for each image, or DINOv3's rotary ones; relative positions, windows "
+            "and merged patches (Swin) need a whole grid in a fixed order, and Charm's tokens are none (paper, section "
+            "20): choose a ViT, for example vit_small_patch14_dinov2"
+        )
+    projection = getattr(vit.patch_embed, "proj", None)
+    if isinstance(projection, nn.Conv2d) and (projection.in_channels != 3 or len(set(projection.kernel_size)) > 1):
+        height, width = projection.kernel_size
+        raise ValueError(
+            f"backbone={name!r} takes patches of {height} x {width} pixels in {projection.in_channels} channels: "
+            "expected square ones in 3"
+        )
+    num_tokens = int(vit.cls_token is not None) + (0 if vit.reg_token is None else vit.reg_token.shape[1])
+    if not isinstance(vit.patch_embed, PatchEmbed) or vit.num_prefix_tokens != num_tokens:
+        raise ValueError(
+            f"backbone={name!r} has more before its blocks than a projection of patches, a CLS token and registers "
+            "(convolutions or a distillation token, say): choose a plain ViT, for example vit_small_patch14_dinov2"
+        )
+    found: Backbone = vit
+    return found
+
+
+def is_rotary(vit: nn.Module) -> bool:
+    """Whether positions enter as DINOv3's rotary embeddings: coordinates from -1 to 1 over the image, per axis."""
+    return (
+        isinstance(vit, Eva)
+        and vit.pos_embed is None
+        and isinstance(vit.rope, RotaryEmbeddingDinoV3)
+        and vit.rope.normalize_coords == "separate"
+    )

@@ -1,0 +1,107 @@
+"""Agreement of predicted with given scores: PLCC, SRCC, KRCC, ACC, MAE. Scores are float (N,)."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from charm.tokenization.draws import draw_uniform
+
+METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then the two that it does not have
+
+
+def _correlate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., float]:
+    """nan, "undefined", where either side is constant or has fewer than two scores: there is no order to agree with."""
+
+    def correlation(prediction: np.ndarray, target: np.ndarray) -> float:
+        if len(target) < 2 or np.ptp(prediction) == 0 or np.ptp(target) == 0:
+            return math.nan
+        return float(statistic(prediction, target))
+
+    return correlation
+
+
+def _pearson(prediction: np.ndarray, target: np.ndarray) -> float:
+    """scipy.stats.pearsonr without its test of significance: 10 microseconds instead of 250 for 200 scores."""
+    x, y = (scores - scores.mean(dtype=np.float64) for scores in (prediction, target))
+    return float(x @ y / (math.sqrt(x @ x) * math.sqrt(y @ y)))
+
+
+plcc = _correlate(_pearson)  # Pearson's linear correlation coefficient
+srcc = _correlate(lambda x, y: stats.spearmanr(x, y)[0])  # Spearman's rank correlation coefficient
+krcc = _correlate(lambda x, y: stats.kendalltau(x, y)[0])  # Kendall's tau-b
+
+
+def accuracy(prediction: np.ndarray, target: np.ndarray, threshold: float) -> float:
+    """ACC: share of images that both sides put on the same side of `threshold` (above it = good)."""
+    # Labels pass through float32 on a scale of 0..1, where one that equals the threshold may come out 3e-8 above it.
+    above = threshold + 1e-6
+    return float(np.mean((prediction > above) == (target > above))) if len(target) else math.nan
+
+
+def mae(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Mean absolute error."""
+    return float(np.mean(np.abs(prediction - target))) if len(target) else math.nan
+
+
+def score_agreement(prediction: np.ndarray, target: np.ndarray, threshold: float) -> dict[str, float]:
+    """All of them by name; nan where undefined."""
+    return {
+        "plcc": plcc(prediction, target),
+        "srcc": srcc(prediction, target),
+        "krcc": krcc(prediction, target),
+        "acc": accuracy(prediction, target, threshold),
+        "mae": mae(prediction, target),
+    }
+
+
+def bootstrap_intervals(
+    prediction: np.ndarray,
+    target: np.ndarray,
+    threshold: float,
+    seed: int,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """The interval of each metric over other samples of as many images: (low, high) by name.
+
+    Images are drawn with replacement, each with both of its scores; low and high are percentiles of the metric over
+    the resamples. A resample whose scores are all equal is left out; nan where the metric itself is undefined.
+
+    1000 resamples of 20,000 images take 6 s, of 200 images 0.4 s, most of it for KRCC.
+    """
+    count = len(target)
+    # Ranked once: the ranks within a resample follow from how often each place of the order is drawn, without sorting.
+    places = [np.unique(scores, return_inverse=True)[1] for scores in (prediction, target)]
+    found: list[tuple[float, ...]] = []
+    for resample in range(resamples):
+        chosen = (draw_uniform(seed, resample, "", "bootstrap", count) * count).astype(np.intp)
+        predicted, given = prediction[chosen], target[chosen]
+        predicted_ranks, given_ranks = (_rank_places(place[chosen]) for place in places)
+        found.append(
+            (
+                plcc(predicted, given),
+                plcc(predicted_ranks, given_ranks),
+                krcc(predicted_ranks, given_ranks),
+                accuracy(predicted, given, threshold),
+                mae(predicted, given),
+            )
+        )
+    point = score_agreement(prediction, target, threshold)
+    return {
+        name: _percentiles(np.array(values), confidence) if math.isfinite(point[name]) else (math.nan, math.nan)
+        for name, values in zip(METRICS, zip(*found, strict=True), strict=True)
+    }
+
+
+def _rank_places(places: np.ndarray) -> np.ndarray:
+    """ProcessGroup from 1, equals sharing the mean of theirs: float (N,), of small integers (N,)."""
+    counts = np.bincount(places)
+    ranks: np.ndarray = (counts.cumsum() - (counts - 1) / 2)[places]
+    return ranks
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -1,0 +1,139 @@
+"""Position embeddings for any grid, from the square grid that a backbone learnt (Charm, section 3.2.3)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MODES = ("bilinear", "bicubic")
+
+
+def resample_pos_embed(
+    pos_embed: Tensor,
+    grid_hw: tuple[int, int],
+    mode: str = "bilinear",
+    antialias: bool = False,
+    num_prefix_tokens: int | None = None,
+) -> Tensor:
+    """Interpolates learnt position embeddings to another grid, corner regions aligned (not corner points).
+
+    Args:
+        pos_embed: float (1, prefix + g * g, D), as timm's ViTs hold them; prefix tokens (CLS, registers) come first.
+        grid_hw: tokens, (height, width), of the new grid.
+        mode: "bilinear" (the paper) or "bicubic" (timm's choice).
+        antialias: whether a smaller grid is averaged instead of sampled.
+        num_prefix_tokens: how many tokens to leave out; None takes what is left over from the largest square.
+
+    Returns:
+        (h, w, D), dtype and device of `pos_embed`, without the prefix. A copy of the learnt grid where the size is its
+        own.
+
+    Raises:
+        ValueError: not a square grid, or an unknown mode.
+
+    >>> learnt = torch.zeros(1, 1 + 16 * 16, 384)  # a CLS token and a grid of 16 x 16
+    >>> resample_pos_embed(learnt, grid_hw=(40, 30)).shape
+    torch.Size([40, 30, 384])
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
+    learnt = learnt_grid(pos_embed, num_prefix_tokens)
+    side = len(learnt)
+    if tuple(grid_hw) == (side, side):
+        return learnt.clone()
+    rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
+    resampled = torch.einsum("hi,ijd,wj->hwd", rows, learnt.float(), columns)
+    return resampled.to(pos_embed.dtype)
+
+
+def learnt_grid(pos_embed: Tensor, num_prefix_tokens: int | None = None) -> Tensor:
+    """The square grid within position embeddings, (1, prefix + g * g, D) -> (g, g, D); see `resample_pos_embed`."""
+    if pos_embed.ndim != 3 or pos_embed.shape[0] != 1:
+        raise ValueError(f"pos_embed is {tuple(pos_embed.shape)}: expected (1, prefix + g * g, D)")
+    total = pos_embed.shape[1]
+    side = math.isqrt(total if num_prefix_tokens is None else total - num_prefix_tokens)
+    prefix = total - side * side if num_prefix_tokens is None else num_prefix_tokens
+    if prefix + side * side != total:
+        raise ValueError(f"pos_embed has {total} tokens: without {prefix} prefix tokens they are not a square grid")
+    return pos_embed[0, prefix:].reshape(side, side, -1)
+
+
+def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Tensor) -> Tensor:
+    """The position embedding of each token of one image.
+
+    Args:
+        tables: one (h, w, D) per scale, coarsest first, resampled to the image's grids; any for a scale that the
+            image does not use.
+        patch_coord: integer (L, 2), (y, x) on the grid of the token's scale.
+        scale_id: integer (L,).
+
+    Returns:
+        (L, D); the first table's first one where the token is padding.
+    """
+    embed_dim = tables[0].shape[-1]
+    rows = torch.cat([table.reshape(-1, embed_dim) for table in tables])
+    widths = torch.tensor([table.shape[1] for table in tables], device=rows.device)
+    sizes = torch.tensor([table.shape[0] * table.shape[1] for table in tables], device=rows.device)
+    first = sizes.cumsum(0) - sizes
+    scale = scale_id.long()
+    y, x = patch_coord.long().unbind(-1)
+    return rows[first[scale] + y * widths[scale] + x]
+
+
+def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:
+    """How `resample_pos_embed` mixes the rows (or columns) of a learnt grid along one axis.
+
+    Interpolation is separable: a token's embedding is the learnt grid, summed with the weights of its row and of its
+    column. A few numbers per row thus stand for whole tables, which would grow with the square of the grid.
+
+    Args:
+        length: tokens along the axis of the new grid.
+        side: g, tokens along the axis of the learnt grid.
+        mode, antialias: as for `resample_pos_embed`.
+
+    Returns:
+        float32 (length, g); each row sums to 1.
+    """
+    if length == side:
+        return torch.eye(side)
+    # Every unit vector along the last axis. Along the other, torch 2.15 computes wrong values for a width of 1 with
+    # antialias=True, which is also why whole grids are mixed from axis weights and not handed to F.interpolate.
+    weights = F.interpolate(torch.eye(side)[None, None], size=(side, length), mode=mode, antialias=antialias)
+    return weights[0, 0].T.contiguous()
+
+
+def axis_taps(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The entries of axis weights that are not zero.
+
+    Args:
+        weights: float (T, g).
+
+    Returns:
+        int64 and float (T, K): positions along the learnt axis and their weights, K as few as hold every row (2 for
+        bilinear, 4 for bicubic, without antialiasing).
+    """
+    count = int((weights != 0).sum(dim=1).max())
+    positions = weights.abs().topk(count, dim=1).indices.sort(dim=1).values
+    return positions, weights.gather(1, positions)
+
+
+def mix_pos_embed(learnt: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]) -> Tensor:
+    """Position embeddings from the taps (`axis_taps`) of each token's row and column.
+
+    Args:
+        learnt: float (g, g, D), the learnt grid.
+        y, x: positions, int64 (..., K), and weights, float (..., K).
+
+    Returns:
+        (..., D); what `resample_pos_embed` has at that place, to rounding. Differentiable with respect to `learnt`.
+    """
+    side, _, embed_dim = learnt.shape
+    rows = learnt.reshape(side * side, embed_dim)
+    mixed = torch.zeros((), dtype=learnt.dtype, device=learnt.device)
+    for i in range(y[0].shape[-1]):
+        for j in range(x[0].shape[-1]):
+            weight = (y[1][..., i] * x[1][..., j]).unsqueeze(-1)
+            mixed = mixed + weight * F.embedding(y[0][..., i] * side + x[0][..., j], rows)
+    return mixed

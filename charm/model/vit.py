@@ -1,0 +1,266 @@
+"""CharmViT: a timm vision transformer that takes tokens of several scales (Charm, sections 3.2.3-3.2.4, figure 2).
+
+The transformer itself is left as it is. Around it: position embeddings come from outside, one per token; a learnt scale
+embedding is added; tokens that are padding are never attended to; one linear layer reads the CLS token (or the mean).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from charm.model.backbones import Backbone, check_backbone, create_backbone, is_rotary
+from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
+
+HEADS = ("cls", "cls_mean", "mean")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class CharmViT(nn.Module):
+    """Scores images that CharmTokenizer has cut.
+
+    Args:
+        backbone: name of a timm ViT, or such a model.
+        pretrained: see `create_backbone`; only with a name.
+        num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
+        num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
+        head: what the linear layer reads: "cls" (the paper); "mean" of the tokens that are not padding, for backbones
+            without a CLS token (SigLIP's attention pooling is left out); or "cls_mean", both side by side.
+        normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training; the paper
+            does not (table 9).
+        train_pos_embed: whether the learnt position embeddings are fine-tuned; the paper freezes them (section 4.2).
+        settings: passed on to timm with a name.
+
+    Attributes:
+        scale_embed: float (num_scales, D), learnt; None with one scale.
+        mask_token: float (D,), stands in the place of padding, as in the paper; None with one scale. As nothing attends
+            to padding, its gradient is 0.
+
+    Raises:
+        ValueError: the backbone cannot be used, or not with these settings.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone,
+        pretrained: bool = True,
+        num_scales: int = 2,
+        num_outputs: int = 1,
+        head: str = "cls",
+        normalize: bool = False,
+        train_pos_embed: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
+        if num_scales < 1:
+            raise ValueError(f"num_scales={num_scales}: expected at least 1")
+        for name in ("drop_rate", "pos_drop_rate", "patch_drop_rate"):
+            if settings.get(name):
+                raise ValueError(f"{name}={settings[name]}: there is no such dropping here, only within the blocks")
+        if isinstance(backbone, str):
+            vit = create_backbone(backbone, pretrained, **settings)
+        else:
+            vit = check_backbone(backbone, type(backbone).__name__)
+        if vit.cls_token is None and head != "mean":
+            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose mean")
+        if vit.attn_pool is not None:
+            vit.reset_classifier(0, "")  # attention pooling would read padding, too
+        self.vit = vit
+        self.head_kind = head
+        self.rotary = is_rotary(vit)
+        if not self.rotary:
+            self.pos_embed.requires_grad_(train_pos_embed)
+        elif train_pos_embed:
+            raise ValueError("rotary position embeddings are not learnt: leave them frozen")
+        facts = getattr(vit, "pretrained_cfg", None) or {}
+        if normalize and "mean" not in facts:
+            raise ValueError("normalize: nobody published the mean and deviation of this backbone's pixels")
+        for name in ("mean", "std"):
+            values = torch.tensor(facts[name]) if normalize else None
+            self.register_buffer(f"pixel_{name}", values, persistent=False)
+        multiscale = num_scales > 1
+        self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
+        self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
+        for parameter in (self.scale_embed, self.mask_token):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        self.head = nn.Linear(vit.embed_dim * (2 if head == "cls_mean" else 1), num_outputs)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def patch_size(self) -> int:
+        """p, pixels."""
+        return int(self.vit.patch_embed.patch_size[0])
+
+    @property
+    def pos_embed(self) -> Tensor:
+        """What the backbone learnt, float (1, num_pos_prefix + g * g, D)."""
+        assert self.vit.pos_embed is not None  # check_backbone refuses the others
+        return self.vit.pos_embed
+
+    @property
+    def num_pos_prefix(self) -> int:
+        """How many prefix tokens (CLS, registers) have a position embedding of their own."""
+        return 0 if self.rotary or self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
+
+    @property
+    def learnt_grid(self) -> Tensor:
+        """Its position embeddings without the prefix, float (g, g, D)."""
+        return learnt_grid(self.pos_embed, self.num_pos_prefix)
+
+    @property
+    def trained_grid(self) -> Tensor | None:
+        """`learnt_grid` if it is fine-tuned, and so may differ from what the backbone brought; else None."""
+        return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
+
+    @property
+    def num_layers(self) -> int:
+        """One more than the last of `layer_of`."""
+        return len(self.vit.blocks) + 2
+
+    def layer_of(self, parameter: str) -> int:
+        """Where a named parameter is: 0 = before the blocks, then each block, the last = after them or not pre-trained.
+
+        The scale embedding is not: slowed down like its neighbours before the blocks, it would not learn.
+        """
+        if block := re.match(r"vit\.blocks\.(\d+)\.", parameter):
+            return int(block[1]) + 1
+        first = re.match(r"vit\.(patch_embed|cls_token|reg_token|pos_embed|norm_pre)\b", parameter)
+        return 0 if first else self.num_layers - 1
+
+    def pos_embed_tables(self, grids: Sequence[tuple[int, int]], mode: str = "bilinear") -> list[Tensor]:
+        """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0).
+
+        Those of a rotary backbone are the sines and cosines of the tokens' places within the image, (h, w, 2 * d) for
+        heads of width d: a coarse token stands in the middle of the native ones that it stands for.
+        """
+        unused = self._pos_embed_table((1, 1), mode)[:0, :0]
+        return [unused if grid == (0, 0) else self._pos_embed_table(grid, mode) for grid in grids]
+
+    def rotary_axis(self, length: int) -> tuple[Tensor, Tensor]:
+        """A rotary backbone's share of the rows and of the columns of a grid, (length, 2 * d) each.
+
+        The table of a grid of (h, w) is the sum of the rows' share for h and the columns' share for w.
+        """
+        rows, columns, middle = self.pos_embed_tables([(length, 1), (1, length), (1, 1)])
+        return rows[:, 0], columns[0] - middle[0]
+
+    def _pos_embed_table(self, grid_hw: tuple[int, int], mode: str) -> Tensor:
+        if not self.rotary:
+            return resample_pos_embed(self.pos_embed, grid_hw, mode, num_prefix_tokens=self.num_pos_prefix)
+        rope: Any = self.vit.rope
+        training = rope.training
+        rope.eval()  # in training it would shift and stretch the coordinates of each grid by itself
+        table: Tensor = rope.get_embed(shape=list(grid_hw)).reshape(*grid_hw, -1)
+        rope.train(training)
+        return table
+
+    def forward(
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor | Sequence[Sequence[Tensor]],
+    ) -> Tensor:
+        """Scores a batch.
+
+        Args:
+            patches: uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels.
+            patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
+            scale_id: integer (B, L), 0 = coarsest.
+            patch_valid: bool (B, L), False where padding. It may be left on the CPU: looking for padding there does not
+                wait for the device.
+            pos_embed: float (B, L, D), for a rotary backbone (B, L, 2 * d); or the tables of each image
+                (`pos_embed_tables`), to be looked up here.
+
+        Returns:
+            float (B, num_outputs).
+
+        >>> from charm import CharmTokenizer
+        >>> import numpy as np
+        >>> model = CharmViT("charm_demo")
+        >>> batch = CharmTokenizer(max_seq_len=64)([np.zeros((300, 400, 3), np.uint8)] * 2)
+        >>> arrays = (batch.patches, batch.patch_coord, batch.scale_id, batch.patch_valid)
+        >>> tables = [model.pos_embed_tables(grids) for grids in batch.grids]
+        >>> model(*map(torch.from_numpy, arrays), pos_embed=tables).shape
+        torch.Size([2, 1])
+        """
+        if not isinstance(pos_embed, Tensor):
+            samples = zip(pos_embed, patch_coord, scale_id, strict=True)
+            pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
+        padded = not bool(patch_valid.all())  # without padding no mask, for the fast kernels
+        attn_mask = self.attn_mask(patch_valid).to(patches.device, non_blocking=True) if padded else None
+        return self.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+
+    def encode(
+        self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
+    ) -> Tensor:
+        """`forward` on position embeddings that are looked up and with the mask given: no step depends on the data."""
+        x = self._embed(patches)
+        valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
+        if self.scale_embed is not None and self.mask_token is not None:
+            x = torch.where(valid, x, self.mask_token.to(x.dtype)) + self.scale_embed[scale_id.long()]
+        extra: dict[str, Any] = {"attn_mask": attn_mask}
+        if self.rotary:
+            extra["rope"] = pos_embed.unsqueeze(1)  # the same for every head
+        else:
+            x = x + pos_embed.to(self.pos_embed.dtype)  # and not that of x, which autocast may have made half
+        x = torch.cat([self._prefix().expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        x = self.vit.norm_pre(x)
+        for block in self.vit.blocks:
+            if self.vit.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **extra)
+            else:
+                x = block(x, **extra)
+        features = self._pool(self.vit.norm(x), valid).to(self.head.weight.dtype)
+        # Not in bfloat16, which has 128 numbers from 0.5 to 1: scores would be tied.
+        with torch.autocast(x.device.type, enabled=False):
+            output: Tensor = self.head(features)
+        return output
+
+    def _pool(self, x: Tensor, valid: Tensor) -> Tensor:
+        """What the head reads, (B, D or 2 * D), from (B, prefix + L, D) and bool (B, L, 1)."""
+        cls: Tensor = self.vit.fc_norm(x[:, 0])  # in the place of `norm` for backbones that were trained on the mean
+        if self.head_kind == "cls":
+            return cls
+        tokens = torch.where(valid, x[:, self.vit.num_prefix_tokens :], 0)
+        mean: Tensor = self.vit.fc_norm(tokens.sum(1) / valid.sum(1).clamp(min=1))
+        return mean if self.head_kind == "mean" else torch.cat([cls, mean], dim=1)
+
+    def _embed(self, patches: Tensor) -> Tensor:
+        """The backbone's patch projection, as one matrix product."""
+        proj = self.vit.patch_embed.proj
+        pixels = patches.flatten(2).to(proj.weight.dtype) / 255
+        if self.pixel_mean is not None:
+            channels = pixels.unflatten(2, (-1, 3))
+            pixels = ((channels - self.pixel_mean) / self.pixel_std).flatten(2)
+        weight = proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, p, p) -> (D, p * p * 3), as patches lie in memory
+        # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
+        # the work of a small ViT).
+        with torch.autocast(patches.device.type, enabled=False):
+            projected = nn.functional.linear(pixels, weight, proj.bias)
+        embedded: Tensor = self.vit.patch_embed.norm(projected)
+        return embedded
+
+    def _prefix(self) -> Tensor:
+        """CLS and register tokens with their own position embeddings, (1, prefix, D); prefix may be 0."""
+        none = self.vit.patch_embed.proj.weight.new_zeros(1, 0, self.vit.embed_dim)
+        prefix = torch.cat([none, *(t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None)], dim=1)
+        return prefix + self.pos_embed[:, : self.num_pos_prefix] if self.num_pos_prefix else prefix
+
+    def attn_mask(self, patch_valid: Tensor) -> Tensor:
+        """True where a key may be attended to, (B, 1, 1, prefix + L)."""
+        prefix = patch_valid.new_ones(patch_valid.shape[0], self.vit.num_prefix_tokens)
+        return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Within it matrix products are made in one of PRECISIONS; a CharmViT keeps pixels and scores in float32."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")

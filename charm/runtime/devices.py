@@ -1,0 +1,30 @@
+"""Where models run."""
+
+import torch
+
+from charm.runtime.errors import UserError
+
+
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """`auto` takes a GPU where there is one; each of several processes (`local_rank`) the one of its number."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if local_rank is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"params.yaml: hardware.device: {name!r} is one device for several processes; use cuda")
+        name = f"cuda:{local_rank}"
+    return open_device(name)
+
+
+def open_device(name: str) -> torch.device:
+    """A device that can be used.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without it
+        raise UserError(
+            f"device {name!r} cannot be used here ({error}); try auto (hardware.device, --device)"
+        ) from error

@@ -1,0 +1,58 @@
+"""Files that are there whole or not at all, and what they are known by."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from charm.runtime.errors import UserError
+
+_BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there whole or not at all: written aside, flushed to disk, renamed.
+
+    Raises:
+        UserError: there is no room for it; what was there before still is.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # containers share names of hosts and processes
+    try:
+        with open(part, "wb", buffering=_BUFFER) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        fsync_dir(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror}): make room, then run this again") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def fsync_dir(folder: Path) -> None:
+    """Flushes the names in a folder to disk: a rename is safe from a power cut only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,83 @@
+"""Weights from files: read without running anything in them, and strictly those of a model."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from charm.runtime.disk import file_sha256
+from charm.runtime.errors import UserError, first_line
+
+# What a backbone here goes without: classifiers, attention pooling, the token of masked pre-training.
+_LEFT_OUT = ("head.", "head_dist.", "attn_pool.", "mask_token")
+_WRAPPERS = ("state_dict", "model")  # under which trainers put the weights beside other things
+
+
+def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
+    """Fills a timm model from a .safetensors file or a weights-only PyTorch file with timm's names, strictly.
+
+    Position embeddings of another grid are refused, not resampled: timm has a name for each image size, and they
+    would lose by being resampled twice.
+
+    Raises:
+        UserError: the file is missing, no weights, not that of the checksum, or of another backbone.
+    """
+    tensors = {name: value for name, value in _read_weights(path, sha256).items() if not name.startswith(_LEFT_OUT)}
+    expected = backbone.state_dict()
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    reshaped = [
+        f"{name} is {_shape(tensors[name])} and not {_shape(expected[name])}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    problems = list_problems(missing, unexpected, reshaped)
+    if problems:
+        raise UserError(
+            f"checkpoint: {path} does not fit the backbone: {problems}; expected timm's names and shapes, "
+            "those of the backbone's own image size"
+        )
+    backbone.load_state_dict(tensors)
+
+
+def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    try:
+        found = file_sha256(path) if sha256 else None
+    except OSError as error:
+        raise UserError(f"checkpoint: {path}: {error.strerror}") from error
+    if sha256 and found != sha256.lower():
+        raise UserError(f"checkpoint: {path} has the sha256 {found}, and not checkpoint_sha256: {sha256}")
+    try:
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    except OSError as error:
+        raise UserError(f"checkpoint: {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch and safetensors raise what they like
+        raise UserError(f"checkpoint: {path} does not hold weights alone ({first_line(error)})") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"checkpoint: {path}: expected names and tensors")
+    return loaded
+
+
+def read_torch_file(path: Path) -> Any:
+    """What torch.save wrote, on the CPU; of tensors and plain values alone, so that nothing is executed."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> str:
+    """Names of tensors that do not fit a model: how many of each kind, with the first three; "" if there are none."""
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    found = {kind: sorted(names) for kind, names in kinds.items()}
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in found.items()
+        if names
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))

@@ -1,0 +1,271 @@
+"""Find the object that a text names: boxes by Grounding DINO, masks in them by SAM-HQ, their union.
+
+SAM-HQ, the paper's choice (section 4.2, appendix 8), takes boxes and points, but no text, so a detector has to read
+the prompt. This is the only home of transformers and segment_anything_hq, and both are imported when models are
+loaded, no sooner: that takes seconds, and the latter puts models of its own into timm's registry under timm's names.
+
+    found = detect(image, settings)
+"""
+
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from charm.runtime.disk import file_sha256
+from charm.runtime.errors import UserError, first_line
+from charm.runtime.weights import list_problems, read_torch_file
+from charm.saliency.gpus import choose_worker_device
+
+MAX_ASPECT = 1000  # of the longer edge to the shorter; both models shrink the longer to some 1000 pixels
+MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all boxes of images up to 13 megapixels
+
+
+@dataclass(frozen=True)
+class SamHqSettings:
+    """What to find and by what; fields as in params.yaml but for:
+
+    Attributes:
+        sam_checkpoint: path of the file.
+        detector: path of the folder.
+        sam_sha256, detector_sha256: charm.saliency.weights.
+        device: charm.saliency.gpus.
+    """
+
+    prompt: str
+    box_threshold: float
+    text_threshold: float
+    top_k: int
+    hq_token_only: bool
+    sam: str
+    sam_sha256: str
+    detector_sha256: str
+    sam_checkpoint: str
+    detector: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a prompt found in an image.
+
+    Attributes:
+        saliency_mask: bool (H, W), True in the union of all objects; all False where there is none.
+        boxes: float32 (N, 4), (top, left, bottom, right) in pixels, best first.
+        scores: float32 (N,), 0..1, the detector's.
+    """
+
+    saliency_mask: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Models:
+    """Both models, on one device; `in_use` because the predictor holds one image's features at a time."""
+
+    processor: Any
+    detector: Any
+    predictor: Any
+    device: torch.device
+    in_use: threading.Lock
+
+
+def detect(image: np.ndarray, settings: SamHqSettings) -> Found:
+    """Marks what the prompt names in an image; the models are loaded once per process.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+
+    Raises:
+        UserError: a model cannot be loaded.
+    """
+    models = load_models(settings)
+    with models.in_use, torch.inference_mode():
+        boxes, scores = _find_boxes(models, image, settings)
+        saliency_mask = _segment_boxes(models, image, boxes, settings.hq_token_only)
+    return Found(saliency_mask, boxes[:, [1, 0, 3, 2]].cpu().numpy(), scores.cpu().numpy())
+
+
+def _find_boxes(models: Models, image: np.ndarray, settings: SamHqSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best boxes, float32 (N, 4), in pixels and the models' order (x, y, x, y), and their scores, float32 (N,)."""
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):  # not one pixel wide in a model's eyes
+        return torch.zeros(0, 4), torch.zeros(0)
+    # Without the data format an image of three rows would be taken for one of three planes.
+    inputs = models.processor(
+        images=image, text=format_prompt(settings.prompt), input_data_format="channels_last", return_tensors="pt"
+    ).to(models.device)
+    (found,) = models.processor.post_process_grounded_object_detection(
+        models.detector(**inputs),
+        inputs["input_ids"],
+        threshold=settings.box_threshold,
+        text_threshold=settings.text_threshold,
+        target_sizes=[(height, width)],
+    )
+    boxes, scores = found["boxes"], found["scores"]
+    # The library's text threshold decides on a box's label alone, which is empty where no token of the prompt reaches
+    # it. Without boxes there is one empty label all the same.
+    labels = found["text_labels"][: len(boxes)]
+    named = torch.tensor([bool(label) for label in labels], dtype=torch.bool, device=models.device)
+    boxes, scores = boxes[named], scores[named]
+    best = torch.argsort(scores, descending=True, stable=True)[: settings.top_k]
+    return boxes[best], scores[best]
+
+
+def format_prompt(prompt: str) -> str:
+    """As Grounding DINO was trained: lower case, each phrase ended by a full stop."""
+    text = prompt.strip().lower()
+    return text if text.endswith(".") else f"{text}."
+
+
+def _segment_boxes(models: Models, image: np.ndarray, boxes: torch.Tensor, hq_token_only: bool) -> np.ndarray:
+    """The union of the masks in some boxes of an image: bool (H, W)."""
+    height, width = image.shape[:2]
+    union = torch.zeros(height, width, dtype=torch.bool, device=models.device)
+    if len(boxes) == 0:
+        return union.cpu().numpy()
+    predictor = models.predictor
+    with _half_precision(models.device):
+        predictor.set_image(image)
+    predictor.features = predictor.features.float()
+    predictor.interm_features = [features.float() for features in predictor.interm_features]
+    scaled = predictor.transform.apply_boxes_torch(boxes, (height, width))
+    for some in scaled.split(max(1, MAX_LOGITS // (height * width))):
+        masks, _, _ = predictor.predict_torch(
+            point_coords=None, point_labels=None, boxes=some, multimask_output=False, hq_token_only=hq_token_only
+        )
+        union |= masks.any(dim=0)[0]
+    predictor.reset_image()
+    return union.cpu().numpy()
+
+
+def _half_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """For the image encoder on a GPU, where nearly all the time goes. Boxes and mask edges stay in 32 bits."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", torch.bfloat16 if bfloat16 else torch.float16)
+
+
+_loading = threading.Lock()
+
+
+def load_models(settings: SamHqSettings) -> Models:
+    """Both models, ready to use; loaded once per process.
+
+    Raises:
+        UserError: a file is not what it should be, or there is no such device.
+    """
+    with _loading:  # a worker may have several threads
+        return _load(settings.sam, settings.sam_checkpoint, settings.sam_sha256, settings.detector, settings.device)
+
+
+@lru_cache(maxsize=1)
+def _load(sam: str, checkpoint: str, sha256: str, folder: str, device: str) -> Models:
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # a worker is one process per core
+    place = choose_worker_device(device)
+    processor, detector = load_detector(Path(folder))
+    model = load_sam(sam, Path(checkpoint), sha256)
+    with _quiet():
+        from segment_anything_hq import SamPredictor
+    return Models(processor, detector.to(place), SamPredictor(model.to(place)), place, threading.Lock())
+
+
+def load_detector(folder: Path) -> tuple[Any, Any]:
+    """Processor and model of Grounding DINO from a folder with safetensors; nothing is unpickled.
+
+    Raises:
+        UserError: the folder holds another model, or not all of this one.
+    """
+    from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        processor = GroundingDinoProcessor.from_pretrained(folder, local_files_only=True)
+        loaded: Any = GroundingDinoForObjectDetection.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are counted here
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds on files of another model
+        raise UserError(
+            f"{folder}: cannot be loaded as a Grounding DINO of transformers ({first_line(error)})"
+        ) from error
+    model, report = loaded
+    _refuse_mismatch(
+        f"{folder} as a Grounding DINO",
+        report["missing_keys"],
+        (),  # what older versions stored besides does no harm
+        [name for name, *_ in report["mismatched_keys"]],
+    )
+    return processor, model.eval()
+
+
+def _build_published(name: str) -> Any:
+    with _quiet():
+        from segment_anything_hq import sam_model_registry
+
+        return sam_model_registry[name](checkpoint=None)
+
+
+# The library's builders read a checkpoint with strict=False and unpickle it, so they are given none.
+SAM_MODELS: dict[str, Callable[[], Any]] = {
+    name: partial(_build_published, name) for name in ("vit_tiny", "vit_b", "vit_l", "vit_h")
+}
+
+
+def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
+    """A SAM-HQ with the weights of a checkpoint, on the CPU, ready to use.
+
+    Raises:
+        UserError: the file is missing, has another sha256, cannot be read safely, or is of another model.
+    """
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint} is not on this machine: all workers have to share the folder of the weights")
+    if file_sha256(checkpoint) != sha256:
+        raise UserError(f"{checkpoint} has changed: its sha256 is no longer {sha256}")
+    model = SAM_MODELS[name]()
+    try:
+        weights = read_torch_file(checkpoint)
+    except Exception as error:  # damaged archives raise many kinds; UnpicklingError is code that was not run
+        raise UserError(f"{checkpoint} cannot be read as weights alone ({first_line(error)})") from error
+    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise UserError(f"{checkpoint} holds no tensors by name; expected those of SAM-HQ {name}")
+    own = model.state_dict()
+    _refuse_mismatch(
+        f"{checkpoint} as SAM-HQ {name}",
+        own.keys() - weights.keys(),
+        weights.keys() - own.keys(),
+        [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape],
+    )
+    model.load_state_dict(weights)
+    # After the weights: TinyViT's eval() stores sums of its attention biases, and the builder has called it before.
+    return model.eval().requires_grad_(False)
+
+
+def _refuse_mismatch(what: str, missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> None:
+    if problems := list_problems(missing, unexpected, reshaped):
+        raise UserError(f"{what}: {problems}: these weights are of another model, or not all of them")
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """segment_anything_hq imports by names that timm has deprecated, and overwrites entries of timm's registry."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

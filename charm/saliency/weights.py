@@ -1,0 +1,197 @@
+"""Weights of SAM-HQ and Grounding DINO: found, downloaded once, and known by their sha256.
+
+A SAM-HQ checkpoint is a file of the user's, or the published one, which is downloaded on first use into
+$XDG_CACHE_HOME/charm or ~/.cache/charm; a detector is a folder, or a name on the Hugging Face hub, whose own cache
+holds it. $HF_ENDPOINT names another hub.
+"""
+
+import fcntl
+import os
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from charm.runtime.disk import file_sha256, fingerprint
+from charm.runtime.errors import UserError, first_line
+from pipeline.store import repository_path
+
+KEYS = "importance.saliency.sam_hq"  # of params.yaml, named in errors
+ATTEMPTS = 5  # connections that a download may take; each goes on where the last was cut
+TIMEOUT = 30.0  # seconds without a byte
+CHUNK = 1 << 20  # bytes
+DETECTOR_FILES = ("*.json", "*.safetensors", "*.txt")  # what transformers reads; never pickles or code
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of SAM-HQ's authors: its name on the hub, its sha256, its size in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+# huggingface.co/lkeab/hq-sam at the commit that completed it; hashes and sizes from the Git LFS pointers there.
+_REPOSITORY = "lkeab/hq-sam/resolve/a3a77cd0a2e5e50eaa76faccf61b964732d9b35f"
+SAM_HQ = {
+    "vit_tiny": Published(
+        "sam_hq_vit_tiny.pth", "0f32c075ccdd870ae54db2f7630e7a0878ede5a2b06d05d6fe02c65a82fb7196", 42_526_881
+    ),
+    "vit_b": Published(
+        "sam_hq_vit_b.pth", "14a9d662cd6f5a9c2dba6d40ab0058d88d287e4a18fd6fdc6ad5fb1a3fdeaa57", 379_335_069
+    ),
+    "vit_l": Published(
+        "sam_hq_vit_l.pth", "e1a6c385d62bf005ded91a54d5ec55c985cfc4103ef89c08d90f39f04934c343", 1_254_865_805
+    ),
+    "vit_h": Published(
+        "sam_hq_vit_h.pth", "a7ac14a085326d9fa6199c8c698c4f0e7280afdbb974d2c4660ec60877b45e35", 2_570_940_653
+    ),
+}
+
+
+def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Path, str]:
+    """The checkpoint of a SAM-HQ model, and its sha256.
+
+    Args:
+        sam: a key of SAM_HQ.
+        path: of a file; None = the published one, downloaded if need be.
+        sha256: that the file at `path` has to have; None = that of the published one.
+
+    Raises:
+        UserError: no such file, or another one; no download.
+    """
+    published = SAM_HQ[sam]
+    if path is None:
+        if sha256 not in (None, published.sha256):
+            raise UserError(
+                f"params.yaml: {KEYS}.sam_sha256 is not that of the published {sam}, {published.sha256}: "
+                "leave it empty, or name your file in sam_checkpoint"
+            )
+        return _fetch_published(published), published.sha256
+    file = _resolve(path)
+    if not file.is_file():
+        raise UserError(
+            f"params.yaml: {KEYS}.sam_checkpoint: there is no file {path}; empty downloads {published.file}"
+        )
+    found = file_sha256(file)
+    if found != (sha256 or published.sha256):
+        expected = (
+            f"sam_sha256, {sha256}" if sha256 else f"the published {sam}'s; if it is yours, set sam_sha256 to that"
+        )
+        raise UserError(f"params.yaml: {KEYS}.sam_checkpoint: {path} has sha256 {found}, not {expected}")
+    return file, found
+
+
+def find_detector(detector: str) -> tuple[Path, str]:
+    """The folder of a Grounding DINO, and one sha256 of all its files.
+
+    Args:
+        detector: a folder, or a name on the Hugging Face hub, of which safetensors are downloaded if need be.
+
+    Raises:
+        UserError: neither of both, or no download.
+    """
+    folder = _resolve(detector)
+    if not folder.is_dir():
+        folder = _fetch_detector(detector)
+    files = sorted(file for pattern in DETECTOR_FILES for file in folder.glob(pattern))
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise UserError(f"params.yaml: {KEYS}.detector: {folder} holds no .safetensors file; expected a Grounding DINO")
+    return folder, fingerprint({file.name: file_sha256(file) for file in files})
+
+
+def _resolve(path: str) -> Path:
+    """Absolute: workers of a cluster may have another working folder."""
+    return repository_path(str(Path(path).expanduser())).resolve()
+
+
+def cache_folder() -> Path:
+    """Where downloads stay: $XDG_CACHE_HOME/charm or ~/.cache/charm."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "charm"
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _fetch_published(published: Published) -> Path:
+    target = cache_folder() / published.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Held until the file is there: a second downloader waits, then finds it.
+    with open(target.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_file() or file_sha256(target) != published.sha256:
+            download(f"{_hub()}/{_REPOSITORY}/{published.file}", target, published)
+    return target
+
+
+def download(url: str, target: Path, published: Published) -> None:
+    """Downloads a file whole or not at all; what came before a cut stays beside it, as .part, and is gone on from.
+
+    Raises:
+        UserError: no connection, no such file, or another file.
+    """
+    part = target.with_suffix(".part")
+    print(f"downloading {url} ({published.size / 1e6:.0f} MB) to {target.parent}", flush=True)
+    by_hand = f"download it by any other way and put it at {target}, or name it in {KEYS}.sam_checkpoint of params.yaml"
+    for attempt in range(ATTEMPTS):
+        try:
+            _append(url, part)
+        except (OSError, HTTPException) as error:  # no network, a cut, a timeout
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if refused or attempt == ATTEMPTS - 1:
+                raise UserError(f"cannot download {url} ({error}): {by_hand}") from error
+            continue
+        if part.stat().st_size >= published.size:
+            break
+    found = part.stat().st_size
+    if found < published.size:
+        raise UserError(
+            f"{url} was cut {ATTEMPTS} times, {found} of {published.size} bytes are kept: the same command goes on, "
+            f"or {by_hand}"
+        )
+    if (sha256 := file_sha256(part)) != published.sha256:
+        part.unlink()
+        raise UserError(f"{url} has sha256 {sha256}, expected {published.sha256}: it is another file; {by_hand}")
+    os.replace(part, target)
+
+
+def _append(url: str, part: Path) -> None:
+    """Adds what is missing of a file to what has come; starts anew where the server does not know ranges."""
+    with open(part, "ab") as file:
+        start = file.tell()
+        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        try:
+            response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != 416:
+                raise
+            return  # nothing is missing: what came is whole, or of another file, which its sha256 tells
+        with response:
+            if start and not re.match(rf"bytes {start}-", response.headers.get("Content-Range") or ""):
+                file.truncate(0)
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fetch_detector(name: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(
+            f"params.yaml: {KEYS}.detector: there is no folder {name!r}, and no model of the hub has such a name; "
+            "expected for example IDEA-Research/grounding-dino-tiny"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(DETECTOR_FILES), endpoint=_hub()))
+    except Exception as error:  # the hub's client raises some twenty kinds, of httpx and of its own
+        raise UserError(
+            f"cannot download {_hub()}/{name} ({first_line(error)}): download its .json, .safetensors and .txt files "
+            f"by any other way into a folder, and name it in {KEYS}.detector of params.yaml"
+        ) from error

@@ -1,0 +1,122 @@
+"""Sizes: how an image is fitted to its grid of patches, and how many tokens that gives.
+
+An image that has more than `max_seq_len` patches is first cut into coarse patches of p' x p' pixels. Each coarse patch
+is then shown at one of `num_scales` scales, as a square of `cell_sides[scale]` x `cell_sides[scale]` tokens:
+
+    two scales,   p' = n p:  1 token downscaled n times,                     or n * n tokens at native resolution
+    three scales, p' = 4 p:  2 * 2 tokens downscaled twice, 3 * 3 in between, or 4 * 4 tokens at native resolution
+
+(Charm, section 3.2.1 and appendix 7.) The grid of a scale is thus the coarse grid times the side of its cell.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+FITS = ("nearest", "pad")
+
+
+def cell_sides(num_scales: int, coarse_ratio: int) -> tuple[int, ...]:
+    """Tokens along a side of one coarse patch at each scale, coarsest first: (1, n) or (2, 3, 4)."""
+    if num_scales == 2 and coarse_ratio in (2, 3, 4):
+        return (1, coarse_ratio)
+    if num_scales == 3 and coarse_ratio == 2:
+        return (2, 3, 4)
+    raise ValueError(
+        f"num_scales={num_scales} with coarse_ratio={coarse_ratio}: expected 2 scales with a ratio of 2, 3 or 4, "
+        "or 3 scales with a ratio of 2 (patch sizes 2p, 3p, 4p)"
+    )
+
+
+def limit_edge(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:
+    """The size, in pixels, of an image whose longest edge may be `max_edge`; in proportion, never enlarged."""
+    if max_edge is None or max(image_hw) <= max_edge:
+        return image_hw
+    height, width = (max(1, round(side * max_edge / max(image_hw))) for side in image_hw)
+    return height, width
+
+
+def downscale(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W) or (H, W, C) at another size, averaged by area; itself where it has that size."""
+    if image.shape[:2] == tuple(image_hw):
+        return image
+    return cv2.resize(image, image_hw[::-1], interpolation=cv2.INTER_AREA)
+
+
+def fitted_hw(image_hw: tuple[int, int], multiple: int, fit: str = "nearest") -> tuple[int, int]:
+    """The size, in pixels, of an image after `fit_to_grid`; never less than one cell of the grid on a side."""
+    if fit not in FITS:
+        raise ValueError(f"fit={fit!r}: expected one of {', '.join(FITS)}")
+    slack = multiple // 2 if fit == "nearest" else multiple - 1
+    height, width = ((side + slack) // multiple * multiple for side in image_hw)
+    return max(height, multiple), max(width, multiple)
+
+
+def fit_to_grid(image: np.ndarray, multiple: int, fit: str = "nearest") -> np.ndarray:
+    """Crops or pads each axis by itself to a multiple, without resizing.
+
+    Args:
+        image: any dtype that OpenCV has, (H, W) or (H, W, C).
+        multiple: pixels.
+        fit: "nearest" crops or pads to the nearer multiple, so that at most multiple / 2 pixels change (more only
+            where a side is shorter than that); "pad" never crops.
+
+    Returns:
+        (H', W') or (H', W', C). Both sides of an axis share the change; padding repeats the edge. An image that is
+        only cropped is returned as a view.
+    """
+    target = fitted_hw((image.shape[0], image.shape[1]), multiple, fit)
+    before, after = [], []
+    for axis in (0, 1):
+        missing = target[axis] - image.shape[axis]
+        if missing < 0:
+            start = -missing // 2
+            image = image[start : start + target[axis]] if axis == 0 else image[:, start : start + target[axis]]
+        before.append(max(missing, 0) // 2)
+        after.append(max(missing, 0) - before[axis])
+    if not any(before + after):
+        return image
+    padded = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_REPLICATE)
+    return padded.reshape(*target, *image.shape[2:])  # OpenCV drops the axis of a single channel
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the tokens of an image of a given size look like.
+
+    Attributes:
+        image_hw: pixels, (height, width), of the image.
+        fitted_hw: pixels, after fitting to the grid.
+        cell_sides: tokens along a side of a coarse patch, per scale, coarsest first. (1,) where the image has few
+            enough patches to be tokenized whole at its native resolution.
+        coarse_grid_hw: number of coarse patches, (height, width).
+    """
+
+    image_hw: tuple[int, int]
+    fitted_hw: tuple[int, int]
+    cell_sides: tuple[int, ...]
+    coarse_grid_hw: tuple[int, int]
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Number of tokens (height, width) that would cover the image at each scale, coarsest first."""
+        height, width = self.coarse_grid_hw
+        return tuple((height * side, width * side) for side in self.cell_sides)
+
+    @property
+    def num_coarse(self) -> int:
+        return self.coarse_grid_hw[0] * self.coarse_grid_hw[1]
+
+
+def plan_layout(
+    image_hw: tuple[int, int], patch_size: int, sides: tuple[int, ...], max_seq_len: int, fit: str = "nearest"
+) -> Layout:
+    """Single-scale where the image fits into the sequence (s <= l), else the scales of `sides` (see `cell_sides`)."""
+    height, width = fitted_hw(image_hw, patch_size, fit)
+    grid = (height // patch_size, width // patch_size)
+    if grid[0] * grid[1] <= max_seq_len:
+        return Layout(image_hw, (height, width), (1,), grid)
+    coarse_patch_size = sides[-1] * patch_size
+    height, width = fitted_hw(image_hw, coarse_patch_size, fit)
+    return Layout(image_hw, (height, width), sides, (height // coarse_patch_size, width // coarse_patch_size))

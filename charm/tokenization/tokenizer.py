@@ -1,0 +1,296 @@
+"""Charm tokenization: an image becomes a short sequence of patches of two or three scales (Charm, section 3.2.1)."""
+
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
+from typing import Any, overload
+
+import numpy as np
+
+from charm.images.arrays import as_array, check_mask
+from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.tokenization.budget import BUDGETS, DROPS, count_detailed, keep_tokens
+from charm.tokenization.draws import draw_random_bits
+from charm.tokenization.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
+from charm.tokenization.importance import IMPORTANCE
+from charm.tokenization.selection import SELECTIONS, pool_saliency, select_patches
+from charm.tokenization.tokens import TokenBatch, Tokens, gather_scaled, stack_tokens
+
+REDRAWS = ("epoch", "once")
+
+
+@dataclass(frozen=True)
+class CharmTokenizer:
+    """Turns images into `Tokens`.
+
+    An image of at most `max_seq_len` patches is tokenized whole. Of a larger one, some coarse patches of
+    `coarse_patch_size` pixels are cut into native patches and the others are downscaled (charm.tokenization.geometry
+    has the counts). How many are native is the `budget`:
+
+        fixed   64 coarse patches (three scales: 16, and 16 at the middle scale), as published. What exceeds
+                max_seq_len is dropped, what is missing is padded.
+        fill    as many as max_seq_len has room for, (l - num_coarse) // (n * n - 1) with two scales (three scales: as
+                many native as middle, then what still fits). The few places left, too few for one more coarse patch,
+                show single native patches of a downscaled one besides it, so that the sequence has exactly
+                max_seq_len tokens, nothing dropped and nothing padded. An image whose coarse tokens alone exceed
+                max_seq_len gets no native patch, and coarse ones are dropped: give it a larger max_seq_len, a larger
+                coarse_ratio, or budget="share".
+        share   native (and middle) tokens take the share `native_share` of max_seq_len, or more where `fill` has room
+                for more; coarse tokens take the rest, dropped uniformly among themselves.
+
+    Args:
+        patch_size: p, pixels; the backbone's.
+        coarse_ratio: n = p' / p, how many times the coarsest scale is downscaled: 2, 3 or 4 (2 with three scales).
+        num_scales: 2 or 3.
+        max_seq_len: l, tokens.
+        selection: which patches are shown in detail, a key of charm.tokenization.selection.SELECTIONS.
+        threshold: t >= 1, size of the pool of important patches in multiples of the number chosen.
+        budget: "fixed", "fill" or "share".
+        native_share: of max_seq_len, in (0, 1]; for budget="share".
+        drop: which tokens go when there are too many: "uniform" (the paper) or "low_first", coarser ones first.
+        fit: how the image meets its grid, "nearest" or "pad" (charm.tokenization.geometry.fit_to_grid).
+        saliency_coverage: share of a coarse patch that the saliency mask must cover, in (0, 1].
+        redraw: "epoch" draws patches anew each epoch, "once" keeps the first draw (Charm, table 7).
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    patch_size: int = 14
+    coarse_ratio: int = 2
+    num_scales: int = 2
+    max_seq_len: int = 512
+    selection: str = "random"
+    threshold: float = 2.0
+    budget: str = "fixed"
+    native_share: float = 0.5
+    drop: str = "uniform"
+    fit: str = "nearest"
+    saliency_coverage: float = 0.5
+    redraw: str = "epoch"
+    sides: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sides", cell_sides(self.num_scales, self.coarse_ratio))
+        for name, known in (
+            ("selection", SELECTIONS),
+            ("budget", BUDGETS),
+            ("drop", DROPS),
+            ("fit", FITS),
+            ("redraw", REDRAWS),
+        ):
+            if getattr(self, name) not in tuple(known):  # a list is in no dict, and no error that says so
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+        for name, kind, least, most in (
+            ("patch_size", Integral, 1, 256),
+            ("max_seq_len", Integral, 1, 2**20),
+            ("threshold", Real, 1, 2**20),
+            ("native_share", Real, 1e-6, 1),
+            ("saliency_coverage", Real, 1e-6, 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or not least <= float(value) <= most:
+                word = "an integer" if kind is Integral else "a number"
+                raise ValueError(f"{name}={value!r}: expected {word} from {least} to {most}")
+
+    @property
+    def coarse_patch_size(self) -> int:
+        """p', pixels: the side of the patches that are selected."""
+        return self.sides[-1] * self.patch_size
+
+    def layout(self, image_hw: tuple[int, int]) -> Layout:
+        """Grids of an image of this size."""
+        return plan_layout(image_hw, self.patch_size, self.sides, self.max_seq_len, self.fit)
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """As `Tokens.grids`, known from the size alone."""
+        return self._all_grids(self.layout(image_hw))
+
+    def _all_grids(self, layout: Layout) -> tuple[tuple[int, int], ...]:
+        """One for every scale, (0, 0) for those that the layout does not use."""
+        return ((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids
+
+    def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
+        """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
+        return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
+
+    @overload
+    def __call__(self, image: list[Any], **arguments: Any) -> TokenBatch: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Any,
+        *,
+        importance: np.ndarray | None = None,
+        saliency_mask: np.ndarray | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+    ) -> Tokens: ...
+
+    def __call__(self, image: Any, **arguments: Any) -> Tokens | TokenBatch:
+        """Tokenizes an image, or a list of images to a batch.
+
+        Args:
+            image: an image of any size from 1 x 1: numpy uint8 (H, W, 3) RGB, PIL, or torch uint8 (3, H, W) RGB. For a
+                list, every argument but seed and epoch is a list too; keys are "0", "1", ... where none are given.
+            importance: float (grid_h, grid_w), one score per coarse patch of the image fitted to its coarse grid
+                (charm.score_patches). Computed when None. Not used by "random" and "saliency".
+            saliency_mask: bool (H, W), True on the salient object. Needed by selection="saliency".
+            seed, epoch, key: what is drawn at random is a function of these alone.
+            symmetry: flip and turn applied to the fitted image with its importance or mask.
+
+        Raises:
+            ValueError: an array is not as described.
+
+        >>> image = np.zeros((480, 640, 3), np.uint8)
+        >>> tokens = CharmTokenizer(patch_size=14, max_seq_len=512)(image, key="photo-1")
+        >>> tokens.patches.shape, tokens.seq_len, tokens.grids
+        ((512, 14, 14, 3), 512, ((17, 23), (34, 46)))
+        >>> CharmTokenizer(max_seq_len=64)([image, image[:100]]).patches.shape
+        (2, 64, 14, 14, 3)
+        """
+        if isinstance(image, list):
+            arguments.setdefault("key", [str(index) for index in range(len(image))])
+            shared = {name: arguments.pop(name) for name in ("seed", "epoch") if name in arguments}
+            for name, values in arguments.items():
+                if not isinstance(values, list) or len(values) != len(image):
+                    raise ValueError(f"{name}: expected a list of {len(image)}, one for each image")
+            own = [dict(zip(arguments, values, strict=True)) for values in zip(*arguments.values(), strict=True)]
+            return stack_tokens([self._tokenize(one, **mine, **shared) for one, mine in zip(image, own, strict=True)])
+        return self._tokenize(image, **arguments)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `CharmTokenizer` was called with, defaults included."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+
+    def _tokenize(
+        self,
+        image: Any,
+        *,
+        importance: np.ndarray | None = None,
+        saliency_mask: np.ndarray | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+    ) -> Tokens:
+        image = as_array(image)
+        for name, array in (("importance", importance), ("saliency_mask", saliency_mask)):
+            if array is not None and not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is {type(array).__name__}: expected a numpy array")
+        layout = self.layout((image.shape[0], image.shape[1]))
+        multiple = layout.cell_sides[-1] * self.patch_size
+        fitted = apply_symmetry(fit_to_grid(image, multiple, self.fit), symmetry)
+        if len(layout.cell_sides) == 1:
+            layout = _turn(layout, symmetry)
+            y, x = np.divmod(np.arange(layout.num_coarse), layout.coarse_grid_hw[1])
+            return self._assemble(fitted, [(y, x)], layout)
+        scores = self._score(fitted, layout, importance, saliency_mask, symmetry)
+        layout = _turn(layout, symmetry)
+        epoch = epoch if self.redraw == "epoch" else 0
+        return self._assemble(fitted, self._choose(layout, scores, seed, epoch, key), layout)
+
+    def _score(
+        self,
+        fitted: np.ndarray,
+        layout: Layout,
+        importance: np.ndarray | None,
+        saliency_mask: np.ndarray | None,
+        symmetry: Symmetry,
+    ) -> np.ndarray:
+        """Importance of each coarse patch of the transformed image, (N,) in raster order."""
+        if self.selection == "random":
+            return np.empty(layout.num_coarse, np.float32)
+        if self.selection == "saliency":
+            if saliency_mask is None:
+                raise ValueError('selection="saliency" needs saliency_mask, bool (H, W)')
+            check_mask(saliency_mask, layout.image_hw)
+            fitted_mask = fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
+            pooled = pool_saliency(fitted_mask, self.coarse_patch_size, self.saliency_coverage)
+            return apply_symmetry(pooled, symmetry).ravel()
+        if importance is None:
+            return IMPORTANCE[self.selection](fitted, self.coarse_patch_size).ravel()
+        if importance.shape != layout.coarse_grid_hw:
+            raise ValueError(
+                f"importance is {importance.shape}: expected {layout.coarse_grid_hw}, one score per coarse patch of "
+                f"{self.coarse_patch_size} pixels of an image of {layout.image_hw}"
+            )
+        if not np.isfinite(importance).all():
+            raise ValueError("importance has values that are not finite")
+        return apply_symmetry(np.asarray(importance, np.float32), symmetry).ravel()
+
+    def _choose(
+        self, layout: Layout, scores: np.ndarray, seed: int, epoch: int, key: str
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Coordinates (y, x) of the tokens to show at each scale, native first."""
+        counts = self.count_detailed(layout.num_coarse)
+        random_bits = draw_random_bits(seed, epoch, key, "select", layout.num_coarse)
+        cells = select_patches(self.selection, scores, counts, random_bits, self.threshold)
+        rest = np.ones(layout.num_coarse, bool)
+        rest[np.concatenate(cells)] = False
+        cells.append(np.flatnonzero(rest))
+        sides = self.sides[::-1]
+        total = sum(len(cell) * side**2 for cell, side in zip(cells, sides, strict=True))
+        coords = [_subdivide(cell, layout.coarse_grid_hw[1], side) for cell, side in zip(cells, sides, strict=True)]
+        if total > self.max_seq_len:
+            random_bits = draw_random_bits(seed, epoch, key, "drop", total)
+            # `share` has set aside the native tokens' places: only coarse ones go.
+            drop = "low_first" if self.budget == "share" else self.drop
+            kept = keep_tokens([len(y) for y, _ in coords], self.max_seq_len, drop, random_bits)
+            return [(y[keep], x[keep]) for (y, x), keep in zip(coords, kept, strict=True)]
+        downscaled = np.concatenate(cells[:0:-1])
+        if total < self.max_seq_len and self.budget != "fixed" and len(downscaled):
+            # The places that cannot hold a whole coarse patch show native patches of one besides it.
+            found = select_patches(self.selection, scores[downscaled], (1,), random_bits[downscaled], self.threshold)
+            extra = _subdivide(downscaled[found[0]], layout.coarse_grid_hw[1], sides[0])
+            y, x = (
+                np.concatenate([axis, more[: self.max_seq_len - total]])
+                for axis, more in zip(coords[0], extra, strict=True)
+            )
+            coords[0] = (y, x)
+        return coords
+
+    def _assemble(self, fitted: np.ndarray, coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout) -> Tokens:
+        """The patches of each scale one after the other, native first, padded to max_seq_len."""
+        length, size = self.max_seq_len, self.patch_size
+        tokens = Tokens(
+            patches=np.empty((length, size, size, 3), np.uint8),
+            patch_coord=np.zeros((length, 2), np.int32),
+            scale_id=np.zeros(length, np.uint8),
+            patch_valid=np.zeros(length, bool),
+            grids=self._all_grids(layout),
+        )
+        start = 0
+        for below_native, (y, x) in enumerate(coords):
+            stop = start + len(y)
+            side = layout.cell_sides[-1 - below_native]
+            gather_scaled(fitted, y, x, side, layout.cell_sides, out=tokens.patches[start:stop])
+            tokens.patch_coord[start:stop, 0] = y
+            tokens.patch_coord[start:stop, 1] = x
+            tokens.scale_id[start:stop] = self.num_scales - 1 - below_native
+            start = stop
+        tokens.patches[start:] = 0
+        tokens.patch_valid[:start] = True
+        return tokens
+
+
+def _turn(layout: Layout, symmetry: Symmetry) -> Layout:
+    """The layout of the transformed image."""
+    if not symmetry.transposes:
+        return layout
+    return replace(
+        layout,
+        image_hw=layout.image_hw[::-1],
+        fitted_hw=layout.fitted_hw[::-1],
+        coarse_grid_hw=layout.coarse_grid_hw[::-1],
+    )
+
+
+def _subdivide(cells: np.ndarray, grid_w: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
+    row, column = np.divmod(cells, grid_w)
+    within_y, within_x = np.divmod(np.arange(side * side), side)
+    return (row[:, None] * side + within_y).ravel(), (column[:, None] * side + within_x).ravel()

@@ -1,0 +1,238 @@
+"""The paper's tables as experiments: the `dvc` commands that run them, and our numbers beside the paper's.
+
+    uv run python -m pipeline.experiments.run table3 table4 --dataset demo --seeds 0 1 2     # prints the commands
+    uv run python -m pipeline.experiments.run table3 --dataset demo --seeds 0 1 2 --queue    # for `dvc queue start`
+    uv run python -m pipeline.experiments.run table3 --dataset demo --seeds 0 1 2 --run      # one after another
+    uv run python -m pipeline.experiments.run table3 --dataset demo --seeds 0 1 2 --show     # the table
+
+paper_tables.yaml has the rows. An experiment is params.yaml as it is, changed by what a row, a data set and a seed say.
+Its name ends in a digest of all settings that matter: what is finished or waiting is not run again, a run with other
+settings is not mistaken for it, and tables share their rows. A commit starts anew, as `dvc exp show` does.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from charm.runtime.disk import fingerprint
+from charm.runtime.errors import UserError
+from pipeline.experiments.paper_tables import METRICS, Row, read_tables
+from pipeline.params import load_params
+
+_WHERE = ("hardware", "dask", "report")  # sections that change no number
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run: its name, which ends in `digest`, and how it differs from params.yaml."""
+
+    name: str
+    digest: str
+    changes: dict[str, Any]
+
+    def arguments(self, how: str) -> list[str]:
+        """Of `dvc`; `how` is "--queue" or "--temp"."""
+        changes = [f"{key}={_show(value)}" for key, value in self.changes.items()]
+        return ["exp", "run", how, "--name", self.name, *(word for change in changes for word in ("-S", change))]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A row on a data set: one experiment per seed, or why there is none."""
+
+    row: Row
+    dataset: str
+    experiments: list[Experiment]
+    missing: str
+
+
+def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, Any], base: Path) -> Plan:
+    """The experiments of a row on a data set (None: the row's own), on top of the params.yaml at `base`."""
+    dataset = dataset or row.dataset
+    kind = dataset if dataset in row.settings else "paper"
+    slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
+    experiments: list[Experiment] = []
+    try:
+        if row.missing[kind]:
+            raise UserError(row.missing[kind])
+        for seed in seeds:
+            wanted = row.settings[kind] | {"dataset": dataset, "seed": seed} | extra
+            changes, digest = change_params(base, wanted)
+            experiments.append(Experiment(f"{row.table}-{slug}-{dataset}-seed{seed}-{digest}", digest, changes))
+    except UserError as error:
+        return Plan(row, dataset, [], str(error))
+    return Plan(row, dataset, experiments, "")
+
+
+def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Which of the settings `wanted` are not those of the params.yaml at `base`, and a digest of all that result.
+
+    Raises:
+        UserError: a setting is not known, or cannot have this value.
+    """
+    document = YAML(typ="rt").load(base)
+    changes = {}
+    for key, value in wanted.items():
+        section, _, name = key.rpartition(".")
+        holder = document.get(section) if section else document
+        if not isinstance(holder, dict):
+            raise UserError(f"params.yaml has no section {section}, which {key}={_show(value)} would change")
+        if name not in holder or holder[name] != value:
+            holder[name] = changes[key] = value
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder) / "params.yaml"
+        YAML(typ="rt").dump(document, changed)
+        try:
+            settings = asdict(load_params(changed))
+        except UserError as error:
+            raise UserError(str(error).removeprefix(f"{folder}/")) from error
+    return changes, fingerprint({name: value for name, value in settings.items() if name not in _WHERE})[:8]
+
+
+def _show(value: Any) -> str:
+    """A value as DVC reads it after `-S key=`."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_results() -> dict[str, dict[str, Any] | None]:
+    """The test metrics of each experiment on this commit, by its digest; None while it is waiting or running."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for commit in json.loads(call_dvc("exp", "show", "--json", "--num", "1")):
+        for experiment in commit["experiments"] or []:
+            state = (experiment["executor"] or {}).get("state", "success")
+            for revision in experiment["revs"]:
+                digest = re.search(r"-([0-9a-f]{8})$", revision["name"] or "")
+                if digest is None or state == "failed":
+                    continue
+                if state == "success":
+                    found[digest[1]] = revision["data"]["metrics"]["runs/evaluate/metrics.json"]["data"]
+                else:
+                    found.setdefault(digest[1], None)
+    return found
+
+
+def call_dvc(*arguments: str, shown: bool = False) -> str:
+    """Standard output; "" where it is `shown`, as it comes."""
+    out = None if shown else subprocess.PIPE
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=out, text=True, check=False)
+    if done.returncode:
+        said = f":\n{done.stdout[-2000:]}" if done.stdout else ""
+        raise UserError(f"dvc {shlex.join(arguments)} failed{said}")
+    return done.stdout or ""
+
+
+def start(plans: list[Plan], how: str) -> None:
+    """Queues ("--queue") or runs ("--temp") what is neither finished nor waiting; one that fails stops no other.
+
+    Raises:
+        UserError: which ones failed, at the end.
+    """
+    results = read_results()
+    failed = []
+    for experiment in _distinct(plans):
+        if experiment.digest not in results:
+            print(f"{experiment.name} ...", flush=True)
+            try:
+                call_dvc(*experiment.arguments(how), shown=True)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                failed.append(experiment.name)
+    if failed:
+        raise UserError(f"{len(failed)} failed, the same command tries them again: {', '.join(failed)}")
+
+
+def _distinct(plans: list[Plan]) -> list[Experiment]:
+    """Each run once, though it stands in several rows."""
+    found: dict[str, Experiment] = {}
+    for plan in plans:
+        for experiment in plan.experiments:
+            found.setdefault(experiment.digest, experiment)
+    return list(found.values())
+
+
+def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] | None]) -> str:
+    """Markdown: for each row its data set, its finished runs and their metrics, median ± standard deviation."""
+    lines = [f"**{title}**", ""]
+    lines.append("| | data set | runs |" + "".join(f" {name.upper()} | paper | difference |" for name in METRICS))
+    lines.append("|---|---|---|" + "---|---|---|" * len(METRICS))
+    for plan in plans:
+        if plan.missing:
+            continue
+        runs = [run for experiment in plan.experiments if (run := results.get(experiment.digest)) is not None]
+        cells = [plan.row.name, plan.dataset, str(len(runs))]
+        for name, paper in zip(METRICS, plan.row.paper, strict=True):
+            cells += _compare([run[name] for run in runs], paper)
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"Not covered: {plan.row.name}: {plan.missing}" for plan in plans if plan.missing)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _compare(values: list[float | None], paper: float) -> list[str]:
+    """Cells: ours, the paper's, the difference."""
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values) or not values:
+        return ["undefined" if values else "", f"{paper:.3f}", ""]
+    middle = statistics.median(defined)  # as the paper reports runs of several splits
+    spread = f" ± {statistics.stdev(defined):.3f}" if len(defined) > 1 else ""
+    return [f"{middle:.3f}{spread}", f"{paper:.3f}", f"{middle - paper:+.3f}"]
+
+
+def main() -> None:
+    titles, tables = read_tables()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "tables", nargs="+", choices=[*tables, "all"], metavar="table", help=", ".join([*tables, "all"])
+    )
+    parser.add_argument("--dataset", help="instead of the paper's: demo, csv, or any other of params.yaml")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--queue", action="store_true", help="queue what is neither finished nor waiting")
+    action.add_argument("--run", action="store_true", help="run it, one after another")
+    action.add_argument("--show", action="store_true", help="print our numbers beside the paper's")
+    chosen = parser.parse_args()
+    base = Path("params.yaml")
+    try:
+        extra = dict(_parse_setting(text) for text in chosen.set)
+        change_params(base, extra | ({"dataset": chosen.dataset} if chosen.dataset else {}))  # a mistake stops here
+        plans = {
+            name: [plan_row(row, chosen.dataset, chosen.seeds, extra, base) for row in tables[name]]
+            for name in (tables if "all" in chosen.tables else chosen.tables)
+        }
+        if chosen.show:
+            results = read_results()
+            for name, rows in plans.items():
+                print(show_table(titles[name], rows, results))
+            return
+        everything = [plan for rows in plans.values() for plan in rows]
+        for plan in everything:
+            if plan.missing:
+                print(f"not covered: {titles[plan.row.table]}, {plan.row.name}: {plan.missing}", file=sys.stderr)
+        if chosen.queue or chosen.run:
+            start(everything, "--queue" if chosen.queue else "--temp")
+        else:
+            print("\n".join(shlex.join(["dvc", *one.arguments("--queue")]) for one in _distinct(everything)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"-S {text}: expected KEY=VALUE, for example -S train.epochs=5")
+    return key, YAML(typ="safe").load(value)
+
+
+if __name__ == "__main__":
+    main()

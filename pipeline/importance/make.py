@@ -1,0 +1,113 @@
+"""Makes importance columns (pipeline.shards.columns says what they hold): one function per way of making a map.
+
+A way is the map's name, or for saliency the detector's: `mbd` or `sam_hq`.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from charm.saliency.mbd import detect
+from charm.tokenization.importance import score_patches
+from pipeline.shards.read import ShardReader
+from pipeline.shards.write import Sample, encode_array, write_shard
+
+Settings = dict[str, Any]
+
+
+def _score(image: np.ndarray, way: str, settings: Settings) -> Sample:
+    sample = {}
+    for size in settings["coarse_patch_sizes"]:
+        sample[f"p{size}.npy"] = encode_array(score_patches(image, way, size, settings["fit"]))
+    return sample
+
+
+def _segment_by_mbd(image: np.ndarray, way: str, settings: Settings) -> Sample:
+    return encode_mask(detect(image))
+
+
+def _segment_by_sam_hq(image: np.ndarray, way: str, settings: Settings) -> Sample:
+    from charm.saliency import sam_hq
+
+    found = sam_hq.detect(image, sam_hq.SamHqSettings(**settings))
+    return encode_mask(found.saliency_mask, boxes=found.boxes.round(2).tolist(), scores=found.scores.round(4).tolist())
+
+
+def encode_mask(saliency_mask: np.ndarray, **facts: Any) -> Sample:
+    """A bool mask (H, W) without loss, and beside it its coverage, so that nobody has to decode masks to count them."""
+    buffer = io.BytesIO()
+    Image.fromarray(saliency_mask).save(buffer, format="PNG")
+    facts["coverage"] = float(saliency_mask.mean())
+    return {"mask.png": buffer.getvalue(), "mask.json": json.dumps(facts, sort_keys=True).encode()}
+
+
+Make = Callable[[np.ndarray, str, Settings], Sample]
+SCORES: dict[str, Make] = {"frequency": _score, "gradient": _score, "entropy": _score}
+MASKS: dict[str, Make] = {"mbd": _segment_by_mbd, "sam_hq": _segment_by_sam_hq}
+MAPS = SCORES | MASKS
+
+# Modules whose code decides what a way makes; a change in one remakes its maps.
+MAP_CODE = {
+    "frequency": ("charm.tokenization.importance", "charm.tokenization.geometry"),
+    "gradient": ("charm.tokenization.importance", "charm.tokenization.geometry"),
+    "entropy": ("charm.tokenization.importance", "charm.tokenization.geometry"),
+    "mbd": ("charm.saliency.mbd",),
+    "sam_hq": ("charm.saliency.sam_hq",),
+}
+SLOW = ("sam_hq",)  # ways that take seconds for an image, so that a shard is made in blocks
+BLOCK = 64  # images
+
+
+def try_tools(way: str, settings: Settings) -> None:
+    """Loads what a way needs and drops it: a mistake is one line before any work, not one for each shard.
+
+    Raises:
+        UserError: a model cannot be loaded.
+    """
+    if way == "sam_hq":
+        from charm.saliency import sam_hq
+
+        sam_hq.load_detector(Path(settings["detector"]))
+        sam_hq.load_sam(settings["sam"], Path(settings["sam_checkpoint"]), settings["sam_sha256"])
+
+
+def make_column(folder: str, shard: str, way: str, settings: Settings, target: Path) -> None:
+    """The map of every image of one shard.
+
+    Args:
+        folder: of the image shards.
+        shard: name of the shard.
+        way: a key of MAPS.
+        settings: of that way; scores need coarse_patch_sizes and fit, sam_hq the fields of SamHqSettings.
+        target: where to write, without an ending.
+    """
+    make_block(folder, shard, way, settings, (0, None), target)
+
+
+def make_block(
+    folder: str, shard: str, way: str, settings: Settings, span: tuple[int, int | None], target: Path
+) -> None:
+    """The map of the images of a shard from span[0] up to, but without, span[1]; otherwise as `make_column`."""
+    images = ShardReader(Path(folder), shard)
+    keys = islice(images, *span)
+    samples = ((key, MAPS[way](images.read_image(key), way, settings)) for key in keys)
+    write_shard(target, samples, source=images.shards[shard])
+
+
+def join_blocks(blocks: list[str], target: Path) -> None:
+    """One shard of the samples of several, byte for byte what `make_column` would have written.
+
+    Args:
+        blocks: paths without an ending, in the order of their samples.
+    """
+    readers = [ShardReader(Path(block).parent, Path(block).name) for block in blocks]
+    samples = (
+        (key, {end: reader.read(key, end) for end in reader.extensions(key)}) for reader in readers for key in reader
+    )
+    write_shard(target, samples, source=readers[0].sources[Path(blocks[0]).name])

@@ -1,0 +1,48 @@
+"""What a reader hands over."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One image as the labels have it.
+
+    Attributes:
+        name: as in the labels.
+        path: of the file, from the listing's root.
+        target: the score, on the listing's scale, or one count or share per bin.
+        split: train, val or test; None where the labels do not say, and it is drawn: validation from what is not given
+            where any is, else test as well.
+        where: file and line of the label, for messages.
+    """
+
+    name: str
+    path: str
+    target: tuple[float, ...]
+    split: str | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A data set's labels.
+
+    Attributes:
+        root: folder that the paths start from.
+        images: in the order of the labels; new ones go to the end, so that old shards stay as they are.
+        score_range: lowest and highest possible score; of the first and the last bin for distributions.
+        accuracy_threshold: a score above this counts as good, on the scale of score_range.
+    """
+
+    root: Path
+    images: list[Listed]
+    score_range: tuple[float, float]
+    accuracy_threshold: float
+
+    @property
+    def num_bins(self) -> int:
+        """Of the distributions; 1 for scores."""
+        return len(self.images[0].target)

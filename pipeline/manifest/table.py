@@ -1,0 +1,161 @@
+"""The manifest: one row per listed image, kept or rejected with a reason.
+
+    manifest.parquet   key, name, path, extension, bytes, sha256, raw_height, raw_width, height, width, split, target,
+                       reason ("" = kept), notes (what was done to the pixels). Sizes in pixels; raw_* before max_edge.
+    dataset.json       what the scores mean, the counts of listed, packed and rejected images, of notes and of leaks,
+                       split_sha256 (which files are in which split), and the table's sha256
+    rejected.csv       the rejected ones, with reasons
+
+A target is one score scaled to 0..1, or the shares of ascending bins, which sum to 1.
+"""
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from charm.images.reasons import REASONS
+from charm.runtime.disk import atomic_write, file_sha256
+from charm.runtime.errors import UserError
+from pipeline.manifest.labels import Listing
+from pipeline.store import read_record, remake, write_record
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("name", pa.string()),
+        ("path", pa.string()),
+        ("extension", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("raw_height", pa.int32()),
+        ("raw_width", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("split", pa.string()),
+        ("target", pa.list_(pa.float64())),
+        ("reason", pa.string()),
+        ("notes", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The kept images of a manifest, in order.
+
+    Attributes:
+        table: pyarrow table with the columns above.
+        facts: dataset.json.
+    """
+
+    table: pa.Table
+    facts: dict[str, Any]
+
+    @property
+    def keys(self) -> list[str]:
+        keys: list[str] = self.table["key"].to_pylist()
+        return keys
+
+    @property
+    def targets(self) -> np.ndarray:
+        """float64 (N, num_bins)."""
+        return np.array(self.table["target"].to_pylist(), np.float64).reshape(len(self.table), -1)
+
+    @property
+    def image_hws(self) -> list[tuple[int, int]]:
+        """Pixels, (height, width), as packed."""
+        return list(zip(self.table["height"].to_pylist(), self.table["width"].to_pylist(), strict=True))
+
+    @property
+    def bins(self) -> np.ndarray:
+        """Score of each bin, on the scale of 0..1; a single 1 for scores, so that target @ bins is the score."""
+        count = self.facts["num_bins"]
+        return np.linspace(0, 1, count) if count > 1 else np.ones(1)
+
+    def of_split(self, split: str) -> "Manifest":
+        return Manifest(self.table.filter(pa.compute.equal(self.table["split"], split)), self.facts)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads the folder that the stage `manifest` writes."""
+    path = folder / "dataset.json"
+    try:
+        facts = read_record(path)
+        path = folder / "manifest.parquet"
+        # Checksums of pages leave the footer open: flipped bits there changed rows in silence.
+        if file_sha256(path) != facts["sha256"]:
+            raise ValueError("it is not the file that dataset.json describes")
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+    return Manifest(table.filter(pa.compute.equal(table["reason"], "")), facts)
+
+
+def find_leaks(rows: list[dict[str, Any]]) -> list[list[int]]:
+    """Groups of rows, by index, that hold the very same bytes in more than one split."""
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if not row["reason"]:
+            groups.setdefault(row["sha256"], []).append(index)
+    return [group for group in groups.values() if len({rows[index]["split"] for index in group}) > 1]
+
+
+def write_manifest(
+    folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str, max_edge: int | None = None
+) -> dict[str, Any]:
+    """Writes the three files; returns the content of dataset.json."""
+    low, high = listing.score_range
+    # Only rejected images can have such names: anybody can read the table, nobody reads these files.
+    rows = [row | {"name": _as_text(row["name"]), "path": _as_text(row["path"])} for row in rows]
+    kept = [row for row in rows if not row["reason"]]
+    rejected = [row for row in rows if row["reason"]]
+    facts = {
+        "dataset": dataset,
+        "max_edge": max_edge,
+        "root": str(listing.root),
+        "num_bins": listing.num_bins,
+        "score_range": [low, high],
+        "accuracy_threshold": (listing.accuracy_threshold - low) / (high - low),
+        "listed": len(rows),
+        "packed": len(kept),
+        "rejected": _count(row["reason"] for row in rejected),
+        "notes": _count(note for row in kept for note in row["notes"]),
+        "splits": _count(row["split"] for row in kept),
+        "split_sha256": _hash_splits(kept),
+        "leaks": sum(len(group) for group in find_leaks(rows)),
+    }
+    with atomic_write(folder / "manifest.parquet") as file:
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    facts["sha256"] = file_sha256(folder / "manifest.parquet")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "path", "reason", "meaning"])
+    writer.writerows([row["name"], row["path"], row["reason"], REASONS[row["reason"]]] for row in rejected)
+    with atomic_write(folder / "rejected.csv") as file:
+        file.write(text.getvalue().encode())
+    write_record(folder / "dataset.json", facts)
+    return facts
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _hash_splits(rows: list[dict[str, Any]]) -> str:
+    """The same for the same files in the same splits, whatever their names, order and labels."""
+    return hashlib.sha256("\n".join(sorted(f"{row['sha256']} {row['split']}" for row in rows)).encode()).hexdigest()
+
+
+def _as_text(name: str) -> str:
+    """With escapes for what UTF-8 cannot hold: bytes of a file's name that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode()

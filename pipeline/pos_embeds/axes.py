@@ -1,0 +1,85 @@
+"""Position embeddings of a backbone for every grid that the images have: prepared once, mixed on the device.
+
+axes.safetensors holds
+
+    learnt       float32 (g, g, D), the backbone's grid
+    axis.<n>     float32 (n, g), the interpolation weights of an axis of n tokens (charm.model.pos_embed.axis_weights)
+
+for every height and width of a grid; of a rotary backbone (DINOv3), instead,
+
+    axis.<n>     float32 (2, n, 2 * d), its share of the rows and of the columns (charm.model.vit.CharmViT.rotary_axis)
+
+and axes.json its sha256 and how it was made. Whole tables, one per grid, would hold the same in 208 MB instead of
+0.25 MB (built-in data set, width 64). An image is not sent its embeddings (1.6 MB at 1024 tokens of width 384) but two
+row numbers per token.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from charm.inputs.registry import Tokenizer
+from charm.model.axes import PosEmbedAxes
+from charm.model.pos_embed import axis_weights
+from charm.runtime.disk import atomic_write, file_sha256
+from charm.runtime.errors import UserError
+from charm.tokenization.tokens import Tokens
+from pipeline.store import read_record, remake, write_record
+
+
+def list_axes(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> list[int]:
+    """Every height and width, in tokens, of a grid of these images at some scale."""
+    return sorted({side for image_hw in set(image_hws) for grid in tokenizer.grids(image_hw) for side in grid} - {0})
+
+
+def write_axes(folder: Path, learnt: Tensor, axes: list[int], mode: str, antialias: bool) -> None:
+    """Writes axes.safetensors, then axes.json; `learnt` is the backbone's grid, (g, g, D)."""
+    tensors = {f"axis.{length}": axis_weights(length, len(learnt), mode, antialias) for length in axes}
+    _write(folder, {"learnt": learnt.float(), **tensors}, {"mode": mode, "antialias": antialias})
+
+
+def write_rotary_axes(folder: Path, axes: dict[int, tuple[Tensor, Tensor]]) -> None:
+    """The same for a rotary backbone, from CharmViT.rotary_axis of each length."""
+    tensors = {f"axis.{length}": torch.stack(rows_columns).float() for length, rows_columns in axes.items()}
+    _write(folder, tensors, {"mode": "rotary"})
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "axes.safetensors") as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    write_record(folder / "axes.json", facts | {"sha256": file_sha256(folder / "axes.safetensors")})
+
+
+class PosEmbeds(PosEmbedAxes):
+    """The position embeddings of one backbone, from the folder that `write_axes` or `write_rotary_axes` wrote.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / "axes.json"
+        try:
+            self.facts = read_record(path)
+            path = folder / "axes.safetensors"
+            if file_sha256(path) != self.facts["sha256"]:
+                raise ValueError("it is not the file that axes.json describes")
+            tensors = load_file(path)
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+            raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+        learnt = tensors.pop("learnt", None)
+        super().__init__({int(name.removeprefix("axis.")): axis for name, axis in tensors.items()}, learnt)
+
+    def rows(self, tokens: Tokens) -> np.ndarray:
+        try:
+            return super().rows(tokens)
+        except ValueError as error:
+            raise UserError(f"{self.folder}: {error}; run dvc repro") from error

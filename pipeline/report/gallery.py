@@ -1,0 +1,189 @@
+"""The images of the report: which patches each strategy keeps native, why, and what the model gets to see."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from charm.drawing import SHOWN_EDGE, UNITS, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink, trace_cells
+from charm.inputs.registry import Tokenizer
+from charm.saliency.mbd import detect
+from charm.tokenization.draws import pixel_key
+from charm.tokenization.geometry import fit_to_grid
+from charm.tokenization.importance import score_patches
+from charm.tokenization.selection import SELECTIONS
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens
+
+DETAIL_HW = (336, 448)  # pixels, largest window that is shown at native size where the whole image is downscaled
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One row of predictions.csv; scores on the scale of 0..1."""
+
+    key: str
+    name: str
+    target: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class View:
+    """What one strategy makes of an image. Paths and images are in the frame of the fitted image.
+
+    Attributes:
+        selection: key of SELECTIONS; "" where nothing has to be selected.
+        num_native, num_tokens: tokens at native resolution, and at any.
+        num_outlined: coarse patches that hold native tokens.
+        outlines: SVG path around these, then around those of each coarser scale but the coarsest.
+        shade: data URI of an overlay, one pixel per native patch, that darkens what is not native.
+        importance: data URI of the heat map or saliency mask; "" where chance alone decides.
+        importance_range: what its darkest and brightest colours stand for.
+        seen: data URI of the image rebuilt from its tokens.
+        detail: data URI of a window of it at native size; "" where `seen` is.
+    """
+
+    selection: str
+    num_native: int
+    num_tokens: int
+    seen: str
+    num_outlined: int = 0
+    outlines: tuple[str, ...] = ()
+    shade: str = ""
+    importance: str = ""
+    importance_range: tuple[str, str] = ("", "")
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of the gallery.
+
+    Attributes:
+        scored: its name and scores.
+        image_hw, fitted_hw, seen_hw: pixels, as packed, as fitted to the grid, and as rebuilt from tokens.
+        num_coarse: coarse patches of the whole image.
+        photo: data URI of the fitted image.
+        window: (y, x, height, width), pixels, what `View.detail` shows of the fitted image; None without detail.
+        views: one per strategy, or a single one where nothing has to be selected.
+    """
+
+    scored: Scored
+    image_hw: tuple[int, int]
+    fitted_hw: tuple[int, int]
+    seen_hw: tuple[int, int]
+    num_coarse: int
+    photo: str
+    window: tuple[int, int, int, int] | None
+    views: tuple[View, ...]
+
+
+def choose_images(
+    scored: Sequence[Scored], image_hws: Sequence[tuple[int, int]], tokenizer: Tokenizer, count: int
+) -> list[Scored]:
+    """At most `count` images at evenly spaced ranks of the true score, lowest and highest included.
+
+    Only of those that are tokenized at several scales, if there are any: of the others there is nothing to select.
+    """
+    large = [
+        row
+        for row, image_hw in zip(scored, image_hws, strict=True)
+        if isinstance(tokenizer, CharmTokenizer) and len(tokenizer.layout(image_hw).cell_sides) > 1
+    ]
+    ranked = sorted(large or scored, key=lambda row: (row.target, row.key))
+    ranks = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
+    return [ranked[rank] for rank in ranks]
+
+
+def show_image(
+    scored: Scored, image: np.ndarray, tokenizer: Tokenizer, seed: int, saliency_mask: np.ndarray | None = None
+) -> Shown:
+    """Tokenizes an image, uint8 (H, W, 3), as the evaluation's first draw does, by every strategy that there is.
+
+    saliency_mask: bool (H, W); None = that of the detector without weights.
+    """
+    image_hw, key = (image.shape[0], image.shape[1]), pixel_key(image)
+    if not isinstance(tokenizer, CharmTokenizer):
+        return _show_whole(scored, image, tokenizer(image, seed=seed, key=key))
+    layout = tokenizer.layout(image_hw)
+    if len(layout.cell_sides) == 1:
+        fitted = fit_to_grid(image, tokenizer.patch_size, tokenizer.fit)
+        return _show_whole(scored, fitted, tokenizer(image, seed=seed, key=key), image_hw)
+
+    fitted = fit_to_grid(image, tokenizer.coarse_patch_size, tokenizer.fit)
+    if saliency_mask is None:
+        saliency_mask = detect(image)
+    window = None
+    if max(layout.fitted_hw) > SHOWN_EDGE:
+        tokens = tokenizer(image, saliency_mask=saliency_mask, seed=seed, key=key)
+        outlined = mark_cells(tokens, tokenizer.num_scales - 1, tokenizer.sides[-1])
+        window = choose_window(outlined, tokenizer.coarse_patch_size)
+    views = []
+    for selection in SELECTIONS:
+        strategy = replace(tokenizer, selection=selection)
+        importance = None
+        if selection in UNITS:
+            importance = score_patches(image, selection, tokenizer.coarse_patch_size, tokenizer.fit)
+        tokens = strategy(image, importance=importance, saliency_mask=saliency_mask, seed=seed, key=key)
+        fitted_mask = fit_to_grid(saliency_mask.astype(np.uint8), tokenizer.coarse_patch_size, tokenizer.fit)
+        views.append(_view_tokens(strategy, tokens, importance, fitted_mask, window))
+    photo = encode_jpeg(shrink(fitted))
+    return Shown(scored, image_hw, layout.fitted_hw, layout.fitted_hw, layout.num_coarse, photo, window, tuple(views))
+
+
+def _show_whole(scored: Scored, fitted: np.ndarray, tokens: Tokens, image_hw: tuple[int, int] | None = None) -> Shown:
+    """An image of which no patch has to be selected."""
+    seen = tokens.to_image()
+    fitted_hw, seen_hw = (fitted.shape[0], fitted.shape[1]), (seen.shape[0], seen.shape[1])
+    view = View("", tokens.seq_len, tokens.seq_len, encode_jpeg(shrink(seen)))
+    return Shown(scored, image_hw or fitted_hw, fitted_hw, seen_hw, 0, encode_jpeg(shrink(fitted)), None, (view,))
+
+
+def _view_tokens(
+    tokenizer: CharmTokenizer,
+    tokens: Tokens,
+    importance: np.ndarray | None,
+    fitted_mask: np.ndarray,
+    window: tuple[int, int, int, int] | None,
+) -> View:
+    """The view of an image that has several scales; fitted_mask is uint8 (H, W) of 0 and 1."""
+    native = tokenizer.num_scales - 1
+    cells = [mark_cells(tokens, scale, tokenizer.sides[scale]) for scale in range(native, 0, -1)]
+    heat, heat_range = "", ("", "")
+    if importance is not None:
+        heat = encode_heat(importance)
+        heat_range = (f"{importance.min():.3g}", f"{importance.max():.3g} {UNITS[tokenizer.selection]}")
+    elif tokenizer.selection == "saliency":
+        heat = encode_heat(shrink(fitted_mask))
+        heat_range = ("background", f"object, {fitted_mask.mean():.0%} of the image")
+    seen = tokens.to_image()
+    detail = ""
+    if window is not None:
+        y, x, height, width = window
+        detail = encode_jpeg(np.ascontiguousarray(seen[y : y + height, x : x + width]))
+    return View(
+        selection=tokenizer.selection,
+        num_native=int((tokens.patch_valid & (tokens.scale_id == native)).sum()),
+        num_tokens=tokens.seq_len,
+        num_outlined=int(cells[0].sum()),
+        outlines=tuple(trace_cells(marked, tokenizer.coarse_patch_size) for marked in cells),
+        shade=encode_shade(mark_cells(tokens, native)),
+        importance=heat,
+        importance_range=heat_range,
+        seen=encode_jpeg(shrink(seen)),
+        detail=detail,
+    )
+
+
+def choose_window(marked: np.ndarray, cell_size: int) -> tuple[int, int, int, int]:
+    """A window of whole cells, (y, x, height, width) in pixels, of which as near to half as can be is marked.
+
+    At most DETAIL_HW; there native and downscaled patches can be compared.
+    """
+    height, width = (
+        min(max(1, limit // cell_size), cells) for limit, cells in zip(DETAIL_HW, marked.shape, strict=True)
+    )
+    counts = np.lib.stride_tricks.sliding_window_view(marked, (height, width)).sum(axis=(2, 3))
+    y, x = np.unravel_index(np.abs(counts - height * width / 2).argmin(), counts.shape)
+    return int(y) * cell_size, int(x) * cell_size, height * cell_size, width * cell_size

@@ -1,0 +1,226 @@
+"""The report: one HTML page, of what a run left in its folders, that needs no other file and no network.
+
+Equal inputs give equal bytes. Names and labels are somebody else's text: the template escapes all that it is given.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from charm.images.reasons import REASONS
+from charm.model.metrics import METRICS
+from charm.runtime.errors import UserError
+from charm.tokenization.tokenizer import CharmTokenizer
+from pipeline.inputs import build_tokenizer
+from pipeline.manifest.table import read_manifest
+from pipeline.params import Params
+from pipeline.report.contact_sheet import make_contact_sheet
+from pipeline.report.gallery import Scored, choose_images, show_image
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
+
+MAX_POINTS = 2000  # of the scatter plot, some 150 bytes each
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a plot: a value `low` lies at `start` pixels, a value `high` at `stop`."""
+
+    low: float
+    high: float
+    step: float
+    start: float
+    stop: float
+
+    def at(self, value: float) -> float:
+        """Pixels."""
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start), 1)
+
+    @property
+    def ticks(self) -> list[tuple[str, float]]:
+        """Label and pixels of each."""
+        values = [self.low + self.step * i for i in range(round((self.high - self.low) / self.step) + 1)]
+        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        return [(_minus(f"{round(value, decimals) + 0.0:.{decimals}f}"), self.at(value)) for value in values]
+
+
+def make_axis(values: Sequence[float], start: float, stop: float, least_step: float = 0.0) -> Axis:
+    """An axis over all values that are finite, from one round number to another, in at most 6 steps."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(finite), max(finite)
+    span = max(high - low, least_step, 1e-6 * max(abs(low), abs(high)), 1e-9)
+    power = 10.0 ** math.floor(math.log10(span / 6))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 6)
+    step = max(step, least_step)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return Axis(first * step, last * step, step, start, stop)
+
+
+def draw_line(x_axis: Axis, y_axis: Axis, xs: Sequence[float], ys: Sequence[float]) -> str:
+    """SVG path through the points, with a gap where y is not a number."""
+    path, pen = "", "M"
+    for x, y in zip(xs, ys, strict=True):
+        if not math.isfinite(y):
+            pen = "M"
+            continue
+        # A line of no length still shows its round cap, so a point between two gaps is seen.
+        path += f"{pen}{x_axis.at(x)} {y_axis.at(y)}" + ("h0" if pen == "M" else "")
+        pen = "L"
+    return path
+
+
+def render_report(params: Params, data: Path, runs: Path) -> str:
+    """The page of the run whose stages wrote the folders `data` and `runs`.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    model = _read_json(runs / "train" / "model.json")
+    metrics = _read_json(runs / "evaluate" / "metrics.json")
+    history = _read_history(runs / "train" / "history.csv")
+    scored = _read_predictions(runs / "evaluate" / "predictions.csv")
+    manifest = read_manifest(data / "manifest")
+    facts = manifest.facts
+    tokenizer = build_tokenizer(params, model["patch_size"])
+
+    sizes = dict(zip(manifest.keys, manifest.image_hws, strict=True))
+    chosen = choose_images(scored, [sizes[row.key] for row in scored], tokenizer, params.report.gallery)
+    images = ShardReader(data / "shards")
+    sheet = masks = None
+    if params.selection == "saliency":
+        folder = data / "importance" / "saliency"
+        names = dict(zip(manifest.keys, manifest.table["name"].to_pylist(), strict=True))
+        sheet, masks = make_contact_sheet(folder, images, names), ColumnReader(folder, images)
+    gallery = [
+        show_image(row, images.read_image(row.key), tokenizer, params.seed, masks.read_mask(row.key) if masks else None)
+        for row in chosen
+    ]
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = format_score
+    return environment.get_template("report.html.jinja").render(
+        params=params,
+        model=model,
+        facts=facts,
+        dataset=Path(params.manifest.csv_file or "").name if params.dataset == "csv" else facts["dataset"],
+        metrics={name: tuple(metrics[f"{name}{end}"] for end in ("", "_low", "_high")) for name in METRICS},
+        evaluation=metrics,
+        rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in metrics["rejected"].items()],
+        training=_plot_training(history, model["best_epoch"]),
+        scatter=_plot_scatter(scored, chosen),
+        gallery=gallery,
+        sheet=sheet,
+        coarse_patch_size=tokenizer.coarse_patch_size if isinstance(tokenizer, CharmTokenizer) else None,
+        settings=list_settings(asdict(params)),
+    )
+
+
+def format_score(value: float | None) -> str:
+    """Three decimals with a true minus sign; "undefined" for null of metrics.json and nan of history.csv."""
+    return "undefined" if value is None or math.isnan(value) else _minus(f"{value:.3f}")
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def list_settings(settings: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """params.yaml by section, the top level first under "": [(section, [(key, value), ...]), ...]."""
+    top = [(key, _show_value(value)) for key, value in settings.items() if not isinstance(value, dict)]
+    sections = [(key, _flatten(value)) for key, value in settings.items() if isinstance(value, dict)]
+    return [("", top), *sections]
+
+
+def _flatten(section: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in section.items():
+        rows += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, _show_value(value))]
+    return rows
+
+
+def _show_value(value: Any) -> str:
+    """As params.yaml has it."""
+    if isinstance(value, list):
+        return ", ".join(map(_show_value, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "\N{EN DASH}" if value is None else str(value)
+
+
+def _plot_training(history: list[dict[str, float]], best_epoch: int) -> dict[str, Any]:
+    """Two plots over the same epochs, 440 x 260 pixels each."""
+    epochs = [row["epoch"] for row in history]
+    columns = {name: [row[name] for row in history] for name in ("train_loss", "val_srcc", "val_plcc")}
+    x = make_axis(epochs, 62, 428, least_step=1)
+    loss_y = make_axis(columns["train_loss"], 218, 14)
+    val_y = make_axis(columns["val_srcc"] + columns["val_plcc"], 218, 14)
+    return {
+        "x": x,
+        "loss_y": loss_y,
+        "val_y": val_y,
+        "loss": draw_line(x, loss_y, epochs, columns["train_loss"]),
+        "srcc": draw_line(x, val_y, epochs, columns["val_srcc"]),
+        "plcc": draw_line(x, val_y, epochs, columns["val_plcc"]),
+        "best_epoch": best_epoch,
+        "best": history[best_epoch - 1],
+        "epochs": len(history),
+    }
+
+
+def _plot_scatter(scored: list[Scored], chosen: list[Scored]) -> dict[str, Any]:
+    """True scores along x, predicted along y, 440 x 440 pixels, the same scale on both axes; gallery images last."""
+    values = [value for row in scored for value in (row.target, row.predicted)]
+    x, y = make_axis(values, 62, 428), make_axis(values, 394, 28)
+    every = math.ceil(len(scored) / MAX_POINTS)
+    return {
+        "x": x,
+        "y": y,
+        "points": [row for row in scored[::every] if row not in chosen],
+        "chosen": chosen,
+        "shown": len(scored[::every]),
+        "scored": len(scored),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(_read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); run dvc repro") from error
+    return found
+
+
+def _read_history(path: Path) -> list[dict[str, float]]:
+    return [
+        {name: float(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(_read_text(path)))
+    ]
+
+
+def _read_predictions(path: Path) -> list[Scored]:
+    return [
+        Scored(row["key"], row["name"], float(row["target"]), float(row["predicted"]))
+        for row in csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    ]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run dvc repro") from error

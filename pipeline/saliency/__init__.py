@@ -1,1 +1,0 @@
-"""Detectors of the salient object: one module each."""

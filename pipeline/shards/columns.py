@@ -1,0 +1,99 @@
+"""Importance columns: a shard beside each image shard, with the same keys, that holds one map of each image.
+
+    frequency, gradient, entropy   <key>.p<coarse patch size>.npy   float32 (grid_h, grid_w), one score per coarse patch
+    saliency                       <key>.mask.png                   1 bit (H, W), the image's own size
+                                   <key>.mask.json                  its coverage, and the boxes that it came from
+    random                         no shards: it needs no map
+
+Scores are exact for each listed coarse patch size; they cannot be pooled from a finer map. Masks can, and are, when
+they are read.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from charm.runtime.errors import UserError
+from pipeline.shards.read import ShardReader, decode_array
+from pipeline.store import read_record, remake
+
+
+class ColumnReader:
+    """The map of each image, joined to the images by key.
+
+    Args:
+        folder: of the maps' shards, or its address.
+        images: that they are of.
+
+    Attributes:
+        shards: name -> sha256 of its tar, in order.
+
+    Raises:
+        UserError: the shards' names or keys are not those of the images, or they were made from other images.
+    """
+
+    def __init__(self, folder: Path | str, images: ShardReader) -> None:
+        self._shards = ShardReader(folder)
+        self.shards = self._shards.shards
+        if not self._shards.is_parallel_to(images):
+            raise UserError(_find_difference(self._shards, images))
+        for name, sha256 in images.shards.items():
+            if self._shards.sources[name] != sha256:
+                ours, theirs = f"{self._shards.folder}/{name}.tar", f"{images.folder}/{name}.tar"
+                raise UserError(f"{ours} was not made from {theirs} but from an earlier one; run dvc repro")
+
+    def read_importance(self, key: str, coarse_patch_size: int) -> np.ndarray:
+        """float32 (grid_h, grid_w)."""
+        member = f"p{coarse_patch_size}.npy"
+        if member not in self._shards.extensions(key):
+            raise UserError(
+                f"{self._shards.folder} has no scores for coarse patches of {coarse_patch_size} pixels: add "
+                f"{coarse_patch_size} to coarse_patch_sizes of this map in params.yaml"
+            )
+        try:
+            return decode_array(self._shards.read(key, member))
+        except ValueError as error:
+            raise UserError(f"{self._where(key)}: {key}.{member}: {error}") from error
+
+    def read_mask(self, key: str) -> np.ndarray:
+        """bool (H, W), True on the salient object."""
+        if "mask.png" not in self._shards.extensions(key):
+            raise UserError(f"{self._shards.folder} has no mask of {key}: it holds another map; run dvc repro")
+        try:
+            image = Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"])
+            return np.array(image.convert("L"), dtype=bool)  # Pillow's own bools are 255 inside
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for a damaged PNG
+            raise UserError(f"{self._where(key)}: {key}.mask.png: {error}") from error
+
+    def _where(self, key: str) -> str:
+        return f"{self._shards.folder}/{self._shards.shard_of(key)}.tar"
+
+
+def read_column_facts(folder: Path) -> dict[str, Any]:
+    """column.json: which map it is and how it was made; for saliency its counts, too (pipeline.importance.coverage).
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    path = folder / "column.json"
+    try:
+        return read_record(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+
+
+def _find_difference(column: ShardReader, images: ShardReader) -> str:
+    """Names the first key that is not in the same place of both."""
+    for key in images:
+        theirs = f"{images.folder}/{images.shard_of(key)}.tar"
+        if key not in column:
+            return f"{column.folder}: no map for {key} of {theirs}; run dvc repro"
+        if column.shard_of(key) != images.shard_of(key):
+            return f"{column.folder}/{column.shard_of(key)}.tar holds {key}, which is in {theirs}; run dvc repro"
+    extra = next((key for key in column if key not in images), None)
+    if extra is not None:
+        return f"{column.folder}/{column.shard_of(extra)}.tar holds {extra}, which is not in {images.folder}"
+    return f"{column.folder}: its shards are not those of {images.folder}; run dvc repro"

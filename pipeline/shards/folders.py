@@ -1,0 +1,91 @@
+"""Folders of shards: on a disk, or elsewhere by fsspec (s3://, gs://, https://), read in parts."""
+
+import fnmatch
+import os
+from pathlib import Path
+from typing import Any
+
+from charm.runtime.errors import UserError
+from pipeline.store import remake
+
+
+class LocalFolder:
+    """A folder on a disk; may be handed to worker processes, as the other kind may."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def remedy(self, name: str) -> str:
+        """What to do about a damaged file."""
+        return remake(self._path / name)
+
+    def list_sizes(self, pattern: str) -> dict[str, int | None]:
+        """Bytes of each file that matches, by name; None where the place does not tell."""
+        with os.scandir(self._path) as entries:
+            return {one.name: one.stat().st_size for one in entries if fnmatch.fnmatch(one.name, pattern)}
+
+    def read_files(self, names: list[str]) -> list[bytes]:
+        """Whole files."""
+        return [(self._path / name).read_bytes() for name in names]
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes: as many as there are."""
+        # Opened for each read: 10 microseconds, where keeping them open would need a descriptor per shard.
+        with open(self._path / name, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
+
+
+class RemoteFolder:
+    """A folder at an address that fsspec knows. One request per read: any order, nothing kept on disk."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address.rstrip("/")
+        self._opened: tuple[int, Any, str] | None = None
+
+    def __str__(self) -> str:
+        return self._address
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_address": self._address, "_opened": None}
+
+    def remedy(self, name: str) -> str:
+        return "copy it there again"
+
+    def list_sizes(self, pattern: str) -> dict[str, int | None]:
+        files, root = self._open()
+        sizes = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry.get("size") for entry in files.ls(root)}
+        return {name: size for name, size in sizes.items() if fnmatch.fnmatch(name, pattern)}
+
+    def read_files(self, names: list[str]) -> list[bytes]:
+        files, root = self._open()
+        paths = [f"{root}/{name}" for name in names]
+        found = files.cat(paths) if paths else {}  # many at once, where the file system can
+        return [found[path] if isinstance(found, dict) else found for path in paths]
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        files, root = self._open()
+        data: bytes = files.cat_file(f"{root}/{name}", start=offset, end=offset + size)
+        return data
+
+    def _open(self) -> tuple[Any, str]:
+        """The file system and the folder's path in it; opened anew in each process, as connections survive no fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            import fsspec
+
+            try:
+                files, root = fsspec.core.url_to_fs(self._address, skip_instance_cache=True)
+            except Exception as error:  # a protocol that nobody knows, that needs a package, or something else
+                raise UserError(f"{self._address} cannot be opened: {error}") from error
+            self._opened = (os.getpid(), files, root)
+        return self._opened[1:]
+
+
+Folder = LocalFolder | RemoteFolder
+
+
+def open_folder(place: Path | str) -> Folder:
+    """A path, or an address with a protocol."""
+    return RemoteFolder(place) if isinstance(place, str) and "://" in place else LocalFolder(Path(place))

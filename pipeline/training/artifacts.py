@@ -1,0 +1,61 @@
+"""What training and evaluation read, put together from the folders under data/ and runs/."""
+
+from pathlib import Path
+
+from charm.inputs.registry import Tokenizer
+from charm.runtime.disk import file_sha256
+from charm.runtime.errors import UserError
+from pipeline.manifest.table import Manifest, read_manifest
+from pipeline.params import Params
+from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
+from pipeline.training.loader import TokenDataset
+
+DATA = Path("data")
+# Selections whose column a tokenizer reads. Images made square have another grid; their masks are squared with them.
+_FROM_COLUMN = {
+    "charm": ("frequency", "gradient", "entropy", "saliency"),
+    "ms": ("saliency",),
+    "hr_ms": ("saliency",),
+}
+
+
+class Inputs:
+    """Shards, the selected column and position embeddings, opened once for all splits.
+
+    Shards and columns are read from data/, or from the copy of it that hardware.remote names.
+
+    Attributes:
+        manifest: of all kept images.
+        images: their shards.
+        pos_embeds: of the backbone.
+        sha256s: of all these files.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self._seed = params.seed
+        self.manifest = read_manifest(DATA / "manifest")
+        place = params.hardware.remote or str(DATA)
+        self.images = ShardReader(f"{place}/shards")
+        for key in self.manifest.keys:
+            if key not in self.images:
+                raise UserError(f"{self.images.folder} lacks {key} of the manifest; run dvc repro")
+        self._column = None
+        if params.selection in _FROM_COLUMN.get(params.tokenizer, ()):
+            self._column = ColumnReader(f"{place}/importance/{params.selection}", self.images)
+        axes = DATA / "pos_embeds" / params.backbone
+        self.pos_embeds = PosEmbeds(axes)
+        self.sha256s = [file_sha256(DATA / "manifest" / "manifest.parquet"), file_sha256(axes / "axes.safetensors")]
+        self.sha256s += self.images.shards.values()
+        self.sha256s += self._column.shards.values() if self._column else ()
+
+    def training_data(self, split: Manifest, tokenizer: Tokenizer, flip: float, rotate: float) -> TokenDataset:
+        """The tokens of some images, drawn by their keys and augmented with these probabilities."""
+        images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
+        return TokenDataset(*images, flip=flip, rotate=rotate)
+
+    def evaluation_data(self, split: Manifest, tokenizer: Tokenizer) -> TokenDataset:
+        """The tokens of some images, drawn by their pixels: charm.scorer makes the same of the same photographs."""
+        images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
+        return TokenDataset(*images, by_pixels=True)

@@ -1,0 +1,231 @@
+"""Batches of tokens from shards: any order, any number of workers, the same samples.
+
+A worker is handed references (pipeline.training.sampler) and reads the image by its place in the shard. What it makes
+of it is a function of (seed, epoch, key), in evaluation of (seed, draw, pixels): no worker, batch or earlier sample has
+a say.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from charm.inputs.registry import Tokenizer
+from charm.runtime.errors import UserError
+from charm.tokenization.augment import IDENTITY, draw_symmetry
+from charm.tokenization.draws import pixel_key
+from charm.tokenization.tokenizer import CharmTokenizer
+from pipeline.manifest.table import Manifest
+from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
+from pipeline.training.sampler import EpochSampler, SampleRef
+
+_MOST_WORKERS = 1024  # as pipeline.params allows
+_GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch, trimmed to its longest sequence; shapes as charm.Tokens, batch first.
+
+    Attributes:
+        patches: uint8 (B, L, p, p, 3).
+        patch_coord: int32 (B, L, 2).
+        scale_id: uint8 (B, L).
+        patch_valid: bool (B, L).
+        pos_row: int32 (B, L, 2), for PosEmbeds.gather.
+        target: float32 (B, num_bins).
+        weight: float32 (B,), of pipeline.training.sampler.Place.
+        keys: of the samples.
+    """
+
+    patches: Tensor
+    patch_coord: Tensor
+    scale_id: Tensor
+    patch_valid: Tensor
+    pos_row: Tensor
+    target: Tensor
+    weight: Tensor
+    keys: list[str]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the DataLoader."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
+
+
+class TokenDataset(Dataset[dict[str, Any] | UserError]):
+    """Images as tokens, by place: (epoch, row of the manifest, weight).
+
+    Args:
+        manifest: the images, in order.
+        images: their shards.
+        column: their importance maps; None where the tokenizer needs none.
+        tokenizer: what makes tokens of them.
+        pos_embeds: for the tokens' position embeddings.
+        seed: of every draw.
+        flip, rotate: probabilities of augmentation.
+        by_pixels: whether an image's draws follow from its pixels (evaluation), and not from its key (training).
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        images: ShardReader,
+        column: ColumnReader | None,
+        tokenizer: Tokenizer,
+        pos_embeds: PosEmbeds,
+        seed: int,
+        flip: float = 0.0,
+        rotate: float = 0.0,
+        by_pixels: bool = False,
+    ) -> None:
+        self._keys = manifest.keys
+        self._targets = manifest.targets.astype(np.float32)
+        self._images = images
+        self._column = column
+        self._tokenizer = tokenizer
+        self._pos_embeds = pos_embeds
+        self._seed = seed
+        self._flip, self._rotate = flip, rotate
+        self._by_pixels = by_pixels
+        self._at_work = torch.full((_MOST_WORKERS,), -1).share_memory_()  # row that each worker has in hand
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, place: SampleRef) -> dict[str, Any] | UserError:
+        """One sample. A worker hands an error over as a value, as a DataLoader would wrap it in a traceback."""
+        place = SampleRef(*place)
+        worker = get_worker_info()
+        if worker is None:
+            return self._make_sample(place)
+        self._at_work[worker.id] = place.row
+        try:
+            return self._make_sample(place)
+        except UserError as error:
+            return error
+
+    def _make_sample(self, place: SampleRef) -> dict[str, Any]:
+        epoch, row, weight = place
+        key = self._keys[row]
+        symmetry = IDENTITY
+        if self._flip or self._rotate:
+            symmetry = draw_symmetry(self._seed, epoch, key, self._flip, self._rotate)
+        image = self._images.read_image(key)
+        drawn_by = pixel_key(image) if self._by_pixels else key
+        draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
+        tokens = self._tokenizer(image, **draws, **self._read_column(key))
+        return {
+            "patches": tokens.patches,
+            "patch_coord": tokens.patch_coord,
+            "scale_id": tokens.scale_id,
+            "patch_valid": tokens.patch_valid,
+            "pos_row": self._pos_embeds.rows(tokens),
+            "target": self._targets[row],
+            "weight": np.float32(weight),
+            "keys": key,
+        }
+
+    def describe_place(self, worker: int) -> str:
+        """The image that a worker of the DataLoader had in hand."""
+        row = int(self._at_work[worker])
+        if row < 0:
+            return "its first image"
+        key = self._keys[row]
+        return f"{key} of {self._images.folder}/{self._images.shard_of(key)}.tar"
+
+    def _read_column(self, key: str) -> dict[str, Any]:
+        """The tokenizer's arguments that hold the image's map."""
+        if self._column is None:
+            return {}
+        if isinstance(self._tokenizer, CharmTokenizer) and self._tokenizer.selection != "saliency":
+            return {"importance": self._column.read_importance(key, self._tokenizer.coarse_patch_size)}
+        return {"saliency_mask": self._column.read_mask(key)}
+
+
+class Loader:
+    """Batches of an epoch.
+
+    Args:
+        dataset: what is read.
+        sampler: which samples make a batch.
+        workers: processes that read; they live as long as the loader. 0 reads in this process.
+        device: that batches go to; for a GPU they are put into pinned memory.
+    """
+
+    def __init__(self, dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> None:
+        cv2.setNumThreads(1)  # before workers are forked: one that inherits OpenCV's threads hangs at their resizing
+        self._dataset = dataset
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_prepare_worker,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises UserError where a sample cannot be read, or a worker dies."""
+        # torch lets SIGCHLD raise wherever the program is when a worker dies, in the middle of a step too; without its
+        # handler it notices at the next batch, here.
+        handler = signal.getsignal(signal.SIGCHLD)
+        batches = iter(self._loader)
+        signal.signal(signal.SIGCHLD, handler)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:  # not RuntimeError: a batch of a dying one
+                dead = _list_dead(getattr(batches, "_workers", []))
+                if not dead:
+                    raise
+                places = ", ".join(self._dataset.describe_place(worker) for worker in dead)
+                raise UserError(
+                    f"a loader worker died at {places}; if for want of memory, lower hardware.loader_workers"
+                ) from error
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def _list_dead(workers: list[BaseProcess]) -> list[int]:
+    """The numbers of the workers that are dead, or dying: a connection ends before its process does."""
+    ended = wait([worker.sentinel for worker in workers], timeout=1) if workers else []
+    return [number for number, worker in enumerate(workers) if worker.sentinel in ended]
+
+
+def _prepare_worker(_: int) -> None:
+    cv2.setNumThreads(1)
+    # Both are sent to every process of a job, but the trainer ends its step first, for which it needs this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))  # an alarm ends the process
+
+
+def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
+    whole = [sample for sample in samples if not isinstance(sample, UserError)]
+    if len(whole) < len(samples):
+        return next(sample for sample in samples if isinstance(sample, UserError))
+    length = max(1, max(int(sample["patch_valid"].sum()) for sample in whole))
+    stacked = {
+        name: torch.from_numpy(np.stack([sample[name][:length] for sample in whole]))
+        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
+    }
+    for name in ("target", "weight"):
+        stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in whole]))
+    return Batch(keys=[sample["keys"] for sample in whole], **stacked)

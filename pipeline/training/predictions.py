@@ -1,0 +1,68 @@
+"""Scores from a model, in evaluation mode, every sample exactly once."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from charm.model.vit import CharmViT, autocast
+from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.training.distributed import all_gather_rows
+from pipeline.training.loader import Batch
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """keys: of N samples; predicted, target: float64 (N,), scores on the scale of 0..1."""
+
+    keys: list[str]
+    predicted: np.ndarray
+    target: np.ndarray
+
+
+def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
+    """The raw outputs of a CharmViT, plain or parallel: float32 (B, num_outputs), on the device of `pos_embeds`."""
+    device = pos_embeds.device
+    bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    with autocast(device, precision):
+        output: Tensor = model(
+            batch.patches.to(device, non_blocking=True),
+            batch.patch_coord.to(device, non_blocking=True),
+            batch.scale_id.to(device, non_blocking=True),
+            batch.patch_valid,
+            pos_embeds.gather(batch.pos_row, bare.trained_grid),
+        )
+    return output
+
+
+@torch.inference_mode()
+def predict(
+    model: CharmViT,
+    loader: Iterable[Batch],
+    pos_embeds: PosEmbeds,
+    bins: np.ndarray,
+    precision: str = "float32",
+    between: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """The score of every sample; that of a distribution is its mean over `bins`, float64 (num_bins,).
+
+    Several ranks get all scores each, in the order of their keys. `between` is called before each batch.
+    """
+    model.eval()
+    keys: list[str] = []
+    rows = []
+    for batch in loader:
+        between()
+        outputs = forward_batch(model, batch, pos_embeds, precision).cpu()
+        real = batch.weight > 0  # and not there to keep this rank in step
+        rows.append(torch.cat([outputs, batch.target], dim=1)[real])
+        keys += [key for key, is_real in zip(batch.keys, real.tolist(), strict=True) if is_real]
+    keys, gathered = all_gather_rows(keys, torch.cat(rows))
+    output, target = gathered.split(len(bins), dim=1)
+    if len(bins) > 1:
+        output = output.softmax(dim=1)
+    return Predictions(keys, output.double().numpy() @ bins, target.double().numpy() @ bins)

@@ -1,0 +1,275 @@
+"""The page as a browser shows it: the scorer's ranking, the very patches it cut, and names that are only text."""
+
+import csv
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import simplejpeg
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from tests.pipeline.test_explain import paint_path
+
+from charm.images.decode import decode_image
+from charm.scorer import CharmScorer
+from charm.tokenization.tokens import Tokens
+from tests.conftest import draw_image
+from tests.serving import run_server
+from tests.untrained import write_model
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">.jpg"
+PHOTOS = {
+    "=1+1.jpg": draw_image(200, 260, 0),
+    HOSTILE: draw_image(210, 170, 1),
+    "three.jpg": draw_image(150, 290, 2),
+}
+FILES = {name: simplejpeg.encode_jpeg(pixels, quality=90) for name, pixels in PHOTOS.items()}
+REFUSED = "<b>notes</b>.txt"
+
+
+@pytest.fixture(scope="module")
+def address(scorer: CharmScorer) -> Iterator[str]:
+    with run_server(scorer) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """With the three photos scored and explained, and the text refused; fails for whatever the page did wrong."""
+    with browser.new_context(viewport={"width": 1200, "height": 3000}) as context:
+        opened = context.new_page()
+        wrong: list[str] = []
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
+        opened.on("request", lambda sent: None if sent.url.startswith((address, "data:")) else wrong.append(sent.url))
+        opened.goto(address)
+        opened.locator("#model b").first.wait_for()
+        attach(opened, FILES | {REFUSED: b"no image"})
+        yield opened
+        assert [one for one in wrong if not one.startswith("blob:")] == []  # of the page's own, when it saves scores
+
+
+def attach(page: Page, files: dict[str, bytes]) -> None:
+    page.set_input_files(
+        "#files", [{"name": name, "mimeType": "image/jpeg", "buffer": data} for name, data in files.items()]
+    )
+    for index in range(len(PHOTOS)):
+        page.locator(".photo").nth(index).locator("svg").wait_for()
+    page.locator("#errors li").wait_for()
+
+
+def attach_one(page: Page, name: str) -> None:
+    page.set_input_files("#files", [{"name": name, "mimeType": "image/jpeg", "buffer": FILES[name]}])
+    page.locator(".photo .frame svg").wait_for()
+
+
+def card_of(page: Page, name: str) -> Locator:
+    return page.locator(".photo").nth(page.locator(".photo h3").all_text_contents().index(name))
+
+
+def ranked(scorer: CharmScorer) -> list[tuple[str, float, float]]:
+    """Name, score and spread, best first; of what the server decodes, not of what was encoded."""
+    images = {name: decode_image(data).pixels for name, data in FILES.items()}
+    scores = scorer.score_tokens([scorer.tokenize(image) for image in images.values()])
+    rows = [(name, score.score, score.spread) for name, score in zip(images, scores, strict=True)]
+    return sorted(rows, key=lambda row: -row[1])
+
+
+def show(score: float) -> str:
+    return f"{score:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def tokens_of(scorer: CharmScorer, name: str) -> Tokens:
+    return scorer.tokenize(decode_image(FILES[name]).pixels, draws=1)[0]
+
+
+def test_photos_are_ranked_as_the_scorer_scores_them(page: Page, scorer: CharmScorer) -> None:
+    expected = ranked(scorer)
+    assert [name for name, _, _ in expected] != list(FILES)  # or the order of sending would pass for a ranking
+    assert page.locator(".photo h3").all_text_contents() == [name for name, _, _ in expected]
+    assert page.locator(".photo .rank").all_text_contents() == ["1", "2", "3"]
+    assert page.locator(".photo .score b").all_text_contents() == [show(score) for _, score, _ in expected]
+    for place, (_, score, spread) in enumerate(expected):
+        card = page.locator(".photo").nth(place)
+        assert float(card.locator(".score").text_content().split("± ")[1].split()[0]) == pytest.approx(spread, rel=0.06)  # type: ignore[union-attr]
+        label = card.locator(".track").get_attribute("aria-label")
+        assert label == f"{show(score)} on the scale from 1 to 5"
+        width = float(card.locator(".track i").get_attribute("style").split("width: ")[1].rstrip("%;"))  # type: ignore[union-attr]
+        assert width == pytest.approx(min(100, max(0, 25 * (score - 1))), abs=0.01)  # it does not leave the scale
+
+
+def test_outlines_go_around_the_patches_that_the_scorer_cut(page: Page, scorer: CharmScorer) -> None:
+    for name in FILES:
+        tokens, card = tokens_of(scorer, name), card_of(page, name)
+        grid_h, grid_w = tokens.grids[-1]
+        assert card.locator("svg").get_attribute("viewBox") == f"0 0 {14 * grid_w} {14 * grid_h}"
+        paths = {path.get_attribute("d") or "" for path in card.locator("path").all()}
+        assert len(paths) == 1
+        outlined = paint_path(paths.pop(), (14 * grid_h, 14 * grid_w), 14)
+        native = tokens.patch_coord[tokens.patch_valid & (tokens.scale_id == 1)]
+        assert 0 < len(native) < outlined.size
+        assert sorted(map(tuple, native.tolist())) == [
+            (y, x) for y in range(grid_h) for x in range(grid_w) if outlined[y, x]
+        ]
+        assert f" {len(native)} patches " in (card.locator(".note").text_content() or "")
+
+
+def test_names_are_text_and_nothing_else(page: Page) -> None:
+    assert page.title() == "Charm: score photographs"
+    assert page.locator("main img, main b b, #errors b b").count() == 0
+    assert page.locator("#errors b").all_text_contents() == [REFUSED]
+    assert HOSTILE in page.locator(".photo h3").all_text_contents()
+
+
+def test_what_could_not_be_scored_says_why(page: Page) -> None:
+    assert page.locator("#errors li span").text_content() == "not a JPEG, PNG, WebP, BMP or TIFF file"
+    assert page.locator("#status").text_content() == "3 photographs scored, 1 not"
+
+
+def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScorer) -> None:
+    name = "three.jpg"
+    card, tokens = card_of(page, name), tokens_of(scorer, name)
+    labels = ["Photograph", "What the model sees", "What moved the score", "Why these patches"]
+    assert card.locator("label").all_text_contents() == labels
+
+    card.locator("label", has_text="What the model sees").click()
+    assert card.locator("svg").get_attribute("aria-label") == f"{name}: What the model sees"
+    assert card.locator("path").count() == 0
+    assert (card.locator(".note").text_content() or "").startswith(f"{tokens.seq_len} tokens of at most 96")
+
+    page.keyboard.press("ArrowRight")
+    assert card.locator("svg").get_attribute("aria-label") == f"{name}: What moved the score"
+    said = card.locator(".note").text_content() or ""
+    total, score, flat = map(float, re.findall(r"score by (\S+), to (\S+), .* score of (\d+\.\d+)", said)[0])
+    direction = -1 if "lowered" in said else 1
+    assert direction * total == pytest.approx(score - flat, abs=0.02)
+    assert score == pytest.approx(scorer.score_tokens([[tokens]])[0].score, abs=0.006)
+    assert "compared with the same image without detail" in said
+
+    page.keyboard.press("ArrowRight")
+    assert card.locator("svg").get_attribute("aria-label") == f"{name}: Why these patches"
+    assert "Importance by gradient" in (card.locator(".note").text_content() or "")
+
+
+def test_scores_can_be_saved_and_are_no_formulas(page: Page, scorer: CharmScorer, tmp_path: Path) -> None:
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download scores (CSV)").click()
+    download.value.save_as(tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [(name.replace("=1+1", "'=1+1"), score, spread) for name, score, spread in ranked(scorer)]
+    assert [(row["rank"], row["name"]) for row in rows] == [
+        *((str(place + 1), name) for place, (name, _, _) in enumerate(expected)),
+        ("", REFUSED),
+    ]
+    for row, (_, score, spread) in zip(rows, expected, strict=False):
+        assert float(row["score"]) == pytest.approx(score, abs=1e-5)
+        assert float(row["spread"]) == pytest.approx(spread, abs=1e-5)
+    assert rows[-1]["error"] == "not a JPEG, PNG, WebP, BMP or TIFF file"
+
+
+def test_more_photos_can_be_added_and_all_cleared(page: Page) -> None:
+    attach(page, {"again.jpg": FILES["three.jpg"]})
+    page.locator(".photo").nth(3).locator("svg").wait_for()
+    assert page.locator(".photo .rank").all_text_contents() == ["1", "2", "3", "4"]
+    names = page.locator(".photo h3").all_text_contents()
+    assert abs(names.index("again.jpg") - names.index("three.jpg")) == 1  # the same score, to rounding
+    page.get_by_role("button", name="Clear").click()
+    assert page.locator(".photo").count() == 0
+    assert not page.locator("#work").is_visible()
+
+
+def test_one_photo_can_be_removed(page: Page, scorer: CharmScorer) -> None:
+    first, second, third = (name for name, _, _ in ranked(scorer))
+    page.get_by_role("button", name=f"Remove {second}").click()
+    assert page.locator(".photo h3").all_text_contents() == [first, third]
+    assert page.locator(".photo .rank").all_text_contents() == ["1", "2"]
+    assert page.locator("#status").text_content() == "2 photographs scored, 1 not"
+    expect(page.get_by_role("button", name=f"Remove {third}")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.locator(".photo")).to_have_count(0)
+    expect(page.locator("#ranked")).to_be_hidden()
+    expect(page.locator("#files")).to_be_focused()
+    attach_one(page, "three.jpg")
+    assert page.locator(".photo .rank").all_text_contents() == ["1"]
+
+
+def test_distributions_are_bars_over_their_ratings(browser: Browser, tmp_path: Path) -> None:
+    write_model(tmp_path, num_outputs=5)
+    scorer = CharmScorer.from_pretrained(str(tmp_path))
+    with run_server(scorer) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        attach_one(page, "three.jpg")
+        shares = scorer(decode_image(FILES["three.jpg"]).pixels).distribution
+        assert shares is not None
+        assert len(set(shares.round(3))) == 5  # or wrong bars would pass
+        bars = page.locator(".ratings rect")
+        heights = [float(bar.get_attribute("height") or 0) for bar in bars.all()]
+        assert heights == pytest.approx(shares / shares.max(), abs=1e-4)
+        said = [f"{rating}: {100 * share:.0f} %" for rating, share in zip((1, 2, 3, 4, 5), shares, strict=True)]
+        assert bars.locator("title").all_text_contents() == said
+        track = page.locator(".track").bounding_box()
+        boxes = [bar.bounding_box() for bar in bars.all()]
+        assert track
+        for index, box in enumerate(boxes):
+            assert box
+            assert box["x"] + box["width"] / 2 == pytest.approx(track["x"] + track["width"] * index / 4, abs=1)
+            assert box["y"] + box["height"] < track["y"]
+
+
+def test_panoramas_have_the_whole_width(page: Page) -> None:
+    page.get_by_role("button", name="Clear").click()
+    panorama = simplejpeg.encode_jpeg(draw_image(100, 700, 3), quality=90)
+    page.set_input_files("#files", [{"name": "wide.jpg", "mimeType": "image/jpeg", "buffer": panorama}])
+    page.locator(".frame svg").wait_for()
+    shown, card = page.locator(".frame svg").bounding_box(), page.locator(".photo").bounding_box()
+    assert shown
+    assert card
+    assert shown["width"] == card["width"]
+
+
+def test_dropped_files_are_scored(page: Page) -> None:
+    page.get_by_role("button", name="Clear").click()
+    transfer = page.evaluate_handle(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "dropped.jpg"));
+            return transfer;
+        }""",
+        list(FILES["three.jpg"]),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    page.locator(".photo h3", has_text="dropped.jpg").wait_for()
+
+
+def test_photos_that_come_before_the_page_knows_the_limits_wait(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    held: list[Route] = []
+    page.route("**/health", lambda route: held.append(route))
+    page.goto(address)
+    page.set_input_files("#files", [{"name": "three.jpg", "mimeType": "image/jpeg", "buffer": FILES["three.jpg"]}])
+    page.wait_for_timeout(300)
+    held[0].continue_()
+    expect(page.locator(".photo h3")).to_have_text("three.jpg")
+    expect(page.locator("#errors li")).to_have_count(0)
+    page.close()
+
+
+def test_fits_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

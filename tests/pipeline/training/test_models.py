@@ -1,0 +1,74 @@
+"""Models from params: what they start from, and on which device."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from charm.model.backbones import create_backbone
+from charm.runtime.errors import UserError
+from pipeline.params import Params
+from pipeline.training.models import build_model, describe_start, model_config, start_model
+
+
+def test_training_starts_from_the_weights_of_a_file(shipped_params: Params, tmp_path: Path) -> None:
+    """Which stand in for published ones: nothing is downloaded."""
+    backbone = create_backbone("charm_demo")
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter)
+    save_file(backbone.state_dict(), tmp_path / "w.safetensors")
+    params = replace(shipped_params, pretrained=True, checkpoint=str(tmp_path / "w.safetensors"))
+    found = start_model(params, num_bins=1).vit.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in backbone.state_dict().items())
+    with pytest.raises(UserError, match="not checkpoint_sha256: 0"):
+        start_model(replace(params, checkpoint_sha256="0"), num_bins=1)
+
+
+def test_a_relative_checkpoint_is_found_in_a_queued_experiment(
+    shipped_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which runs in a copy of the repository, where files that git does not know are not."""
+    save_file(create_backbone("charm_demo").state_dict(), tmp_path / "w.safetensors")
+    copy = tmp_path / ".dvc/tmp/exps/x1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    start_model(replace(shipped_params, checkpoint="w.safetensors"), num_bins=1)
+
+
+def test_the_settings_of_the_model_reach_it(shipped_params: Params) -> None:
+    train = replace(shipped_params.train, head="mean", pos_embed="trainable", normalize=True)
+    params = replace(shipped_params, backbone="vit_tiny_patch16_224", train=train)
+    model = build_model(model_config(params, num_bins=5), pretrained=False)
+    assert (model.head_kind, model.head.out_features, model.pos_embed.requires_grad) == ("mean", 5, True)
+    assert model.pixel_mean is not None
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        pytest.param("vit_base_patch16_siglip_224", "this backbone has none: choose mean", id="no CLS token"),
+        pytest.param("swin_tiny_patch4_window7_224", "paper, section 20", id="swin"),
+        pytest.param("vit_smal_patch14_dinov2", "vit_small_patch14_dinov2", id="typo"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, shipped_params: Params) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        start_model(replace(shipped_params, backbone=backbone, pretrained=False), num_bins=1)
+    assert "\n" not in str(error.value)
+
+
+def test_the_licence_is_that_of_the_weights_that_training_starts_from(shipped_params: Params) -> None:
+    facts = {"hf_hub_id": "timm/vit", "license": "apache-2.0"}
+    known = cast(Any, SimpleNamespace(vit=SimpleNamespace(pretrained_cfg=facts)))
+    published = replace(shipped_params, backbone="vit_small_patch14_dinov2.lvd142m")
+    assert describe_start(published, known) == {"started_from": "timm/vit", "licence": "apache-2.0"}
+    unknown = {"started_from": None, "licence": None}
+    assert describe_start(replace(published, pretrained=False), known) == unknown
+    assert describe_start(shipped_params, build_model(model_config(shipped_params, 1), pretrained=True)) == unknown
+    from_file = replace(published, checkpoint="weights/own.pth")
+    assert describe_start(from_file, known) == {"started_from": "own.pth", "licence": None}
