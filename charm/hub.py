@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # torch and jinja2 are imported in functions: whoever needs only the config need not wait seconds for torch.
 
 AnyPath = str | os.PathLike[str]
+CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MODEL_FILES = ("model.safetensors", "config.json", "README.md")
 _FORMAT = 1  # of config.json
 
@@ -97,11 +98,11 @@ def render_card(config: dict[str, Any]) -> str:
     from charm.model.metrics import METRICS
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(CARD_TEMPLATE.parent),
         autoescape=False,  # Markdown
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("model_card.md.jinja").render(config, names=METRICS)
+    return environment.get_template(CARD_TEMPLATE.name).render(config, names=METRICS)

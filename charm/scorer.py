@@ -105,7 +105,7 @@ class CharmScorer:
     @property
     def needs_mask(self) -> bool:
         """Whether images come with a mask of their salient object."""
-        return bool(self.config["tokenizer"]["selection"] == "saliency" and self.tokenizer.num_scales > 1)
+        return self.tokenizer.reads == "saliency"
 
     @overload
     def __call__(self, image: list[Any], *, draws: int | None = None, saliency_mask: Any = None) -> list[Score]: ...

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from charm.hub import MODEL_FILES, read_model
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params
 from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader, read_column_facts
 from pipeline.shards.folders import open_folder
 from pipeline.shards.read import ShardReader, read_shard_sidecars
 from pipeline.shards.write import describe_tar
-from pipeline.store import remake
 from pipeline.training.checkpoints import load_model_tensors
+from pipeline.work.store import damaged, remake
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Checked:
 
 
 def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = Path("runs")) -> Iterator[Checked]:
-    """Checks each folder that is there, of the selected map and backbone.
+    """Checks each folder that is there.
 
     Args:
-        params: that name the map and the backbone.
+        params: that name the backbone.
         full: whether to read every byte of every shard, too.
         data, runs: where the stages write.
     """
@@ -43,8 +43,8 @@ def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = P
     checks: list[tuple[Path, Callable[[Path], str]]] = [
         (manifest, _check_manifest),
         (images, lambda folder: _check_images(folder, manifest, full)),
-        (data / "importance" / params.selection, lambda folder: _check_column(folder, images, full)),
-        (data / "pos_embeds" / params.backbone, _check_pos_embeds),
+        (data / "importance", lambda folder: _check_column(folder, images, full)),
+        (data / "pos_embeds", lambda folder: _check_pos_embeds(folder, params.backbone)),
         (runs / "train", _check_model),
         (runs / "evaluate", lambda folder: _check_predictions(folder, manifest)),
         (runs / "evaluate" / "model", _check_model_folder),
@@ -75,8 +75,7 @@ def _check_images(folder: Path, manifest: Path, full: bool) -> str:
 
 
 def _check_column(folder: Path, images: Path, full: bool) -> str:
-    read_column_facts(folder)
-    if folder.name == "random":
+    if read_column_facts(folder)["map"] is None:
         return "no map is needed"
     reader = ShardReader(images)
     ColumnReader(folder, reader)  # has the same samples in the same shards
@@ -98,8 +97,8 @@ def _count_samples(folder: Path, reader: ShardReader, full: bool) -> str:
     return f"{len(reader)} samples in {len(reader.shards)} shards{read}"
 
 
-def _check_pos_embeds(folder: Path) -> str:
-    PosEmbeds(folder)
+def _check_pos_embeds(folder: Path, backbone: str) -> str:
+    PosEmbeds(folder, backbone)
     return "position embeddings"
 
 
@@ -115,8 +114,7 @@ def _check_predictions(folder: Path, manifest: Path) -> str:
         path = folder / "metrics.json"
         scored = json.loads(path.read_bytes())["scored"]
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
-        said = " ".join(str(error).split())  # Parquet's words come in several lines
-        raise UserError(f"{path}: missing or damaged ({said}); {remake(path)}") from error
+        raise damaged(path, error) from error
     expected = read_manifest(manifest).of_split("test").keys
     if keys != expected or scored != len(keys):
         raise UserError(

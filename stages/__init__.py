@@ -3,10 +3,9 @@
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 
-from charm.runtime.errors import UserError
-from pipeline.params import Params, load_params
+from charm.runtime.interrupts import reporting
+from pipeline.settings.params import Params, load_params
 
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while a stage imports its modules: no traceback
@@ -14,22 +13,9 @@ if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int
 
 def run_stage(main: Callable[[Params], None]) -> None:
     """Checks params.yaml, then runs the stage. A user's mistake is one line and exit code 2, without a traceback."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, stop)
-    try:
+    with reporting("what is made is kept, and the same command goes on from here"):
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         main(load_params())
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the outputs are whole: DVC must not hear of a failure and drop them
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; what is made is kept, and the same command goes on from here", file=sys.stderr)
-        sys.exit(130)

@@ -7,6 +7,8 @@ and the model's folder (charm.hub), which scores other images without anything e
 import csv
 import io
 import math
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +16,42 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from charm.hub import write_model_folder
+from charm.hub import CARD_TEMPLATE, write_model_folder
 from charm.model.metrics import METRICS, bootstrap_intervals, score_agreement
+from charm.model.vit import CharmViT
 from charm.runtime.devices import choose_device
-from charm.runtime.disk import atomic_write
-from charm.runtime.errors import UserError
-from pipeline.inputs import build_tokenizer, count_draws
-from pipeline.params import Params
-from pipeline.store import read_record, write_json
-from pipeline.training.artifacts import DATA, Inputs
+from charm.runtime.disk import atomic_write, file_sha256, fingerprint
+from pipeline.settings.inputs import build_tokenizer, count_draws
+from pipeline.settings.params import Params
+from pipeline.training.artifacts import Inputs
 from pipeline.training.draws import EveryDraw, LastImage
 from pipeline.training.loader import Loader
 from pipeline.training.predictions import predict
-from pipeline.training.publish import describe_scorer
+from pipeline.training.publish import describe_masks, describe_scorer
 from pipeline.training.trained import load_trained
+from pipeline.work.code import run_digest
+from pipeline.work.store import keep_finished, publish_finished, store_folder, write_json
 from stages import run_stage
 
-OUT = Path("runs/evaluate")
+TRAINED, OUT = Path("runs/train"), Path("runs/evaluate")
 
 
 def main(params: Params) -> None:
-    device = choose_device(params.hardware.device)
     inputs = Inputs(params)
-    model, config = load_trained(Path("runs/train"), params, inputs.manifest)
+    model, config = load_trained(TRAINED, params, inputs.manifest)
+    made_from = _fingerprint(params, inputs, config)
+    if publish_finished("evaluated", made_from, OUT):
+        print("evaluate: finished before, published again")
+        return
+    with tempfile.TemporaryDirectory(dir=store_folder("evaluated"), prefix=".making-") as folder:
+        evaluate(params, inputs, model, config, Path(folder))
+        keep_finished("evaluated", made_from, Path(folder))
+    publish_finished("evaluated", made_from, OUT)
+
+
+def evaluate(params: Params, inputs: Inputs, model: CharmViT, config: dict[str, Any], out: Path) -> None:
+    """Scores the test images with a model and its description; writes what is published to the folder `out`."""
+    device = choose_device(params.hardware.device)
     model.to(device)
 
     # Predict
@@ -64,17 +79,35 @@ def main(params: Params) -> None:
     }
 
     # Publish
-    OUT.mkdir(parents=True, exist_ok=True)
     metrics = agreement | _describe(params, facts, config, scores)
-    write_json(OUT / "metrics.json", metrics)
-    _write_csv(OUT / "predictions.csv", predictions)
+    write_json(out / "metrics.json", metrics)
+    _write_csv(out / "predictions.csv", predictions)
     distributions = {"distribution": shares.mean(axis=1).tolist()} if len(bins) > 1 else {}
-    with atomic_write(OUT / "predictions.parquet") as file:
+    with atomic_write(out / "predictions.parquet") as file:
         pq.write_table(pa.table(predictions | distributions), file, compression="zstd", write_page_checksum=True)
     about = describe_scorer(params, facts, config, metrics, inputs.pos_embeds.facts)
-    write_model_folder(OUT / "model", model.state_dict(), about)
+    write_model_folder(out / "model", model.state_dict(), about)
     shown = "  ".join(f"{name.upper()} {_show(agreement, name)}" for name in ("plcc", "srcc", "acc"))
     print(f"evaluate: {len(scores)} test images  {shown}")
+
+
+def _fingerprint(params: Params, inputs: Inputs, config: dict[str, Any]) -> str:
+    """Returns the sha256 of what the evaluation reads, its params and its files, and of the code that it runs."""
+    settings = asdict(params)
+    chosen = [
+        "dataset",
+        "selection",
+        "tokenizer",
+        "backbone",
+        "max_seq_len",
+        "seed",
+        "tokens",
+        "evaluate",
+        "importance",
+    ]
+    facts = inputs.manifest.facts, describe_masks(params), inputs.pos_embeds.facts
+    code = run_digest("stages.evaluate"), file_sha256(CARD_TEMPLATE)
+    return fingerprint({name: settings[name] for name in chosen}, code, config, facts, inputs.sha256s)
 
 
 def _rate(predicted: np.ndarray, target: np.ndarray, threshold: float, seed: int) -> dict[str, float | None]:
@@ -95,12 +128,9 @@ def _describe(params: Params, facts: dict[str, Any], config: dict[str, Any], sco
     """
     told = ("dataset", "split_sha256", "listed", "packed", "rejected", "leaks", "notes")
     described = {name: facts[name] for name in told}
-    column = DATA / "importance" / params.selection / "column.json"
-    if params.selection == "saliency" and column.is_file():  # it is not where shards are read from hardware.remote
-        try:
-            described["saliency_empty_rate"] = read_record(column)["empty_rate"]
-        except (ValueError, LookupError) as error:
-            raise UserError(f"{column.parent}: damaged ({error}); run dvc repro") from error
+    column = describe_masks(params)
+    if column is not None:
+        described["saliency_empty_rate"] = column["empty_rate"]
     return described | {
         "scored": len(scores),
         "draws": scores.shape[1],

@@ -1,43 +1,44 @@
-"""Make the selected importance map of every image, one column shard beside each image shard.
+"""Make the importance map that the input reads of every image, one column shard beside each image shard.
 
-Run as `python -m stages.importance [map]`. Maps that take seconds for an image are made in blocks of 64 images,
+An input that reads none leaves an empty column. Maps that take seconds for an image are made in blocks of 64 images,
 which are kept in the store: what is stopped or killed loses a block per worker at most.
 """
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from charm.runtime.disk import fingerprint
+from charm.runtime.errors import UserError
 from charm.saliency.weights import find_checkpoint, find_detector
-from pipeline.executor import Job, make_missing
 from pipeline.importance.coverage import write_coverages
 from pipeline.importance.make import BLOCK, MAP_CODE, SLOW, join_blocks, make_block, make_column, try_tools
-from pipeline.params import DaskParams, Params
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.params import DaskParams, Params
 from pipeline.shards.folders import open_folder
 from pipeline.shards.read import read_shard_sidecars
-from pipeline.store import code_digest, publish_shards, read_sidecar, store_folder, write_record
+from pipeline.work.code import code_digest
+from pipeline.work.executor import Job, make_missing
+from pipeline.work.store import publish_shards, read_sidecar, repository_path, store_folder, write_record
 from stages import run_stage
 
-IMAGES = Path("data/shards")
+IMAGES, OUT = Path("data/shards"), Path("data/importance")
 
 
 def main(params: Params) -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else params.selection
-    out = Path("data/importance") / name
+    name = build_tokenizer(params, patch_size=14).reads  # the same for any patch size
     facts: dict[str, Any] = {"map": name, "settings": {}}
     made: dict[str, Path] = {}
-    if name == "random":
-        print("random: needs no map")
+    if name is None:
+        print(f"importance: the input {params.tokenizer} with selection {params.selection} reads no map")
     else:
         way, facts["settings"], places = choose_way(params, name)
         made = make_columns(name, way, facts["settings"], places, params.dask)
-    publish_shards(made, out)
+    publish_shards(made, OUT)
     if name == "saliency":
-        facts |= {"backend": way} | write_coverages(out)
+        facts |= {"backend": way} | write_coverages(OUT)
         print(f"saliency: nothing stands out in {facts['empty']} of {facts['images']} images")
-    write_record(out / "column.json", facts)
+    write_record(OUT / "column.json", facts)
 
 
 def choose_way(params: Params, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -48,10 +49,14 @@ def choose_way(params: Params, name: str) -> tuple[str, dict[str, Any], dict[str
     if section.backend == "mbd":
         return "mbd", {}, {}
     settings = asdict(section.sam_hq)
-    detector, settings["detector_sha256"] = find_detector(settings.pop("detector"))
-    checkpoint, settings["sam_sha256"] = find_checkpoint(
-        settings["sam"], settings.pop("sam_checkpoint"), settings["sam_sha256"]
-    )
+    detector, checkpoint = settings.pop("detector"), settings.pop("sam_checkpoint")
+    detector = str(repository_path(detector)) if repository_path(detector).is_dir() else detector
+    checkpoint = checkpoint and str(repository_path(checkpoint))
+    try:
+        detector, settings["detector_sha256"] = find_detector(detector)
+        checkpoint, settings["sam_sha256"] = find_checkpoint(settings["sam"], checkpoint, settings["sam_sha256"])
+    except UserError as error:
+        raise UserError(f"params.yaml: importance.saliency.sam_hq: {error}") from error
     return (
         "sam_hq",
         settings,
@@ -63,7 +68,7 @@ def make_columns(
     name: str, way: str, settings: dict[str, Any], places: dict[str, Any], dask: DaskParams
 ) -> dict[str, Path]:
     """Makes the column shards that the store lacks; returns the path of each shard's sidecar there."""
-    code = code_digest("pipeline.importance.make", "charm.images.headers", "charm.images.decode", *MAP_CODE[way])
+    code = code_digest("pipeline.shards.write", "charm.images.headers", "charm.images.decode", *MAP_CODE[way])
     given = settings | places
     jobs, counts = [], {}
     for shard, sidecar in read_shard_sidecars(open_folder(IMAGES)):

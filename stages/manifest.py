@@ -7,12 +7,13 @@ from charm.images.reasons import PASSING
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
-from pipeline.executor import Job, make_missing
-from pipeline.manifest.labels import Listing
+from pipeline.manifest.labels import Listing, Source
 from pipeline.manifest.rows import build_rows, check_listing, inspect_images, stat_image
 from pipeline.manifest.table import find_leaks, write_manifest
-from pipeline.params import Params
-from pipeline.store import code_digest, read_sidecar, store_folder
+from pipeline.settings.params import Params
+from pipeline.work.code import code_digest
+from pipeline.work.executor import Job, make_missing
+from pipeline.work.store import read_sidecar, store_folder
 from stages import run_stage
 
 OUT = Path("data/manifest")
@@ -22,7 +23,7 @@ _BLOCK = 256  # images per task
 def main(params: Params) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     settings = params.manifest
-    listing = READERS[params.dataset](settings, params.seed, OUT / "images")
+    listing = READERS[params.dataset](Source(Path(params.labels), settings, params.seed, OUT / "images"))
     check_listing(listing)
 
     code = code_digest(

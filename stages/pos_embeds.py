@@ -2,23 +2,25 @@
 
 from pathlib import Path
 
-from pipeline.inputs import build_tokenizer
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params
 from pipeline.pos_embeds.axes import list_axes, write_axes, write_rotary_axes
-from pipeline.training.models import start_model
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.models import start_model
+from pipeline.settings.params import Params
 from stages import run_stage
 
 
 def main(params: Params) -> None:
-    out = Path("data/pos_embeds") / params.backbone
+    out = Path("data/pos_embeds")
     manifest = read_manifest(Path("data/manifest"))
     model = start_model(params, num_bins=1)
     axes = list_axes(build_tokenizer(params, model.patch_size), manifest.image_hws)
     if model.rotary:
-        write_rotary_axes(out, {length: model.rotary_axis(length) for length in axes})
+        write_rotary_axes(out, params.backbone, {length: model.rotary_axis(length) for length in axes})
     else:
-        write_axes(out, model.learnt_grid.detach(), axes, params.pos_embeds.mode, params.pos_embeds.antialias)
+        write_axes(
+            out, params.backbone, model.learnt_grid.detach(), axes, params.pos_embeds.mode, params.pos_embeds.antialias
+        )
     print(f"pos_embeds: {params.backbone}, grids of {axes[0]} to {axes[-1]} tokens a side")
 
 

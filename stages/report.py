@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 
 from charm.runtime.disk import atomic_write
-from pipeline.params import Params
 from pipeline.report.page import render_report
+from pipeline.settings.params import Params
 from stages import run_stage
 
 OUT = Path("runs/report")

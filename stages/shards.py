@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from charm.runtime.disk import fingerprint
-from pipeline.executor import Job, make_missing
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from pipeline.shards.write import pack_shard
-from pipeline.store import code_digest, publish_shards
+from pipeline.work.code import code_digest
+from pipeline.work.executor import Job, make_missing
+from pipeline.work.store import publish_shards
 from stages import run_stage
 
 OUT = Path("data/shards")

@@ -1,8 +1,9 @@
 """Fine-tune the backbone on patches that are chosen anew in each epoch.
 
 Writes runs/train: model.safetensors and model.json (best epoch by validation), history.csv by epoch and losses.csv
-by step. A run that was stopped goes on from its last checkpoint, which lies in the store under the
-sha256 of everything that it reads. Runs on several GPUs with hardware.processes, or under torchrun:
+by step. A run that was stopped goes on from its last checkpoint, which lies in the store under the sha256 of everything
+that it reads; a run that was finished is kept there, and published again. Runs on several GPUs with
+hardware.processes, or under torchrun:
 
     torchrun --nproc-per-node 2 -m stages.train
 """
@@ -10,7 +11,6 @@ sha256 of everything that it reads. Runs on several GPUs with hardware.processes
 import contextlib
 import math
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -28,9 +28,9 @@ from charm.runtime.disk import atomic_write, file_sha256, fingerprint
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
 from charm.tokenization.draws import draw_random_bits
-from pipeline.inputs import build_tokenizer
-from pipeline.params import Params
-from pipeline.store import code_digest, locked, repository_path, store_folder
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.models import describe_start, start_model
+from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from pipeline.training.checkpoints import save_model
 from pipeline.training.distributed import (
@@ -41,13 +41,14 @@ from pipeline.training.distributed import (
     launch_processes,
 )
 from pipeline.training.loader import Batch, Loader
-from pipeline.training.models import describe_start, start_model
 from pipeline.training.optimizers import build_optimizer, scheduled_rate, set_rate
 from pipeline.training.predictions import forward_batch, predict
 from pipeline.training.sampler import EpochSampler
 from pipeline.training.state import Record, TrainState, average_model
 from pipeline.training.steps import TimedIterator, accumulate_gradients, clip_gradients, is_finite_step, optimizer_step
 from pipeline.training.trained import describe_model
+from pipeline.work.code import run_digest
+from pipeline.work.store import keep_finished, locked, publish_finished, repository_path, store_folder
 from stages import run_stage
 
 OUT = Path("runs/train")
@@ -60,17 +61,24 @@ def main(params: Params) -> None:
         return
     with join_process_group() as ranks:
         inputs = Inputs(params)
-        work = store_folder("train") / _fingerprint(params, inputs)
+        made_from = _fingerprint(params, inputs)
+        work = store_folder("train") / made_from
         work.mkdir(exist_ok=True)
         with locked(work) if ranks.first else contextlib.nullcontext():
-            all_reduce_sum()  # no rank looks for checkpoints before the first one is alone
+            is_published = ranks.first and publish_finished("trained", made_from, OUT)
+            # The sum waits, too: no rank looks for checkpoints before the first one is alone.
+            if all_reduce_sum(float(is_published))[0]:
+                print("train: finished before, published again; to train anew: `python -m pipeline prune --runs`")
+                return
             train_model(params, inputs, work, ranks)
             if ranks.first:
-                shutil.rmtree(work)  # a forced run starts anew
+                keep_finished("trained", made_from, work / "finished")
+                publish_finished("trained", made_from, OUT)
+                shutil.rmtree(work)
 
 
 def train_model(params: Params, inputs: Inputs, work: Path, ranks: ProcessGroup) -> None:
-    """From the last checkpoint in the folder `work`, if there is one, to runs/train."""
+    """Trains from the last checkpoint in the folder `work`, if there is one, and writes the result to work/finished."""
     settings, hardware = params.train, params.hardware
     device = choose_device(hardware.device, ranks.local_rank if ranks.world_size > 1 else None)
     if device.type == "cuda":
@@ -184,23 +192,23 @@ def train_model(params: Params, inputs: Inputs, work: Path, ranks: ProcessGroup)
     # Publish
     if not ranks.first:
         return
-    OUT.mkdir(parents=True, exist_ok=True)
+    out = work / "finished"
+    out.mkdir(exist_ok=True)
     facts = {"best_epoch": progress.best_epoch, "patch_size": model.patch_size} | describe_start(params, model)
-    save_model(OUT, progress.best, describe_model(params, manifest) | facts)
+    save_model(out, progress.best, describe_model(params, manifest) | facts)
     history = [[f"{record[name]:.6g}" for name in _COLUMNS] for record in progress.history]
-    _write_csv(OUT / "history.csv", _COLUMNS, history)
-    _write_csv(OUT / "losses.csv", ("step", "loss"), [[str(n), repr(x)] for n, x in enumerate(progress.losses)])
+    _write_csv(out / "history.csv", _COLUMNS, history)
+    _write_csv(out / "losses.csv", ("step", "loss"), [[str(n), repr(x)] for n, x in enumerate(progress.losses)])
 
 
 def _fingerprint(params: Params, inputs: Inputs) -> str:
-    """sha256 of what the run reads, its params and its files, and of the code that it runs."""
-    code = code_digest(
-        "stages.train", *sorted(name for name in sys.modules if name.startswith(("charm.", "pipeline.")))
-    )
+    """Returns the sha256 of what the run reads, its params and its files, and of the code that it runs."""
     settings = asdict(params)
     chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
     weights = file_sha256(repository_path(params.checkpoint)) if params.checkpoint else ""
-    return fingerprint({name: settings[name] for name in chosen}, code, weights, inputs.sha256s)
+    described = describe_model(params, inputs.manifest), inputs.manifest.facts["accuracy_threshold"]
+    read = {name: settings[name] for name in chosen} | {"precision": params.hardware.precision}
+    return fingerprint(read, run_digest("stages.train"), weights, inputs.sha256s, described)
 
 
 def _show_epoch(history: Sequence[Record], epochs: int, seconds: float, waited: float) -> None:

@@ -15,10 +15,10 @@ from pipeline.importance.make import make_column
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.rows import build_rows, inspect_images
 from pipeline.manifest.table import Manifest, read_manifest, write_manifest
-from pipeline.params import Params, SamHqParams, load_params
+from pipeline.settings.params import Params, SamHqParams, load_params
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
-from pipeline.store import parse_record, read_sidecar
+from pipeline.work.store import parse_record, read_sidecar
 
 ROOT = Path(__file__).parents[1]
 # (height, width): some of a single scale at 24 tokens of 14 pixels, some of two; upright and lying, odd sizes.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import executor
-from pipeline.params import DaskParams
-from pipeline.store import code_digest
+from pipeline.settings.params import DaskParams
+from pipeline.work import executor
+from pipeline.work.store import code_digest
 from stages import importance, manifest, shards
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from charm.runtime.disk import file_sha256
 from charm.saliency.sam_hq import SamHqSettings
 from charm.saliency.weights import find_checkpoint, find_detector
-from pipeline.params import SamHqParams
+from pipeline.settings.params import SamHqParams
 
 # Grounding DINO's code holds the ids of [CLS], [SEP], the full stop and the question mark.
 VOCABULARY = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}

@@ -1,33 +1,28 @@
-"""The command `charm`: what a trained model is used with, and what looks after the artifacts of the pipeline.
+"""The command `charm`: what a trained model is used with.
 
 Only names, options and help; the work is in the modules that are imported when a command runs, since torch takes
 seconds and `--help` should not.
 """
 
-import contextlib
 import io
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
-from charm.runtime.errors import UserError
+from charm.runtime.interrupts import reporting
 
-MISTAKE, DAMAGED, STOPPED = 2, 4, 130  # exit codes
 _MODEL = "runs/evaluate/model"
 
 app = typer.Typer(
     name="charm",
     help="""Scores photographs with a trained model, shows how it sees them, and serves it.
 
-    A model is a folder: `dvc repro` writes one to runs/evaluate/model.
+    A model is a folder, named with --model; a clone of the repository trains one to runs/evaluate/model.
 
     Exit codes: 0 all went well; 2 a mistake, told in one line; 3 photographs were rejected, the others are scored;
-    4 artifacts are damaged; 130 stopped.
+    130 stopped.
     """,
     no_args_is_help=True,
     add_completion=False,
@@ -97,7 +92,7 @@ def score(
 
     In paths, bytes that are no UTF-8, control characters and backslashes are written as \\xff, \\n and \\\\.
     """
-    with _reporting("what is made is kept, and the same command goes on from here" if out else ""):
+    with reporting("what is made is kept, and the same command goes on from here" if out else ""):
         from charm.app.score import Options, score_files
 
         raise typer.Exit(score_files(paths, Options(model, draws, out, overwrite, device, precision)))
@@ -135,7 +130,7 @@ def show(
     A photograph that is small enough is native as a whole: there is only the last. Images by these names that an
     earlier call left in the folder are replaced or removed.
     """
-    with _reporting():
+    with reporting():
         from charm.app.reading import load_scorer
         from charm.app.show import VIEWS, change_selection, cut_image, describe_tokens, draw_views
         from charm.drawing import encode_png
@@ -177,7 +172,7 @@ def tokenize(
     of each scale, how many tokens were dropped or are padding, and what the draw of patches follows from. The file has
     the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load opens it.
     """
-    with _reporting():
+    with reporting():
         from charm.app.reading import load_scorer
         from charm.app.show import cut_image, describe_tokens, encode_tokens
         from charm.images.find import read_image
@@ -205,7 +200,7 @@ def export(
     (B, L, D), the position embedding of each token; scale_id, uint8 (B, L); and patch_valid, bool (B, L), False where
     padding. Its output is the score on the scale of 0 to 1, or the logits of a distribution.
     """
-    with _reporting():
+    with reporting():
         from charm.app.reading import load_scorer
         from charm.export import export_onnx
         from charm.runtime.disk import atomic_write
@@ -249,76 +244,10 @@ def serve(
 
     There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
     """
-    with _reporting():
+    with reporting():
         from charm.app.server import serve
 
         serve(model, host, port, draws, device, precision)
-
-
-@app.command()
-def verify(
-    full: Annotated[bool, typer.Option("--full", help="Read every byte of every shard, too.")] = False,
-) -> None:
-    """Check that data/ and runs/ are whole.
-
-    \b
-        charm verify --full
-
-    Are all files there, as they were written, and do they belong together? Prints a line per folder; the exit code is 4
-    if one is damaged. Run it in the repository.
-    """
-    with _reporting():
-        from pipeline.params import load_params
-        from pipeline.verify import verify
-
-        checked = list(verify(load_params(), full))
-        for one in checked:
-            print(f"{'ok     ' if one.whole else 'DAMAGED'}  {one.place}: {one.found}")
-        if not checked:
-            raise UserError(f"there is nothing to verify in {Path.cwd()}: run dvc repro first")
-        if not all(one.whole for one in checked):
-            raise typer.Exit(DAMAGED)
-
-
-@app.command()
-def prune() -> None:
-    """Remove what is unused from the store.
-
-    \b
-        charm prune
-
-    That is what no folder and no DVC cache uses any more. It can be made again. Checkpoints of training stay. Run it in
-    the repository.
-    """
-    with _reporting():
-        from pipeline.store import prune
-
-        for kind, (files, freed) in prune().items():
-            print(f"{kind}: {files} files removed, {freed / 1e6:.1f} MB freed")
-
-
-@contextlib.contextmanager
-def _reporting(when_stopped: str = "") -> Iterator[None]:
-    """A user's mistake is one line and exit code 2, without a traceback; SIGTERM is like Ctrl-C."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
-            raise
-        if isinstance(error, BrokenPipeError):
-            raise  # of who reads the output, `head` for example; Click ends in silence
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(MISTAKE) from error
-    except KeyboardInterrupt:
-        print("; ".join(filter(None, ["stopped", when_stopped])), file=sys.stderr)
-        raise typer.Exit(STOPPED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ went through the model together. A line is there or not, so that what a kill lea
 rounded depends on what is in a batch, and this way the table comes out to the same bytes.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 from charm.app.rows import Row
 from charm.images.find import ImageFile, escape_path
 from charm.images.reasons import PASSING
-from charm.runtime.disk import fsync_dir
+from charm.runtime.disk import fsync_dir, lock_file
 from charm.runtime.errors import UserError
 
 
@@ -111,12 +110,10 @@ def _lock(path: Path) -> BinaryIO:
     while True:
         is_new = not path.exists()
         file = open(path, "a+b", buffering=0)  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_file(file, wait=False):
             file.close()
             name = escape_path(str(path))
-            raise UserError(f"another process is at work on {name}: wait for it, or choose another --out") from None
+            raise UserError(f"another process is at work on {name}: wait for it, or choose another --out")
         if os.fstat(file.fileno()).st_nlink:  # 0 where another process has just finished with it
             if is_new:
                 fsync_dir(path.parent)

@@ -23,8 +23,8 @@ def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -
         return CharmScorer.from_pretrained(folder, choose_device(device), precision)
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder}: {error.strerror}; a model's folder is what `dvc repro` writes to "
-            "runs/evaluate/model"
+            f"{error.filename or folder}: {error.strerror}; name a model's folder with --model; a clone has one at "
+            "runs/evaluate/model once it was trained"
         ) from error
     except ValueError as error:
         raise UserError(str(error)) from error

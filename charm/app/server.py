@@ -10,7 +10,6 @@ Both take `?draws=k`. A request that is not served gets {"error": {"code", "mess
 """
 
 import asyncio
-import resource
 import secrets
 import socket
 import sys
@@ -40,6 +39,11 @@ from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _PAGE = Path(__file__).with_name("page.html")
 _END_SECONDS = 30  # for what is under way when the server is told to end
@@ -268,7 +272,9 @@ class Service:
 
 
 def _measure_memory() -> dict[str, float]:
-    """Megabytes of this process: now, where the system tells, and at most so far."""
+    """Megabytes of this process: now, where the system tells, and at most so far; nothing where it tells neither."""
+    if resource is None:
+        return {}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     pages = Path("/proc/self/statm")
     now = int(pages.read_text().split()[1]) * resource.getpagesize() / 1e6 if pages.exists() else peak

@@ -11,19 +11,24 @@ import contextlib
 import hashlib
 import json
 import os
-import resource
-import select
+import queue
 import signal
 import stat
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from charm.images.decode import Limits, Rejected, decode_image
 from charm.images.reasons import REASONS
+from charm.runtime.disk import say_unprotected
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _COMMAND = (sys.executable, "-m", "charm.images.quarantine")
 _ROOT = Path(__file__).parents[2]
@@ -31,9 +36,14 @@ _ROOT = Path(__file__).parents[2]
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # numpy would start one per core
 _LONGEST_REPLY = 2**16
+_OUT_OF_TIME = -getattr(signal, "SIGPROF", 0) or None  # exit code of a child whose timer ended it
 _START_SECONDS = 120  # for its imports, on a busy machine with a slow disk
 _END_SECONDS = 5
 _LOST = ("timeout", "memory", "crashed")
+# Neither waits for the other end of a pipe nor follows a link that was put there since.
+_OPEN_FLAGS = os.O_RDONLY
+for _name in ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+    _OPEN_FLAGS |= getattr(os, _name, 0)
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,7 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
         file = (root / path).resolve()
         if not file.is_relative_to(root.resolve()):
             raise Rejected("outside")
-        # Neither waits for the other end of a pipe nor follows a link that was put there since.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = os.open(file, _OPEN_FLAGS)
         with open(descriptor, "rb") as opened:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
@@ -120,6 +129,7 @@ class Quarantine:
         self._settings = {"root": str(root.absolute()), "limits": asdict(limits), "bounds": asdict(bounds)}
         self._wall_seconds = bounds.wall_seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._replies: queue.Queue[bytes] = queue.Queue()
 
     def inspect_file(self, path: str) -> dict[str, Any]:
         """As the function, for a path from the root or an absolute one below it, in the child process.
@@ -137,6 +147,8 @@ class Quarantine:
                 return facts
 
     def _start(self) -> subprocess.Popen[bytes]:
+        if resource is None:
+            say_unprotected("a file that is opened has no limit of memory and of computing time")
         self._process = process = subprocess.Popen(
             _COMMAND,
             stdin=subprocess.PIPE,
@@ -147,13 +159,15 @@ class Quarantine:
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ONE_THREAD,
             start_new_session=True,  # Ctrl-C is for the parent; a child that died of it would blame its file
         )
-        if not _send(process, self._settings) or _receive(process, _START_SECONDS) != b"ready":
+        self._replies = queue.Queue()
+        threading.Thread(target=_read_lines, args=(process.stdout, self._replies), daemon=True).start()
+        if not _send(process, self._settings) or self._receive(_START_SECONDS) != b"ready":
             self.close()
             raise RuntimeError(f"cannot open images: `{' '.join(_COMMAND)}` does not start in {_ROOT}")
         return process
 
     def _ask(self, process: subprocess.Popen[bytes], path: str) -> dict[str, Any]:
-        reply = _receive(process, self._wall_seconds) if _send(process, path) else b""
+        reply = self._receive(self._wall_seconds) if _send(process, path) else b""
         if reply is None:
             return {"reason": "timeout"}
         try:
@@ -163,16 +177,22 @@ class Quarantine:
         except (ValueError, LookupError, TypeError):
             pass
         process.kill()
-        return {"reason": "timeout" if process.wait() == -signal.SIGPROF else "crashed"}
+        return {"reason": "timeout" if process.wait() == _OUT_OF_TIME else "crashed"}
+
+    def _receive(self, seconds: float) -> bytes | None:
+        """The next line; what there is of it where the child died; None after so many seconds."""
+        try:
+            return self._replies.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def close(self) -> None:
         """Ends the child; the next file starts another."""
         process, self._process = self._process, None
         if process is None:
             return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        assert process.stdin is not None  # what it writes to is closed by the thread that reads it
+        process.stdin.close()
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a disk that does not answer
             process.wait(_END_SECONDS)
@@ -188,21 +208,17 @@ def _send(process: subprocess.Popen[bytes], value: Any) -> bool:
     return True
 
 
-def _receive(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """The next line without its end; what there is of it where the child died; None after so many seconds."""
-    assert process.stdout is not None
-    ends = time.monotonic() + seconds
-    poll = select.poll()
-    poll.register(process.stdout, select.POLLIN)
-    line = b""
-    while len(line) < _LONGEST_REPLY:
-        if not poll.poll(max(0, ends - time.monotonic()) * 1000):
-            return None
-        part = os.read(process.stdout.fileno(), _LONGEST_REPLY)
-        line += part
-        if not part or part.endswith(b"\n"):
-            break
-    return line.removesuffix(b"\n")
+def _read_lines(stream: IO[bytes], lines: "queue.Queue[bytes]") -> None:
+    """Hands on each line without its end, last what there is of one; runs in a thread, as a read cannot time out."""
+    with stream:
+        rest = b""
+        while part := stream.read(_LONGEST_REPLY):
+            *whole, rest = (rest + part).split(b"\n")
+            for line in whole:
+                lines.put(line)
+            if len(rest) > _LONGEST_REPLY:
+                break
+        lines.put(rest)
 
 
 def serve() -> None:
@@ -216,16 +232,22 @@ def serve() -> None:
     os.write(replies, b"ready\n")
     for line in requests:
         # Both end the process where nothing else could; the second one only where the parent is gone.
-        signal.setitimer(signal.ITIMER_PROF, bounds.cpu_seconds)
-        signal.setitimer(signal.ITIMER_REAL, 2 * bounds.wall_seconds)
+        _set_timers(bounds.cpu_seconds, 2 * bounds.wall_seconds)
         facts = inspect_file(root, json.loads(line), limits)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _set_timers(0, 0)
         os.write(replies, json.dumps(facts).encode() + b"\n")
+
+
+def _set_timers(cpu_seconds: float, wall_seconds: float) -> None:
+    if resource is not None:
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        signal.setitimer(signal.ITIMER_REAL, wall_seconds)
 
 
 def _limit_resources(megabytes: int) -> None:
     """No files written, no core dumps, and so much memory beyond what is in use now."""
+    if resource is None:
+        return
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -29,6 +29,7 @@ class PaddingTokenizer:
     edge: int = 512
 
     num_scales = 1
+    reads = None
 
     def __post_init__(self) -> None:
         check_positive(patch_size=self.patch_size, max_seq_len=self.max_seq_len, edge=self.edge)

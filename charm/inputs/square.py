@@ -34,6 +34,11 @@ class SquareTokenizer:
     def num_scales(self) -> int:
         return self.charm.num_scales
 
+    @property
+    def reads(self) -> str | None:
+        """The column of saliency masks, which are squared with the image; stored scores are of another grid."""
+        return "saliency" if self.charm.reads == "saliency" else None
+
     def plan(self, image_hw: tuple[int, int]) -> tuple[int, CharmTokenizer]:
         """The square's edge, and a tokenizer that has too few tokens to leave the square whole."""
         edge = self._edge(image_hw)

@@ -34,6 +34,7 @@ class StandardTokenizer:
     crop: int = 224
 
     num_scales = 1
+    reads = None
 
     def __post_init__(self) -> None:
         check_positive(patch_size=self.patch_size, max_seq_len=self.max_seq_len, crop=self.crop)

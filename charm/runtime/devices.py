@@ -11,7 +11,7 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if local_rank is not None and name.startswith("cuda"):
         if name != "cuda":
-            raise UserError(f"params.yaml: hardware.device: {name!r} is one device for several processes; use cuda")
+            raise UserError(f"hardware.device: {name!r} is one device for several processes; use cuda")
         name = f"cuda:{local_rank}"
     return open_device(name)
 

@@ -5,12 +5,18 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from charm.runtime.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
@@ -51,8 +57,38 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def fsync_dir(folder: Path) -> None:
     """Flushes the names in a folder to disk: a rename is safe from a power cut only after this."""
+    if os.name == "nt":  # which opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_file(file: IO[Any], wait: bool = True) -> bool:
+    """Takes the lock of an open file, which lasts until the file is closed, however the process ends.
+
+    Where the system has no such locks, as Windows, two processes are not kept apart, which is said once.
+
+    Returns:
+        Whether the lock was taken; with `wait` it always is.
+    """
+    if fcntl is None:
+        say_unprotected("two processes at work on one file are not kept apart")
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+_said: set[str] = set()
+
+
+def say_unprotected(what: str) -> None:
+    """Says once on stderr what this system lacks."""
+    if what not in _said:
+        _said.add(what)
+        print(f"charm: on this system {what}", file=sys.stderr)

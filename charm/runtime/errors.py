@@ -1,5 +1,7 @@
 """What a user can put right."""
 
+import difflib
+
 
 class UserError(Exception):
     """One line that says what came, what was expected, and what to do; shown without a traceback."""
@@ -8,3 +10,9 @@ class UserError(Exception):
 def first_line(error: Exception) -> str:
     """Of what a library says at length."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def did_you_mean(came: str, known: list[str]) -> str:
+    """ "; did you mean 'x'?" where one of the known words is near, else the words themselves."""
+    near = difflib.get_close_matches(came, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"

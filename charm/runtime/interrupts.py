@@ -1,13 +1,25 @@
-"""SIGTERM and SIGINT as something to ask for, so that what is under way is finished and saved."""
+"""SIGTERM and SIGINT: recorded so that a loop can stop between two steps, told in one line when they end a command."""
 
+import contextlib
 import signal
+import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from charm.runtime.errors import UserError
+
+MISTAKE, STOPPED = 2, 130  # exit codes
+
 
 class Interrupts:
-    """While it is entered, the two signals only set `came`; in the main thread alone. A signal that is ignored, as
-    Ctrl-C is where a script's job runs in the background, stays so."""
+    """Records the two signals while it is entered, in the main thread alone.
+
+    A signal that is ignored, as Ctrl-C is where a script's job runs in the background, stays ignored.
+
+    Attributes:
+        came: whether one has come.
+    """
 
     def __init__(self) -> None:
         self.came = False
@@ -29,6 +41,37 @@ class Interrupts:
         self.came = True
 
     def check(self) -> None:
-        """KeyboardInterrupt if one came."""
+        """Raises KeyboardInterrupt if one has come."""
         if self.came:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def reporting(when_stopped: str = "") -> Iterator[None]:
+    """Ends the process with one line instead of a traceback for what a user can put right, and for a signal.
+
+    Exit codes are MISTAKE and STOPPED. SIGTERM is taken as Ctrl-C is.
+
+    Args:
+        when_stopped: said after "stopped".
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
+            raise
+        if isinstance(error, BrokenPipeError):
+            raise  # of who reads the output, `head` for example
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(MISTAKE) from error
+    except KeyboardInterrupt:
+        print("; ".join(filter(None, ["stopped", when_stopped])), file=sys.stderr)
+        raise SystemExit(STOPPED) from None
+    finally:
+        if signal.getsignal(signal.SIGTERM) is stop:  # and not what was set meanwhile
+            signal.signal(signal.SIGTERM, before)

@@ -1,15 +1,19 @@
 """Shares the GPUs of a machine out among its workers, who know nothing of each other."""
 
-import fcntl
+import getpass
 import os
 import tempfile
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from charm.runtime.devices import open_device
+from charm.runtime.disk import lock_file
+
+_held: list[IO[str]] = []  # locks of this process
 
 
 def choose_worker_device(name: str) -> torch.device:
@@ -29,7 +33,7 @@ def name_worker_device(name: str) -> str:
         return name
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-    return f"cuda:{claim_gpu(gpus, Path(tempfile.gettempdir()) / f'charm-gpus-{os.getuid()}')}"
+    return f"cuda:{claim_gpu(gpus, Path(tempfile.gettempdir()) / f'charm-gpus-{getpass.getuser()}')}"
 
 
 def claim_gpu(gpus: Sequence[str], folder: Path) -> int:
@@ -42,11 +46,9 @@ def claim_gpu(gpus: Sequence[str], folder: Path) -> int:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for turn in count():
         for index, gpu in enumerate(gpus):
-            lock = os.open(folder / f"{gpu}.{turn}", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                continue
-            return index
+            lock = open(folder / f"{gpu}.{turn}", "w")  # noqa: SIM115  (kept open, and so locked, until the process ends)
+            if lock_file(lock, wait=False):
+                _held.append(lock)
+                return index
+            lock.close()
     raise AssertionError("count() does not end")

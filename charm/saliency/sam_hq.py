@@ -31,7 +31,7 @@ MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all 
 
 @dataclass(frozen=True)
 class SamHqSettings:
-    """What to find and by what; fields as in params.yaml but for:
+    """What to find and by what; as the section importance.saliency.sam_hq of a run has it, but for:
 
     Attributes:
         sam_checkpoint: path of the file.

@@ -5,7 +5,6 @@ $XDG_CACHE_HOME/charm or ~/.cache/charm; a detector is a folder, or a name on th
 holds it. $HF_ENDPOINT names another hub.
 """
 
-import fcntl
 import os
 import re
 import urllib.error
@@ -14,11 +13,9 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from charm.runtime.disk import file_sha256, fingerprint
+from charm.runtime.disk import file_sha256, fingerprint, lock_file
 from charm.runtime.errors import UserError, first_line
-from pipeline.store import repository_path
 
-KEYS = "importance.saliency.sam_hq"  # of params.yaml, named in errors
 ATTEMPTS = 5  # connections that a download may take; each goes on where the last was cut
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20  # bytes
@@ -67,21 +64,19 @@ def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Pat
     if path is None:
         if sha256 not in (None, published.sha256):
             raise UserError(
-                f"params.yaml: {KEYS}.sam_sha256 is not that of the published {sam}, {published.sha256}: "
+                f"sam_sha256 is not that of the published {sam}, {published.sha256}: "
                 "leave it empty, or name your file in sam_checkpoint"
             )
         return _fetch_published(published), published.sha256
     file = _resolve(path)
     if not file.is_file():
-        raise UserError(
-            f"params.yaml: {KEYS}.sam_checkpoint: there is no file {path}; empty downloads {published.file}"
-        )
+        raise UserError(f"sam_checkpoint: there is no file {path}; empty downloads {published.file}")
     found = file_sha256(file)
     if found != (sha256 or published.sha256):
         expected = (
             f"sam_sha256, {sha256}" if sha256 else f"the published {sam}'s; if it is yours, set sam_sha256 to that"
         )
-        raise UserError(f"params.yaml: {KEYS}.sam_checkpoint: {path} has sha256 {found}, not {expected}")
+        raise UserError(f"sam_checkpoint: {path} has sha256 {found}, not {expected}")
     return file, found
 
 
@@ -99,13 +94,13 @@ def find_detector(detector: str) -> tuple[Path, str]:
         folder = _fetch_detector(detector)
     files = sorted(file for pattern in DETECTOR_FILES for file in folder.glob(pattern))
     if not any(file.suffix == ".safetensors" for file in files):
-        raise UserError(f"params.yaml: {KEYS}.detector: {folder} holds no .safetensors file; expected a Grounding DINO")
+        raise UserError(f"detector: {folder} holds no .safetensors file; expected a Grounding DINO")
     return folder, fingerprint({file.name: file_sha256(file) for file in files})
 
 
 def _resolve(path: str) -> Path:
     """Absolute: workers of a cluster may have another working folder."""
-    return repository_path(str(Path(path).expanduser())).resolve()
+    return Path(path).expanduser().resolve()
 
 
 def cache_folder() -> Path:
@@ -122,7 +117,7 @@ def _fetch_published(published: Published) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Held until the file is there: a second downloader waits, then finds it.
     with open(target.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock)
         if not target.is_file() or file_sha256(target) != published.sha256:
             download(f"{_hub()}/{_REPOSITORY}/{published.file}", target, published)
     return target
@@ -136,7 +131,7 @@ def download(url: str, target: Path, published: Published) -> None:
     """
     part = target.with_suffix(".part")
     print(f"downloading {url} ({published.size / 1e6:.0f} MB) to {target.parent}", flush=True)
-    by_hand = f"download it by any other way and put it at {target}, or name it in {KEYS}.sam_checkpoint of params.yaml"
+    by_hand = f"download it by any other way and put it at {target}, or name it in sam_checkpoint"
     for attempt in range(ATTEMPTS):
         try:
             _append(url, part)
@@ -183,7 +178,7 @@ def _append(url: str, part: Path) -> None:
 def _fetch_detector(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(
-            f"params.yaml: {KEYS}.detector: there is no folder {name!r}, and no model of the hub has such a name; "
+            f"detector: there is no folder {name!r}, and no model of the hub has such a name; "
             "expected for example IDEA-Research/grounding-dino-tiny"
         )
     from huggingface_hub import snapshot_download
@@ -193,5 +188,5 @@ def _fetch_detector(name: str) -> Path:
     except Exception as error:  # the hub's client raises some twenty kinds, of httpx and of its own
         raise UserError(
             f"cannot download {_hub()}/{name} ({first_line(error)}): download its .json, .safetensors and .txt files "
-            f"by any other way into a folder, and name it in {KEYS}.detector of params.yaml"
+            f"by any other way into a folder, and name it in detector"
         ) from error

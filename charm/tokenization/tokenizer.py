@@ -93,6 +93,11 @@ class CharmTokenizer:
                 raise ValueError(f"{name}={value!r}: expected {word} from {least} to {most}")
 
     @property
+    def reads(self) -> str | None:
+        """The importance map that the selection needs, which is the name of its column; None if chance decides."""
+        return None if self.selection == "random" else self.selection
+
+    @property
     def coarse_patch_size(self) -> int:
         """p', pixels: the side of the patches that are selected."""
         return self.sides[-1] * self.patch_size

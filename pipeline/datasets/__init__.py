@@ -1,14 +1,14 @@
-"""Readers: labels as a data set publishes them -> a Listing. One module per data set, one function `read` each."""
+"""Readers of data sets: labels as they are published come in, a `Listing` goes out; one function `read` per module.
+
+Called by the stage `manifest`.
+"""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from pipeline.datasets import aadb, ava, baid, csv, demo, koniq10k, para, spaq, tad66k
-from pipeline.manifest.labels import Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listing, Source
 
-# Called with the settings, the seed, and a folder that a reader which makes its images writes them to.
-READERS: dict[str, Callable[[ManifestParams, int, Path], Listing]] = {
+READERS: dict[str, Callable[[Source], Listing]] = {
     "demo": demo.read,
     "csv": csv.read,
     "ava": ava.read,

@@ -7,11 +7,8 @@
 The copies of 256x256 pixels in datasetImages_warp256 have lost their proportions and are not read.
 """
 
-from pathlib import Path
-
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listed, Listing, Source
 
 _PARTS = (
     ("train", "Train", ("datasetImages_originalSize",)),
@@ -20,12 +17,11 @@ _PARTS = (
 )
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
+def read(source: Source) -> Listing:
     """Training, validation and test as published."""
-    del seed, rendered
-    folder = DatasetFolder.of(
+    folder = DatasetFolder(
         "aadb",
-        params,
+        source,
         layout="imgListFiles_label/imgListTrainRegression_score.txt (and Validation, TestNew), "
         "datasetImages_originalSize/<image> and AADB_newtest_originalSize/<image>",
         page="https://github.com/aimerykong/deepImageAestheticsAnalysis",

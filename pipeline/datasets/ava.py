@@ -5,23 +5,19 @@ aesthetics_image_lists/generic_test.jpgl    an image id per line
 images/<image id>.jpg
 """
 
-from pathlib import Path
-
 from charm.runtime.errors import UserError
 from pipeline.datasets.published import DatasetFolder, read_number
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listed, Listing, Source
 
 _COUNTS = tuple(f"count of {score}" for score in range(1, 11))
 _FIELDS = ("index", "image id", *_COUNTS, "first tag", "second tag", "challenge")
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
+def read(source: Source) -> Listing:
     """Those of the official test list are for testing; the others are for training, with validation drawn from them."""
-    del seed, rendered
-    folder = DatasetFolder.of(
+    folder = DatasetFolder(
         "ava",
-        params,
+        source,
         layout="AVA.txt, aesthetics_image_lists/generic_test.jpgl and images/<image id>.jpg",
         page="https://github.com/imfing/ava_downloader",
     )

@@ -4,19 +4,15 @@ dataset/train_set.csv, dataset/val_set.csv, dataset/test_set.csv    image,score
 images/<image>
 """
 
-from pathlib import Path
-
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.manifest.labels import SPLITS, Listed, Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import SPLITS, Listed, Listing, Source
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
+def read(source: Source) -> Listing:
     """Training, validation and test as published."""
-    del seed, rendered
-    folder = DatasetFolder.of(
+    folder = DatasetFolder(
         "baid",
-        params,
+        source,
         layout="dataset/train_set.csv, dataset/val_set.csv, dataset/test_set.csv and images/<image>",
         page="https://github.com/Dreemurr-T/BAID",
     )

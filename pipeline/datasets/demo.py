@@ -1,20 +1,17 @@
 """The built-in data set: photographs blurred or made noisy to a known degree. No download."""
 
-from pathlib import Path
-
 import simplejpeg
 
 from charm.runtime.disk import atomic_write
 from pipeline.datasets.demo_images import render_images, split_sources
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listed, Listing, Source
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
-    """Renders the rendered into the folder `rendered`; the seed turns over which photographs are held out."""
-    del params
+def read(source: Source) -> Listing:
+    """Renders the images into the folder `rendered`; the seed turns over which photographs are held out."""
+    rendered = source.rendered
     rendered.mkdir(parents=True, exist_ok=True)
-    splits = split_sources(seed)
+    splits = split_sources(source.seed)
     listed: list[Listed] = []
     for image in render_images():
         name = f"{image.name}.jpg"

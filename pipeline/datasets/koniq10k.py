@@ -6,30 +6,27 @@ koniq10k_scores_and_distributions.csv    image_name, MOS on 1..5, MOS_zscore on 
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.manifest.labels import Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listing, Source
 
 _SPLITS = {"training": "train", "validation": "val", "test": "test"}
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
+def read(source: Source) -> Listing:
     """All splits are drawn, as in the paper; `manifest.split_column: set` takes the published ones."""
-    del seed, rendered
-    folder = DatasetFolder.of(
+    folder = DatasetFolder(
         "koniq10k",
-        params,
+        source,
         layout="koniq10k_distributions_sets.csv or koniq10k_scores_and_distributions.csv, and 1024x768/<image_name>",
         page="https://database.mmsp-kn.de/koniq-10k-database.html",
     )
     file = folder.find_file("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
     score = "MOS" if file.name == "koniq10k_distributions_sets.csv" else "MOS_zscore"
-    columns = ("image_name", score, *([params.split_column] if params.split_column else []))
+    columns = ("image_name", score, *([source.settings.split_column] if source.settings.split_column else []))
     rows = list(folder.read_csv(file, *columns))
     listed = list_scores(rows, "image_name", score, folder.find_images("1024x768"), split=None)
-    if params.split_column:
-        names = [row[params.split_column].strip() for _, row in rows]
+    if source.settings.split_column:
+        names = [row[source.settings.split_column].strip() for _, row in rows]
         listed = [replace(one, split=_SPLITS.get(name, name)) for one, name in zip(listed, names, strict=True)]
     return folder.listing(listed)

@@ -4,21 +4,17 @@ annotation/PARA-GiaaTrain.csv, annotation/PARA-GiaaTest.csv
 imgs/<sessionId>/<imageName>
 """
 
-from pathlib import Path
-
 from pipeline.datasets.published import DatasetFolder, read_name, read_number
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listed, Listing, Source
 
 _COUNTS = tuple(f"aestheticScore_{half / 2:.1f}" for half in range(2, 11))
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
+def read(source: Source) -> Listing:
     """Training and test as published; validation is drawn from training."""
-    del seed, rendered
-    folder = DatasetFolder.of(
+    folder = DatasetFolder(
         "para",
-        params,
+        source,
         layout="annotation/PARA-GiaaTrain.csv, annotation/PARA-GiaaTest.csv and imgs/<sessionId>/<imageName>",
         page="https://cv-datasets.institutecv.com/#/data-sets",
     )

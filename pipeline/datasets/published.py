@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charm.labels.tables import read_cells, read_text
 from charm.runtime.errors import UserError
-from pipeline.datasets.tables import read_cells, read_text
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.params import ManifestParams
-from pipeline.recipes import DATASETS
-from pipeline.store import repository_path
+from pipeline.manifest.labels import Listed, Listing, Source
+from pipeline.settings.recipes import DATASETS
 
 # A row of labels: file and line, for messages, and column -> cell.
 Row = tuple[str, dict[str, Any]]
@@ -23,29 +21,27 @@ class DatasetFolder:
 
     Attributes:
         dataset: its name in params.yaml.
-        root: the folder.
-        layout: the files in it that are read.
+        source: where its labels and images are.
+        layout: the files that are read.
         page: where to get them.
     """
 
     dataset: str
-    root: Path
+    source: Source
     layout: str
     page: str
 
-    @classmethod
-    def of(cls, dataset: str, params: ManifestParams, layout: str, page: str) -> "DatasetFolder":
-        """manifest.folder, or datasets/<dataset>."""
-        return cls(dataset, repository_path(params.folder or f"datasets/{dataset}"), layout, page)
-
     def find_file(self, *places: str) -> Path:
-        """The first of these label files that is there.
+        """The first of these label files that is there: `labels` itself, or within that folder.
 
         Raises:
             UserError: none is.
         """
-        found = next((self.root / place for place in places if (self.root / place).is_file()), None)
-        return found or self._fail("file", places)
+        labels = self.source.labels
+        if labels.is_file() and any(labels.name == Path(place).name for place in places):
+            return labels
+        inside = (labels / name for place in places for name in (place, Path(place).name))
+        return next((file for file in inside if file.is_file()), None) or self._fail("file", places, labels, "labels")
 
     def find_images(self, *places: str) -> str:
         """The first of these folders that is there, as a path from the root.
@@ -53,12 +49,13 @@ class DatasetFolder:
         Raises:
             UserError: none is.
         """
-        found = next((place for place in places if (self.root / place).is_dir()), None)
-        return found or self._fail("folder", places)
+        root = self.source.root
+        found = next((place for place in places if (root / place).is_dir()), None)
+        return found or self._fail("folder", places, root, "manifest.root")
 
-    def _fail(self, kind: str, places: tuple[str, ...]) -> Any:
+    def _fail(self, kind: str, places: tuple[str, ...], searched: Path, setting: str) -> Any:
         raise UserError(
-            f"dataset {self.dataset}: there is no {kind} {' or '.join(places)} in {self.root} (manifest.folder); "
+            f"dataset {self.dataset}: there is no {kind} {' or '.join(places)} in {searched} ({setting}); "
             f"expected {self.layout}; to be had from {self.page}"
         )
 
@@ -118,7 +115,7 @@ class DatasetFolder:
     def listing(self, images: list[Listed]) -> Listing:
         """On the data set's own scale."""
         recipe = DATASETS[self.dataset]
-        return Listing(self.root, images, recipe.score_range, recipe.accuracy_threshold)
+        return Listing(self.source.root, images, recipe.score_range, recipe.accuracy_threshold)
 
 
 def list_scores(rows: Iterable[Row], name: str, score: str, images: str, split: str | None) -> list[Listed]:

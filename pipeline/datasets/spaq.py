@@ -11,8 +11,7 @@ from xml.etree.ElementTree import ParseError
 
 from charm.runtime.errors import UserError
 from pipeline.datasets.published import DatasetFolder, Row, list_scores
-from pipeline.manifest.labels import Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listing, Source
 
 # What openpyxl lets through from an archive with flipped bits or one that is cut short; RuntimeError: encrypted, or a
 # compression that nobody knows.
@@ -29,12 +28,11 @@ _DAMAGED = (
 )
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
+def read(source: Source) -> Listing:
     """No splits are published: all are drawn."""
-    del seed, rendered
-    folder = DatasetFolder.of(
+    folder = DatasetFolder(
         "spaq",
-        params,
+        source,
         layout="Annotations/MOS and Image attribute scores.xlsx and TestImage/<Image name>",
         page="https://github.com/h4nwei/SPAQ",
     )

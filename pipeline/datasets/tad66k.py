@@ -4,19 +4,15 @@ labels/merge/train.csv, labels/merge/test.csv    image,score
 TAD66K/<image>
 """
 
-from pathlib import Path
-
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.params import ManifestParams
+from pipeline.manifest.labels import Listed, Listing, Source
 
 
-def read(params: ManifestParams, seed: int, rendered: Path) -> Listing:
+def read(source: Source) -> Listing:
     """Training and test as published; validation is drawn from training."""
-    del seed, rendered
-    folder = DatasetFolder.of(
+    folder = DatasetFolder(
         "tad66k",
-        params,
+        source,
         layout="labels/merge/train.csv, labels/merge/test.csv and TAD66K/<image>",
         page="https://github.com/woshidandan/TANet-image-aesthetics-and-quality-assessment",
     )

@@ -1,9 +1,9 @@
 """The paper's tables as experiments: the `dvc` commands that run them, and our numbers beside the paper's.
 
-    uv run python -m pipeline.experiments.run table3 table4 --dataset demo --seeds 0 1 2     # prints the commands
-    uv run python -m pipeline.experiments.run table3 --dataset demo --seeds 0 1 2 --queue    # for `dvc queue start`
-    uv run python -m pipeline.experiments.run table3 --dataset demo --seeds 0 1 2 --run      # one after another
-    uv run python -m pipeline.experiments.run table3 --dataset demo --seeds 0 1 2 --show     # the table
+    uv run python -m pipeline experiments table3 table4 --dataset demo --seeds 0 1 2     # prints the commands
+    uv run python -m pipeline experiments table3 --dataset demo --seeds 0 1 2 --queue    # for `dvc queue start`
+    uv run python -m pipeline experiments table3 --dataset demo --seeds 0 1 2 --run      # one after another
+    uv run python -m pipeline experiments table3 --dataset demo --seeds 0 1 2 --show     # the table
 
 paper_tables.yaml has the rows. An experiment is params.yaml as it is, changed by what a row, a data set and a seed say.
 Its name ends in a digest of all settings that matter: what is finished or waiting is not run again, a run with other
@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
 from pipeline.experiments.paper_tables import METRICS, Row, read_tables
-from pipeline.params import load_params
+from pipeline.settings.params import load_params
 
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
 
@@ -187,12 +187,10 @@ def _compare(values: list[float | None], paper: float) -> list[str]:
     return [f"{middle:.3f}{spread}", f"{paper:.3f}", f"{middle - paper:+.3f}"]
 
 
-def main() -> None:
-    titles, tables = read_tables()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "tables", nargs="+", choices=[*tables, "all"], metavar="table", help=", ".join([*tables, "all"])
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `python -m pipeline experiments`."""
+    names = [*read_tables()[1], "all"]
+    parser.add_argument("tables", nargs="+", choices=names, metavar="table", help=", ".join(names))
     parser.add_argument("--dataset", help="instead of the paper's: demo, csv, or any other of params.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
@@ -200,31 +198,35 @@ def main() -> None:
     action.add_argument("--queue", action="store_true", help="queue what is neither finished nor waiting")
     action.add_argument("--run", action="store_true", help="run it, one after another")
     action.add_argument("--show", action="store_true", help="print our numbers beside the paper's")
-    chosen = parser.parse_args()
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Prints the commands of the chosen tables, queues or runs them, or shows their results.
+
+    Raises:
+        UserError: a setting is wrong, or a run failed.
+    """
+    titles, tables = read_tables()
     base = Path("params.yaml")
-    try:
-        extra = dict(_parse_setting(text) for text in chosen.set)
-        change_params(base, extra | ({"dataset": chosen.dataset} if chosen.dataset else {}))  # a mistake stops here
-        plans = {
-            name: [plan_row(row, chosen.dataset, chosen.seeds, extra, base) for row in tables[name]]
-            for name in (tables if "all" in chosen.tables else chosen.tables)
-        }
-        if chosen.show:
-            results = read_results()
-            for name, rows in plans.items():
-                print(show_table(titles[name], rows, results))
-            return
-        everything = [plan for rows in plans.values() for plan in rows]
-        for plan in everything:
-            if plan.missing:
-                print(f"not covered: {titles[plan.row.table]}, {plan.row.name}: {plan.missing}", file=sys.stderr)
-        if chosen.queue or chosen.run:
-            start(everything, "--queue" if chosen.queue else "--temp")
-        else:
-            print("\n".join(shlex.join(["dvc", *one.arguments("--queue")]) for one in _distinct(everything)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    extra = dict(_parse_setting(text) for text in chosen.set)
+    change_params(base, extra | ({"dataset": chosen.dataset} if chosen.dataset else {}))  # a mistake stops here
+    plans = {
+        name: [plan_row(row, chosen.dataset, chosen.seeds, extra, base) for row in tables[name]]
+        for name in (tables if "all" in chosen.tables else chosen.tables)
+    }
+    if chosen.show:
+        results = read_results()
+        for name, rows in plans.items():
+            print(show_table(titles[name], rows, results))
+        return
+    everything = [plan for rows in plans.values() for plan in rows]
+    for plan in everything:
+        if plan.missing:
+            print(f"not covered: {titles[plan.row.table]}, {plan.row.name}: {plan.missing}", file=sys.stderr)
+    if chosen.queue or chosen.run:
+        start(everything, "--queue" if chosen.queue else "--temp")
+    else:
+        print("\n".join(shlex.join(["dvc", *one.arguments("--queue")]) for one in _distinct(everything)))
 
 
 def _parse_setting(text: str) -> tuple[str, Any]:
@@ -232,7 +234,3 @@ def _parse_setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"-S {text}: expected KEY=VALUE, for example -S train.epochs=5")
     return key, YAML(typ="safe").load(value)
-
-
-if __name__ == "__main__":
-    main()

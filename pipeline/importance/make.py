@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from charm.saliency.mbd import detect
-from charm.tokenization.importance import score_patches
+from charm.tokenization.geometry import fit_to_grid
+from charm.tokenization.importance import IMPORTANCE
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import Sample, encode_array, write_shard
 
@@ -24,7 +25,7 @@ Settings = dict[str, Any]
 def _score(image: np.ndarray, way: str, settings: Settings) -> Sample:
     sample = {}
     for size in settings["coarse_patch_sizes"]:
-        sample[f"p{size}.npy"] = encode_array(score_patches(image, way, size, settings["fit"]))
+        sample[f"p{size}.npy"] = encode_array(IMPORTANCE[way](fit_to_grid(image, size, settings["fit"]), size))
     return sample
 
 
@@ -52,13 +53,14 @@ SCORES: dict[str, Make] = {"frequency": _score, "gradient": _score, "entropy": _
 MASKS: dict[str, Make] = {"mbd": _segment_by_mbd, "sam_hq": _segment_by_sam_hq}
 MAPS = SCORES | MASKS
 
-# Modules whose code decides what a way makes; a change in one remakes its maps.
+# The code that decides what a map holds; a change in it remakes that map and no other.
+_SCORING = ("charm.tokenization.geometry:fit_to_grid", "pipeline.importance.make:_score")
 MAP_CODE = {
-    "frequency": ("charm.tokenization.importance", "charm.tokenization.geometry"),
-    "gradient": ("charm.tokenization.importance", "charm.tokenization.geometry"),
-    "entropy": ("charm.tokenization.importance", "charm.tokenization.geometry"),
-    "mbd": ("charm.saliency.mbd",),
-    "sam_hq": ("charm.saliency.sam_hq",),
+    "frequency": ("charm.tokenization.importance:frequency", *_SCORING),
+    "gradient": ("charm.tokenization.importance:gradient", *_SCORING),
+    "entropy": ("charm.tokenization.importance:entropy", *_SCORING),
+    "mbd": ("charm.saliency.mbd", "pipeline.importance.make:_segment_by_mbd"),
+    "sam_hq": ("charm.saliency.sam_hq", "pipeline.importance.make:_segment_by_sam_hq"),
 }
 SLOW = ("sam_hq",)  # ways that take seconds for an image, so that a shard is made in blocks
 BLOCK = 64  # images

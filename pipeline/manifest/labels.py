@@ -1,9 +1,38 @@
-"""What a reader hands over."""
+"""What a reader of labels is given, and what it hands over."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.settings.params import ManifestParams
+from pipeline.work.store import repository_path
+
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the labels and images of a data set are.
+
+    Attributes:
+        labels: a file, or a folder that holds label files; the dep of the stage `manifest`.
+        settings: the section `manifest` of params.yaml.
+        seed: of what is drawn.
+        rendered: folder for the images of a reader that makes its own.
+    """
+
+    labels: Path
+    settings: ManifestParams
+    seed: int
+    rendered: Path
+
+    @property
+    def root(self) -> Path:
+        """The folder that the images' paths start from: manifest.root, or where the labels are."""
+        if self.settings.root:
+            return repository_path(self.settings.root)
+        # In the repository: a queued experiment runs in a copy that has the labels, if git tracks them, but no images.
+        place = repository_path(str(self.labels))
+        return place if self.labels.is_dir() else place.parent
 
 
 @dataclass(frozen=True)

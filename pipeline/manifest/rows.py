@@ -9,13 +9,13 @@ import numpy as np
 
 from charm.images.decode import Limits
 from charm.images.quarantine import inspect_in_child
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, did_you_mean
 from charm.tokenization.draws import draw_random_bits
 from charm.tokenization.geometry import limit_edge
 from pipeline.manifest.labels import SPLITS, Listed, Listing
 from pipeline.manifest.table import SCHEMA
-from pipeline.params import ManifestParams, did_you_mean
-from pipeline.store import write_record
+from pipeline.settings.params import ManifestParams
+from pipeline.work.store import read_mark, write_record
 
 
 def inspect_images(root: str, paths: list[str], max_pixels: int, max_edge: int | None, target: Path) -> None:
@@ -101,9 +101,15 @@ def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float
 
 
 def stat_image(root: Path, image: Listed) -> list[Any]:
-    """What tells a changed file from an unchanged one without reading it: path, bytes, time of change (ns)."""
+    """Tells a changed file from an unchanged one without reading it.
+
+    A copy that keeps size and time (`cp -p`, `rsync -t`) has another inode or time of its last status change.
+
+    Returns:
+        path, bytes, time of change (ns), inode, time of status change (ns), and the file's mark.
+    """
     try:
         stat = (root / image.path).stat()
     except (OSError, ValueError):
-        return [image.path, None, None]
-    return [image.path, stat.st_size, stat.st_mtime_ns]
+        return [image.path, None]
+    return [image.path, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns, read_mark(root, image.path)]

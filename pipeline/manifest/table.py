@@ -24,9 +24,8 @@ import pyarrow.parquet as pq
 
 from charm.images.reasons import REASONS
 from charm.runtime.disk import atomic_write, file_sha256
-from charm.runtime.errors import UserError
 from pipeline.manifest.labels import Listing
-from pipeline.store import read_record, remake, write_record
+from pipeline.work.store import damaged, read_record, write_record
 
 SCHEMA = pa.schema(
     [
@@ -96,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("it is not the file that dataset.json describes")
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+        raise damaged(path, error) from error
     return Manifest(table.filter(pa.compute.equal(table["reason"], "")), facts)
 
 

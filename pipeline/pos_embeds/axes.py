@@ -30,7 +30,7 @@ from charm.model.pos_embed import axis_weights
 from charm.runtime.disk import atomic_write, file_sha256
 from charm.runtime.errors import UserError
 from charm.tokenization.tokens import Tokens
-from pipeline.store import read_record, remake, write_record
+from pipeline.work.store import damaged, read_record, write_record
 
 
 def list_axes(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> list[int]:
@@ -38,16 +38,16 @@ def list_axes(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> lis
     return sorted({side for image_hw in set(image_hws) for grid in tokenizer.grids(image_hw) for side in grid} - {0})
 
 
-def write_axes(folder: Path, learnt: Tensor, axes: list[int], mode: str, antialias: bool) -> None:
-    """Writes axes.safetensors, then axes.json; `learnt` is the backbone's grid, (g, g, D)."""
+def write_axes(folder: Path, backbone: str, learnt: Tensor, axes: list[int], mode: str, antialias: bool) -> None:
+    """Writes axes.safetensors, then axes.json; `learnt` is the grid of the backbone of this name, (g, g, D)."""
     tensors = {f"axis.{length}": axis_weights(length, len(learnt), mode, antialias) for length in axes}
-    _write(folder, {"learnt": learnt.float(), **tensors}, {"mode": mode, "antialias": antialias})
+    _write(folder, {"learnt": learnt.float(), **tensors}, {"backbone": backbone, "mode": mode, "antialias": antialias})
 
 
-def write_rotary_axes(folder: Path, axes: dict[int, tuple[Tensor, Tensor]]) -> None:
+def write_rotary_axes(folder: Path, backbone: str, axes: dict[int, tuple[Tensor, Tensor]]) -> None:
     """The same for a rotary backbone, from CharmViT.rotary_axis of each length."""
     tensors = {f"axis.{length}": torch.stack(rows_columns).float() for length, rows_columns in axes.items()}
-    _write(folder, tensors, {"mode": "rotary"})
+    _write(folder, tensors, {"backbone": backbone, "mode": "rotary"})
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -58,13 +58,13 @@ def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> N
 
 
 class PosEmbeds(PosEmbedAxes):
-    """The position embeddings of one backbone, from the folder that `write_axes` or `write_rotary_axes` wrote.
+    """The position embeddings of a backbone, from the folder that `write_axes` or `write_rotary_axes` wrote.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: missing, damaged, or of another backbone.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backbone: str) -> None:
         self.folder = folder
         path = folder / "axes.json"
         try:
@@ -73,8 +73,11 @@ class PosEmbeds(PosEmbedAxes):
             if file_sha256(path) != self.facts["sha256"]:
                 raise ValueError("it is not the file that axes.json describes")
             tensors = load_file(path)
+            found = self.facts["backbone"]
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+            raise damaged(path, error) from error
+        if found != backbone:
+            raise UserError(f"{folder} is of the backbone {found} and not of {backbone}; run dvc repro")
         learnt = tensors.pop("learnt", None)
         super().__init__({int(name.removeprefix("axis.")): axis for name, axis in tensors.items()}, learnt)
 

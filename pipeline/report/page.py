@@ -18,11 +18,11 @@ from charm.images.reasons import REASONS
 from charm.model.metrics import METRICS
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
-from pipeline.inputs import build_tokenizer
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params
 from pipeline.report.contact_sheet import make_contact_sheet
 from pipeline.report.gallery import Scored, choose_images, show_image
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 
@@ -95,8 +95,8 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
     chosen = choose_images(scored, [sizes[row.key] for row in scored], tokenizer, params.report.gallery)
     images = ShardReader(data / "shards")
     sheet = masks = None
-    if params.selection == "saliency":
-        folder = data / "importance" / "saliency"
+    if tokenizer.reads == "saliency":
+        folder = data / "importance"
         names = dict(zip(manifest.keys, manifest.table["name"].to_pylist(), strict=True))
         sheet, masks = make_contact_sheet(folder, images, names), ColumnReader(folder, images)
     gallery = [
@@ -116,7 +116,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         params=params,
         model=model,
         facts=facts,
-        dataset=Path(params.manifest.csv_file or "").name if params.dataset == "csv" else facts["dataset"],
+        dataset=Path(params.labels).name if params.dataset == "csv" else facts["dataset"],
         metrics={name: tuple(metrics[f"{name}{end}"] for end in ("", "_low", "_high")) for name in METRICS},
         evaluation=metrics,
         rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in metrics["rejected"].items()],

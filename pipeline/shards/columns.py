@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from charm.runtime.errors import UserError
+from pipeline.shards.folders import open_folder
 from pipeline.shards.read import ShardReader, decode_array
-from pipeline.store import read_record, remake
+from pipeline.work.store import parse_record
 
 
 class ColumnReader:
@@ -27,6 +28,7 @@ class ColumnReader:
     Args:
         folder: of the maps' shards, or its address.
         images: that they are of.
+        name: of the map, or None for any.
 
     Attributes:
         shards: name -> sha256 of its tar, in order.
@@ -35,7 +37,9 @@ class ColumnReader:
         UserError: the shards' names or keys are not those of the images, or they were made from other images.
     """
 
-    def __init__(self, folder: Path | str, images: ShardReader) -> None:
+    def __init__(self, folder: Path | str, images: ShardReader, name: str | None = None) -> None:
+        if name is not None and (found := read_column_facts(folder)["map"]) != name:
+            raise UserError(f"{folder} holds the map {found!r} and not {name!r}; run dvc repro")
         self._shards = ShardReader(folder)
         self.shards = self._shards.shards
         if not self._shards.is_parallel_to(images):
@@ -72,17 +76,22 @@ class ColumnReader:
         return f"{self._shards.folder}/{self._shards.shard_of(key)}.tar"
 
 
-def read_column_facts(folder: Path) -> dict[str, Any]:
-    """column.json: which map it is and how it was made; for saliency its counts, too (pipeline.importance.coverage).
+def read_column_facts(folder: Path | str) -> dict[str, Any]:
+    """Reads column.json: which map it is and how it was made; for saliency its counts, too.
 
     Raises:
         UserError: missing or damaged.
     """
-    path = folder / "column.json"
+    opened = open_folder(folder)
     try:
-        return read_record(path)
+        facts = parse_record(*opened.read_files(["column.json"]))
+        if "map" not in facts:
+            raise ValueError("it does not say which map it is")
+        return facts
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+        raise UserError(
+            f"{folder}/column.json: missing or damaged ({error}); {opened.remedy('column.json')}"
+        ) from error
 
 
 def _find_difference(column: ShardReader, images: ShardReader) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from charm.runtime.errors import UserError
-from pipeline.store import remake
+from pipeline.work.store import remake
 
 
 class LocalFolder:

@@ -13,7 +13,7 @@ import numpy as np
 from charm.images.decode import EXTENSIONS, Rejected, decode_image
 from charm.runtime.errors import UserError
 from pipeline.shards.folders import Folder, open_folder
-from pipeline.store import parse_record
+from pipeline.work.store import parse_record
 
 _RAW = "npy"
 _IMAGES = frozenset({*EXTENSIONS, _RAW})

@@ -30,7 +30,7 @@ from charm.images.decode import decode_image
 from charm.runtime.disk import atomic_write, file_sha256
 from charm.runtime.errors import UserError
 from charm.tokenization.geometry import downscale
-from pipeline.store import write_record
+from pipeline.work.store import mark_changed, write_record
 
 Sample = dict[str, bytes]
 
@@ -109,6 +109,7 @@ def _pack_sample(row: dict[str, Any], root: Path, encoding: str, jpeg_quality: i
     path = root / row["path"]
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        mark_changed(root, row["path"])
         raise UserError(f"{row['path']} has changed since it was listed: run `dvc repro --force manifest`")
     label = json.dumps({"name": row["name"], "target": row["target"]}, sort_keys=True).encode()
     resized = (row["height"], row["width"]) != (row["raw_height"], row["raw_width"])

@@ -6,19 +6,14 @@ from charm.inputs.registry import Tokenizer
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest, read_manifest
-from pipeline.params import Params
 from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.training.loader import TokenDataset
 
 DATA = Path("data")
-# Selections whose column a tokenizer reads. Images made square have another grid; their masks are squared with them.
-_FROM_COLUMN = {
-    "charm": ("frequency", "gradient", "entropy", "saliency"),
-    "ms": ("saliency",),
-    "hr_ms": ("saliency",),
-}
 
 
 class Inputs:
@@ -42,10 +37,11 @@ class Inputs:
             if key not in self.images:
                 raise UserError(f"{self.images.folder} lacks {key} of the manifest; run dvc repro")
         self._column = None
-        if params.selection in _FROM_COLUMN.get(params.tokenizer, ()):
-            self._column = ColumnReader(f"{place}/importance/{params.selection}", self.images)
-        axes = DATA / "pos_embeds" / params.backbone
-        self.pos_embeds = PosEmbeds(axes)
+        reads = build_tokenizer(params, patch_size=14).reads  # the same for any patch size
+        if reads is not None:
+            self._column = ColumnReader(f"{place}/importance", self.images, reads)
+        axes = DATA / "pos_embeds"
+        self.pos_embeds = PosEmbeds(axes, params.backbone)
         self.sha256s = [file_sha256(DATA / "manifest" / "manifest.parquet"), file_sha256(axes / "axes.safetensors")]
         self.sha256s += self.images.shards.values()
         self.sha256s += self._column.shards.values() if self._column else ()

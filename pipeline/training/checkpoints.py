@@ -11,7 +11,7 @@ from torch import Tensor
 
 from charm.runtime.disk import file_sha256, fsync_dir
 from charm.runtime.errors import UserError
-from pipeline.store import read_record, remake, write_record
+from pipeline.work.store import damaged, read_record, write_record
 
 _KEPT = 2  # finished checkpoints; an older one stands in if the newest is damaged
 
@@ -78,7 +78,7 @@ def load_model_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
             raise ValueError("it is not the file that model.json describes")
         return load_file(path), config
     except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); {remake(path)}") from error
+        raise damaged(path, error) from error
 
 
 def _finished(folder: Path) -> list[Path]:

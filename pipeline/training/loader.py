@@ -29,7 +29,7 @@ from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.training.sampler import EpochSampler, SampleRef
 
-_MOST_WORKERS = 1024  # as pipeline.params allows
+_MOST_WORKERS = 1024  # as pipeline.settings.params allows
 _GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM
 
 
@@ -148,7 +148,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         """The tokenizer's arguments that hold the image's map."""
         if self._column is None:
             return {}
-        if isinstance(self._tokenizer, CharmTokenizer) and self._tokenizer.selection != "saliency":
+        if isinstance(self._tokenizer, CharmTokenizer) and self._tokenizer.reads != "saliency":
             return {"importance": self._column.read_importance(key, self._tokenizer.coarse_patch_size)}
         return {"saliency_mask": self._column.read_mask(key)}
 

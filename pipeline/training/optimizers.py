@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from charm.model.vit import CharmViT
-from pipeline.params import TrainParams
+from pipeline.settings.params import TrainParams
 
 
 def build_optimizer(model: CharmViT, settings: TrainParams) -> torch.optim.AdamW:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from charm.model.metrics import METRICS
-from pipeline.inputs import build_cutter
-from pipeline.params import Params
+from pipeline.settings.inputs import build_cutter, build_tokenizer
+from pipeline.settings.params import Params
 from pipeline.shards.columns import read_column_facts
 from pipeline.training.artifacts import DATA
 
@@ -45,11 +45,19 @@ def describe_scorer(
     }
 
 
+def describe_masks(params: Params) -> dict[str, Any] | None:
+    """The facts of the saliency masks that the input reads; None if it reads none, or they are elsewhere."""
+    column = DATA / "importance"
+    is_here = (column / "column.json").is_file()  # it is not where shards are read from hardware.remote
+    if build_tokenizer(params, patch_size=14).reads != "saliency" or not is_here:
+        return None
+    return read_column_facts(column)
+
+
 def _describe_saliency(params: Params) -> dict[str, Any] | None:
     """How the masks were made that the model was trained with; None where it needs none, or nobody here knows."""
-    column = DATA / "importance" / params.selection / "column.json"
-    if params.selection != "saliency" or not column.is_file():
+    found = describe_masks(params)
+    if found is None:
         return None
-    found = read_column_facts(column.parent)
     detector = params.importance.saliency.sam_hq.detector if found["backend"] == "sam_hq" else None
     return {"backend": found["backend"], "settings": found["settings"], "detector": detector}

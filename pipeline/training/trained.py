@@ -8,9 +8,9 @@ from typing import Any
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest
-from pipeline.params import Params
+from pipeline.settings.models import build_model, model_config
+from pipeline.settings.params import Params
 from pipeline.training.checkpoints import load_model_tensors
-from pipeline.training.models import build_model, model_config
 
 
 def describe_model(params: Params, manifest: Manifest) -> dict[str, Any]:

@@ -23,13 +23,13 @@ from charm.model.pos_embed import learnt_grid
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.rows import build_rows, inspect_images
 from pipeline.manifest.table import Manifest, read_manifest, write_manifest
-from pipeline.params import load_params
 from pipeline.pos_embeds.axes import PosEmbeds, list_axes, write_axes
+from pipeline.settings.params import load_params
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
-from pipeline.store import parse_record
 from pipeline.training.loader import Loader, TokenDataset
 from pipeline.training.sampler import EpochSampler
+from pipeline.work.store import parse_record
 
 HEIGHT, WIDTH, COUNT, PER_SHARD, BATCH, ROUNDS = 768, 1024, 64, 16, 16, 7
 TOKENIZER = CharmTokenizer(max_seq_len=1024)
@@ -99,8 +99,8 @@ def pack(data: list[bytes], folder: Path) -> tuple[Manifest, PosEmbeds]:
             pack_shard(rows[start : start + PER_SHARD], str(listing.root), kind, 95, target)
     manifest = read_manifest(folder / "manifest")
     grid = learnt_grid(charm_demo().pos_embed.detach())
-    write_axes(folder / "pos_embeds", grid, list_axes(TOKENIZER, manifest.image_hws), "bilinear", False)
-    return manifest, PosEmbeds(folder / "pos_embeds")
+    write_axes(folder / "pos_embeds", "charm_demo", grid, list_axes(TOKENIZER, manifest.image_hws), "bilinear", False)
+    return manifest, PosEmbeds(folder / "pos_embeds", "charm_demo")
 
 
 def loading(dataset: TokenDataset, workers: int) -> Callable[[], object]:

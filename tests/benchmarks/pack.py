@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from pipeline.executor import connect
 from pipeline.importance.make import make_column
-from pipeline.params import DaskParams
+from pipeline.settings.params import DaskParams
 from pipeline.shards.write import pack_shard
+from pipeline.work.executor import connect
 from tests.benchmarks.loader import draw_photographs
 
 PER_SHARD, ROUNDS = 64, 9

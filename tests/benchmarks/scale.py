@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 READ = """
 import torch
 from pathlib import Path
-from pipeline.inputs import Inputs
+from pipeline.settings.inputs import Inputs
 from pipeline.loader import Loader
-from pipeline.params import load_params
+from pipeline.settings.params import load_params
 from pipeline.sampler import EpochSampler
 from pipeline.tokenizers import build_tokenizer
 params = load_params()
@@ -81,7 +81,7 @@ def write_images(folder: Path, count: int) -> None:
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["dataset"] = "csv"
-    params["manifest"]["csv_file"] = "images/labels.csv"
+    params["labels"] = "images/labels.csv"
     params["shards"]["samples_per_shard"] = 1000
     yaml.dump(params, folder / "params.yaml")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from tests.benchmarks.demo import (
     SELECTIONS,
     TOKENIZERS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.training.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
@@ -17,9 +17,10 @@ from tests.conftest import Small
 def small_params(shipped: Params, small: Small) -> Params:
     """For `write_labels`; three images to a shard, scores by gradient."""
     columns = {"path_column": "file", "score_columns": ["stars"], "split_column": "part"}
-    chosen = replace(shipped.manifest, csv_file=str(small.root / "labels.csv"), max_reject_frac=0.2, **columns)
+    chosen = replace(shipped.manifest, max_reject_frac=0.2, **columns)
     three = replace(shipped.shards, samples_per_shard=3)
-    return replace(shipped, dataset="csv", manifest=chosen, shards=three, selection="gradient")
+    labels = str(small.root / "labels.csv")
+    return replace(shipped, dataset="csv", labels=labels, manifest=chosen, shards=three, selection="gradient")
 
 
 def write_labels(small: Small) -> None:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import pytest
 import simplejpeg
 from ruamel.yaml import YAML
 
-from pipeline.params import load_params
-from pipeline.store import read_sidecar
+from pipeline.settings.params import load_params
+from pipeline.work.store import read_sidecar
 from stages import importance, manifest, shards
 from tests.conftest import ROOT
 from tests.faults.sweep import tree
@@ -36,7 +36,8 @@ def write_workspace(folder: Path, images: int, **settings: Any) -> None:
     (folder / "images/labels.csv").write_text("\n".join(lines) + "\n")
     params = YAML().load(ROOT / "params.yaml")
     params["dataset"], params["selection"] = "csv", "gradient"
-    params["manifest"] |= {"csv_file": "images/labels.csv", "split_column": "split"}
+    params["labels"] = "images/labels.csv"
+    params["manifest"]["split_column"] = "split"
     params["shards"] |= settings
     params["dask"]["workers"] = 1
     YAML().dump(params, folder / "params.yaml")
@@ -51,8 +52,9 @@ def run_inline(folder: Path, *commands: str) -> None:
         for variable in ("CHARM_STORE", "DVC_ROOT"):
             patch.delenv(variable, raising=False)
         for command in commands:
-            patch.setattr("sys.argv", command.split())
-            mains[command.split()[0]](load_params())
+            stage, *selection = command.split()
+            params = load_params()
+            mains[stage](replace(params, selection=selection[0]) if selection else params)
 
 
 def start_stage(folder: Path, name: str, **environment: str) -> subprocess.Popen[str]:

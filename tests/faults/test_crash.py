@@ -12,10 +12,10 @@ import torch
 
 from charm.runtime.disk import atomic_write
 from pipeline.manifest.table import read_manifest, write_manifest
-from pipeline.params import Params
 from pipeline.pos_embeds.axes import PosEmbeds, write_axes
+from pipeline.settings.params import Params
 from pipeline.shards.write import write_shard
-from pipeline.store import prune, publish, read_record, read_sidecar, write_json, write_record
+from pipeline.work.store import prune, publish, read_record, read_sidecar, write_json, write_record
 from stages import importance, manifest, shards
 from tests.conftest import Small
 from tests.faults.artifacts import (
@@ -109,7 +109,7 @@ def rows_of(bias: int) -> torch.Tensor:
 
 def read_axes(folder: Path) -> object:
     rows = torch.cartesian_prod(torch.arange(5), torch.arange(5))  # of the axes of two and of three tokens
-    return PosEmbeds(folder / "axes").gather(rows).tolist() if folder.joinpath("axes").is_dir() else None
+    return PosEmbeds(folder / "axes", "charm_demo").gather(rows).tolist() if folder.joinpath("axes").is_dir() else None
 
 
 WRITERS = {
@@ -163,12 +163,12 @@ WRITERS = {
     ),
     "position embeddings": Writer(
         prepare=lambda folder: None,
-        write=lambda folder: write_axes(folder / "axes", rows_of(0), [2, 3], "bilinear", False),
+        write=lambda folder: write_axes(folder / "axes", "charm_demo", rows_of(0), [2, 3], "bilinear", False),
         read=read_axes,
     ),
     "position embeddings over older ones": Writer(
-        prepare=lambda folder: write_axes(folder / "axes", rows_of(7), [2, 3], "bilinear", False),
-        write=lambda folder: write_axes(folder / "axes", rows_of(0), [2, 3], "bilinear", False),
+        prepare=lambda folder: write_axes(folder / "axes", "charm_demo", rows_of(7), [2, 3], "bilinear", False),
+        write=lambda folder: write_axes(folder / "axes", "charm_demo", rows_of(0), [2, 3], "bilinear", False),
         read=read_axes,
     ),
     "a model over an older one": Writer(
@@ -217,7 +217,6 @@ def test_manifest(small: Small, folder: Path, gate: Gate) -> None:
 def params(small: Small, shipped_params: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Of stages that run in this process."""
     use_no_cluster(monkeypatch)
-    monkeypatch.setattr("sys.argv", ["stage"])
     write_labels(small)
     return small_params(shipped_params, small)
 
@@ -257,7 +256,7 @@ def test_stage_shards_over_those_of_another_size(small: Small, folder: Path, par
 
 def test_stage_importance(small: Small, folder: Path, params: Params, gate: Gate) -> None:
     def read(folder: Path) -> object:
-        return read_scores(folder / "data/importance/gradient", folder / "data/shards")
+        return read_scores(folder / "data/importance", folder / "data/shards")
 
     writer = Writer(
         prepare=lambda folder: copy_data(small, folder, "shards"),

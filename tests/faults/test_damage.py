@@ -16,12 +16,12 @@ from charm.hub import read_model as read_model_folder
 from charm.runtime.errors import UserError
 from pipeline.importance.make import make_column
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params, load_params
 from pipeline.pos_embeds.axes import PosEmbeds, write_axes
+from pipeline.settings.params import Params, load_params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
-from pipeline.store import write_record
 from pipeline.verify import verify
+from pipeline.work.store import write_record
 from tests.conftest import PER_SHARD, Small
 from tests.faults.artifacts import read_small_checkpoint, read_small_model, save_small_checkpoint, save_small_model
 from tests.faults.conftest import Gate
@@ -43,14 +43,14 @@ def data(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (data / name / file.name).write_bytes(file.read_bytes())
     scores = {"coarse_patch_sizes": [28, 56], "fit": "nearest"}
     for name, way, settings in (("gradient", "gradient", scores), ("saliency", "mbd", {})):
-        column = data / "importance" / name
+        column = data.parent / name / "importance"
         column.mkdir(parents=True)
         for shard in ("shard-000000", SHARD):
             make_column(str(data / "shards"), shard, way, settings, column / shard)
         write_record(column / "column.json", {"map": name, "settings": settings})
-    (top / "random/importance/random").mkdir(parents=True)
-    write_record(top / "random/importance/random/column.json", {"map": "random", "settings": {}})
-    write_axes(data / "pos_embeds/charm_demo", torch.arange(18.0).reshape(3, 3, 2), [2, 3], "bilinear", False)
+    (top / "random/importance").mkdir(parents=True)
+    write_record(top / "random/importance/column.json", {"map": None, "settings": {}})
+    write_axes(data / "pos_embeds", "charm_demo", torch.arange(18.0).reshape(3, 3, 2), [2, 3], "bilinear", False)
     save_small_model(top / "runs/train", 0.5)
     published = encode_model({"head.weight": torch.arange(60.0).reshape(2, 30)}, {"seed": 3, "max_edge": None})
     (top / "published").mkdir()
@@ -84,7 +84,7 @@ def read_images(data: Path) -> object:
 
 def read_column(data: Path, name: str) -> object:
     images = ShardReader(data / "shards")
-    column = ColumnReader(data / "importance" / name, images)
+    column = ColumnReader(data.parent / name / "importance", images, name)
     keys = list(images)[PER_SHARD:]
     if name == "saliency":
         return [column.read_mask(key).tobytes() for key in keys]
@@ -97,7 +97,7 @@ def read_table(data: Path) -> object:
 
 
 def read_axes(data: Path) -> object:
-    return PosEmbeds(data / "pos_embeds/charm_demo").gather(SIDES).tolist()
+    return PosEmbeds(data / "pos_embeds", "charm_demo").gather(SIDES).tolist()
 
 
 def read_model(data: Path) -> object:
@@ -129,14 +129,14 @@ class Artifact:
 ARTIFACTS = {
     "shard": Artifact(f"shards/{SHARD}.tar", read_images),
     "sidecar of a shard": Artifact(f"shards/{SHARD}.json", read_images),
-    "scores": Artifact(f"importance/gradient/{SHARD}.tar", lambda data: read_column(data, "gradient")),
-    "sidecar of scores": Artifact(f"importance/gradient/{SHARD}.json", lambda data: read_column(data, "gradient")),
-    "masks": Artifact(f"importance/saliency/{SHARD}.tar", lambda data: read_column(data, "saliency")),
-    "sidecar of masks": Artifact(f"importance/saliency/{SHARD}.json", lambda data: read_column(data, "saliency")),
+    "scores": Artifact(f"../gradient/importance/{SHARD}.tar", lambda data: read_column(data, "gradient")),
+    "sidecar of scores": Artifact(f"../gradient/importance/{SHARD}.json", lambda data: read_column(data, "gradient")),
+    "masks": Artifact(f"../saliency/importance/{SHARD}.tar", lambda data: read_column(data, "saliency")),
+    "sidecar of masks": Artifact(f"../saliency/importance/{SHARD}.json", lambda data: read_column(data, "saliency")),
     "manifest.parquet": Artifact("manifest/manifest.parquet", read_table),
     "dataset.json": Artifact("manifest/dataset.json", read_table),
-    "axes.safetensors": Artifact("pos_embeds/charm_demo/axes.safetensors", read_axes),
-    "axes.json": Artifact("pos_embeds/charm_demo/axes.json", read_axes),
+    "axes.safetensors": Artifact("pos_embeds/axes.safetensors", read_axes),
+    "axes.json": Artifact("pos_embeds/axes.json", read_axes),
     "model.safetensors": Artifact("../runs/train/model.safetensors", read_model),
     "model.json": Artifact("../runs/train/model.json", read_model),
     "model.safetensors of a model's folder": Artifact("../published/model.safetensors", read_published),
@@ -172,7 +172,7 @@ def test_damage(name: str, data: Path, shipped_params: Params, gate: Gate) -> No
 
 def test_damage_of_what_only_verify_reads(data: Path, shipped_params: Params, gate: Gate) -> None:
     alone = data.parent / "random"
-    path = alone / "importance/random/column.json"
+    path = alone / "importance/column.json"
     assert find_damage(shipped_params, alone) == ""
     cases = [path.name in find_damage(shipped_params, alone) for _ in damaged(path)]
     gate("G3", "column.json: bits flipped, and cut", cases=len(cases), failures=cases.count(False))
@@ -193,7 +193,7 @@ def test_damage_of_a_checkpoint(data: Path, gate: Gate, capsys: pytest.CaptureFi
         gate("G3", f"{path.name} of a checkpoint: bits flipped, and cut", **found)
 
 
-@pytest.mark.parametrize("name", [f"shards/{SHARD}.tar", f"shards/{SHARD}.json", f"importance/gradient/{SHARD}.tar"])
+@pytest.mark.parametrize("name", [f"shards/{SHARD}.tar", f"shards/{SHARD}.json", f"importance/{SHARD}.tar"])
 def test_the_advice_helps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
     """Damage is in every name of a file. What the error says to do makes the file anew."""
     write_workspace(tmp_path, 9, samples_per_shard=4)

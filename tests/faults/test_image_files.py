@@ -24,8 +24,8 @@ from charm.images.reasons import REASONS
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.rows import build_rows, inspect_images
 from pipeline.manifest.table import read_manifest, write_manifest
-from pipeline.params import Params
-from pipeline.store import read_sidecar
+from pipeline.settings.params import Params
+from pipeline.work.store import read_sidecar
 from tests.faults.bombs import REFUSED, encode, large
 from tests.faults.conftest import Gate
 

@@ -15,7 +15,7 @@ import pytest
 from charm.runtime.errors import UserError
 from pipeline.datasets import csv
 from pipeline.manifest.rows import check_listing
-from pipeline.params import load_params
+from pipeline.settings.params import load_params
 from stages import manifest, run_stage
 from tests.faults.bombs import encode
 from tests.faults.conftest import Gate
@@ -24,7 +24,7 @@ from tests.no_cluster import use_no_cluster
 ROOT = Path(__file__).parents[2]
 HEADER = "path,score,part\n"
 GOOD = HEADER + "".join(f"{index}.jpg,0.{index},{('train', 'val', 'test')[index % 3]}\n" for index in range(6))
-SETTINGS = {"dataset": "csv", "csv_file": "labels.csv", "split_column": "part"}
+SETTINGS = {"dataset": "csv", "labels": "labels.csv", "split_column": "part"}
 # What the labels say -> what the message has to say.
 LABELS = {
     b"": "labels.csv:1: no header",
@@ -58,11 +58,11 @@ LABELS = {
 }
 # A key of params.yaml and its value -> what the message has to say.
 PARAMS = {
-    ("csv_file", "lables.csv"): "manifest.csv_file: there is no file lables.csv",
-    ("csv_file", "."): "manifest.csv_file: there is no file .",
-    ("csv_file", ""): "dataset: csv needs manifest.csv_file",
-    ("csv_file", "[a]"): "manifest.csv_file: expected str",
-    ("csv_root", "nowhere"): "6 of 6 listed images cannot be used ({'missing': 6})",
+    ("labels", "lables.csv"): "labels: there is no file lables.csv",
+    ("labels", "."): "labels: .: dataset: csv needs a .csv",
+    ("labels", ""): "labels: expected str",
+    ("labels", "[a]"): "labels: expected str",
+    ("root", "nowhere"): "6 of 6 listed images cannot be used ({'missing': 6})",
     ("path_column", "paths"): "labels.csv:1: there is no column 'paths'; did you mean 'path'?",
     ("score_columns", "[]"): "manifest.score_columns: expected a list of at least one entry",
     ("score_columns", "[score, path]"): "labels.csv:2: path is '0.jpg', expected a number",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from stages import evaluate, importance, manifest, pos_embeds, run_stage, shards
 from tests.faults.conftest import Gate
@@ -74,7 +74,7 @@ def one_split(folder: Path) -> int:
 
 def labels_of_no_kind(folder: Path) -> int:
     (folder / "labels.parquet").write_text("path,score\n")
-    return setting("csv_file", "csv_file: labels.parquet")(folder)
+    return setting("labels", "labels: labels.parquet")(folder)
 
 
 MISTAKES = {
@@ -111,7 +111,7 @@ MISTAKES = {
         "no text": Mistake(content("params.yaml", b"seed: \xff\xfe"), ("params.yaml: not valid YAML",)),
         "empty": Mistake(content("params.yaml", b""), ("params.yaml: expected keys and values",)),
         "no file": Mistake(content("params.yaml", None), ("params.yaml: No such file",)),
-        "no labels named": Mistake(setting("csv_file", "csv_file:"), ("manifest.csv_file",)),
+        "no labels named": Mistake(setting("labels", "labels:"), ("params.yaml:LINE: labels: expected str",)),
         "column that is not there": Mistake(
             setting("score_columns", "score_columns: [scores]"),
             ("labels.csv:", "there is no column 'scores'", "did you mean 'score'?"),
@@ -141,13 +141,13 @@ MISTAKES = {
         ),
         "no text": Mistake(content("images/labels.csv", b"path,score,split\n\xff,1,val\n"), ("labels.csv:",)),
         "no Parquet": Mistake(labels_of_no_kind, ("labels.parquet: not a Parquet file",)),
-        "not there": Mistake(content("images/labels.csv", None), ("manifest.csv_file", "images/labels.csv")),
-        "folder": Mistake(setting("csv_file", "csv_file: images"), ("manifest.csv_file", "images")),
+        "not there": Mistake(content("images/labels.csv", None), ("labels: there is no file images/labels.csv",)),
+        "folder": Mistake(setting("labels", "labels: images"), ("labels: images: dataset: csv needs a .csv",)),
         "split without images": Mistake(one_split, ("no image is in the split 'val'",)),
     },
     "paths and order": {
         "images elsewhere": Mistake(
-            setting("csv_root", "csv_root: nowhere"),
+            setting("root", "root: nowhere"),
             (f"{IMAGES} of {IMAGES} listed images cannot be used", "manifest.max_reject_frac", "rejected.csv"),
         ),
         "store in a file": Mistake(content(".charm", b""), (".charm",)),
@@ -170,7 +170,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     """Called for a new one, which becomes the current folder, for stages in this process."""
     use_no_cluster(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["stage"])
     for variable in ("CHARM_STORE", "DVC_ROOT"):
         monkeypatch.delenv(variable, raising=False)
     before = signal.getsignal(signal.SIGTERM)

@@ -21,18 +21,18 @@ import torch
 from charm.app.reading import load_scorer
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError
-from pipeline import executor
 from pipeline.manifest.table import SCHEMA, read_manifest
-from pipeline.params import DaskParams, Params, load_params
 from pipeline.pos_embeds import axes as pos_embeds
 from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.settings.params import DaskParams, Params, load_params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader, decode_array
 from pipeline.shards.write import describe_tar, write_shard
-from pipeline.store import write_record
 from pipeline.training import checkpoints
 from pipeline.training.artifacts import Inputs
 from pipeline.verify import verify
+from pipeline.work import executor
+from pipeline.work.store import write_record
 from tests.conftest import ROOT, Small
 from tests.faults.artifacts import save_small_model
 from tests.faults.conftest import Gate
@@ -132,7 +132,7 @@ def test_position_embeddings(marker: Path, tmp_path: Path, gate: Gate, monkeypat
     monkeypatch.setattr(pos_embeds, "file_sha256", lambda path: "the same")
     results = []
     for trap in traps(marker).values():
-        pos_embeds.write_axes(tmp_path, torch.zeros(2, 2, 3), [2], "bilinear", False)
+        pos_embeds.write_axes(tmp_path, "charm_demo", torch.zeros(2, 2, 3), [2], "bilinear", False)
         (tmp_path / "axes.safetensors").write_bytes(trap)
         results.append(refuses(PosEmbeds, tmp_path))
     gate("G4", "pickles as position embeddings", cases=len(results), failures=results.count(False))
@@ -171,7 +171,7 @@ def test_tables(small: Small, marker: Path, gate: Gate) -> None:
 TAGS = (
     "!!python/object/apply:os.mkdir [MARKER]",
     "!!python/object/new:os.mkdir [MARKER]",
-    "!!python/object:pipeline.params.Params {}",
+    "!!python/object:pipeline.settings.params.Params {}",
     "!!python/name:os.mkdir",
     "!!python/module:antigravity",
     "!!python/tuple [1, 2]",

@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(folder / "gradient" / name, scores, sha256)
         write_shard(folder / "saliency" / name, masks, sha256)
     axes = list_axes(tokenizer_of("random"), SIZES)
-    write_axes(folder / "axes", torch.zeros(2, 2, 3), axes, "bilinear", False)
+    write_axes(folder / "axes", "charm_demo", torch.zeros(2, 2, 3), axes, "bilinear", False)
     return folder
 
 
@@ -111,7 +111,7 @@ def build(folder: Path) -> Build:
         manifest = Manifest(pa.Table.from_pylist(rows, schema=SCHEMA), {"num_bins": 1})
         images = ShardReader(folder / "images")
         column = None if selection == "random" else ColumnReader(folder / selection, images)
-        axes = PosEmbeds(folder / "axes")
+        axes = PosEmbeds(folder / "axes", "charm_demo")
         return TokenDataset(manifest, images, column, tokenizer_of(selection), axes, seed, flip=0.5, rotate=0.5)
 
     return build_dataset

@@ -1,4 +1,4 @@
-"""`charm verify` and `charm prune`: what is whole passes, what is not is named, and pruning takes what nobody uses."""
+"""`python -m pipeline verify` and `prune`: what is damaged is named, and pruning takes what nobody uses."""
 
 import shutil
 from collections.abc import Callable
@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from charm.app.command import app
-from pipeline.params import Params
+from pipeline.__main__ import main
 from pipeline.pos_embeds.axes import write_axes
+from pipeline.settings.params import Params
 from pipeline.shards.write import pack_shard, write_shard
-from pipeline.store import publish_shards, read_record, store_folder, write_json, write_record
 from pipeline.verify import verify
+from pipeline.work.store import publish_shards, read_record, store_folder, write_json, write_record
 from tests.conftest import ROOT, Small
 from tests.faults.artifacts import save_small_model
 from tests.untrained import write_model
@@ -30,10 +29,9 @@ def data(small: Small, store: Path) -> Path:
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     edit_params("selection: random", "selection: gradient")
     small.data.rename("data")
-    Path("data/importance").mkdir()
-    Path("data/gradient").rename("data/importance/gradient")
-    write_record(Path("data/importance/gradient/column.json"), {"map": "gradient", "settings": {}})
-    write_axes(Path("data/pos_embeds/charm_demo"), torch.zeros(2, 2, 3), [2, 3], "bilinear", False)
+    Path("data/gradient").rename("data/importance")
+    write_record(Path("data/importance/column.json"), {"map": "gradient", "settings": {}})
+    write_axes(Path("data/pos_embeds"), "charm_demo", torch.zeros(2, 2, 3), [2, 3], "bilinear", False)
     save_small_model(Path("runs/train"), 1)
     write_predictions(["00000006"])
     write_model(Path("runs/evaluate/model"))
@@ -41,12 +39,16 @@ def data(small: Small, store: Path) -> Path:
 
 
 @pytest.fixture
-def run(data: Path) -> Run:
+def run(data: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Called with arguments of the command line; the exit code and what was printed, errors last."""
 
     def run_command(*arguments: str) -> tuple[int, str]:
-        ended = CliRunner().invoke(app, arguments)
-        return ended.exit_code, ended.stdout + ended.stderr
+        try:
+            code = main(arguments)
+        except SystemExit as ended:
+            code = int(str(ended.code))
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
 
     return run_command
 
@@ -78,8 +80,8 @@ def test_everything_is_whole(run: Run) -> None:
     assert printed.splitlines() == [
         "ok       data/manifest: 7 listed = 7 packed + 0 rejected",
         "ok       data/shards: 7 samples in 2 shards",
-        "ok       data/importance/gradient: 7 samples in 2 shards",
-        "ok       data/pos_embeds/charm_demo: position embeddings",
+        "ok       data/importance: 7 samples in 2 shards",
+        "ok       data/pos_embeds: position embeddings",
         "ok       runs/train: value 1, 62 parameters",
         "ok       runs/evaluate: 1 predictions",
         "ok       runs/evaluate/model: charm_demo, 154,561 parameters",
@@ -90,14 +92,12 @@ def test_everything_is_whole(run: Run) -> None:
 
 def test_only_what_is_there_and_selected_is_checked(run: Run) -> None:
     edit_params("selection: gradient", "selection: random")
-    Path("data/importance/random").mkdir()
-    write_record(Path("data/importance/random/column.json"), {"map": "random", "settings": {}})
+    write_record(Path("data/importance/column.json"), {"map": None, "settings": {}})
     shutil.rmtree("runs")
-    flip("data/importance/gradient/shard-000000.json")
+    flip("data/importance/shard-000000.json")
     code, printed = run("verify")
     assert code == 0
-    assert "data/importance/random: no map is needed" in printed
-    assert "gradient" not in printed
+    assert "data/importance: no map is needed" in printed
     assert "runs" not in printed
 
 
@@ -178,20 +178,18 @@ DAMAGES = {
         move_members, ("data/shards/shard-000001.tar: its members is not what its sidecar says",), full=True
     ),
     "scores": Damage(
-        lambda: flip("data/importance/gradient/shard-000001.tar"),
-        ("data/importance/gradient/shard-000001.tar: its sha256 is not what its sidecar says",),
+        lambda: flip("data/importance/shard-000001.tar"),
+        ("data/importance/shard-000001.tar: its sha256 is not what its sidecar says",),
         full=True,
     ),
-    "column.json": Damage(
-        lambda: flip("data/importance/gradient/column.json"), ("data/importance/gradient/column.json: missing or",)
-    ),
+    "column.json": Damage(lambda: flip("data/importance/column.json"), ("data/importance/column.json: missing or",)),
     "no column.json": Damage(
-        lambda: Path("data/importance/gradient/column.json").unlink(), ("gradient/column.json: missing or damaged",)
+        lambda: Path("data/importance/column.json").unlink(), ("importance/column.json: missing or damaged",)
     ),
-    "column of other images": Damage(pack_others, ("data/importance/gradient/shard-000001.tar was not made from",)),
+    "column of other images": Damage(pack_others, ("data/importance/shard-000001.tar was not made from",)),
     "axes": Damage(
-        lambda: flip("data/pos_embeds/charm_demo/axes.safetensors"),
-        ("data/pos_embeds/charm_demo/axes.safetensors: missing or damaged",),
+        lambda: flip("data/pos_embeds/axes.safetensors"),
+        ("data/pos_embeds/axes.safetensors: missing or damaged",),
     ),
     "model": Damage(lambda: flip("runs/train/model.safetensors"), ("runs/train: ", "model.safetensors")),
     "predictions": Damage(

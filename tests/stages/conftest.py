@@ -1,5 +1,6 @@
 """A working folder in which every stage up to `train` has run on two dozen small images, shared by the session."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import simplejpeg
 from ruamel.yaml import YAML
 
-from pipeline.params import DaskParams, Params, load_params
+from pipeline.settings.params import DaskParams, Params, load_params
 from stages import importance, manifest, pos_embeds, shards, train
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +42,10 @@ def small_params(folder: Path) -> Params:
     return replace(
         params,
         dataset="csv",
+        labels=str(folder / "labels.csv"),
         max_seq_len=48,
         manifest=replace(
             params.manifest,
-            csv_file=str(folder / "labels.csv"),
             path_column="file",
             score_columns=["stars"],
             score_range=[1.0, 5.0],
@@ -66,7 +67,7 @@ def write_params(path: Path, params: Params) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
-    """The folder and its params; data/ and runs/train are there, with the maps `random`, `gradient` and `saliency`."""
+    """The folder and its params; data/ and runs/train are there, with two more columns in columns/."""
     folder = tmp_path_factory.mktemp("workspace")
     write_images(folder / "images")
     params = small_params(folder / "images")
@@ -76,9 +77,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
         patch.delenv("DVC_ROOT", raising=False)
         manifest.main(params)
         shards.main(params)
-        for name in ("random", "gradient", "saliency"):
-            patch.setattr("sys.argv", ["importance", name])
-            importance.main(params)
+        for name in ("gradient", "saliency", "random"):
+            importance.main(replace(params, selection=name))
+            shutil.copytree("data/importance", f"columns/{name}")
         pos_embeds.main(params)
         train.main(params)
     return folder, params

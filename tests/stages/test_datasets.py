@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params, load_params
-from pipeline.recipes import DATASETS
+from pipeline.settings.params import Params, load_params
+from pipeline.settings.recipes import DATASETS
 from pipeline.shards.read import ShardReader
 from stages import evaluate, importance, manifest, pos_embeds, report, shards, train
 from tests.no_cluster import use_no_cluster
@@ -44,7 +44,8 @@ def small_params(dataset: str, folder: Path) -> Params:
     return replace(
         params,
         max_seq_len=48,
-        manifest=replace(params.manifest, folder=str(folder / "published"), val_share=0.2, max_reject_frac=0.1),
+        labels=str(folder / "published"),
+        manifest=replace(params.manifest, val_share=0.2, max_reject_frac=0.1),
         shards=replace(params.shards, samples_per_shard=10),
         train=replace(params.train, epochs=1, batch_size=8),
         hardware=replace(params.hardware, device="cpu", loader_workers=0),
@@ -113,8 +114,7 @@ def test_the_seed_turns_over_drawn_splits_and_no_others(packed: Packed) -> None:
 
 # A distribution and a spreadsheet stand for the others: from here on all are alike.
 @pytest.mark.parametrize("packed", ["ava", "spaq"], indirect=True)
-def test_from_the_publishers_files_to_the_report(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["importance", "random"])
+def test_from_the_publishers_files_to_the_report(packed: Packed) -> None:
     for stage in (importance, pos_embeds, train, evaluate, report):
         stage.main(packed.params)
     metrics = json.loads((packed.folder / "runs/evaluate/metrics.json").read_text())

@@ -14,12 +14,12 @@ import torch
 from ruamel.yaml import YAML
 
 from charm.runtime.disk import file_sha256
-from pipeline.params import SamHqParams
+from pipeline.settings.params import SamHqParams
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from tests.stages.conftest import ROOT, write_images
 
-ALL = ["manifest", "shards", "importance@random", "pos_embeds@charm_demo", "train", "evaluate", "report"]
+ALL = ["manifest", "shards", "importance", "pos_embeds", "train", "evaluate", "report"]
 
 
 class Repository:
@@ -50,10 +50,9 @@ class Repository:
     def _set_params(self, csv_file: Path) -> None:
         path = self.folder / "params.yaml"
         params = YAML().load(path)
-        params["dataset"] = "csv"
+        params["dataset"], params["labels"] = "csv", str(csv_file)
         params["max_seq_len"] = 48
         params["manifest"] |= {
-            "csv_file": str(csv_file),
             "path_column": "file",
             "score_columns": ["stars"],
             "score_range": [1.0, 5.0],
@@ -99,7 +98,7 @@ def test_a_second_repro_runs_nothing(repository: Repository) -> None:
 
 def test_another_selection_makes_its_map_and_trains_again_and_going_back_runs_nothing(repository: Repository) -> None:
     assert repository.ran("exp", "run", "-S", "selection=saliency") == [
-        "importance@saliency",
+        "importance",
         "train",
         "evaluate",
         "report",
@@ -128,10 +127,10 @@ def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, ti
     path = repository.folder / "params.yaml"
     original = path.read_text()
     try:
-        assert repository.ran("exp", "run", *there, "importance@saliency") == ["importance@saliency"]
+        assert repository.ran("exp", "run", *there, "importance") == ["importance"]
     finally:
         path.write_text(original)
-    folder = repository.folder / "data/importance/saliency"
+    folder = repository.folder / "data/importance"
     assert json.loads((folder / "column.json").read_text())["empty"] == 26
     (found,) = (row.split(",")[0] for row in (folder / "masks.csv").read_text().splitlines() if row.endswith(",1"))
     assert 0 < ColumnReader(folder, images).read_mask(found).mean() < 1
@@ -140,7 +139,7 @@ def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, ti
 def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:
     there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.min_learning_rate=3e-7"]
     back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.min_learning_rate=1e-6"]
-    assert repository.ran("exp", "run", *there) == ["pos_embeds@vit_tiny_patch16_224", "train", "evaluate", "report"]
+    assert repository.ran("exp", "run", *there) == ["pos_embeds", "train", "evaluate", "report"]
     assert repository.ran("exp", "run", *back) == []
 
 

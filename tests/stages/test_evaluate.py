@@ -16,10 +16,10 @@ from charm.images.decode import decode_image
 from charm.model.metrics import METRICS, srcc
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
-from pipeline.params import EvaluateParams, Params
-from pipeline.store import read_record, write_record
+from pipeline.settings.params import EvaluateParams, Params
 from pipeline.training.predictions import Predictions, predict
 from pipeline.training.sampler import SampleRef
+from pipeline.work.store import read_record, write_record
 from stages import evaluate
 
 Workspace = tuple[Path, Params]
@@ -123,14 +123,16 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
     assert "saliency_empty_rate" not in metrics
 
     by_saliency = replace(params, selection="saliency")
-    model, column = Path("runs/train/model.json"), Path("data/importance/saliency/column.json")
+    shutil.rmtree("data/importance")
+    shutil.copytree("columns/saliency", "data/importance")
+    model, column = Path("runs/train/model.json"), Path("data/importance/column.json")
     described = read_record(model)
     described["tokens"] |= {"selection": "saliency"}
     write_record(model, described)
     write_record(column, read_record(column) | {"empty_rate": 0.125})
     assert run(Path(), by_saliency)[0]["saliency_empty_rate"] == 0.125
     column.write_text(column.read_text()[:-20])
-    with pytest.raises(UserError, match=r"importance/saliency: damaged .*; run dvc repro"):
+    with pytest.raises(UserError, match=r"importance/column.json: missing or damaged .*run dvc repro"):
         evaluate.main(by_saliency)
 
 

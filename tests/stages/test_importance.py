@@ -14,12 +14,12 @@ import pytest
 
 from charm import score_patches
 from charm.runtime.errors import UserError
-from pipeline import executor
 from pipeline.importance import make as maps
-from pipeline.params import Params, SaliencyParams, SamHqParams, ScoreParams
+from pipeline.settings.params import Params, SaliencyParams, SamHqParams, ScoreParams
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
-from pipeline.store import parse_record
+from pipeline.work import executor
+from pipeline.work.store import parse_record
 from stages import importance
 from tests.stages.conftest import ROOT
 
@@ -28,7 +28,7 @@ Workspace = tuple[Path, Params]
 
 def test_scores_are_those_of_the_image_for_every_coarse_patch_size(workspace: Workspace) -> None:
     images = ShardReader(workspace[0] / "data/shards")
-    column = ColumnReader(workspace[0] / "data/importance/gradient", images)
+    column = ColumnReader(workspace[0] / "columns/gradient", images)
     for key in images:
         for size in (28, 32, 56, 64):
             expected = score_patches(images.read_image(key), "gradient", size)
@@ -37,32 +37,33 @@ def test_scores_are_those_of_the_image_for_every_coarse_patch_size(workspace: Wo
 
 def test_masks_have_the_size_of_their_image(workspace: Workspace) -> None:
     images = ShardReader(workspace[0] / "data/shards")
-    column = ColumnReader(workspace[0] / "data/importance/saliency", images)
+    column = ColumnReader(workspace[0] / "columns/saliency", images)
     for key in images:
         assert column.read_mask(key).shape == images.read_image(key).shape[:2]
 
 
 def test_random_needs_no_map(workspace: Workspace) -> None:
-    folder = workspace[0] / "data/importance/random"
+    folder = workspace[0] / "columns/random"
     assert [path.name for path in folder.iterdir()] == ["column.json"]
-    assert parse_record((folder / "column.json").read_bytes()) == {"map": "random", "settings": {}}
+    assert parse_record((folder / "column.json").read_bytes()) == {"map": None, "settings": {}}
 
 
 def test_only_a_map_whose_settings_changed_is_made_again(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, params = workspace
-    monkeypatch.setattr("sys.argv", ["importance", "gradient"])
+    folder, params = workspace
+    monkeypatch.setenv("CHARM_STORE", str(folder / ".charm/store"))
+    shutil.copytree(folder / "data/shards", tmp_path / "data/shards")
+    monkeypatch.chdir(tmp_path)
     other = replace(params, importance=replace(params.importance, entropy=ScoreParams(coarse_patch_sizes=[42])))
-    importance.main(other)
+    importance.main(replace(other, selection="gradient"))
     assert "gradient: 3 of 3 shards are there, 0 to make" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["importance", "entropy"])
-    importance.main(other)
+    importance.main(replace(other, selection="entropy"))
     assert "entropy: 0 of 3 shards are there, 3 to make" in capsys.readouterr().out
 
 
 def test_masks_are_counted_and_those_without_an_object_are_flagged(workspace: Workspace) -> None:
-    folder = workspace[0] / "data/importance/saliency"
+    folder = workspace[0] / "columns/saliency"
     column = ColumnReader(folder, ShardReader(workspace[0] / "data/shards"))
     header, *rows = (folder / "masks.csv").read_text().splitlines()
     assert header == "key,coverage,salient"
@@ -107,7 +108,6 @@ def run(
     shutil.copytree(workspace[0] / "data/shards", tmp_path / "data/shards")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(executor, "connect", connect)
-    monkeypatch.setattr("sys.argv", ["importance", "saliency"])
     params = replace(workspace[1], selection="saliency", hardware=replace(workspace[1].hardware, device="cpu"))
 
     def run_stage(backend: str = "sam_hq", **settings: Any) -> str:
@@ -123,11 +123,11 @@ def test_masks_by_sam_hq_are_those_of_direct_calls(run: Run, tiny_models: SamHqP
 
     run()
     images = ShardReader(Path("data/shards"))
-    column = ColumnReader(Path("data/importance/saliency"), images)
+    column = ColumnReader(Path("data/importance"), images)
     for key in list(images)[::5]:
         expected, _ = segment_directly(images.read_image(key), tiny_models)
         np.testing.assert_array_equal(column.read_mask(key), expected)
-    facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
+    facts = parse_record(Path("data/importance/column.json").read_bytes())
     assert (facts["backend"], facts["empty"], facts["settings"]["prompt"]) == ("sam_hq", 0, "salient object")
     assert set(facts["coverage"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert facts["settings"].keys() & {"detector", "sam_checkpoint"} == set()  # a place is no setting
@@ -135,7 +135,7 @@ def test_masks_by_sam_hq_are_those_of_direct_calls(run: Run, tiny_models: SamHqP
 
 def test_nothing_found_is_an_outcome(run: Run) -> None:
     assert "nothing stands out in 27 of 27 images" in run(box_threshold=1.0)
-    facts = parse_record(Path("data/importance/saliency/column.json").read_bytes())
+    facts = parse_record(Path("data/importance/column.json").read_bytes())
     assert (facts["empty"], facts["empty_rate"], facts["coverage"]) == (27, 1.0, {})
 
 
@@ -163,7 +163,7 @@ def test_large_shards_are_made_in_blocks_and_a_run_that_stopped_goes_on(
 ) -> None:
     """Shards of 10, 10 and 7 images, blocks of 4: eight blocks."""
     run()
-    out = Path("data/importance/saliency")
+    out = Path("data/importance")
     at_once = {path.name: path.read_bytes() for path in out.iterdir()}
 
     monkeypatch.setattr(importance, "BLOCK", 4)
@@ -197,8 +197,8 @@ def test_a_run_without_saliency_loads_neither_of_its_libraries(tmp_path: Path) -
     """In a fresh process; tests/test_architecture.py has the same of training, whose timm one of them would change."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     code = (
-        "import sys; from stages import importance; from pipeline.params import load_params; "
-        "sys.argv = ['importance', 'random']; importance.main(load_params()); "
+        "import sys; from stages import importance; from pipeline.settings.params import load_params; "
+        "importance.main(load_params()); "
         "print(*sorted({'transformers', 'segment_anything_hq', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -209,4 +209,4 @@ def test_a_run_without_saliency_loads_neither_of_its_libraries(tmp_path: Path) -
         text=True,
         check=True,
     )
-    assert done.stdout == "random: needs no map\n\n"
+    assert done.stdout == "importance: the input charm with selection random reads no map\n\n"

@@ -10,8 +10,8 @@ import simplejpeg
 from charm.runtime.errors import UserError
 from pipeline.manifest.rows import inspect_images
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params
-from pipeline.store import read_sidecar, store_folder, write_record
+from pipeline.settings.params import Params
+from pipeline.work.store import read_sidecar, store_folder, write_record
 from stages import manifest
 from tests.conftest import draw_image
 from tests.no_cluster import use_no_cluster

@@ -3,10 +3,10 @@ from pathlib import Path
 import torch
 
 from charm import CharmTokenizer, CharmViT
-from pipeline.inputs import build_tokenizer
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params
 from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.params import Params
 from pipeline.shards.read import ShardReader
 
 Workspace = tuple[Path, Params]
@@ -14,7 +14,7 @@ Workspace = tuple[Path, Params]
 
 def test_every_image_finds_the_embeddings_of_its_tokens(workspace: Workspace) -> None:
     folder, params = workspace
-    pos_embeds = PosEmbeds(folder / "data/pos_embeds/charm_demo")
+    pos_embeds = PosEmbeds(folder / "data/pos_embeds", "charm_demo")
     model = CharmViT("charm_demo", num_scales=2)
     tokenizer = build_tokenizer(params, model.patch_size)
     assert isinstance(tokenizer, CharmTokenizer)

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,10 +18,10 @@ from pipeline.importance.coverage import write_coverages
 from pipeline.importance.make import encode_mask
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.table import write_manifest
-from pipeline.params import Params, load_params
+from pipeline.settings.params import Params, load_params
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard, write_shard
-from pipeline.store import write_record
+from pipeline.work.store import write_record
 from stages.report import main
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -194,10 +195,15 @@ def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
         mask = np.zeros((84 + int(key), 112), bool)
         mask[:28, :28] = key != "00000003"
         samples.append((key, encode_mask(mask)))
-    folder = Path("data/importance/saliency")
+    folder = Path("data/importance")
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_shard(folder / "shard-000000", samples, ShardReader(Path("data/shards")).shards["shard-000000"])
-    facts = {"backend": "sam_hq", "settings": {"sam": "vit_b", "prompt": "camo <object>"}} | write_coverages(folder)
+    facts = {
+        "map": "saliency",
+        "backend": "sam_hq",
+        "settings": {"sam": "vit_b", "prompt": "camo <object>"},
+    } | write_coverages(folder)
     write_record(folder / "column.json", facts)
     page = make_page(replace(params, selection="saliency"))
     assert re.search(r"SAM-HQ \(vit_b\) looked for “camo &lt;object&gt;” in 6 images", page)

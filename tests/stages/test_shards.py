@@ -6,7 +6,7 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from pipeline.shards.read import ShardReader
 from stages import manifest, shards
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from charm import CharmTokenizer
 from charm.runtime.errors import UserError
-from pipeline.inputs import build_tokenizer
-from pipeline.params import Params
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.params import Params
 from pipeline.training.checkpoints import load_checkpoint, load_model_tensors
 from stages import evaluate, train
 from tests.stages.conftest import ROOT, write_params

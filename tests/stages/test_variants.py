@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from stages import evaluate, manifest, pos_embeds, train
 
 Workspace = tuple[Path, Params]
@@ -42,6 +42,9 @@ def test_trains_and_scores_every_test_image(
     shutil.copytree(folder / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     changed = change(replace(params, train=replace(params.train, epochs=1)))
+    if changed.selection != "random":
+        shutil.rmtree("data/importance")
+        shutil.copytree(folder / "columns" / changed.selection, "data/importance")
     for stage in (pos_embeds, train, evaluate):
         stage.main(changed)
     metrics = json.loads((tmp_path / "runs/evaluate/metrics.json").read_text())
@@ -63,13 +66,12 @@ def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     labels = replace(
         params.manifest,
-        csv_file="labels.csv",
-        csv_root=str(folder / "images"),
+        root=str(folder / "images"),
         score_columns=["one", "two", "three"],
         score_range=[1.0, 3.0],
         accuracy_threshold=2.0,
     )
-    changed = replace(params, manifest=labels, train=replace(params.train, epochs=1))
+    changed = replace(params, labels="labels.csv", manifest=labels, train=replace(params.train, epochs=1))
     for stage in (manifest, pos_embeds, train, evaluate):
         stage.main(changed)
     predictions = [line.split(",") for line in (tmp_path / "runs/evaluate/predictions.csv").read_text().splitlines()]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from charm.app.command import app
 from charm.images.find import read_image
 from charm.scorer import CharmScorer
-from pipeline import store
+from pipeline.work import store
 from tests.conftest import ROOT, draw_image
 
 OPTIONS = {

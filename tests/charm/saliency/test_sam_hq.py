@@ -12,7 +12,7 @@ from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError
 from charm.saliency import sam_hq
 from charm.saliency.sam_hq import detect, format_prompt, load_detector, load_sam
-from pipeline.params import SamHqParams
+from pipeline.settings.params import SamHqParams
 from tests.saliency_models import build_tiny_sam, resolve, segment_directly
 
 Image = Callable[..., np.ndarray]

@@ -1,14 +1,13 @@
 """AVA: the official test list, and ids in it that have no scores."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import ava
-from pipeline.manifest.labels import Listing
-from pipeline.params import Params
+from pipeline.manifest.labels import Listing, Source
+from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write_ava
 
 TESTS = "aesthetics_image_lists/generic_test.jpgl"
@@ -21,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(params: Params, folder: Path) -> Listing:
-    return ava.read(replace(params.manifest, folder=str(folder)), 0, folder)
+    return ava.read(Source(folder, params.manifest, 0, folder))
 
 
 def test_test_images_are_those_of_the_list(

@@ -10,8 +10,8 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import csv
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.params import Params
+from pipeline.manifest.labels import Listed, Listing, Source
+from pipeline.settings.params import Params
 
 TABLE = "path,score\na.jpg,0.5\nsub/b.jpg,1\n"
 
@@ -23,7 +23,7 @@ def read(shipped_params: Params, tmp_path: Path) -> Any:
     def read_labels(content: str | bytes, name: str = "labels.csv", **settings: Any) -> Listing:
         file = tmp_path / name
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-        return csv.read(replace(shipped_params.manifest, csv_file=str(file), **settings), 0, tmp_path / "unused")
+        return csv.read(Source(file, replace(shipped_params.manifest, **settings), 0, tmp_path / "unused"))
 
     return read_labels
 
@@ -54,7 +54,7 @@ def test_same_labels(content: str, read: Any) -> None:
 
 
 def test_root_of_its_own(read: Any, tmp_path: Path) -> None:
-    assert read(TABLE, csv_root=str(tmp_path / "elsewhere")).root == tmp_path / "elsewhere"
+    assert read(TABLE, root=str(tmp_path / "elsewhere")).root == tmp_path / "elsewhere"
 
 
 def test_distribution_columns_in_the_given_order(read: Any) -> None:
@@ -116,16 +116,17 @@ def test_mistake_is_named_with_its_line(content: Any, settings: dict[str, Any], 
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", [None, ""])
-def test_no_file_given(name: str | None, shipped_params: Params, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"needs manifest\.csv_file"):
-        csv.read(replace(shipped_params.manifest, csv_file=name), 0, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["labels.csv", "."])
-def test_no_such_file(name: str, shipped_params: Params, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no file"):
-        csv.read(replace(shipped_params.manifest, csv_file=str(tmp_path / name)), 0, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("labels.csv", "there is no file"),
+        (".", "needs a .csv or .parquet file"),
+        ("pipeline/datasets/demo_images.py", "needs a .csv or .parquet file"),
+    ],
+)
+def test_no_such_file(name: str, message: str, shipped_params: Params, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        csv.read(Source(tmp_path / name, shipped_params.manifest, 0, tmp_path))
 
 
 def parquet(**columns: list[Any]) -> bytes:

@@ -14,7 +14,7 @@ from pipeline.datasets import demo
 from pipeline.datasets import demo_images as demo_images
 from pipeline.datasets.demo_images import NUM_IMAGES, SOURCES, DemoImage, render_images, split_sources
 from pipeline.manifest.rows import check_listing
-from pipeline.params import Params
+from pipeline.settings.params import Params
 
 FIRST = 42
 

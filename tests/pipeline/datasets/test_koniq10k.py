@@ -9,9 +9,9 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import koniq10k
-from pipeline.manifest.labels import Listing
+from pipeline.manifest.labels import Listing, Source
 from pipeline.manifest.rows import check_listing
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write, write_koniq10k
 
 SCORES = [
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(params: Params, folder: Path, **settings: Any) -> Listing:
-    listing = koniq10k.read(replace(params.manifest, folder=str(folder), **settings), 0, folder)
+    listing = koniq10k.read(Source(folder, replace(params.manifest, **settings), 0, folder))
     check_listing(listing)
     return listing
 

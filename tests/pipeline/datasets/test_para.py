@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets import para
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write, write_para
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
-from pipeline.manifest.labels import Listing
+from pipeline.manifest.labels import Listing, Source
 from pipeline.manifest.rows import check_listing
-from pipeline.params import Params
-from pipeline.recipes import DATASETS
+from pipeline.settings.params import Params
+from pipeline.settings.recipes import DATASETS
 from tests.pipeline.datasets.small_folders import LABELS, NUM_LISTED, WRITERS, counts, score
 
 TEXT = [(name, place) for name, places in LABELS.items() for place in places if not place.endswith(".xlsx")]
@@ -38,8 +38,9 @@ def read(shipped_params: Params) -> Read:
     """Called with a data set, its folder and settings of params.manifest."""
 
     def read_labels(dataset: str, folder: Path | None, **settings: Any) -> Listing:
-        changed = replace(shipped_params.manifest, folder=str(folder) if folder else None, **settings)
-        listing = READERS[dataset](changed, 0, Path("unused"))
+        labels = folder or Path("datasets", dataset)
+        changed = replace(shipped_params.manifest, **settings)
+        listing = READERS[dataset](Source(labels, changed, 0, Path("unused")))
         check_listing(listing)
         return listing
 

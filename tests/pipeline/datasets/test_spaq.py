@@ -3,7 +3,6 @@
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import spaq
-from pipeline.manifest.labels import Listing
-from pipeline.params import Params
+from pipeline.manifest.labels import Listing, Source
+from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write_spaq
 
 LABELS = "Annotations/MOS and Image attribute scores.xlsx"
@@ -36,7 +35,7 @@ def read(shipped_params: Params, folder: Path) -> Callable[..., Listing]:
             for row in rows:
                 book.active.append(row)
             book.save(folder / LABELS)
-        return spaq.read(replace(shipped_params.manifest, folder=str(folder)), 0, folder)
+        return spaq.read(Source(folder, shipped_params.manifest, 0, folder))
 
     return read_rows
 

@@ -13,7 +13,7 @@ from charm.runtime.errors import UserError
 from pipeline.experiments import run as experiments
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.experiments.run import Plan, change_params, plan_row, read_results, show_table, start
-from pipeline.params import load_params
+from pipeline.settings.params import load_params
 from tests.conftest import ROOT
 
 BASE = ROOT / "params.yaml"

@@ -14,7 +14,7 @@ import simplejpeg
 from charm.runtime.errors import UserError
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.rows import build_rows, check_listing, inspect_images, stat_image
-from pipeline.params import ManifestParams, Params
+from pipeline.settings.params import ManifestParams, Params
 from tests.conftest import draw_image
 
 GOOD = simplejpeg.encode_jpeg(draw_image(30, 40))

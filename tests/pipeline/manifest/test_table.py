@@ -15,7 +15,7 @@ from charm.images.reasons import REASONS
 from charm.runtime.errors import UserError
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.table import SCHEMA, find_leaks, read_manifest, write_manifest
-from pipeline.store import read_record
+from pipeline.work.store import read_record
 from tests.conftest import SIZES, Small
 
 NAMES = ["plain.jpg", "two\nlines.jpg", 'quo"ted, with a comma.jpg', "é" * 300, "nul\0.jpg", "=1+1"]

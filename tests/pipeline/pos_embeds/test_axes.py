@@ -23,8 +23,8 @@ TOKENIZERS = {
 
 
 def write(folder: Path, axes: list[int], mode: str = "bilinear", antialias: bool = False) -> PosEmbeds:
-    write_axes(folder, LEARNT, axes, mode, antialias)
-    return PosEmbeds(folder)
+    write_axes(folder, "charm_demo", LEARNT, axes, mode, antialias)
+    return PosEmbeds(folder, "charm_demo")
 
 
 def resample(grid_hw: tuple[int, int], mode: str, antialias: bool) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_missing_file(name: str, tmp_path: Path) -> None:
     write(tmp_path, [2, 3])
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match="missing or damaged"):
-        PosEmbeds(tmp_path)
+        PosEmbeds(tmp_path, "charm_demo")
 
 
 def test_flipped_bits_and_cuts_are_found(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_flipped_bits_and_cuts_are_found(tmp_path: Path) -> None:
         for data in (bytes(damaged), whole[:place]):
             path.write_bytes(data)
             with pytest.raises(UserError, match=rf"{tmp_path}/axes\.(json|safetensors): missing or damaged"):
-                PosEmbeds(tmp_path)
+                PosEmbeds(tmp_path, "charm_demo")
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", json.dumps({"sha256": None})])
@@ -109,4 +109,4 @@ def test_damaged_facts(content: str, tmp_path: Path) -> None:
     write(tmp_path, [2, 3])
     (tmp_path / "axes.json").write_text(content)
     with pytest.raises(UserError, match="missing or damaged"):
-        PosEmbeds(tmp_path)
+        PosEmbeds(tmp_path, "charm_demo")

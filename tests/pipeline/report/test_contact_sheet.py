@@ -13,7 +13,7 @@ from pipeline.importance.coverage import write_coverages
 from pipeline.report import contact_sheet
 from pipeline.report.contact_sheet import DIMMED, dim, make_contact_sheet
 from pipeline.shards.write import write_shard
-from pipeline.store import write_record
+from pipeline.work.store import write_record
 from tests.conftest import Small
 
 ROWS = (10, 0, 41, 41, 2, 0, 60)  # of each image that are salient, from the top

@@ -40,9 +40,16 @@ def build(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def build_dataset(
         tokenizer: Tokenizer = GRADIENT, column: str | None = "gradient", **settings: Any
     ) -> TokenDataset:
-        write_axes(folder, torch.randn(4, 4, 3), list_axes(tokenizer, packed.manifest.image_hws), "bilinear", False)
+        write_axes(
+            folder,
+            "charm_demo",
+            torch.randn(4, 4, 3),
+            list_axes(tokenizer, packed.manifest.image_hws),
+            "bilinear",
+            False,
+        )
         reader = ColumnReader(packed.data / column, packed.images) if column else None
-        pos_embeds = PosEmbeds(folder)
+        pos_embeds = PosEmbeds(folder, "charm_demo")
         return TokenDataset(packed.manifest, packed.images, reader, tokenizer, pos_embeds, seed=3, **settings)
 
     return build_dataset

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from charm.model.vit import CharmViT
-from pipeline.params import Params, TrainParams
+from pipeline.settings.params import Params, TrainParams
 from pipeline.training.optimizers import build_optimizer, optimizer_tensors, restore_optimizer, set_rate
 
 

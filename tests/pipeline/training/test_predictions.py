@@ -37,8 +37,8 @@ def batch(first: int, count: int, bins: int = 1, length: int = 3) -> Batch:
 def positions(tmp_path_factory: pytest.TempPathFactory) -> PosEmbeds:
     """Of one axis of ten tokens."""
     folder = tmp_path_factory.mktemp("pos_embeds")
-    write_axes(folder, LEARNT, [10], "bilinear", antialias=False)
-    return PosEmbeds(folder)
+    write_axes(folder, "charm_demo", LEARNT, [10], "bilinear", antialias=False)
+    return PosEmbeds(folder, "charm_demo")
 
 
 def loader(*batches: Batch) -> Any:
@@ -125,12 +125,12 @@ def test_positions_that_were_trained_are_those_of_the_model(tmp_path: Path) -> N
     """Not those on disk, which are where training started; they get a gradient."""
     torch.manual_seed(0)
     trained, frozen = (CharmViT("charm_demo", train_pos_embed=trainable) for trainable in (True, False))
-    write_axes(tmp_path / "before", trained.learnt_grid.detach(), [10], "bilinear", antialias=False)
+    write_axes(tmp_path / "before", "charm_demo", trained.learnt_grid.detach(), [10], "bilinear", antialias=False)
     with torch.no_grad():
         trained.learnt_grid.normal_()
     frozen.load_state_dict(trained.state_dict())
-    write_axes(tmp_path / "after", trained.learnt_grid.detach(), [10], "bilinear", antialias=False)
-    before, after = PosEmbeds(tmp_path / "before"), PosEmbeds(tmp_path / "after")
+    write_axes(tmp_path / "after", "charm_demo", trained.learnt_grid.detach(), [10], "bilinear", antialias=False)
+    before, after = PosEmbeds(tmp_path / "before", "charm_demo"), PosEmbeds(tmp_path / "after", "charm_demo")
     found = forward_batch(trained, batch(0, 2), before)
     torch.testing.assert_close(found, forward_batch(frozen, batch(0, 2), after))
     assert (found - forward_batch(frozen, batch(0, 2), before)).abs().max() > 1e-3

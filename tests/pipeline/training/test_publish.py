@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from charm.hub import render_card
 from charm.model.metrics import METRICS
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from pipeline.training.publish import describe_scorer
 
 TRAINED = {

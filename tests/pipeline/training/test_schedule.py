@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from pipeline.training.optimizers import scheduled_rate
 
 

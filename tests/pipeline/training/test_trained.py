@@ -10,9 +10,9 @@ import torch
 
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest
-from pipeline.params import Params
+from pipeline.settings.models import start_model
+from pipeline.settings.params import Params
 from pipeline.training.checkpoints import save_model
-from pipeline.training.models import start_model
 from pipeline.training.trained import describe_model, load_trained
 from tests.conftest import Small
 

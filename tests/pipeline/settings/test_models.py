@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from charm.model.backbones import create_backbone
 from charm.runtime.errors import UserError
-from pipeline.params import Params
-from pipeline.training.models import build_model, describe_start, model_config, start_model
+from pipeline.settings.models import build_model, describe_start, model_config, start_model
+from pipeline.settings.params import Params
 
 
 def test_training_starts_from_the_weights_of_a_file(shipped_params: Params, tmp_path: Path) -> None:

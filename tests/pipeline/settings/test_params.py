@@ -14,10 +14,10 @@ from charm.model import vit as model
 from charm.runtime.errors import UserError
 from charm.saliency import weights
 from charm.tokenization import budget, geometry, selection, tokenizer
-from pipeline import params
 from pipeline.datasets import READERS
 from pipeline.importance import make as maps
-from pipeline.params import load_params
+from pipeline.settings import params
+from pipeline.settings.params import load_params
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -51,7 +51,7 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
     assert type(loaded.importance.gradient.coarse_patch_sizes) is list
     assert {type(size) for size in loaded.importance.gradient.coarse_patch_sizes} == {int}
     assert type(loaded.manifest.path_column) is str
-    assert loaded.manifest.csv_file is None
+    assert loaded.manifest.root is None
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_settings_that_go_together(edits: dict[str, str], tmp_path: Path) -> Non
         pytest.param("seed", None, "missing key seed", id="top"),
         pytest.param("coarse_ratio", "tokens", "missing key tokens.coarse_ratio", id="first of a section"),
         pytest.param("redraw", "tokens", "missing key tokens.redraw", id="last of a section"),
-        pytest.param("csv_file", "manifest", "missing key manifest.csv_file", id="optional ones are written, too"),
+        pytest.param("root", "manifest", "missing key manifest.root", id="optional ones are written, too"),
         pytest.param("entropy", "importance", "missing key importance.entropy", id="a whole section"),
     ],
 )
@@ -330,7 +330,7 @@ def test_no_more_pixels_than_the_later_stages_decode(tmp_path: Path) -> None:
 
 def test_loads_in_under_a_second_without_the_heavy_libraries() -> None:
     code = (
-        "import sys, time, pipeline.params as p; p.load_params(); "
+        "import sys, time, pipeline.settings.params as p; p.load_params(); "
         "print(time.process_time(), *{'numpy', 'torch', 'dask', 'pyarrow', 'cv2'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

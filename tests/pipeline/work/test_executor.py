@@ -11,12 +11,12 @@ import pytest
 
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
-from pipeline import executor
-from pipeline.executor import Job, make_missing
 from pipeline.importance.make import make_column
-from pipeline.params import DaskParams
+from pipeline.settings.params import DaskParams
 from pipeline.shards.write import pack_shard
-from pipeline.store import read_sidecar, store_folder, write_record
+from pipeline.work import executor
+from pipeline.work.executor import Job, make_missing
+from pipeline.work.store import read_sidecar, store_folder, write_record
 from tests.conftest import Small
 
 HERE = DaskParams(address=None, workers=1, memory="auto")

@@ -8,8 +8,8 @@ import pytest
 from charm.inputs.standard import StandardTokenizer
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
-from pipeline.inputs import build_cutter, build_tokenizer, count_draws
-from pipeline.params import EvaluateParams, Params
+from pipeline.settings.inputs import build_cutter, build_tokenizer, count_draws
+from pipeline.settings.params import EvaluateParams, Params
 
 
 def test_every_setting_arrives(shipped_params: Params) -> None:

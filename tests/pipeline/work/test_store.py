@@ -11,7 +11,7 @@ import pytest
 
 from charm.runtime.disk import atomic_write, file_sha256, fingerprint
 from charm.runtime.errors import UserError
-from pipeline.store import (
+from pipeline.work.store import (
     code_digest,
     locked,
     parse_record,
@@ -175,7 +175,7 @@ def test_a_queued_run_finds_what_lies_beside_the_repository(tmp_path: Path, monk
 
 def test_every_module_counts() -> None:
     assert code_digest("pipeline.shards.write", "charm.images.decode") != code_digest(
-        "pipeline.shards.write", "pipeline.store"
+        "pipeline.shards.write", "pipeline.work.store"
     )
     with pytest.raises(ImportError):
         code_digest("pipeline.no_such_module")
@@ -183,7 +183,7 @@ def test_every_module_counts() -> None:
 
 def test_a_second_maker_waits_and_says_for_whom(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from pipeline.store import locked\n"
+        "import sys, pathlib; from pipeline.work.store import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('made', flush=True)"
     )
     with locked(tmp_path):

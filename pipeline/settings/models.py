@@ -6,9 +6,9 @@ from typing import Any
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
 from charm.runtime.weights import load_backbone
-from pipeline.inputs import build_tokenizer
-from pipeline.params import Params
-from pipeline.store import repository_path
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.params import Params
+from pipeline.work.store import repository_path
 
 
 def build_model(config: dict[str, Any], pretrained: bool) -> CharmViT:

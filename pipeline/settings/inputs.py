@@ -5,7 +5,7 @@ from dataclasses import asdict
 from charm.inputs.registry import TOKENIZERS, Tokenizer
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
-from pipeline.params import Params
+from pipeline.settings.params import Params
 
 
 def build_cutter(params: Params, patch_size: int, training: bool = False) -> CharmTokenizer:

@@ -4,7 +4,6 @@ YAML is read by ruamel.yaml, as DVC writes it: PyYAML reads the `3e-05` that `dv
 """
 
 import dataclasses
-import difflib
 import math
 import re
 import sys
@@ -17,8 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from charm.runtime.errors import UserError
-from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
+from charm.runtime.errors import UserError, did_you_mean
+from pipeline.settings.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,7 @@ class TokenParams:
 
 @dataclass(frozen=True)
 class ManifestParams:
-    folder: str | None
-    csv_file: str | None
-    csv_root: str | None
+    root: str | None
     path_column: str
     score_columns: list[str]
     score_range: list[float]
@@ -170,6 +167,7 @@ class DaskParams:
 
 @dataclass(frozen=True)
 class Params:
+    labels: str
     dataset: Literal["demo", "csv", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"]
     selection: Literal["random", "frequency", "gradient", "entropy", "saliency"]
     tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
@@ -288,12 +286,6 @@ def _fill_in_recipe(node: CommentedMap) -> None:
 def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
     line = node.lc.key(key)[0] + 1 if key in node.lc.data else "?"
     raise UserError(f"{path}:{line}: {message}")
-
-
-def did_you_mean(came: str, known: list[str]) -> str:
-    """ "; did you mean 'x'?" where one of the known words is near, else the words themselves."""
-    near = difflib.get_close_matches(came, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
 
 
 def _build(kind: Any, node: CommentedMap, path: Path, prefix: str, line: int) -> Any:

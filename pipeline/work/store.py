@@ -5,22 +5,21 @@ sha256 of everything that went into them: settings, code and input. A stage that
 the shards that are already made and makes the rest; at the end the output folder is filled with hard links.
 """
 
-import ast
 import contextlib
-import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import shlex
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from charm.runtime.disk import atomic_write, fingerprint, fsync_dir
+from charm.runtime.disk import atomic_write, file_sha256, fingerprint, fsync_dir, lock_file
 from charm.runtime.errors import UserError
 
+RUNS = ("trained", "evaluated")  # kinds of finished runs, a folder each
 _RECORD_HEAD = b'{"checksum": "%s",\n'
 
 
@@ -44,26 +43,6 @@ def repository() -> Path:
 def repository_path(path: str) -> Path:
     """A place that the user names, relative to the repository."""
     return Path(path) if repository() == Path.cwd() else repository() / path
-
-
-def code_digest(*modules: str) -> str:
-    """sha256 of what the code of these modules does: comments, docstrings and layout do not count."""
-    sources = []
-    for module in modules:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ImportError(f"no source for {module}")
-        tree = ast.parse(Path(spec.origin).read_text())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
-                node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
-        sources.append(ast.unparse(tree))  # ast.dump differs between Python versions
-    return fingerprint(sources)
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -112,12 +91,10 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 def locked(folder: Path) -> Iterator[None]:
     """One maker at a time: a queued experiment, or what a killed `dvc` left running."""
     with open(folder / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_file(lock, wait=False):
             lock.seek(0)
             print(f"waiting for {lock.read().strip() or 'a process'}, which makes the same artifacts", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock)
         with contextlib.suppress(OSError):  # on a full disk `prune` has to work
             os.ftruncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"process {os.getpid()}".encode())
@@ -137,6 +114,7 @@ def publish(made: Mapping[str, Path], out: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
         for name, source in made.items():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(source, aside / name)
             except FileNotFoundError:
@@ -157,24 +135,73 @@ def publish_shards(made: Mapping[str, Path], out: Path) -> None:
     publish({f"{name}{end}": path.with_suffix(end) for name, path in made.items() for end in (".tar", ".json")}, out)
 
 
-def prune() -> dict[str, tuple[int, int]]:
-    """Removes the files of finished artifacts that have no other name left, in a folder or in DVC's cache, and what
-    killed writers have left behind. Checkpoints of training stay: a run that was stopped may be days of work.
+def keep_finished(kind: str, made_from: str, out: Path) -> None:
+    """Keeps an output folder, which must be whole, in the store under what it was made from, by hard links."""
+    target = store_folder(kind) / made_from
+    publish({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}, target)
+    kept = {path.relative_to(target).as_posix(): file_sha256(path) for path in target.rglob("*") if path.is_file()}
+    write_record(target.with_suffix(".json"), {"files": kept})
+
+
+def publish_finished(kind: str, made_from: str, out: Path) -> bool:
+    """Fills an output folder with what `keep_finished` kept; False if the store does not have it whole."""
+    kept = store_folder(kind) / made_from
+    try:
+        files = read_record(kept.with_suffix(".json"))["files"]
+        if any(file_sha256(kept / name) != sha256 for name, sha256 in files.items()):
+            return False
+    except (OSError, ValueError, LookupError):
+        return False
+    publish({name: kept / name for name in files}, out)
+    return True
+
+
+def mark_changed(root: Path, path: str) -> None:
+    """Notes that an image file is not what the manifest says: the next manifest opens it, whatever its stat says."""
+    _mark_of(root, path).write_text(uuid.uuid4().hex)
+
+
+def read_mark(root: Path, path: str) -> str:
+    """Returns what tells the last `mark_changed` of a file from any other; "" if there was none."""
+    mark = _mark_of(root, path)
+    return mark.read_text() if mark.exists() else ""
+
+
+def _mark_of(root: Path, path: str) -> Path:
+    return store_folder("changed") / fingerprint(str(root.resolve()), path)
+
+
+def prune(runs: bool = False) -> dict[str, tuple[int, int]]:
+    """Removes finished artifacts that have no other name left, in a folder or in DVC's cache, and leftovers of kills.
+
+    Checkpoints of training stay: a run that was stopped may be days of work. So do finished runs, unless `runs`.
 
     Returns:
         Kind of artifact -> (files removed, bytes freed).
     """
     removed = {}
-    for folder in sorted(path for path in _store().glob("*") if path.is_dir() and path.name != "train"):
+    for folder in sorted(
+        path for path in _store().glob("*") if path.is_dir() and path.name not in ("train", "changed")
+    ):
+        is_run = folder.name in RUNS
+        if is_run and not runs:
+            continue
         with locked(folder):
-            unused = [(path, path.stat()) for path in folder.iterdir() if path.name != ".lock"]
+            found = [path for path in (folder.rglob("*") if is_run else folder.iterdir()) if path.is_file()]
+            unused = [(path, path.stat()) for path in found if path.name != ".lock"]
             # Sidecars first: a shard without one does not exist, wherever this is stopped.
             unused.sort(key=lambda item: (item[0].suffix != ".json", item[0]))
-            gone = [(path, stat) for path, stat in unused if stat.st_nlink == 1]
+            gone = [(path, stat) for path, stat in unused if is_run or stat.st_nlink == 1]
             for path, _ in gone:
                 path.unlink()
-            removed[folder.name] = (len(gone), sum(stat.st_size for _, stat in gone))
+            removed[folder.name] = (len(gone), sum(stat.st_size for _, stat in gone if stat.st_nlink == 1))
     return removed
+
+
+def damaged(path: object, error: Exception) -> UserError:
+    """Returns the error about a file that is missing or not as it was written, with what to do about it."""
+    said = " ".join(str(error).split())  # Parquet and others speak in several lines
+    return UserError(f"{path}: missing or damaged ({said}); {remake(path)}")
 
 
 def remake(file: object) -> str:

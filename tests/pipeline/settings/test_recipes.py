@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
-from pipeline.params import Params, load_params
-from pipeline.recipes import AUTO_KEYS, DATASETS, choose_recipe
+from pipeline.settings.params import Params, load_params
+from pipeline.settings.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text()

@@ -22,8 +22,9 @@ from typing import Any
 
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
-from pipeline.params import DaskParams
-from pipeline.store import code_digest, locked, read_sidecar, store_folder
+from pipeline.settings.params import DaskParams
+from pipeline.work.code import code_digest
+from pipeline.work.store import locked, read_sidecar, store_folder
 
 _CHECK_EVERY = 0.2  # seconds between two looks for a signal
 _LOG_EVERY = 30.0  # seconds between two lines where there is no terminal
@@ -107,7 +108,7 @@ def _check_space(folder: Path, expected: int) -> None:
     if expected + _SPARE_BYTES > free:
         raise UserError(
             f"{folder} has {free / 1e9:.1f} GB free, and about {expected / 1e9:.1f} GB are needed, with "
-            f"{_SPARE_BYTES / 1e9:.1f} GB to spare: make room (`charm prune` helps), or set CHARM_STORE "
+            f"{_SPARE_BYTES / 1e9:.1f} GB to spare: make room (`python -m pipeline prune` helps), or set CHARM_STORE "
             "to a folder on a larger disk"
         )
 

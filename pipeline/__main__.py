@@ -1,0 +1,73 @@
+"""`python -m pipeline`: what looks after the artifacts of a clone.
+
+    python -m pipeline verify [--full]    is everything under data/ and runs/ whole?
+    python -m pipeline prune [--runs]     remove from the store what no folder uses any more
+    python -m pipeline experiments ...    the paper's tables
+
+Exit codes: 0 all went well; 2 a mistake, told in one line; 4 artifacts are damaged; 130 stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from charm.runtime.errors import UserError
+from charm.runtime.interrupts import reporting
+from pipeline.experiments import run as experiments
+
+DAMAGED = 4  # exit code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verify = commands.add_parser("verify", help="check that data/ and runs/ are whole; exit code 4 if not")
+    verify.add_argument("--full", action="store_true", help="read every byte of every shard, too")
+    prune = commands.add_parser("prune", help="remove from the store what no folder and no DVC cache uses any more")
+    prune.add_argument(
+        "--runs", action="store_true", help="remove finished trainings, too, so that the next dvc repro trains again"
+    )
+    experiments.add_arguments(
+        commands.add_parser(
+            "experiments",
+            help="the paper's tables as dvc commands, and our numbers beside the paper's",
+            description=experiments.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    chosen = parser.parse_args(arguments)
+    with reporting():
+        if chosen.command == "verify":
+            return _verify(chosen.full)
+        if chosen.command == "prune":
+            _prune(chosen.runs)
+        else:
+            experiments.run(chosen)
+    return 0
+
+
+def _verify(full: bool) -> int:
+    from pipeline.settings.params import load_params
+    from pipeline.verify import verify
+
+    checked = list(verify(load_params(), full))
+    for one in checked:
+        print(f"{'ok     ' if one.whole else 'DAMAGED'}  {one.place}: {one.found}")
+    if not checked:
+        raise UserError(f"there is nothing to verify in {Path.cwd()}: run dvc repro first")
+    return 0 if all(one.whole for one in checked) else DAMAGED
+
+
+def _prune(runs: bool) -> None:
+    from pipeline.work.store import prune
+
+    for kind, (files, freed) in prune(runs).items():
+        print(f"{kind}: {files} files removed, {freed / 1e6:.1f} MB freed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
