@@ -12,6 +12,8 @@ draws nothing at random but from (seed, epoch, key).
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from charm.model.pos_embed import resample_pos_embed
     from charm.model.vit import CharmViT
@@ -37,7 +39,14 @@ __all__ = ["CharmScorer", "CharmTokenizer", "CharmViT", "Score", "Tokens", "resa
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'charm' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from charm.runtime.errors import EXTRAS, name_extra
+
+        if (error.name or "").split(".")[0] not in EXTRAS:
+            raise
+        raise ModuleNotFoundError(f"charm.{name}: {name_extra(error)}", name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from charm.model.vit import CharmViT
+from charm.runtime.errors import name_extra
 
 INPUTS = ("patches", "pos_embed", "scale_id", "patch_valid")
 OPSET = 20  # the first that has GELU as one operation
@@ -83,7 +84,7 @@ def export_onnx(model: CharmViT) -> bytes:
     try:
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("export_onnx needs two more packages: pip install charm-vit[onnx]") from error
+        raise ModuleNotFoundError(f"export_onnx: {name_extra(error)}", name=error.name) from error
 
     exported = torch.onnx.export(
         export_program(model),

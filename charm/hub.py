@@ -48,18 +48,16 @@ def encode_model(tensors: "dict[str, Tensor]", config: dict[str, Any]) -> dict[s
     }
 
 
-def read_model(folder: AnyPath) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """The tensors and the config of a model's folder; nothing in it is executed.
+def read_config(folder: AnyPath) -> dict[str, Any]:
+    """Reads the config of a model's folder; needs no torch.
 
     Raises:
-        OSError: a file is missing.
-        ValueError: a file is damaged, was changed, or is of another kind; says which.
+        OSError: the file is missing.
+        ValueError: it is damaged, was changed, or is of another kind.
     """
-    from safetensors.torch import load
-
     path = Path(folder) / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        config: dict[str, Any] = json.loads(path.read_bytes())
         is_whole = config.pop("config_sha256") == _digest(config)
         is_known = config["library_name"] == "charm" and config["format"] == _FORMAT
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
@@ -68,6 +66,19 @@ def read_model(folder: AnyPath) -> "tuple[dict[str, Tensor], dict[str, Any]]":
         raise ValueError(f"{path} is not as it was written: damaged, or changed by hand")
     if not is_known:
         raise ValueError(f"{path} has format {config['format']!r} of {config['library_name']!r}: expected {_FORMAT}")
+    return config
+
+
+def read_model(folder: AnyPath) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """Reads the tensors and the config of a model's folder; nothing in it is executed.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is damaged, was changed, or is of another kind; says which.
+    """
+    from safetensors.torch import load
+
+    config = read_config(folder)
     path = Path(folder) / "model.safetensors"
     weights = path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:

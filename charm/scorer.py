@@ -12,14 +12,10 @@ import numpy as np
 import torch
 
 from charm.hub import AnyPath, read_model
-from charm.images.arrays import as_array
-from charm.inputs.registry import TOKENIZERS
+from charm.inputs.preparation import Preparation
 from charm.model.axes import PosEmbedAxes
 from charm.model.pos_embed import axis_weights
 from charm.model.vit import PRECISIONS, CharmViT, autocast
-from charm.tokenization.draws import pixel_key
-from charm.tokenization.geometry import downscale, limit_edge
-from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
 
 _BATCH_TOKENS = 8192  # of a batch, padding included: 16 images of 512
@@ -41,7 +37,7 @@ class Score:
     distribution: np.ndarray | None
 
 
-class CharmScorer:
+class CharmScorer(Preparation):
     """Scores images with a trained model.
 
     Args:
@@ -51,8 +47,6 @@ class CharmScorer:
         precision: "float32", or "bfloat16" or "float16" for matrix products.
 
     Attributes:
-        tokenizer: that cuts images.
-        config: as given.
         score_range: lowest and highest score of the labels.
         bins: float64 (num_outputs,), the score of each output of a distribution; a single 1 for scores.
 
@@ -65,17 +59,13 @@ class CharmScorer:
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
-        self.config = config
+        super().__init__(config, str(device))
         self.model = model.to(device).eval().requires_grad_(False)
-        self.device = torch.device(device)
         self._precision = precision
         try:
-            settings = dict(config["tokenizer"])
-            self.tokenizer = TOKENIZERS[settings.pop("name")](CharmTokenizer(**settings), False)
             low, high = config["labels"]["score_range"]
             count = config["labels"]["num_bins"]
             self._pos_embeds = (config["pos_embeds"]["mode"], config["pos_embeds"]["antialias"])
-            self._seed, self.draws, self._max_edge = config["seed"], config["draws"], config["max_edge"]
         except (LookupError, TypeError) as error:
             raise ValueError(f"config is not of a Charm model: {type(error).__name__} {error}") from error
         self.score_range = (float(low), float(high))
@@ -101,11 +91,6 @@ class CharmScorer:
         except (LookupError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder}: config.json and model.safetensors are not of one model ({error})") from error
         return cls(model, config, device, precision)
-
-    @property
-    def needs_mask(self) -> bool:
-        """Whether images come with a mask of their salient object."""
-        return self.tokenizer.reads == "saliency"
 
     @overload
     def __call__(self, image: list[Any], *, draws: int | None = None, saliency_mask: Any = None) -> list[Score]: ...
@@ -138,31 +123,6 @@ class CharmScorer:
         scores = self.score_tokens(tokens)
         return scores if isinstance(image, list) else scores[0]
 
-    def tokenize(
-        self, image: Any, saliency_mask: np.ndarray | None = None, *, draws: int | None = None
-    ) -> list[Tokens]:
-        """The tokens of an image, once per draw; several threads may call it. Arguments as for a call."""
-        count = self.draws if draws is None else draws
-        if count < 1:
-            raise ValueError(f"draws={count}: expected at least 1")
-        if self.needs_mask != (saliency_mask is not None):
-            needed = "needs" if self.needs_mask else "takes no"
-            raise ValueError(f"this model {needed} saliency_mask, as it was trained")
-        whole = as_array(image)
-        limited = self.limit_size(whole)
-        arguments: dict[str, Any] = {"seed": self._seed, "key": pixel_key(limited)}
-        if saliency_mask is not None:
-            if saliency_mask.shape != whole.shape[:2]:
-                raise ValueError(f"saliency_mask is {saliency_mask.shape}: expected {whole.shape[:2]}, as the image")
-            mask = np.ascontiguousarray(saliency_mask, dtype=bool).view(np.uint8)
-            arguments["saliency_mask"] = downscale(mask, limited.shape[:2]).astype(bool)
-        return [self.tokenizer(limited, epoch=draw, **arguments) for draw in range(count)]
-
-    def limit_size(self, image: np.ndarray) -> np.ndarray:
-        """An image, uint8 (H, W, 3), at the most that images were in training (`manifest.max_edge`)."""
-        height, width = image.shape[:2]
-        return downscale(image, limit_edge((height, width), self._max_edge))
-
     def score_tokens(self, tokens: Sequence[Sequence[Tokens]]) -> list[Score]:
         """The scores of images, each with its draws, from `tokenize`; in batches of sequences of about one length."""
         flat = [one for draws in tokens for one in draws]
@@ -187,7 +147,7 @@ class CharmScorer:
         def stack(name: str) -> torch.Tensor:
             return torch.from_numpy(np.stack([getattr(one, name)[:length] for one in tokens]))
 
-        with autocast(self.device, self._precision):
+        with autocast(torch.device(self.device), self._precision):
             arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
             output = self.model(*arrays, stack("patch_valid"), self.embed_positions(tokens, length))
         shares = output.softmax(dim=1) if len(self.bins) > 1 else output
@@ -196,9 +156,11 @@ class CharmScorer:
     def embed_positions(self, tokens: Sequence[Tokens], length: int) -> torch.Tensor:
         """Position embeddings of the first `length` tokens of each image: float32 (B, length, D), on the device."""
         sides = {side for one in tokens for grid in one.grids for side in grid} - {0}
-        axes = PosEmbedAxes({side: self._axis(side) for side in sorted(sides)}, self._learnt).to(self.device)
+        axes = PosEmbedAxes({side: self._axis(side) for side in sorted(sides)}, self._learnt).to(
+            torch.device(self.device)
+        )
         rows = np.stack([axes.rows(one)[:length] for one in tokens])
-        return axes.gather(torch.from_numpy(rows))
+        return axes.to(torch.device(self.device)).gather(torch.from_numpy(rows))
 
     @property
     def _learnt(self) -> torch.Tensor | None:

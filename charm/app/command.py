@@ -11,19 +11,13 @@ from typing import Annotated
 
 import typer
 
+import charm
 from charm.runtime.interrupts import reporting
 
 _MODEL = "runs/evaluate/model"
 
 app = typer.Typer(
     name="charm",
-    help="""Scores photographs with a trained model, shows how it sees them, and serves it.
-
-    A model is a folder, named with --model; a clone of the repository trains one to runs/evaluate/model.
-
-    Exit codes: 0 all went well; 2 a mistake, told in one line; 3 photographs were rejected, the others are scored;
-    130 stopped.
-    """,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,6 +26,14 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option("--model", metavar="FOLDER", help="The model's folder.")]
+SeenBy = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FOLDER",
+        help=f"The model's folder; else {_MODEL} if it is there, else Charm's default settings without a model.",
+    ),
+]
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="Where the model runs: auto (a GPU where there is one), cpu, cuda, cuda:1.")
 ]
@@ -43,6 +45,27 @@ Precision = Annotated[
     ),
 ]
 Photo = Annotated[str, typer.Argument(metavar="PHOTO", help="A JPEG, PNG, WebP, BMP or TIFF file.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"charm {charm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Scores photographs with a trained model, shows how it sees them, and serves it.
+
+    A model is a folder, named with --model; a clone of the repository trains one to runs/evaluate/model.
+
+    Exit codes: 0 all went well; 2 a mistake, told in one line; 3 photographs were rejected, the others are scored;
+    130 stopped.
+    """
 
 
 @app.command()
@@ -101,7 +124,7 @@ def score(
 @app.command()
 def show(
     photo: Photo,
-    model: Model = _MODEL,
+    model: SeenBy = None,
     selection: Annotated[
         str | None,
         typer.Option(
@@ -131,34 +154,34 @@ def show(
     earlier call left in the folder are replaced or removed.
     """
     with reporting():
-        from charm.app.reading import load_scorer
+        from charm.app.reading import load_preparation
         from charm.app.show import VIEWS, change_selection, cut_image, describe_tokens, draw_views
         from charm.drawing import encode_png
         from charm.images.find import escape_path, read_image
         from charm.runtime.disk import atomic_write
 
-        scorer = load_scorer(model, "cpu")
+        seen_by = load_preparation(model)
         if selection is not None:
-            scorer = change_selection(scorer, selection)
+            seen_by = change_selection(seen_by, selection)
         image = read_image(photo)
-        tokens, mask = cut_image(scorer, image)
+        tokens, mask = cut_image(seen_by, image)
         folder = out or Path(f"{Path(photo).stem}-charm")
         folder.mkdir(parents=True, exist_ok=True)
-        views = draw_views(scorer, image, tokens, mask)
+        views = draw_views(seen_by, image, tokens, mask)
         for name in VIEWS:
             if name not in views:
                 (folder / f"{name}.png").unlink(missing_ok=True)  # of another photo or selection
                 continue
             with atomic_write(folder / f"{name}.png") as file:
                 file.write(encode_png(views[name]))
-        print(*describe_tokens(scorer, image, tokens), sep="\n")
+        print(*describe_tokens(seen_by, image, tokens), sep="\n")
         print(f"written to {escape_path(str(folder))}: {', '.join(views)}")
 
 
 @app.command()
 def tokenize(
     photo: Photo,
-    model: Model = _MODEL,
+    model: SeenBy = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to save the tokens' arrays, a .npz file.")
     ] = None,
@@ -173,14 +196,14 @@ def tokenize(
     the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load opens it.
     """
     with reporting():
-        from charm.app.reading import load_scorer
+        from charm.app.reading import load_preparation
         from charm.app.show import cut_image, describe_tokens, encode_tokens
         from charm.images.find import read_image
         from charm.runtime.disk import atomic_write
 
-        scorer, image = load_scorer(model, "cpu"), read_image(photo)
-        tokens, _ = cut_image(scorer, image)
-        print(*describe_tokens(scorer, image, tokens), sep="\n")
+        seen_by, image = load_preparation(model), read_image(photo)
+        tokens, _ = cut_image(seen_by, image)
+        print(*describe_tokens(seen_by, image, tokens), sep="\n")
         if out is not None:
             with atomic_write(out) as file:
                 file.write(encode_tokens(tokens))

@@ -1,26 +1,69 @@
 """Photographs as files -> what charm.scorer takes: the command and the server read them alike."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from charm.hub import read_config
 from charm.images.decode import Limits, decode_image
-from charm.runtime.devices import choose_device
+from charm.inputs.preparation import Preparation
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.saliency.weights import find_checkpoint, find_detector
-from charm.scorer import CharmScorer
+from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
 
+if TYPE_CHECKING:
+    from charm.scorer import CharmScorer
 
-def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -> CharmScorer:
-    """The scorer of a model's folder.
+
+TRAINED = "runs/evaluate/model"  # in a clone
+# What `charm tokenize` and `charm show` see an image by where no model is named.
+_NO_MODEL: dict[str, Any] = {
+    "tokenizer": {"name": "charm"} | CharmTokenizer().settings,
+    "saliency": None,
+    "max_edge": None,
+    "seed": 0,
+    "draws": 1,
+}
+
+
+def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -> "CharmScorer":
+    """Loads the scorer of a model's folder.
 
     Raises:
         UserError: missing, damaged, not of a Charm model, or there is no such device.
     """
-    try:
+    from charm.runtime.devices import choose_device
+    from charm.scorer import CharmScorer
+
+    with _explaining(folder):
         return CharmScorer.from_pretrained(folder, choose_device(device), precision)
+
+
+def load_preparation(folder: str | None) -> Preparation:
+    """Loads what a model's folder says of how images become tokens.
+
+    Without a folder it is that of a clone's trained model, and where there is none, the tokenizer's own defaults.
+
+    Raises:
+        UserError: missing, damaged, or not of a Charm model.
+    """
+    if folder is None and not Path(TRAINED, "config.json").is_file():
+        return Preparation(_NO_MODEL)
+    folder = folder or TRAINED
+    with _explaining(folder):
+        return Preparation(read_config(folder))
+
+
+@contextmanager
+def _explaining(folder: str) -> Iterator[None]:
+    """Turns what is wrong with a model's folder into a line for people."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror}; name a model's folder with --model; a clone has one at "
@@ -30,7 +73,7 @@ def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -
         raise UserError(str(error)) from error
 
 
-def tokenize_file(scorer: CharmScorer, data: bytes, limits: Limits, draws: int | None = None) -> list[Tokens]:
+def tokenize_file(scorer: Preparation, data: bytes, limits: Limits, draws: int | None = None) -> list[Tokens]:
     """The tokens of an image from its file's bytes, once per draw.
 
     Raises:
@@ -40,15 +83,15 @@ def tokenize_file(scorer: CharmScorer, data: bytes, limits: Limits, draws: int |
     return scorer.tokenize(image, find_mask(scorer, image), draws=draws)
 
 
-def find_mask(scorer: CharmScorer, image: np.ndarray) -> np.ndarray | None:
+def find_mask(model: Preparation, image: np.ndarray) -> np.ndarray | None:
     """The mask of the salient object, bool (H, W), as it was made for training; None for models that need none.
 
     Raises:
         UserError: SAM-HQ or its detector cannot be loaded.
     """
-    if not scorer.needs_mask:
+    if not model.needs_mask:
         return None
-    known: dict[str, Any] = scorer.config["saliency"] or {"backend": "mbd"}
+    known: dict[str, Any] = model.config["saliency"] or {"backend": "mbd"}
     if known["backend"] == "mbd":
         return mbd.detect(image)
     from charm.saliency import sam_hq
@@ -59,6 +102,6 @@ def find_mask(scorer: CharmScorer, image: np.ndarray) -> np.ndarray | None:
     places: dict[str, Any] = {
         "detector": str(detector),
         "sam_checkpoint": str(checkpoint),
-        "device": str(scorer.device),
+        "device": model.device,
     }
     return sam_hq.detect(image, sam_hq.SamHqSettings(**settings, **places)).saliency_mask

@@ -7,9 +7,9 @@ import numpy as np
 
 from charm.app.reading import find_mask
 from charm.drawing import SHADE, mark_cells, paint_heat
+from charm.inputs.preparation import Preparation
 from charm.inputs.square import SquareTokenizer
 from charm.runtime.errors import UserError
-from charm.scorer import CharmScorer
 from charm.tokenization.draws import pixel_key
 from charm.tokenization.geometry import downscale, fit_to_grid
 from charm.tokenization.importance import IMPORTANCE, score_patches
@@ -22,37 +22,38 @@ _MARK = (255, 212, 59)  # RGB, as in the report
 _LINE_SHARE = 500  # an outline is one pixel wide for so many of the longest edge
 
 
-def change_selection(scorer: CharmScorer, selection: str) -> CharmScorer:
-    """The same model with a tokenizer that chooses patches otherwise than in training.
+def change_selection(model: Preparation, selection: str) -> Preparation:
+    """Returns what a model sees if its patches are chosen otherwise than in training.
 
     Raises:
         UserError: the selection is unknown, or the model's tokenizer selects nothing.
     """
     if selection not in SELECTIONS:
         raise UserError(f"--selection {selection}: expected one of {', '.join(SELECTIONS)}")
-    settings = scorer.config["tokenizer"]
-    if scorer.tokenizer.num_scales == 1:
+    settings = model.config["tokenizer"]
+    if model.tokenizer.num_scales == 1:
         raise UserError(f"--selection {selection}: of this model's input ({settings['name']}) no patches are selected")
-    config = scorer.config | {"tokenizer": settings | {"selection": selection}}
-    return CharmScorer(scorer.model, config, scorer.device)
+    config = model.config | {"tokenizer": settings | {"selection": selection}}
+    return Preparation(config, model.device)
 
 
-def cut_image(scorer: CharmScorer, image: np.ndarray) -> tuple[Tokens, np.ndarray | None]:
+def cut_image(model: Preparation, image: np.ndarray) -> tuple[Tokens, np.ndarray | None]:
     """The tokens of the first draw for a score of uint8 (H, W, 3), and the saliency mask, bool (H, W), if any."""
-    mask = find_mask(scorer, image)
-    return scorer.tokenize(image, mask, draws=1)[0], mask
+    mask = find_mask(model, image)
+    return model.tokenize(image, mask, draws=1)[0], mask
 
 
-def describe_tokens(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> list[str]:
+def describe_tokens(model: Preparation, image: np.ndarray, tokens: Tokens) -> list[str]:
     """Lines about what the tokenizer did to uint8 (H, W, 3); all sizes are height x width."""
-    limited, tokenizer = scorer.limit_size(image), scorer.tokenizer
+    limited, tokenizer = model.limit_size(image), model.tokenizer
     downscaled = f", downscaled to {_show_size(limited.shape)} as in training" if limited is not image else ""
-    settings, seed = scorer.config["tokenizer"], scorer.config["seed"]
+    settings, seed = model.config["tokenizer"], model.config["seed"]
     choice = f", selection {settings['selection']}, budget {settings['budget']}"
+    no_model = "" if "model" in model.config else "; default settings, as no model is named"
     lines = [
         f"photo      {_show_size(image.shape)} pixels{downscaled}",
         f"fitted     {_show_size([side * tokens.patches.shape[1] for side in tokens.grids[-1]])} pixels",
-        f"tokenizer  {settings['name']}{choice if tokenizer.num_scales > 1 else ''}",
+        f"tokenizer  {settings['name']}{choice if tokenizer.num_scales > 1 else ''}{no_model}",
     ]
     for scale, grid in reversed(list(enumerate(tokens.grids))):
         count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())
@@ -94,7 +95,7 @@ def encode_tokens(tokens: Tokens) -> bytes:
 
 
 def draw_views(
-    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
+    model: Preparation, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """Images of what `cut_image` made, by name; uint8 (H, W, 3), all of the fitted size.
 
@@ -105,27 +106,27 @@ def draw_views(
     Where nothing is selected there is only the last, and where chance alone decides no importance.
     """
     views = {"seen": tokens.to_image()}
-    tokenizer = scorer.tokenizer
+    tokenizer = model.tokenizer
     cutter = tokenizer.charm if isinstance(tokenizer, SquareTokenizer) else tokenizer
     if not isinstance(cutter, CharmTokenizer) or not _has_scales(tokens):
         return views
     coarse, native = cutter.coarse_patch_size, cutter.num_scales - 1
-    fitted = fit_image(scorer, image, tokens)
+    fitted = fit_image(model, image, tokens)
     is_native = _enlarge(mark_cells(tokens, native).astype(np.uint8), fitted.shape) > 0
     shaded = np.where(is_native[..., None], fitted, fitted * ((255 - SHADE) / 255)).astype(np.uint8)
     width = max(1, round(max(fitted.shape) / _LINE_SHARE))
     for y, x in np.argwhere(mark_cells(tokens, native, cutter.sides[-1])) * coarse:
         cv2.rectangle(shaded, (int(x), int(y)), (int(x) + coarse - 1, int(y) + coarse - 1), _MARK, width)
     views["native"] = shaded
-    importance = find_importance(scorer, image, tokens, saliency_mask)
+    importance = find_importance(model, image, tokens, saliency_mask)
     if importance is not None:
         views["importance"] = _enlarge(paint_heat(importance), fitted.shape)
     return views
 
 
-def fit_image(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> np.ndarray:
+def fit_image(model: Preparation, image: np.ndarray, tokens: Tokens) -> np.ndarray:
     """What the patches of these tokens were cut from: uint8 (H', W', 3), of an image, uint8 (H, W, 3)."""
-    tokenizer, limited = scorer.tokenizer, scorer.limit_size(image)
+    tokenizer, limited = model.tokenizer, model.limit_size(image)
     if isinstance(tokenizer, SquareTokenizer):
         limited, tokenizer = tokenizer.resize(limited), tokenizer.charm
     if isinstance(tokenizer, CharmTokenizer):
@@ -135,7 +136,7 @@ def fit_image(scorer: CharmScorer, image: np.ndarray, tokens: Tokens) -> np.ndar
 
 
 def find_importance(
-    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
+    model: Preparation, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
 ) -> np.ndarray | None:
     """By what native patches were chosen; arguments as for `draw_views`.
 
@@ -143,7 +144,7 @@ def find_importance(
         Scores of coarse patches, float32 (grid_h, grid_w), or the salient object on the fitted image, uint8 (H', W')
         of 0 and 1. None where nothing was selected, or by chance.
     """
-    tokenizer, limited = scorer.tokenizer, scorer.limit_size(image)
+    tokenizer, limited = model.tokenizer, model.limit_size(image)
     if not isinstance(tokenizer, CharmTokenizer) or not _has_scales(tokens):
         return None
     if tokenizer.selection in IMPORTANCE:

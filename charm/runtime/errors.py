@@ -16,3 +16,18 @@ def did_you_mean(came: str, known: list[str]) -> str:
     """ "; did you mean 'x'?" where one of the known words is near, else the words themselves."""
     near = difflib.get_close_matches(came, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
+
+
+# The extra of charm-vit that brings a package which is not among its core requirements.
+EXTRAS = {
+    **dict.fromkeys(("jinja2", "scipy", "timm", "torch"), "torch"),
+    **dict.fromkeys(("multipart", "pyarrow", "python_multipart", "starlette", "tqdm", "uvicorn"), "app"),
+    **dict.fromkeys(("segment_anything_hq", "torchvision", "transformers"), "sam-hq"),
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),
+}
+
+
+def name_extra(error: ModuleNotFoundError) -> str:
+    """Says what to install for a package that is missing here."""
+    package = (error.name or "").split(".")[0]
+    return f'there is no {package} here: pip install "charm-vit[{EXTRAS.get(package, "all")}]"'

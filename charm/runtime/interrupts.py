@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from charm.runtime.errors import UserError
+from charm.runtime.errors import EXTRAS, UserError, name_extra
 
 MISTAKE, STOPPED = 2, 130  # exit codes
 
@@ -62,7 +62,11 @@ def reporting(when_stopped: str = "") -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            if (error.name or "").split(".")[0] not in EXTRAS:
+                raise
+            error = UserError(name_extra(error))
         if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
             raise
         if isinstance(error, BrokenPipeError):
