@@ -35,7 +35,7 @@ def main(params: Params) -> None:
         name = fingerprint("manifest", code, str(listing.root.resolve()), stats, settings.max_pixels, settings.max_edge)
         while _has_passing_reasons(name):  # not good enough to be used again: made anew, under a name of its own
             name = fingerprint(name)
-        paths = [path for path, _, _ in stats]
+        paths = [path for path, *_ in stats]
         arguments = (str(listing.root.resolve()), paths, settings.max_pixels, settings.max_edge)
         jobs.append(Job(f"images {start} to {start + len(paths) - 1}", name, arguments))
     found = []

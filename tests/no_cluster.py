@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.settings.params import DaskParams
 from pipeline.work import executor
-from pipeline.work.store import code_digest
+from pipeline.work.code import code_digest
 from stages import importance, manifest, shards
 
 

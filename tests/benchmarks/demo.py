@@ -33,7 +33,7 @@ from scipy import stats
 
 from charm.runtime.disk import fingerprint
 from pipeline.settings.params import Params, load_params
-from pipeline.work.store import code_digest
+from pipeline.work.code import code_digest
 from tests.imports import import_closure
 
 # Heavy modules are imported in functions: Dask's workers import this one.

@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 import numpy as np
 import simplejpeg
-from tests.pipeline.conftest import build_scorer
 
 from charm.hub import encode_model
 from charm.images.decode import decode_image
 from charm.scorer import CharmScorer
+from tests.charm.app.conftest import build_scorer
 from tests.conftest import ROOT, draw_image
 from tests.faults.bombs import REFUSED
 

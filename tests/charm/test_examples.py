@@ -6,7 +6,9 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "importance", "pos_embed", "model", "tokens"])
+@pytest.mark.parametrize(
+    "name", ["tokenization.tokenizer", "tokenization.importance", "tokenization.tokens", "model.pos_embed", "model.vit"]
+)
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"charm.{name}"))
     assert result.attempted > 0

@@ -4,20 +4,16 @@ import sys
 
 import pytest
 
+import charm
 from charm.__main__ import main
 
 
-def test_without_the_repository_it_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "charm.app.command", None)
-    with pytest.raises(SystemExit, match=r"charm: there is no module pipeline.*clone of the repository"):
-        main()
-
-
-def test_in_the_repository_it_is_the_pipelines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("argument", "printed"), [("--help", "score"), ("--version", f"charm {charm.__version__}")])
+def test_help_and_version(
+    argument: str, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["charm", "--help"])
+    monkeypatch.setattr(sys, "argv", ["charm", argument])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
-    assert "charm score" in capsys.readouterr().out.replace("\n  score", "charm score")
+    assert printed in capsys.readouterr().out

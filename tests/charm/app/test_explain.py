@@ -8,7 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.pipeline.conftest import build_scorer
 
 from charm.app.explain import (
     LOWERED,
@@ -22,6 +21,7 @@ from charm.app.explain import (
 )
 from charm.inputs.registry import TOKENIZERS
 from charm.scorer import Score
+from tests.charm.app.conftest import build_scorer
 from tests.conftest import draw_image
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import simplejpeg
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
-from tests.pipeline.test_explain import paint_path
 
 from charm.images.decode import decode_image
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
+from tests.charm.app.test_explain import paint_path
 from tests.conftest import draw_image
 from tests.serving import run_server
 from tests.untrained import write_model

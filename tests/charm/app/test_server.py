@@ -16,7 +16,6 @@ import httpx
 import numpy as np
 import pytest
 import simplejpeg
-from tests.pipeline.conftest import build_scorer
 
 from charm.app.explain import attribute_score
 from charm.app.guard import LIMITS, ServerLimits
@@ -26,6 +25,7 @@ from charm.images import quarantine
 from charm.images.decode import decode_image
 from charm.runtime.errors import UserError
 from charm.scorer import CharmScorer, Score
+from tests.charm.app.conftest import build_scorer
 from tests.conftest import ROOT, draw_image
 from tests.faults.bombs import REFUSED
 from tests.serving import run_server

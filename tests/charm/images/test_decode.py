@@ -17,7 +17,7 @@ from charm.images.decode import Limits, Rejected, decode_image
 from charm.images.reasons import NOTES
 from tests.conftest import draw_image
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True, "exact": True}}
 EXTENSION = {"PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "JPEG": "jpg"}
 # How a camera stores an image that orientation n turns upright again (EXIF 2.3, tag 274).

@@ -185,13 +185,13 @@ def test_the_interior_of_three_by_three_can_be_salient() -> None:
     assert detect(image).tolist() == [[False] * 3, [False, True, False], [False] * 3]
 
 
-@pytest.mark.parametrize("photograph", ["astronaut", "coffee"])
+@pytest.mark.parametrize("image_file", ["astronaut", "coffee"])
 def test_mirrored_image_has_the_mirrored_mask(image_file: str) -> None:
     image = getattr(skimage.data, image_file)()
     assert (detect(image[:, ::-1])[:, ::-1] != detect(image)).mean() < 0.02
 
 
-@pytest.mark.parametrize("photograph", ["astronaut", "chelsea", "coffee", "rocket"])
+@pytest.mark.parametrize("image_file", ["astronaut", "chelsea", "coffee", "rocket"])
 def test_coverage_of_photographs_is_sane(image_file: str) -> None:
     image = getattr(skimage.data, image_file)()
     saliency_mask = detect(image)

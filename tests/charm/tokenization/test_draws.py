@@ -16,7 +16,7 @@ WHERE: dict[str, Any] = {"seed": 0, "epoch": 0, "key": "photo-1", "stream": "sel
 
 
 @pytest.mark.parametrize(
-    ("where", "words"),
+    ("where", "random_bits"),
     [
         pytest.param(
             (0, 0, "photo-1", "select"),

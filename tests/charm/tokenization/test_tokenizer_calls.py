@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.charm.test_tokenizer import NOISE, SYMMETRIES, shown, shown_cells
 
 from charm.tokenization.augment import Symmetry, apply_symmetry
 from charm.tokenization.geometry import fit_to_grid
 from charm.tokenization.tokenizer import CharmTokenizer
+from tests.charm.tokenization.test_tokenizer import NOISE, SYMMETRIES, shown, shown_cells
 
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES, ids=str)

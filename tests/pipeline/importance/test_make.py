@@ -11,7 +11,7 @@ from pipeline.importance import make as maps
 from pipeline.importance.make import MAP_CODE, MAPS, join_blocks, make_block, make_column
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
-from pipeline.work.store import code_digest
+from pipeline.work.code import code_digest
 from tests.conftest import Small
 
 SHARDS = ("shard-000000", "shard-000001")

@@ -19,7 +19,7 @@ from pipeline.importance import make as maps
 from pipeline.settings import params
 from pipeline.settings.params import load_params
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = (ROOT / "params.yaml").read_text()
 
 

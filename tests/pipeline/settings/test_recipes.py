@@ -12,7 +12,7 @@ from pipeline.datasets import READERS
 from pipeline.settings.params import Params, load_params
 from pipeline.settings.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = (ROOT / "params.yaml").read_text()
 OF_IMAGES = ("max_edge", "val_share", "leaks")
 

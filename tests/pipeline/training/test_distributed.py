@@ -11,7 +11,7 @@ import torch
 from charm.runtime.errors import UserError
 from pipeline.training.distributed import all_gather_rows, all_reduce_sum, join_process_group, launch_processes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START = """
 import os, sys, time, signal
 from pathlib import Path

@@ -11,8 +11,8 @@ import pytest
 
 from charm.runtime.disk import atomic_write, file_sha256, fingerprint
 from charm.runtime.errors import UserError
+from pipeline.work.code import code_digest
 from pipeline.work.store import (
-    code_digest,
     locked,
     parse_record,
     publish,
@@ -24,7 +24,7 @@ from pipeline.work.store import (
     write_record,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def names_in(folder: Path) -> list[str]:
