@@ -45,6 +45,7 @@ def data(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, way, settings in (("gradient", "gradient", scores), ("saliency", "mbd", {})):
         column = data.parent / name / "importance"
         column.mkdir(parents=True)
+        (column.parent / "shards").symlink_to(data / "shards")
         for shard in ("shard-000000", SHARD):
             make_column(str(data / "shards"), shard, way, settings, column / shard)
         write_record(column / "column.json", {"map": name, "settings": settings})
@@ -149,8 +150,8 @@ def test_damage(name: str, data: Path, shipped_params: Params, gate: Gate) -> No
     """What readers do not touch, padding and headers of tars, `verify --full` finds."""
     artifact, path = ARTIFACTS[name], (data / ARTIFACTS[name].file).resolve()
     params = replace(shipped_params, selection="saliency" if "masks" in name else "gradient")
-    whole = artifact.read(data)
-    assert find_damage(params, data) == ""
+    whole, checked = artifact.read(data), path.parents[1]
+    assert find_damage(params, checked) == ""
     found = Counter(cases=0, refused=0, found_by_verify=0, failures=0)
     for what in damaged(path):
         found["cases"] += 1
@@ -162,7 +163,7 @@ def test_damage(name: str, data: Path, shipped_params: Params, gate: Gate) -> No
         else:
             if path.suffix == ".tar":
                 found["found_by_verify"] += 1
-                right = right and path.name in find_damage(params, data)
+                right = right and path.name in find_damage(params, checked)
         if not right:
             found["failures"] += 1
             print(f"{path.name}: {what}")

@@ -34,11 +34,11 @@ ROOT = Path(__file__).parents[2]
 MEASURE = """
 import json, sys, time
 from pathlib import Path
-from pipeline.images import Limits
-from pipeline.quarantine import look_at
+from charm.images.decode import Limits
+from charm.images.quarantine import inspect_file
 for path in sys.argv[1:]:
     started = time.process_time()
-    reason = look_at(Path(path).parent, Path(path).name, Limits())["reason"]
+    reason = inspect_file(Path(path).parent, Path(path).name, Limits())["reason"]
     seconds = time.process_time() - started
     peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]  # ru_maxrss counts the parent's
     print(json.dumps([reason, seconds, int(peak) / 1000]))

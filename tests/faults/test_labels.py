@@ -14,6 +14,7 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import csv
+from pipeline.manifest.labels import Source
 from pipeline.manifest.rows import check_listing
 from pipeline.settings.params import load_params
 from stages import manifest, run_stage
@@ -174,7 +175,7 @@ def test_damaged_labels_are_read_or_refused(workplace: Path, gate: Gate) -> None
     for content in damaged:
         Path("labels.csv").write_bytes(content)
         try:
-            check_listing(csv.read(settings, 0, Path()))
+            check_listing(csv.read(Source(Path("labels.csv"), settings, 0, Path())))
         except UserError as error:
             refused += 1
             failures += "labels.csv" not in str(error) or "\n" in str(error)

@@ -134,7 +134,7 @@ def test_position_embeddings(marker: Path, tmp_path: Path, gate: Gate, monkeypat
     for trap in traps(marker).values():
         pos_embeds.write_axes(tmp_path, "charm_demo", torch.zeros(2, 2, 3), [2], "bilinear", False)
         (tmp_path / "axes.safetensors").write_bytes(trap)
-        results.append(refuses(PosEmbeds, tmp_path))
+        results.append(refuses(PosEmbeds, tmp_path, "charm_demo"))
     gate("G4", "pickles as position embeddings", cases=len(results), failures=results.count(False))
     assert not marker.exists()
 

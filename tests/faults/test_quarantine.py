@@ -100,10 +100,10 @@ def is_running(process: int) -> bool:
 def test_the_child_dies_with_its_parent(order: str, tmp_path: Path) -> None:
     (tmp_path / "0").write_bytes(order.encode())
     code = (
-        "import sys; from pathlib import Path; from pipeline import quarantine as q; "
+        "import sys; from pathlib import Path; from charm.images import quarantine as q; "
         "q._COMMAND = (sys.executable, '-m', 'tests.faults.hostile_child'); "
         f"child = q.Quarantine(Path({str(tmp_path)!r}), q.Limits(), q.Bounds(cpu_seconds=1, wall_seconds=2)); "
-        "print(child._start().pid, flush=True); child.look_at('0')"
+        "print(child._start().pid, flush=True); child.inspect_file('0')"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

@@ -111,7 +111,7 @@ def test_a_mistake_in_the_settings(run: Run) -> None:
     edit_params("selection: gradient", "selection: gradiant")
     code, printed = run("verify")
     assert code == 2
-    assert printed.startswith("error: params.yaml:5: selection: 'gradiant' is not known; did you mean 'gradient'?")
+    assert printed.startswith("error: params.yaml:6: selection: 'gradiant' is not known; did you mean 'gradient'?")
 
 
 def lose_shard() -> None:
@@ -249,7 +249,7 @@ def test_folders_elsewhere(data: Path, shipped_params: Params, tmp_path: Path) -
     params = replace(shipped_params, selection="gradient")
     data.rename(tmp_path / "elsewhere")
     found = list(verify(params, False, data=tmp_path / "elsewhere", runs=tmp_path / "none"))
-    assert [one.place.name for one in found] == ["manifest", "shards", "gradient", "charm_demo"]
+    assert [one.place.name for one in found] == ["manifest", "shards", "importance", "pos_embeds"]
     assert all(one.whole for one in found)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from charm import score_patches
+from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError
 from pipeline.importance import make as maps
 from pipeline.settings.params import Params, SaliencyParams, SamHqParams, ScoreParams
@@ -210,3 +211,35 @@ def test_a_run_without_saliency_loads_neither_of_its_libraries(tmp_path: Path) -
         check=True,
     )
     assert done.stdout == "importance: the input charm with selection random reads no map\n\n"
+
+
+def test_relative_paths_start_at_the_repository_in_a_queued_experiment_too(
+    shipped_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which runs in a copy of it, where files that git does not know are not."""
+    (tmp_path / "mine.pth").write_bytes(b"weights")
+    (tmp_path / "detector").mkdir()
+    (tmp_path / "detector/model.safetensors").write_bytes(b"tensors")
+    copy = tmp_path / ".dvc/tmp/exps/x1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    sha256 = file_sha256(tmp_path / "mine.pth")
+    sam_hq = replace(
+        shipped_params.importance.saliency.sam_hq,
+        sam="vit_b",
+        sam_checkpoint="mine.pth",
+        sam_sha256=sha256,
+        detector="detector",
+    )
+    section = replace(shipped_params.importance, saliency=SaliencyParams("sam_hq", sam_hq))
+    way, settings, places = importance.choose_way(replace(shipped_params, importance=section), "saliency")
+    assert (way, settings["sam_sha256"]) == ("sam_hq", sha256)
+    assert (places["sam_checkpoint"], places["detector"]) == (str(tmp_path / "mine.pth"), str(tmp_path / "detector"))
+
+
+def test_what_is_wrong_with_the_models_is_told_with_its_section(shipped_params: Params, store: Path) -> None:
+    sam_hq = replace(shipped_params.importance.saliency.sam_hq, sam_checkpoint="none.pth", detector=str(store))
+    section = replace(shipped_params.importance, saliency=SaliencyParams("sam_hq", sam_hq))
+    with pytest.raises(UserError, match=r"^params\.yaml: importance\.saliency\.sam_hq: detector: "):
+        importance.choose_way(replace(shipped_params, importance=section), "saliency")

@@ -13,9 +13,9 @@ import simplejpeg
 from typer.testing import CliRunner
 
 from charm.app.command import app
+from charm.images import find
 from charm.images.find import read_image
 from charm.scorer import CharmScorer
-from pipeline.work import store
 from tests.conftest import ROOT, draw_image
 
 OPTIONS = {
@@ -106,17 +106,17 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, photo: str, mode
     assert ended.stderr.count("\n") == 1
 
 
-def test_stopped_is_a_word_and_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_is_a_word_and_exit_code_130(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(store, "prune", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    ended = CliRunner().invoke(app, ["prune"])
+    monkeypatch.setattr(find, "read_image", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    ended = CliRunner().invoke(app, ["tokenize", photo])
     assert (ended.exit_code, ended.stderr) == (130, "stopped\n")
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+def test_a_fault_of_ours_is_not_hidden(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(store, "prune", fail)
-    assert isinstance(CliRunner().invoke(app, ["prune"]).exception, ZeroDivisionError)
+    monkeypatch.setattr(find, "read_image", fail)
+    assert isinstance(CliRunner().invoke(app, ["tokenize", photo]).exception, ZeroDivisionError)

@@ -255,7 +255,7 @@ def stop(patch: pytest.MonkeyPatch, groups: int) -> None:
 KILLED = """
 import os, signal, sys
 from charm.scorer import CharmScorer
-from pipeline import score_files
+from charm.app import score as score_files
 from pipeline.command import main
 
 score_files.GROUP = 3
@@ -361,7 +361,7 @@ def test_one_process_at_a_time(run: Run) -> None:
     [
         (("--out", "out.txt"), "--out out.txt: expected a name that ends in .parquet, .csv, .jsonl"),
         (("--out", "no/out.csv"), "--out no/out.csv: there is no folder no"),
-        (("--model", "none"), "none/config.json: No such file or directory; a model's folder is what `dvc repro` "),
+        (("--model", "none"), "none/config.json: No such file or directory; name a model's folder with --model"),
         (("--device", "abacus"), "device 'abacus' cannot be used here"),
         (("--precision", "int4"), "precision='int4': expected one of float32, bfloat16, float16"),
     ],
@@ -390,7 +390,7 @@ def test_what_may_go_better_the_next_time_is_not_kept(work: Path) -> None:
 def test_a_group_is_read_while_the_one_before_is_scored() -> None:
     """And not the one after that: memory is that of two groups."""
     begun: list[str] = []
-    image_files = find_image_files([str(path) for path in sorted((ROOT / "charm").glob("*.py"))[:8]])
+    image_files = find_image_files([str(path) for path in sorted((ROOT / "charm").rglob("*.py"))[:8]])
 
     def read(image_file: Any) -> Any:
         begun.append(image_file.path)

@@ -453,7 +453,7 @@ def test_addresses_that_are_none(host: str, port: int) -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="dvc repro"):
+    with pytest.raises(UserError, match="--model"):
         serve(str(tmp_path), "127.0.0.1", 0, None, "cpu", "float32")
 
 

@@ -13,6 +13,7 @@ from charm.images.decode import decode_image
 from pipeline.datasets import demo
 from pipeline.datasets import demo_images as demo_images
 from pipeline.datasets.demo_images import NUM_IMAGES, SOURCES, DemoImage, render_images, split_sources
+from pipeline.manifest.labels import Source
 from pipeline.manifest.rows import check_listing
 from pipeline.settings.params import Params
 
@@ -72,7 +73,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_reader_writes_the_images_that_it_lists(shipped_params: Params, tmp_path: Path) -> None:
-    listing = demo.read(shipped_params.manifest, 3, tmp_path / "images")
+    listing = demo.read(Source(Path("unused"), shipped_params.manifest, 3, tmp_path / "images"))
     check_listing(listing)
     assert sorted(file.name for file in listing.root.iterdir()) == sorted(one.path for one in listing.images)
     for image in listing.images:
@@ -85,7 +86,7 @@ def test_reader_writes_the_images_that_it_lists(shipped_params: Params, tmp_path
 def test_reader_writes_the_same_bytes_for_every_seed(shipped_params: Params, tmp_path: Path) -> None:
     def digest(seed: int) -> str:
         folder = tmp_path / str(seed)
-        demo.read(shipped_params.manifest, seed, folder)
+        demo.read(Source(Path("unused"), shipped_params.manifest, seed, folder))
         return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.iterdir()))).hexdigest()
 
     assert digest(0) == digest(1)

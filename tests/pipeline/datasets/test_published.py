@@ -135,7 +135,8 @@ def test_without_a_folder_given_it_is_the_one_named_like_the_data_set(
 def test_no_folder_says_what_is_expected_and_where_to_get_it(dataset: str, read: Read, tmp_path: Path) -> None:
     message = error_of(read, dataset, tmp_path / "nowhere")
     assert message.startswith(f"dataset {dataset}: there is no ")
-    assert f"in {tmp_path / 'nowhere'} (manifest.folder); expected " in message
+    places = (f"in {tmp_path / 'nowhere'} (labels); expected ", f"in {tmp_path} (manifest.root); expected ")
+    assert any(place in message for place in places)
     assert "; to be had from https://" in message
 
 

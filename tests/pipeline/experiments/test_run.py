@@ -10,6 +10,7 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 
 from charm.runtime.errors import UserError
+from pipeline.__main__ import main
 from pipeline.experiments import run as experiments
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.experiments.run import Plan, change_params, plan_row, read_results, show_table, start
@@ -93,20 +94,18 @@ def test_a_setting_that_is_not_known_is_refused(wanted: dict[str, Any], message:
 
 def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["experiments", "table3", "--dataset", "demo", "-S", "train.epoch=3"])
     with pytest.raises(SystemExit) as stopped:
-        experiments.main()
+        main(["experiments", "table3", "--dataset", "demo", "-S", "train.epoch=3"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("error: params.yaml:")
 
 
 def test_commands_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["experiments", "table7", "table18", "--dataset", "demo", "--seeds", "4"])
-    experiments.main()
+    main(["experiments", "table7", "table18", "--dataset", "demo", "--seeds", "4"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert all(random_bits[:5] == ["dvc", "exp", "run", "--queue", "--name"] for random_bits in lines)
-    assert [random_bits[6:] for random_bits in lines] == [
+    assert all(words[:5] == ["dvc", "exp", "run", "--queue", "--name"] for words in lines)
+    assert [words[6:] for words in lines] == [
         ["-S", "tokenizer=standard", "-S", "seed=4"],
         ["-S", "tokens.redraw=once", "-S", "seed=4"],
         ["-S", "seed=4"],  # Charm, in both tables

@@ -8,9 +8,10 @@ import pytest
 
 from charm.tokenization.importance import IMPORTANCE, score_patches
 from pipeline.importance import make as maps
-from pipeline.importance.make import MAP_CODE, MAPS, join_blocks, make_block, make_column
+from pipeline.importance.make import MAP_CODE, MAPS, SCORES, join_blocks, make_block, make_column
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
+from pipeline.work import code
 from pipeline.work.code import code_digest
 from tests.conftest import Small
 
@@ -86,5 +87,28 @@ def test_a_column_joined_from_blocks_is_that_made_at_once(packed: Small, tmp_pat
         assert joined.read_bytes() == (tmp_path / SHARDS[0]).with_suffix(end).read_bytes()
 
 
-def test_code_that_decides_what_a_map_holds_exists() -> None:
-    assert len({code_digest(*MAP_CODE[way]) for way in MAPS}) == 3  # the scores share theirs
+def test_another_maps_code_remakes_no_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of each map, one changed after the other: the digest of that map changes, and no other."""
+    before = {way: code_digest(*MAP_CODE[way]) for way in MAPS}
+    assert len(set(before.values())) == len(MAPS)
+    read = code._read_source
+    for module, old, new, changed in (
+        ("charm.tokenization.importance", "share[0] = 1.0", "share[0] = 2.0", {"entropy"}),
+        ("charm.tokenization.importance", "luminance, cv2.CV_32F, 1, 0", "luminance, cv2.CV_32F, 2, 0", {"gradient"}),
+        ("charm.tokenization.importance", "np.log1p(power)", "np.log2(power)", {"frequency"}),
+        ("charm.tokenization.importance", "cv2.COLOR_RGB2GRAY", "cv2.COLOR_BGR2GRAY", set(SCORES)),
+        ("charm.saliency.mbd", "SWEEP_ROUNDS = 2", "SWEEP_ROUNDS = 3", {"mbd"}),
+        ("charm.saliency.sam_hq", "MAX_ASPECT = 1000", "MAX_ASPECT = 999", {"sam_hq"}),
+        (
+            "pipeline.importance.make",
+            "return encode_mask(detect(image))",
+            "return encode_mask(~detect(image))",
+            {"mbd"},
+        ),
+    ):
+        assert read(module).count(old) == 1, old
+        source = read(module).replace(old, new)
+        monkeypatch.setattr(
+            code, "_read_source", lambda name, module=module, source=source: source if name == module else read(name)
+        )
+        assert {way for way in MAPS if code_digest(*MAP_CODE[way]) != before[way]} == changed

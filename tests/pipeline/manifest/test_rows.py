@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from charm.runtime.errors import UserError
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.rows import build_rows, check_listing, inspect_images, stat_image
 from pipeline.settings.params import ManifestParams, Params
+from pipeline.work.store import mark_changed
 from tests.conftest import draw_image
 
 GOOD = simplejpeg.encode_jpeg(draw_image(30, 40))
@@ -175,11 +177,25 @@ def test_no_test_image_is_drawn_in_place_of_given_ones_that_cannot_be_used(setti
     assert Counter(row["split"] for row in rows) == {None: 1, "train": 18, "val": 2}
 
 
-def test_stat_tells_a_changed_file(root: Path) -> None:
+def test_stat_tells_a_changed_file(root: Path, store: Path) -> None:
     (root / "a.jpg").write_bytes(b"12345")
     before = stat_image(root, listed("a.jpg"))
     assert before[:2] == ["a.jpg", 5]
+    assert stat_image(root, listed("a.jpg")) == before
     os.utime(root / "a.jpg", ns=(0, 1))
-    assert stat_image(root, listed("a.jpg")) == ["a.jpg", 5, 1]
-    assert stat_image(root, listed("b.jpg")) == ["b.jpg", None, None]
-    assert stat_image(root, listed("a\0")) == ["a\0", None, None]
+    changed = stat_image(root, listed("a.jpg"))
+    assert changed[:3] == ["a.jpg", 5, 1]
+    assert stat_image(root, listed("b.jpg")) == ["b.jpg", None]
+    assert stat_image(root, listed("a\0")) == ["a\0", None]
+    (root / "c.jpg").write_bytes(b"54321")
+    shutil.copystat(root / "a.jpg", root / "c.jpg")
+    (root / "c.jpg").rename(root / "a.jpg")  # as rsync -t leaves it
+    replaced = stat_image(root, listed("a.jpg"))
+    assert replaced[:3] == changed[:3]
+    assert replaced != changed
+    mark_changed(root, "a.jpg")
+    marked = stat_image(root, listed("a.jpg"))
+    assert marked != replaced
+    assert stat_image(root, listed("a.jpg")) == marked
+    mark_changed(root, "a.jpg")
+    assert stat_image(root, listed("a.jpg")) != marked

@@ -21,8 +21,8 @@ TOGETHER = (
     START
     + """
 import torch
-from pipeline.errors import UserError
-from pipeline.ranks import all_gather_rows, join_process_group, all_reduce_sum
+from charm.runtime.errors import UserError
+from pipeline.training.distributed import all_gather_rows, join_process_group, all_reduce_sum
 from stages import run_stage
 """
 )
