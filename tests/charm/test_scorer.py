@@ -43,7 +43,7 @@ def test_a_score_does_not_depend_on_batch_mates_order_or_threads(
     threaded = [found.score for found in scorer(images)]
     torch.set_num_threads(threads)
     for scores in (together, backwards, in_turns, threaded):
-        np.testing.assert_allclose(scores, alone, atol=1e-5)
+        np.testing.assert_allclose(scores, alone, atol=4e-5)  # 1e-5 of the scale, which is four wide
 
 
 def test_it_is_the_models_own_output_on_the_scale_of_the_labels(scorer: CharmScorer) -> None:

@@ -65,8 +65,8 @@ class Repository:
         params["hardware"]["loader_workers"] = 0
         YAML().dump(params, path)
 
-    def dvc(self, *arguments: str, succeeds: bool = True) -> str:
-        """What it printed, both streams."""
+    def dvc(self, *arguments: str, succeeds: bool | None = True) -> str:
+        """What it printed, both streams; succeeds=None: whether it does or not."""
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
             cwd=self.folder,
@@ -76,7 +76,7 @@ class Repository:
             text=True,
             check=False,
         )
-        assert (done.returncode == 0) == succeeds, done.stdout
+        assert succeeds in (None, done.returncode == 0), done.stdout
         return done.stdout
 
     def ran(self, *arguments: str) -> list[str]:
@@ -153,7 +153,78 @@ def test_metrics_plots_and_experiments_are_shown(repository: Repository) -> None
     assert {"plcc", "srcc", "acc", "listed", "packed", "rejected"} <= found.keys()
     assert "runs/evaluate/metrics.json" in repository.dvc("exp", "show", "--json")
     plots = json.loads(repository.dvc("plots", "show", "--json", "--out", str(repository.folder / ".dvc/tmp/plots")))
-    assert any("predictions.csv" in name for name in plots["data"])
+    assert plots["data"].keys() == {
+        "Agreement on the validation images",
+        "Training loss",
+        "Predicted against given scores",
+    }
+    agreement = plots["data"]["Agreement on the validation images"][0]["content"]
+    assert "val_srcc" in str(agreement)
+    assert "val_plcc" in str(agreement)
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert text.count(old) == 1, old
+    file.write_text(text.replace(old, new))
+
+
+def test_an_edited_label_runs_from_the_manifest_on(repository: Repository) -> None:
+    labels = repository.folder.parent / "images/labels.csv"
+    original = labels.read_text()
+    name, _, split = original.splitlines()[1].split(",")
+    labels.write_text(original.replace(original.splitlines()[1], f"{name},1.25,{split}"))
+    assert repository.ran("repro") == ["manifest", "shards", "importance", "pos_embeds", "train", "evaluate", "report"]
+    labels.write_text(original)
+    assert repository.ran("repro") == []
+
+
+def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository: Repository) -> None:
+    folder = repository.folder
+    originals = {name: (folder / name).read_text() for name in ("charm/model/vit.py", "pipeline/training/loader.py")}
+    try:
+        edit(folder / "charm/model/vit.py", "HEADS = ", "# The first is the paper's.\nHEADS = ")
+        edit(folder / "charm/model/vit.py", '"""Scores a batch.', '"""Scores a batch of images.')
+        edit(folder / "pipeline/training/loader.py", "a loader worker died at", "a worker of the loader died at")
+        printed = repository.dvc("repro")
+        assert "Running stage 'train'" in printed
+        assert "train: finished before, published again" in printed
+        assert "evaluate: finished before, published again" in printed
+        assert "train: epoch" not in printed
+        edit(folder / "charm/model/vit.py", ".to(proj.weight.dtype) / 255", ".to(proj.weight.dtype) / 256")
+        assert "train: epoch" in repository.dvc("repro")
+    finally:
+        for name, text in originals.items():
+            (folder / name).write_text(text)
+    assert "train: epoch" not in repository.dvc("repro")
+
+
+def test_no_setting_deletes_anything(repository: Repository) -> None:
+    """DVC removes outputs before a stage could refuse a setting."""
+    made = ("data", "runs", ".dvc", ".charm", ".git", "__pycache__", "dvc.lock")
+
+    def around() -> dict[str, bytes]:
+        files = (path for path in repository.folder.parent.rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in files if not set(made) & set(path.parts)}
+
+    for folder in (repository.folder / "photos", repository.folder.parent / "photos"):
+        folder.mkdir()
+        (folder / "beach.jpg").write_bytes(b"the only copy")
+    params = repository.folder / "params.yaml"
+    original = params.read_text()
+    settings = [key for key, value in YAML(typ="safe").load(params).items() if not isinstance(value, dict)]
+    before = around()
+    try:
+        for key in settings:
+            document = YAML().load(original)
+            document[key] = "../../photos"
+            YAML().dump(document, params)
+            repository.dvc("repro", succeeds=None)
+            params.write_text(original)
+            assert around() == before, key
+    finally:
+        params.write_text(original)
+    repository.dvc("repro")
 
 
 @pytest.mark.parametrize(

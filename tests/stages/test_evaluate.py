@@ -19,13 +19,16 @@ from pipeline.manifest.table import read_manifest
 from pipeline.settings.params import EvaluateParams, Params
 from pipeline.training.predictions import Predictions, predict
 from pipeline.training.sampler import SampleRef
-from pipeline.work.store import read_record, write_record
+from pipeline.work.store import read_record, store_folder, write_record
 from stages import evaluate
 
 Workspace = tuple[Path, Params]
 
 
 def run(folder: Path, params: Params) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    shutil.rmtree(
+        store_folder("evaluated")
+    )  # what another test changes is not in the code that finished runs are known by
     evaluate.main(params)
     metrics = json.loads((folder / "runs/evaluate/metrics.json").read_text())
     with (folder / "runs/evaluate/predictions.csv").open() as text:

@@ -24,8 +24,6 @@ OPTIONS = {
     "tokenize": ["--model", "--out"],
     "export": ["--model", "--out"],
     "serve": ["--model", "--host", "--port", "--draws", "--device", "--precision"],
-    "verify": ["--full"],
-    "prune": [],
 }
 
 

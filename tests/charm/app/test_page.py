@@ -157,7 +157,7 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     direction = -1 if "lowered" in said else 1
     assert direction * total == pytest.approx(score - flat, abs=0.02)
     assert score == pytest.approx(scorer.score_tokens([[tokens]])[0].score, abs=0.006)
-    assert "compared with the same image without detail" in said
+    assert "compared with the same picture without detail" in said
 
     page.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: Why these patches"

@@ -256,7 +256,7 @@ KILLED = """
 import os, signal, sys
 from charm.scorer import CharmScorer
 from charm.app import score as score_files
-from pipeline.command import main
+from charm.app.command import main
 
 score_files.GROUP = 3
 score_tokens, left = CharmScorer.score_tokens, iter(range(2))

@@ -15,7 +15,7 @@ from charm.saliency.sam_hq import detect, format_prompt, load_detector, load_sam
 from pipeline.settings.params import SamHqParams
 from tests.saliency_models import build_tiny_sam, resolve, segment_directly
 
-Image = Callable[..., np.ndarray]
+Drawn = Callable[..., np.ndarray]
 PAPER = [  # appendix 8
     "salient object",
     "hidden object",
@@ -28,10 +28,10 @@ PAPER = [  # appendix 8
 
 @pytest.mark.parametrize("prompt", PAPER)
 def test_masks_are_those_of_direct_calls_for_each_prompt_of_the_paper(
-    prompt: str, tiny_models: SamHqParams, image: Image
+    prompt: str, tiny_models: SamHqParams, drawn: Drawn
 ) -> None:
     params = replace(tiny_models, prompt=prompt)
-    image = image(96, 130, seed=1)
+    image = drawn(96, 130, seed=1)
     expected, boxes = segment_directly(image, params)
     found = detect(image, resolve(params))
     assert found.saliency_mask.dtype == bool
@@ -45,22 +45,22 @@ def test_masks_are_those_of_direct_calls_for_each_prompt_of_the_paper(
 )
 @pytest.mark.parametrize("hq_token_only", [False, True], ids=["sum", "hq alone"])
 def test_masks_are_those_of_direct_calls_at_any_size(
-    shape: tuple[int, int], hq_token_only: bool, tiny_models: SamHqParams, image: Image
+    shape: tuple[int, int], hq_token_only: bool, tiny_models: SamHqParams, drawn: Drawn
 ) -> None:
     params = replace(tiny_models, hq_token_only=hq_token_only)
-    image = image(*shape)
+    image = drawn(*shape)
     expected, _ = segment_directly(image, params)
     np.testing.assert_array_equal(detect(image, resolve(params)).saliency_mask, expected)
 
 
-def test_the_high_quality_token_alone_is_another_mask(tiny_models: SamHqParams, image: Image) -> None:
-    image = image(96, 130)
+def test_the_high_quality_token_alone_is_another_mask(tiny_models: SamHqParams, drawn: Drawn) -> None:
+    image = drawn(96, 130)
     masks = [detect(image, resolve(replace(tiny_models, hq_token_only=flag))).saliency_mask for flag in (False, True)]
     assert not np.array_equal(*masks)
 
 
-def test_top_k_keeps_the_boxes_of_highest_score(tiny_models: SamHqParams, image: Image) -> None:
-    image = image(96, 130)
+def test_top_k_keeps_the_boxes_of_highest_score(tiny_models: SamHqParams, drawn: Drawn) -> None:
+    image = drawn(96, 130)
     many = detect(image, resolve(replace(tiny_models, top_k=20)))
     two = detect(image, resolve(replace(tiny_models, top_k=2)))
     assert len(many.scores) > 5
@@ -70,20 +70,20 @@ def test_top_k_keeps_the_boxes_of_highest_score(tiny_models: SamHqParams, image:
 
 
 @pytest.mark.parametrize("key", ["box_threshold", "text_threshold"])
-def test_a_threshold_that_nothing_reaches_leaves_nothing(key: str, tiny_models: SamHqParams, image: Image) -> None:
-    found = detect(image(60, 80), resolve(replace(tiny_models, **{key: 1.0})))
+def test_a_threshold_that_nothing_reaches_leaves_nothing(key: str, tiny_models: SamHqParams, drawn: Drawn) -> None:
+    found = detect(drawn(60, 80), resolve(replace(tiny_models, **{key: 1.0})))
     assert not found.saliency_mask.any()
     assert found.saliency_mask.shape == (60, 80)
     assert found.boxes.shape == (0, 4)
 
 
 def test_nothing_found_asks_sam_nothing(
-    tiny_models: SamHqParams, image: Image, monkeypatch: pytest.MonkeyPatch
+    tiny_models: SamHqParams, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = resolve(replace(tiny_models, box_threshold=1.0))
     predictor = sam_hq.load_models(settings).predictor
     monkeypatch.setattr(predictor, "set_image", lambda _: pytest.fail("encoded an image for nothing"))
-    detect(image(60, 80), settings)
+    detect(drawn(60, 80), settings)
 
 
 def test_a_image_too_thin_for_the_models_has_no_object(tiny_models: SamHqParams) -> None:
@@ -91,23 +91,23 @@ def test_a_image_too_thin_for_the_models_has_no_object(tiny_models: SamHqParams)
 
 
 def test_boxes_of_a_huge_image_are_taken_in_turns(
-    tiny_models: SamHqParams, image: Image, monkeypatch: pytest.MonkeyPatch
+    tiny_models: SamHqParams, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = image(96, 130)
+    image = drawn(96, 130)
     at_once = detect(image, resolve(tiny_models)).saliency_mask
     monkeypatch.setattr(sam_hq, "MAX_LOGITS", 2 * 96 * 130)
     np.testing.assert_array_equal(detect(image, resolve(tiny_models)).saliency_mask, at_once)
 
 
-def test_models_are_loaded_once(tiny_models: SamHqParams, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    detect(image(60, 80), resolve(tiny_models))
+def test_models_are_loaded_once(tiny_models: SamHqParams, drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    detect(drawn(60, 80), resolve(tiny_models))
     monkeypatch.setattr(sam_hq, "load_sam", lambda *_: pytest.fail("loaded again"))
-    detect(image(60, 80), resolve(replace(tiny_models, prompt="hidden object", top_k=1)))
+    detect(drawn(60, 80), resolve(replace(tiny_models, prompt="hidden object", top_k=1)))
 
 
-def test_half_precision_is_near(tiny_models: SamHqParams, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_is_near(tiny_models: SamHqParams, drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does to the encoder, done on the CPU."""
-    image = image(96, 130)
+    image = drawn(96, 130)
     exact = detect(image, resolve(tiny_models))
     monkeypatch.setattr(sam_hq, "_half_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
     near = detect(image, resolve(tiny_models))

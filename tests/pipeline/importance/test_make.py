@@ -8,7 +8,7 @@ import pytest
 
 from charm.tokenization.importance import IMPORTANCE, score_patches
 from pipeline.importance import make as maps
-from pipeline.importance.make import MAP_CODE, MAPS, SCORES, join_blocks, make_block, make_column
+from pipeline.importance.make import MAP_CODE, MAPS, join_blocks, make_block, make_column
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.work import code
@@ -96,7 +96,12 @@ def test_another_maps_code_remakes_no_column(monkeypatch: pytest.MonkeyPatch) ->
         ("charm.tokenization.importance", "share[0] = 1.0", "share[0] = 2.0", {"entropy"}),
         ("charm.tokenization.importance", "luminance, cv2.CV_32F, 1, 0", "luminance, cv2.CV_32F, 2, 0", {"gradient"}),
         ("charm.tokenization.importance", "np.log1p(power)", "np.log2(power)", {"frequency"}),
-        ("charm.tokenization.importance", "cv2.COLOR_RGB2GRAY", "cv2.COLOR_BGR2GRAY", set(SCORES)),
+        (
+            "charm.tokenization.importance",
+            "cv2.COLOR_RGB2GRAY",
+            "cv2.COLOR_BGR2GRAY",
+            {"frequency", "gradient", "entropy"},
+        ),
         ("charm.saliency.mbd", "SWEEP_ROUNDS = 2", "SWEEP_ROUNDS = 3", {"mbd"}),
         ("charm.saliency.sam_hq", "MAX_ASPECT = 1000", "MAX_ASPECT = 999", {"sam_hq"}),
         (

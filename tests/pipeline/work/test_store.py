@@ -140,7 +140,8 @@ def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], s
         pytest.param('"""Of thing."""', '"""Of things."""', id="docstring of a class"),
         pytest.param('    """Does nothing."""', "    pass", id="docstring that is the whole body"),
         pytest.param("def work(path, items):", "def work(\n    path,\n    items,\n):", id="layout"),
-        pytest.param("print(items)", "print(  items )\n\n", id="blanks"),
+        pytest.param("del items[0]", "del  items[ 0 ]\n\n", id="blanks"),
+        pytest.param("    del items[0]", "    print(items)\n    del items[0]", id="a printed line"),
     ],
 )
 def test_what_does_nothing_does_not_count(old: str, new: str, digest: Callable[[str], str]) -> None:
