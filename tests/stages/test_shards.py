@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from charm.runtime.errors import UserError
+from pipeline.manifest.labels import Listed
+from pipeline.manifest.rows import stat_image
 from pipeline.manifest.table import read_manifest
 from pipeline.settings.params import Params
 from pipeline.shards.read import ShardReader
+from pipeline.work.store import read_mark
 from stages import manifest, shards
 
 Workspace = tuple[Path, Params]
@@ -41,17 +44,26 @@ def test_a_second_run_makes_nothing_and_gives_the_same_bytes(
     assert after == before
 
 
-def test_a_image_that_changed_since_it_was_listed_is_refused(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keeps_stat", [False, True], ids=["noticed", "with the stat of the one before"])
+def test_an_image_that_changed_since_it_was_listed_is_refused_and_the_advice_helps(
+    keeps_stat: bool, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The advice is to run the manifest again, which opens the file again, whatever its stat says."""
     folder, params = workspace
     monkeypatch.chdir(tmp_path)
+    if keeps_stat:
+        stat = stat_image(folder / "images", Listed("3.jpg", "3.jpg", (0.0,), None, ""))[1:5]
+        monkeypatch.setattr(
+            manifest, "stat_image", lambda root, image: [image.path, *stat, read_mark(root, image.path)]
+        )
     manifest.main(params)
     image = folder / "images" / "3.jpg"
     original = image.read_bytes()
     try:
         image.write_bytes(original + b"\0")
-        with pytest.raises(UserError, match=r"shard-000000: .*3\.jpg has changed since it was listed"):
+        with pytest.raises(UserError, match=r"shard-000000: .*3\.jpg has changed since.*--force manifest"):
             shards.main(params)
+        manifest.main(params)
+        shards.main(params)
     finally:
         image.write_bytes(original)

@@ -408,3 +408,23 @@ def test_a_folder_is_no_table(run: Run) -> None:
     Path("out.csv").mkdir()
     ended = run("--out", "out.csv", "--overwrite")
     assert (ended.code, ended.err) == (2, "error: --out out.csv is a folder: expected the name of a file\n")
+
+
+def test_it_scores_where_the_modules_are_missing_that_windows_lacks(
+    work: Path, whole: bytes, model_folder: Path, tmp_path: Path
+) -> None:
+    """In processes of their own, children included; what is unprotected without these modules is said once each."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fcntl'] = sys.modules['resource'] = None\n")
+    command = [sys.executable, "-m", "charm", "score", "photos", "--model", str(model_folder), "--out", "out.csv"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    found, expected = read_csv(Path("out.csv").read_bytes()), read_csv(whole)
+    assert [(row["path"], row["reason"]) for row in found] == [(row["path"], row["reason"]) for row in expected]
+    scores = [
+        (float(row["score"]), float(one["score"])) for row, one in zip(found, expected, strict=True) if row["score"]
+    ]
+    assert len(scores) == 9
+    assert all(score == pytest.approx(other, abs=1e-4) for score, other in scores)
+    assert done.stderr.count("on this system two processes at work on one file are not kept apart") == 1
+    assert done.stderr.count("on this system a file that is opened has no limit of memory and of computing time") == 1
