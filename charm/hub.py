@@ -11,11 +11,13 @@ The folder is laid out as model hubs expect it:
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from charm.model.config import ModelConfig
 from charm.runtime.disk import atomic_write
 
 if TYPE_CHECKING:
@@ -27,50 +29,82 @@ AnyPath = str | os.PathLike[str]
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MODEL_FILES = ("model.safetensors", "config.json", "README.md")
 _FORMAT = 1  # of config.json
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 
-def encode_model(tensors: "dict[str, Tensor]", config: dict[str, Any]) -> dict[str, bytes]:
-    """The files of a model's folder by name, but its card. Equal models give equal bytes.
+@dataclass(frozen=True)
+class SavedModel:
+    """A model's folder, as it was read.
+
+    Attributes:
+        config: what the model is.
+        weights_sha256: of model.safetensors, which names the model.
+        tensors: `state_dict` of a CharmViT.
+    """
+
+    config: ModelConfig
+    weights_sha256: str
+    tensors: "dict[str, Tensor]"
+
+
+def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str, bytes]:
+    """Encodes the files of a model's folder, by name. Equal models give equal bytes.
 
     Args:
         tensors: `state_dict` of a CharmViT.
-        config: anything that JSON can hold.
+        config: what the model is.
     """
     from safetensors.torch import save
 
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    facts = {"library_name": "charm", "format": _FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    facts = config | facts
+    facts = config.to_json() | {
+        "library_name": "charm",
+        "format": _FORMAT,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
     whole = facts | {"config_sha256": _digest(facts)}
     return {
         "model.safetensors": weights,
         "config.json": json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n",
+        "README.md": render_card(config).encode(),
     }
 
 
-def read_config(folder: AnyPath) -> dict[str, Any]:
-    """Reads the config of a model's folder; needs no torch.
+def write_model_folder(folder: AnyPath, tensors: "dict[str, Tensor]", config: ModelConfig) -> None:
+    """Writes model.safetensors, config.json and README.md."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, data in encode_model(tensors, config).items():
+        with atomic_write(Path(folder) / name) as file:
+            file.write(data)
+
+
+def read_config(folder: AnyPath) -> tuple[ModelConfig, str]:
+    """Reads the config of a model's folder, and the sha256 of its weights; needs no torch.
 
     Raises:
         OSError: the file is missing.
-        ValueError: it is damaged, was changed, or is of another kind.
+        ValueError: it is damaged, was changed, is of another kind, or says what no model can be.
     """
     path = Path(folder) / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_bytes())
-        is_whole = config.pop("config_sha256") == _digest(config)
-        is_known = config["library_name"] == "charm" and config["format"] == _FORMAT
+        facts: dict[str, Any] = json.loads(path.read_bytes())
+        is_whole = facts.pop("config_sha256") == _digest(facts)
+        kind = facts.pop("library_name"), facts.pop("format")
+        weights_sha256 = facts.pop("weights_sha256")
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{path} is not the description of a Charm model, or damaged") from None
     if not is_whole:
         raise ValueError(f"{path} is not as it was written: damaged, or changed by hand")
-    if not is_known:
-        raise ValueError(f"{path} has format {config['format']!r} of {config['library_name']!r}: expected {_FORMAT}")
-    return config
+    if kind != ("charm", _FORMAT):
+        raise ValueError(f"{path} has format {kind[1]!r} of {kind[0]!r}: expected {_FORMAT}")
+    try:
+        return ModelConfig.from_json(facts), str(weights_sha256)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def read_model(folder: AnyPath) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Reads the tensors and the config of a model's folder; nothing in it is executed.
+def read_model(folder: AnyPath) -> SavedModel:
+    """Reads a model's folder; nothing in it is executed.
 
     Raises:
         OSError: a file is missing.
@@ -78,32 +112,41 @@ def read_model(folder: AnyPath) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """
     from safetensors.torch import load
 
-    config = read_config(folder)
+    config, sha256 = read_config(folder)
     path = Path(folder) / "model.safetensors"
     weights = path.read_bytes()
-    if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
+    if hashlib.sha256(weights).hexdigest() != sha256:
         raise ValueError(f"{path} is damaged, or not the file that config.json describes")
     try:
-        return load(weights), config
+        return SavedModel(config, sha256, load(weights))
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
+
+
+def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Reads type and shape of each tensor in a model's folder, by name, and no tensor.
+
+    Raises:
+        OSError: the file is missing.
+        ValueError: it is no safetensors file.
+    """
+    path = Path(folder) / "model.safetensors"
+    with open(path, "rb") as file:
+        try:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+            header.pop("__metadata__", None)
+            return {name: (one["dtype"], tuple(one["shape"])) for name, one in header.items()}
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+            raise ValueError(f"{path} is no safetensors file, or damaged") from None
 
 
 def _digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def write_model_folder(folder: Path, tensors: "dict[str, Tensor]", config: dict[str, Any]) -> None:
-    """Writes model.safetensors, config.json and README.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    card = {"README.md": render_card(config).encode()}
-    for name, data in (encode_model(tensors, config) | card).items():
-        with atomic_write(folder / name) as file:
-            file.write(data)
-
-
-def render_card(config: dict[str, Any]) -> str:
-    """The model card, Markdown with the head that hubs read, of what the config says."""
+def render_card(config: ModelConfig) -> str:
+    """Renders the model card, Markdown with the head that hubs read, of what the config says."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from charm.model.metrics import METRICS
@@ -116,4 +159,4 @@ def render_card(config: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(CARD_TEMPLATE.name).render(config, names=METRICS)
+    return environment.get_template(CARD_TEMPLATE.name).render(vars(config), names=METRICS)

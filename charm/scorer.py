@@ -4,6 +4,7 @@ An image's score depends on the image and the model alone: patches are drawn by 
 other and never to padding. Batch mates, order and the number of threads change no more than rounding.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -11,30 +12,35 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from charm.hub import AnyPath, read_model
-from charm.inputs.preparation import Preparation
+from charm.hub import AnyPath, read_config, read_model, read_weights_header, write_model_folder
+from charm.inputs.preparation import Preparation, choose_edge
 from charm.model.axes import PosEmbedAxes
+from charm.model.config import ModelConfig
 from charm.model.pos_embed import axis_weights
 from charm.model.vit import PRECISIONS, CharmViT, autocast
+from charm.runtime.weights import list_problems
 from charm.tokenization.tokens import Tokens
 
+_FLOATS = ("F16", "BF16", "F32", "F64")  # of safetensors
 _BATCH_TOKENS = 8192  # of a batch, padding included: 16 images of 512
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model thinks of an image.
+    """What a model says of an image, on the scale of the labels that it was trained with.
 
     Attributes:
-        score: on the scale of the labels that the model was trained with (`CharmScorer.score_range`).
-        spread: standard deviation of the score over the draws of patches, on that scale; 0 where there is one.
+        score: within `CharmScorer.score_range`.
+        spread: standard deviation of the score over the draws of patches; None with one draw.
         distribution: float64 (num_bins,), the share of each bin of the labels, lowest first; None where the model was
             trained on scores.
+        raw: the score before it was clipped to the range, for ranking.
     """
 
     score: float
-    spread: float
+    spread: float | None
     distribution: np.ndarray | None
+    raw: float
 
 
 class CharmScorer(Preparation):
@@ -42,55 +48,75 @@ class CharmScorer(Preparation):
 
     Args:
         model: a trained CharmViT; put into evaluation mode.
-        config: as the stage `evaluate` writes it into config.json.
+        config: what the model is.
         device: where the model runs.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
+        full_size: whether images are seen larger than the model's training had them.
+        weights_sha256: of the weights, which names the model; "" where it comes from no file.
 
     Attributes:
+        model, config, weights_sha256: as given.
         score_range: lowest and highest score of the labels.
-        bins: float64 (num_outputs,), the score of each output of a distribution; a single 1 for scores.
+        unit_bins: float64 (num_outputs,), the score of each output of a distribution on 0..1; a single 1 for scores.
 
     Raises:
-        ValueError: the config is none of a Charm model, or precision is unknown.
+        ValueError: model and config do not fit, or precision is unknown.
     """
 
     def __init__(
-        self, model: CharmViT, config: dict[str, Any], device: torch.device | str = "cpu", precision: str = "float32"
+        self,
+        model: CharmViT,
+        config: ModelConfig,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+        full_size: bool = False,
+        weights_sha256: str = "",
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
-        super().__init__(config, str(device))
-        self.model = model.to(device).eval().requires_grad_(False)
+        edge = choose_edge(config, full_size)
+        super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
+        found = model.head.out_features, self.tokenizer.num_scales, self.patch_size
+        expected = config.labels.num_bins, config.model.num_scales, model.patch_size
+        if found != expected:
+            raise ValueError(
+                f"outputs, scales and patch size of model and tokenizer are {found}: expected {expected}, as in config"
+            )
+        self.model, self.config = model.to(device).eval().requires_grad_(False), config
+        self.weights_sha256 = weights_sha256
         self._precision = precision
-        try:
-            low, high = config["labels"]["score_range"]
-            count = config["labels"]["num_bins"]
-            self._pos_embeds = (config["pos_embeds"]["mode"], config["pos_embeds"]["antialias"])
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"config is not of a Charm model: {type(error).__name__} {error}") from error
-        self.score_range = (float(low), float(high))
-        self.bins = np.linspace(0, 1, count) if count > 1 else np.ones(1)
+        self.score_range = config.labels.score_range
+        count = config.labels.num_bins
+        self.unit_bins = np.linspace(0, 1, count) if count > 1 else np.ones(1)
         self._axes: dict[int, torch.Tensor] = {}
 
     @classmethod
     def from_pretrained(
-        cls, folder: AnyPath, device: torch.device | str = "cpu", precision: str = "float32"
+        cls,
+        folder: AnyPath,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+        full_size: bool = False,
     ) -> "CharmScorer":
-        """The scorer of a folder that the stage `evaluate` wrote (runs/evaluate/model); nothing is downloaded.
+        """Loads the scorer of a model's folder (runs/evaluate/model of a clone); nothing is downloaded.
 
         Raises:
             OSError: a file is missing.
             ValueError: a file is damaged, or not of a Charm model.
         """
-        tensors, config = read_model(folder)
-        try:
-            about = dict(config["model"])
-            trained = about.pop("pos_embed") == "trainable"
-            model = CharmViT(**about, pretrained=False, train_pos_embed=trained)
-            model.load_state_dict(tensors)
-        except (LookupError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{folder}: config.json and model.safetensors are not of one model ({error})") from error
-        return cls(model, config, device, precision)
+        config, _ = read_config(folder)
+        _check_weights(folder, config)
+        saved = read_model(folder)
+        for name, tensor in saved.tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{folder}: {name} has values that are not finite: nobody can score with such weights")
+        model = CharmViT.from_config(config.model)
+        model.load_state_dict(saved.tensors)
+        return cls(model, config, device, precision, full_size, saved.weights_sha256)
+
+    def save_pretrained(self, folder: AnyPath) -> None:
+        """Writes the model's folder, which `from_pretrained` reads."""
+        write_model_folder(folder, self.model.state_dict(), self.config)
 
     @overload
     def __call__(self, image: list[Any], *, draws: int | None = None, saliency_mask: Any = None) -> list[Score]: ...
@@ -126,7 +152,7 @@ class CharmScorer(Preparation):
     def score_tokens(self, tokens: Sequence[Sequence[Tokens]]) -> list[Score]:
         """The scores of images, each with its draws, from `tokenize`; in batches of sequences of about one length."""
         flat = [one for draws in tokens for one in draws]
-        shares = np.empty((len(flat), len(self.bins)))
+        shares = np.empty((len(flat), len(self.unit_bins)))
         for batch in _group_by_length([one.seq_len for one in flat]):
             shares[batch] = self._predict([flat[index] for index in batch])
         ends = np.cumsum([len(draws) for draws in tokens])
@@ -135,9 +161,12 @@ class CharmScorer(Preparation):
     def _summarize(self, shares: np.ndarray) -> Score:
         """shares: float64 (draws, num_outputs)."""
         low, high = self.score_range
-        scores = low + (high - low) * (shares @ self.bins)
-        distribution = shares.mean(axis=0) if len(self.bins) > 1 else None
-        return Score(float(scores.mean()), float(scores.std()), distribution)
+        scores = low + (high - low) * (shares @ self.unit_bins)
+        raw = float(scores.mean())
+        if not math.isfinite(raw):
+            raise ValueError("the model gives a score that is no number: its weights are damaged, or of another model")
+        distribution = shares.mean(axis=0) if len(self.unit_bins) > 1 else None
+        return Score(min(max(raw, low), high), float(scores.std()) if len(scores) > 1 else None, distribution, raw)
 
     @torch.inference_mode()
     def _predict(self, tokens: Sequence[Tokens]) -> np.ndarray:
@@ -150,7 +179,7 @@ class CharmScorer(Preparation):
         with autocast(torch.device(self.device), self._precision):
             arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
             output = self.model(*arrays, stack("patch_valid"), self.embed_positions(tokens, length))
-        shares = output.softmax(dim=1) if len(self.bins) > 1 else output
+        shares = output.softmax(dim=1) if len(self.unit_bins) > 1 else output
         return np.asarray(shares.double().cpu())
 
     def embed_positions(self, tokens: Sequence[Tokens], length: int) -> torch.Tensor:
@@ -172,8 +201,24 @@ class CharmScorer(Preparation):
             if self.model.rotary:
                 self._axes[length] = torch.stack(self.model.rotary_axis(length)).float().cpu()
             else:
-                self._axes[length] = axis_weights(length, len(self.model.learnt_grid), *self._pos_embeds)
+                self._axes[length] = axis_weights(
+                    length, len(self.model.learnt_grid), self.config.pos_embeds.mode, self.config.pos_embeds.antialias
+                )
         return self._axes[length]
+
+
+def _check_weights(folder: AnyPath, config: ModelConfig) -> None:
+    """Raises ValueError unless a folder's weights are those of its config, before any of them is read or made."""
+    with torch.device("meta"):
+        expected = CharmViT.from_config(config.model).state_dict()
+    found = read_weights_header(folder)
+    reshaped = [
+        f"{name} is {kind} {list(shape)} and not {list(expected[name].shape)}"
+        for name, (kind, shape) in sorted(found.items())
+        if name in expected and (kind not in _FLOATS or shape != tuple(expected[name].shape))
+    ]
+    if problems := list_problems(expected.keys() - found.keys(), found.keys() - expected.keys(), reshaped):
+        raise ValueError(f"{folder}: config.json and model.safetensors are not of one model: {problems}")
 
 
 def _group_by_length(lengths: Sequence[int]) -> list[list[int]]:

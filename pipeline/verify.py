@@ -18,7 +18,6 @@ from pipeline.shards.columns import ColumnReader, read_column_facts
 from pipeline.shards.folders import open_folder
 from pipeline.shards.read import ShardReader, read_shard_sidecars
 from pipeline.shards.write import describe_tar
-from pipeline.training.checkpoints import load_model_tensors
 from pipeline.work.store import damaged, remake
 
 
@@ -45,7 +44,7 @@ def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = P
         (images, lambda folder: _check_images(folder, manifest, full)),
         (data / "importance", lambda folder: _check_column(folder, images, full)),
         (data / "pos_embeds", lambda folder: _check_pos_embeds(folder, params.backbone)),
-        (runs / "train", _check_model),
+        (runs / "train", _check_model_folder),
         (runs / "evaluate", lambda folder: _check_predictions(folder, manifest)),
         (runs / "evaluate" / "model", _check_model_folder),
     ]
@@ -60,7 +59,7 @@ def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = P
 
 def _check_manifest(folder: Path) -> str:
     facts = read_manifest(folder).facts
-    return f"{facts['listed']} listed = {facts['packed']} packed + {sum(facts['rejected'].values())} rejected"
+    return f"{facts.listed} listed = {facts.packed} packed + {sum(facts.rejected.values())} rejected"
 
 
 def _check_images(folder: Path, manifest: Path, full: bool) -> str:
@@ -102,11 +101,6 @@ def _check_pos_embeds(folder: Path, backbone: str) -> str:
     return "position embeddings"
 
 
-def _check_model(folder: Path) -> str:
-    tensors, config = load_model_tensors(folder)
-    return f"{config['backbone']}, {sum(tensor.numel() for tensor in tensors.values()):,} parameters"
-
-
 def _check_predictions(folder: Path, manifest: Path) -> str:
     path = folder / "predictions.parquet"
     try:
@@ -125,13 +119,13 @@ def _check_predictions(folder: Path, manifest: Path) -> str:
 
 def _check_model_folder(folder: Path) -> str:
     try:
-        tensors, config = read_model(folder)
+        saved = read_model(folder)
         for name in MODEL_FILES:
             if not (folder / name).stat().st_size:
                 raise ValueError(f"{folder / name} is empty")
-        return f"{config['model']['backbone']}, {sum(tensor.numel() for tensor in tensors.values()):,} parameters"
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except ValueError as error:
         named = [folder / name for name in MODEL_FILES if str(folder / name) in str(error)]
         raise UserError(f"{error}; {remake(named[0] if named else folder / 'config.json')}") from error
+    return f"{saved.config.model.backbone}, {sum(tensor.numel() for tensor in saved.tensors.values()):,} parameters"

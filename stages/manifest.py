@@ -44,11 +44,11 @@ def main(params: Params) -> None:
 
     rows = build_rows(listing, found, settings, params.seed)
     facts = write_manifest(OUT, rows, listing, params.dataset, settings.max_edge)
-    rejected = facts["listed"] - facts["packed"]
-    print(f"manifest: {facts['listed']} listed = {facts['packed']} kept + {rejected} rejected")
-    print("manifest: " + ", ".join(f"{count} {split}" for split, count in facts["splits"].items()))
+    rejected = facts.listed - facts.packed
+    print(f"manifest: {facts.listed} listed = {facts.packed} kept + {rejected} rejected")
+    print("manifest: " + ", ".join(f"{count} {split}" for split, count in facts.splits.items()))
     if rejected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in facts["rejected"].items())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in facts.rejected.items())
         print(f"manifest: rejected: {reasons}; the list is in {OUT / 'rejected.csv'}")
     if leaks := _describe_leaks(rows, listing):
         if settings.leaks == "refuse":
@@ -56,14 +56,14 @@ def main(params: Params) -> None:
                 f"{leaks}; take them out of one, or, where published splits are to be kept, set manifest.leaks: allow"
             )
         print(f"manifest: {leaks}")
-    if rejected > settings.max_reject_frac * facts["listed"]:
+    if rejected > settings.max_reject_frac * facts.listed:
         raise UserError(
-            f"{rejected} of {facts['listed']} listed images cannot be used ({facts['rejected']}), more than "
+            f"{rejected} of {facts.listed} listed images cannot be used ({facts.rejected}), more than "
             f"manifest.max_reject_frac = {settings.max_reject_frac:g}; see {OUT / 'rejected.csv'}"
         )
     for split in ("train", "val", "test"):
-        if not facts["splits"].get(split):
-            raise UserError(f"no image is in the split {split!r} ({facts['splits']}): add images, or raise its share")
+        if not facts.splits.get(split):
+            raise UserError(f"no image is in the split {split!r} ({facts.splits}): add images, or raise its share")
 
 
 def _has_passing_reasons(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from charm.tokenization.geometry import limit_edge
 from pipeline.manifest.table import read_manifest
 from pipeline.pos_embeds.axes import list_axes, write_axes, write_rotary_axes
 from pipeline.settings.inputs import build_tokenizer
@@ -14,7 +15,9 @@ def main(params: Params) -> None:
     out = Path("data/pos_embeds")
     manifest = read_manifest(Path("data/manifest"))
     model = start_model(params, num_bins=1)
-    axes = list_axes(build_tokenizer(params, model.patch_size), manifest.image_hws)
+    # In evaluation images are seen no larger than those of the training.
+    sizes = {*manifest.image_hws, *(limit_edge(size, manifest.train_edge) for size in manifest.image_hws)}
+    axes = list_axes(build_tokenizer(params, model.patch_size), sizes)
     if model.rotary:
         write_rotary_axes(out, params.backbone, {length: model.rotary_axis(length) for length in axes})
     else:

@@ -98,7 +98,7 @@ def packed(shipped_params: Params, tmp_path_factory: pytest.TempPathFactory) -> 
         (root / f"{index}.jpg").write_bytes(encoded)
         split = ("train", "train", "train", "train", "train", "val", "test")[index]
         listed.append(Listed(f"{index}.jpg", f"{index}.jpg", (index / 10,), split, f"labels.csv:{index + 2}"))
-    listing = Listing(root, listed, (0.0, 1.0), 0.5)
+    listing = Listing(root, listed, (0.0, 1.0), 0.5, "nothing")
     inspect_images(str(root), [one.path for one in listed], 10**6, None, top / "found")
     found = (read_sidecar(top / "found.json") or {})["images"]
     rows = build_rows(listing, found, shipped_params.manifest, seed=0)

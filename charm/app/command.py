@@ -93,6 +93,12 @@ def score(
         typer.Option(metavar="FILE", help="A table to write instead of lines: .parquet, .csv or .jsonl."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table if it is there already.")] = False,
+    full_size: Annotated[
+        bool,
+        typer.Option(
+            "--full-size", help="See photographs larger than the model's training had them; else they are downscaled."
+        ),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -104,7 +110,9 @@ def score(
 
     Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
     the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
-    distribution (the share of each bin, of models that were trained on distributions; JSON in a CSV file) and reason.
+    raw (the score before it was clipped to the scale), downscaled_to (height and width at which the model saw a
+    photograph that is larger than those of its training), distribution (the share of each bin, of models that were
+    trained on distributions) and reason. Lists are JSON in a CSV file.
 
     A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
     others are scored, and the exit code is 3. Each file is opened first in a process of its own, which may take 10
@@ -118,7 +126,7 @@ def score(
     with reporting("what is made is kept, and the same command goes on from here" if out else ""):
         from charm.app.score import Options, score_files
 
-        raise typer.Exit(score_files(paths, Options(model, draws, out, overwrite, device, precision)))
+        raise typer.Exit(score_files(paths, Options(model, draws, out, overwrite, device, precision, full_size)))
 
 
 @app.command()

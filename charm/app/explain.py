@@ -90,7 +90,7 @@ def _show_importance(
     found = find_importance(scorer, image, tokens, saliency_mask)
     if found is None:
         return None
-    name = scorer.config["tokenizer"]["selection"]
+    name = scorer.settings["selection"]
     if name in UNITS:
         return Importance(name, encode_heat(found), f"{found.min():.3g}", f"{found.max():.3g} {UNITS[name]}")
     return Importance(name, encode_heat(shrink(found)), "background", f"object, {found.mean():.0%} of the image")
@@ -112,7 +112,7 @@ def trace_border(marked: np.ndarray, cell_size: int) -> str:
 def attribute_score(scorer: CharmScorer, tokens: Tokens) -> Attribution:
     """What moved the score of an image's draw, on the scale of 0..1."""
     pos_embed = scorer.embed_positions([tokens], len(tokens.patch_valid))
-    return attribute_tokens(scorer.model, tokens, pos_embed, scorer.bins.tolist())
+    return attribute_tokens(scorer.model, tokens, pos_embed, scorer.unit_bins.tolist())
 
 
 def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribution) -> dict[str, Any]:
@@ -156,4 +156,4 @@ def describe_card(score: Score, shown: Shown, contributions: dict[str, Any]) -> 
 def describe_score(score: Score) -> dict[str, Any]:
     """Score, spread and distribution, for JSON."""
     distribution = None if score.distribution is None else score.distribution.tolist()
-    return {"score": score.score, "spread": score.spread, "distribution": distribution}
+    return {"score": score.score, "spread": score.spread, "raw": score.raw, "distribution": distribution}

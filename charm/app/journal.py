@@ -1,8 +1,7 @@
 """What a run of the command `score` has finished, so that the same command goes on after any end.
 
-<out>.partial holds lines of JSON: first what the rows were made with, then a list of rows per group of photographs that
-went through the model together. A line is there or not, so that what a kill leaves to do is whole groups: how sums are
-rounded depends on what is in a batch, and this way the table comes out to the same bytes.
+<out>.partial holds lines of JSON: first what the rows were made with, then one per row. A line is there whole or not,
+so that no row is lost or comes twice, however a run ends.
 """
 
 import json
@@ -46,8 +45,8 @@ class Journal:
         if not lines:
             return {}
         try:
-            found, groups = json.loads(lines[0]), [json.loads(line) for line in lines[1:]]
-            rows = {row["path"]: Row(**row | {"state": tuple(row["state"])}) for group in groups for row in group}
+            found, *kept = (json.loads(line) for line in lines)
+            rows = {row["path"]: Row(**row | {"state": tuple(row["state"])}) for row in kept}
             differing = [name for name in {**found, **about} if found.get(name) != about.get(name)]
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"{escape_path(str(self._path))} is damaged: remove it, then run this again") from error
@@ -71,7 +70,7 @@ class Journal:
         return whole.splitlines()
 
     def append(self, rows: Sequence[Row], image_files: Sequence[ImageFile]) -> None:
-        """Keeps a group of rows, of these photographs, for good. What may go better the next time is left out."""
+        """Keeps the rows of some photographs for good; what may go better the next time is left out."""
         places = {one.path: one.place for one in image_files}
         kept = [
             asdict(row) | {"path": places[row.path]}
@@ -79,7 +78,7 @@ class Journal:
             if row.state is not None and row.reason not in PASSING
         ]
         lines = [self._about] if self._file.seek(0, os.SEEK_END) == 0 else []
-        rest = b"".join(json.dumps(line).encode() + b"\n" for line in [*lines, kept])
+        rest = b"".join(json.dumps(line).encode() + b"\n" for line in [*lines, *kept])
         while rest:  # on a disk that is nearly full a part is written, and only the next call says so
             rest = rest[self._file.write(rest) :]
         os.fsync(self._file.fileno())

@@ -1,5 +1,6 @@
 """Photographs as files -> what charm.scorer takes: the command and the server read them alike."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from charm.hub import read_config
 from charm.images.decode import Limits, decode_image
 from charm.inputs.preparation import Preparation
+from charm.model.config import SaliencyConfig
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.saliency.weights import find_checkpoint, find_detector
@@ -21,17 +23,11 @@ if TYPE_CHECKING:
 
 
 TRAINED = "runs/evaluate/model"  # in a clone
-# What `charm tokenize` and `charm show` see an image by where no model is named.
-_NO_MODEL: dict[str, Any] = {
-    "tokenizer": {"name": "charm"} | CharmTokenizer().settings,
-    "saliency": None,
-    "max_edge": None,
-    "seed": 0,
-    "draws": 1,
-}
 
 
-def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -> "CharmScorer":
+def load_scorer(
+    folder: str, device: str = "auto", precision: str = "float32", full_size: bool = False
+) -> "CharmScorer":
     """Loads the scorer of a model's folder.
 
     Raises:
@@ -41,7 +37,7 @@ def load_scorer(folder: str, device: str = "auto", precision: str = "float32") -
     from charm.scorer import CharmScorer
 
     with _explaining(folder):
-        return CharmScorer.from_pretrained(folder, choose_device(device), precision)
+        return CharmScorer.from_pretrained(folder, choose_device(device), precision, full_size)
 
 
 def load_preparation(folder: str | None) -> Preparation:
@@ -53,10 +49,11 @@ def load_preparation(folder: str | None) -> Preparation:
         UserError: missing, damaged, or not of a Charm model.
     """
     if folder is None and not Path(TRAINED, "config.json").is_file():
-        return Preparation(_NO_MODEL)
+        print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
+        return Preparation({"name": "charm"} | CharmTokenizer().settings)
     folder = folder or TRAINED
     with _explaining(folder):
-        return Preparation(read_config(folder))
+        return Preparation.from_config(read_config(folder)[0])
 
 
 @contextmanager
@@ -73,14 +70,22 @@ def _explaining(folder: str) -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def tokenize_file(scorer: Preparation, data: bytes, limits: Limits, draws: int | None = None) -> list[Tokens]:
-    """The tokens of an image from its file's bytes, once per draw.
+def tokenize_file(
+    model: Preparation, data: bytes, limits: Limits, draws: int | None = None
+) -> tuple[list[Tokens], tuple[int, int] | None]:
+    """Tokenizes an image from its file's bytes.
+
+    Returns:
+        Its tokens, once per draw, and the size in pixels, (height, width), at which the model sees it, if that is not
+        its own.
 
     Raises:
         Rejected: it cannot be decoded, or asks for more than the limits.
     """
     image = decode_image(data, limits).pixels
-    return scorer.tokenize(image, find_mask(scorer, image), draws=draws)
+    height, width = model.limited_hw(image.shape[:2])
+    tokens = model.tokenize(image, find_mask(model, image), draws=draws)
+    return tokens, None if (height, width) == image.shape[:2] else (height, width)
 
 
 def find_mask(model: Preparation, image: np.ndarray) -> np.ndarray | None:
@@ -91,17 +96,13 @@ def find_mask(model: Preparation, image: np.ndarray) -> np.ndarray | None:
     """
     if not model.needs_mask:
         return None
-    known: dict[str, Any] = model.config["saliency"] or {"backend": "mbd"}
-    if known["backend"] == "mbd":
+    known = model.saliency or SaliencyConfig("mbd", {}, None)
+    if known.backend == "mbd":
         return mbd.detect(image)
     from charm.saliency import sam_hq
 
-    settings = dict(known["settings"])
-    detector, settings["detector_sha256"] = find_detector(known["detector"])
+    settings = dict(known.settings)
+    detector, settings["detector_sha256"] = find_detector(known.detector or "")
     checkpoint, settings["sam_sha256"] = find_checkpoint(settings["sam"], None, settings["sam_sha256"])
-    places: dict[str, Any] = {
-        "detector": str(detector),
-        "sam_checkpoint": str(checkpoint),
-        "device": model.device,
-    }
+    places: dict[str, Any] = {"detector": str(detector), "sam_checkpoint": str(checkpoint), "device": model.device}
     return sam_hq.detect(image, sam_hq.SamHqSettings(**settings, **places)).saliency_mask

@@ -1,6 +1,5 @@
 """What the command `score` says of a photograph, and the tables that it writes."""
 
-import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -8,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from charm.images.find import escape_path
-from charm.runtime.disk import atomic_write
+from charm.runtime.disk import atomic_write, encode_csv
 from charm.runtime.errors import UserError
 
 
@@ -25,7 +21,8 @@ class Row:
         state: size of the file in bytes and time of its last change in ns, before it was read; None where there is no
             file.
         reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
-        score, spread, distribution: as charm.scorer.Score has them.
+        score, spread, raw, distribution: as charm.scorer.Score has them.
+        downscaled_to: pixels, (height, width), at which the model saw it; None where that is its own size.
     """
 
     path: str
@@ -33,12 +30,16 @@ class Row:
     reason: str = ""
     score: float | None = None
     spread: float | None = None
+    raw: float | None = None
+    downscaled_to: list[int] | None = None
     distribution: list[float] | None = None
 
 
 def format_line(row: Row) -> str:
     """Score, spread and path of a scored photograph, for people."""
-    return f"{row.score:.4f}\t{row.spread:.4f}\t{escape_path(row.path)}"
+    spread = "" if row.spread is None else f"{row.spread:.4f}"
+    seen = "" if row.downscaled_to is None else "\tseen at {}x{}".format(*row.downscaled_to)
+    return f"{row.score:.4f}\t{spread}\t{escape_path(row.path)}{seen}"
 
 
 def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
@@ -64,7 +65,7 @@ def write_table(out: Path, rows: Sequence[Row], has_distribution: bool) -> None:
         rows: in their order.
         has_distribution: whether the model gives any; without, the table has no such column.
     """
-    names = ["score", "spread", *(["distribution"] if has_distribution else []), "reason"]
+    names = ["score", "spread", "raw", "downscaled_to", *(["distribution"] if has_distribution else []), "reason"]
     records = [{"path": escape_path(row.path)} | {name: getattr(row, name) for name in names} for row in rows]
     data = choose_format(out)(records)
     with atomic_write(out) as file:
@@ -72,10 +73,15 @@ def write_table(out: Path, rows: Sequence[Row], has_distribution: bool) -> None:
 
 
 def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     kinds = {
         "path": pa.string(),
         "score": pa.float64(),
         "spread": pa.float64(),
+        "raw": pa.float64(),
+        "downscaled_to": pa.list_(pa.int32()),
         "distribution": pa.list_(pa.float64()),
         "reason": pa.string(),
     }
@@ -87,14 +93,9 @@ def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
 
 
 def _encode_csv(records: list[dict[str, Any]]) -> bytes:
-    """A distribution is a JSON list in its field; what a rejected photograph has none of is an empty field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        shares = record.get("distribution")
-        writer.writerow(record | ({"distribution": json.dumps(shares)} if shares is not None else {}))
-    return text.getvalue().encode()
+    """A list is JSON in its field; what a rejected photograph has none of is an empty field."""
+    rows = [[json.dumps(cell) if isinstance(cell, list) else cell for cell in record.values()] for record in records]
+    return encode_csv(list(records[0]), rows)
 
 
 def _encode_jsonl(records: list[dict[str, Any]]) -> bytes:

@@ -5,8 +5,7 @@
                           -> the model, in this one                                  (charm.scorer)
                           -> the journal, and lines or a table                       (score_journal, score_rows)
 
-Memory is that of two groups of tokens, whatever the number of photographs. Groups are cut by the place in the list, so
-that a run that was stopped forms the same ones.
+Memory is that of two groups of tokens, whatever the number of photographs.
 """
 
 import os
@@ -16,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -29,14 +28,14 @@ from charm.images.find import ImageFile, ImageFileReader, escape_path, find_imag
 from charm.images.reasons import REASONS
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
+from charm.runtime.progress import Progress
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
 
 GROUP = 16  # photographs; of 512 tokens a full batch, and a few seconds of a CPU
 REJECTED = 3  # exit code
-_LOG_EVERY = 30  # seconds
 _MOST_READERS = 8
-_JOURNAL_VERSION = 1
+_JOURNAL_VERSION = 2
 
 # What a manifest has other words for.
 _OUR_REASONS = {
@@ -68,6 +67,7 @@ class Options:
     overwrite: bool = False
     device: str = "auto"
     precision: str = "float32"
+    full_size: bool = False
 
 
 def score_files(paths: Sequence[str], options: Options) -> int:
@@ -83,20 +83,22 @@ def score_files(paths: Sequence[str], options: Options) -> int:
     with open_journal(out) if out is not None else nullcontext() as journal:
         if out is not None and out.exists() and not options.overwrite:
             raise UserError(f"{escape_path(str(out))} is there already: --overwrite replaces it")
-        scorer = load_scorer(options.model, options.device, options.precision)
+        scorer = load_scorer(options.model, options.device, options.precision, options.full_size)
         draws = scorer.draws if options.draws is None else options.draws
         done = journal.resume(image_files, _describe(scorer, draws, options.precision)) if journal else {}
         if done:
             print(f"{len(done)} of {len(image_files)} photographs are done, going on with the rest", file=sys.stderr)
         clock = Clock(time.perf_counter())
         found = dict(done)
-        progress = _Progress(len(image_files), len(done), rows_show=out is None and sys.stdout.isatty())
-        stream = stream_rows(scorer, image_files, draws, done, clock)
+        left = [one for one in image_files if one.path not in done]
+        shown = out is None and sys.stdout.isatty() and sys.stderr.isatty()
+        progress = Progress("score", len(image_files), "photograph", len(done), silent=shown)
+        stream = stream_rows(scorer, left, draws, clock)
         with closing(progress), closing(stream):
             for group, rows in stream:
                 _keep(rows, group, journal)
                 found |= {row.path: row for row in rows}
-                progress.move(len(found))
+                progress.move(len(rows))
         ordered = [found[one.path] for one in image_files]
         if out is not None and journal is not None:
             write_table(out, ordered, scorer.model.head.out_features > 1)
@@ -109,8 +111,9 @@ def _describe(scorer: CharmScorer, draws: int, precision: str) -> dict[str, obje
     """What scores depend on, besides the images."""
     return {
         "version": _JOURNAL_VERSION,
-        "weights_sha256": scorer.config["weights_sha256"],
-        "config_sha256": fingerprint(scorer.config),
+        "weights_sha256": scorer.weights_sha256,
+        "config_sha256": fingerprint(scorer.config.to_json()),
+        "max_edge": scorer.max_edge,
         "draws": draws,
         "precision": precision,
     }
@@ -127,7 +130,7 @@ def _keep(rows: Sequence[Row], group: Sequence[ImageFile], journal: Journal | No
 
 
 def stream_rows(
-    scorer: CharmScorer, image_files: Sequence[ImageFile], draws: int, done: dict[str, Row], clock: Clock
+    scorer: CharmScorer, image_files: Sequence[ImageFile], draws: int, clock: Clock
 ) -> Generator[tuple[list[ImageFile], list[Row]]]:
     """Groups of photographs in their order, each with its rows.
 
@@ -135,7 +138,6 @@ def stream_rows(
         scorer: whose tokenizer runs in threads, and whose model in this one.
         photographs: to score.
         draws: of each.
-        done: by path, those to leave out.
         clock: gets the time that the model takes.
 
     Raises:
@@ -143,13 +145,12 @@ def stream_rows(
         RuntimeError: images cannot be opened apart.
     """
     cv2.setNumThreads(1)  # one per reader, beside those of the model
-    groups = [image_files[start : start + GROUP] for start in range(0, len(image_files), GROUP)]
-    left = [[one for one in group if one.path not in done] for group in groups]
+    groups = [list(image_files[start : start + GROUP]) for start in range(0, len(image_files), GROUP)]
     workers = 1 if scorer.needs_mask else min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 2))
     reader, pool = ImageFileReader(Limits()), ThreadPoolExecutor(workers, "photographs")
     try:
         read = _reading(scorer, reader, draws)
-        for group, opened in _read_ahead(pool, read, [group for group in left if group]):
+        for group, opened in _read_ahead(pool, read, groups):
             good = [tokens for row, tokens in opened if not row.reason]
             started = time.perf_counter()
             scores = iter(scorer.score_tokens(good))
@@ -159,7 +160,7 @@ def stream_rows(
                 if not row.reason:
                     score = next(scores)
                     shares = None if score.distribution is None else score.distribution.tolist()
-                    row = Row(row.path, row.state, "", score.score, score.spread, shares)
+                    row = replace(row, score=score.score, spread=score.spread, raw=score.raw, distribution=shares)
                 rows.append(row)
             yield group, rows
     finally:
@@ -171,7 +172,8 @@ def _reading(scorer: CharmScorer, reader: ImageFileReader, draws: int) -> Callab
     def read(image_file: ImageFile) -> Opened:
         state = read_state(image_file)  # before the bytes: a change after this is noticed
         try:
-            return Row(image_file.path, state), tokenize_file(scorer, reader.read(image_file), reader.limits, draws)
+            tokens, seen_hw = tokenize_file(scorer, reader.read(image_file), reader.limits, draws)
+            return Row(image_file.path, state, downscaled_to=seen_hw and list(seen_hw)), tokens
         except Rejected as error:
             return Row(image_file.path, state, error.reason), []
         except MemoryError:
@@ -192,34 +194,6 @@ def _read_ahead(
             yield first, [future.result() for future in futures]
     for group, futures in ahead:
         yield group, [future.result() for future in futures]
-
-
-class _Progress:
-    """A bar on a terminal, a line every 30 seconds in a log.
-
-    Args:
-        total, done: photographs.
-        rows_show: whether the rows themselves appear on the terminal.
-    """
-
-    def __init__(self, total: int, done: int, rows_show: bool) -> None:
-        self._total, self._shown, self._bar = total, time.monotonic(), None
-        self._is_silent = rows_show and sys.stderr.isatty()
-        if sys.stderr.isatty() and not rows_show:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, initial=done, unit="photo")
-
-    def move(self, done: int) -> None:
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-        elif not self._is_silent and time.monotonic() - self._shown >= _LOG_EVERY:
-            self._shown = time.monotonic()
-            print(f"{done} of {self._total} photographs done", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _summarize(rows: Sequence[Row], num_new: int, clock: Clock) -> None:

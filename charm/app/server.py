@@ -162,16 +162,17 @@ class Service:
         return HTMLResponse(self._page.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
 
     async def health(self, request: Request) -> Response:
-        config, limits = self._scorer.config, self._limits
+        scorer, limits = self._scorer, self._limits
         return JSONResponse(
             {
                 "status": "ok",
-                "backbone": config["model"]["backbone"],
-                "tokenizer": config["tokenizer"],
-                "score_range": self._scorer.score_range,
-                "draws": self._scorer.draws,
-                "dataset": config["data"]["dataset"],
-                "weights_sha256": config["weights_sha256"],
+                "backbone": scorer.config.model.backbone,
+                "tokenizer": scorer.settings,
+                "score_range": scorer.score_range,
+                "draws": scorer.draws,
+                "dataset": scorer.config.data.dataset,
+                "meaning": scorer.config.labels.meaning,
+                "weights_sha256": scorer.weights_sha256,
                 "limits": {"files": limits.files, "file_bytes": limits.file_bytes, "body_bytes": limits.body_bytes},
             }
         )

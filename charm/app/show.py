@@ -30,11 +30,11 @@ def change_selection(model: Preparation, selection: str) -> Preparation:
     """
     if selection not in SELECTIONS:
         raise UserError(f"--selection {selection}: expected one of {', '.join(SELECTIONS)}")
-    settings = model.config["tokenizer"]
+    settings = model.settings
     if model.tokenizer.num_scales == 1:
         raise UserError(f"--selection {selection}: of this model's input ({settings['name']}) no patches are selected")
-    config = model.config | {"tokenizer": settings | {"selection": selection}}
-    return Preparation(config, model.device)
+    changed = settings | {"selection": selection}
+    return Preparation(changed, model.max_edge, model.seed, model.draws, model.saliency, model.device)
 
 
 def cut_image(model: Preparation, image: np.ndarray) -> tuple[Tokens, np.ndarray | None]:
@@ -47,13 +47,12 @@ def describe_tokens(model: Preparation, image: np.ndarray, tokens: Tokens) -> li
     """Lines about what the tokenizer did to uint8 (H, W, 3); all sizes are height x width."""
     limited, tokenizer = model.limit_size(image), model.tokenizer
     downscaled = f", downscaled to {_show_size(limited.shape)} as in training" if limited is not image else ""
-    settings, seed = model.config["tokenizer"], model.config["seed"]
+    settings, seed = model.settings, model.seed
     choice = f", selection {settings['selection']}, budget {settings['budget']}"
-    no_model = "" if "model" in model.config else "; default settings, as no model is named"
     lines = [
         f"photo      {_show_size(image.shape)} pixels{downscaled}",
         f"fitted     {_show_size([side * tokens.patches.shape[1] for side in tokens.grids[-1]])} pixels",
-        f"tokenizer  {settings['name']}{choice if tokenizer.num_scales > 1 else ''}{no_model}",
+        f"tokenizer  {settings['name']}{choice if tokenizer.num_scales > 1 else ''}",
     ]
     for scale, grid in reversed(list(enumerate(tokens.grids))):
         count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())

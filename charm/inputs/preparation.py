@@ -6,6 +6,7 @@ import numpy as np
 
 from charm.images.arrays import as_array
 from charm.inputs.registry import TOKENIZERS
+from charm.model.config import ModelConfig, SaliencyConfig
 from charm.tokenization.draws import pixel_key
 from charm.tokenization.geometry import downscale, limit_edge
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -16,26 +17,51 @@ class Preparation:
     """Turns images into tokens as they were in a model's training.
 
     Args:
-        config: as the stage `evaluate` writes it into config.json.
-        device: where a detector of the salient object runs, if the model needs one.
+        settings: the input's `name` and the settings of CharmTokenizer.
+        max_edge: pixels; larger images are downscaled first.
+        seed: of the draws of patches.
+        draws: how many an image is tokenized by.
+        saliency: how masks are made, if the input needs them.
+        device: where a detector of the salient object runs.
 
     Attributes:
         tokenizer: that cuts images.
-        config, device: as given.
-        draws: of an image's patches, as many as `evaluate` took.
+        patch_size: of the backbone, pixels.
+        settings, max_edge, seed, draws, saliency, device: as given.
 
     Raises:
-        ValueError: the config is not of a Charm model.
+        ValueError: a setting is none of an input.
     """
 
-    def __init__(self, config: dict[str, Any], device: str = "cpu") -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        max_edge: int | None = None,
+        seed: int = 0,
+        draws: int = 1,
+        saliency: SaliencyConfig | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.settings, self.max_edge, self.seed, self.draws = settings, max_edge, seed, draws
+        self.saliency, self.device = saliency, device
+        name = settings.get("name")
+        if not isinstance(name, str) or name not in TOKENIZERS:
+            raise ValueError(f"tokenizer.name={name!r}: expected one of {', '.join(TOKENIZERS)}")
         try:
-            settings = dict(config["tokenizer"])
-            self.tokenizer = TOKENIZERS[settings.pop("name")](CharmTokenizer(**settings), False)
-            self._seed, self.draws, self._max_edge = config["seed"], config["draws"], config["max_edge"]
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"config is not of a Charm model: {type(error).__name__} {error}") from error
+            cutter = CharmTokenizer(**{key: value for key, value in settings.items() if key != "name"})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"tokenizer: {error}") from error
+        self.tokenizer, self.patch_size = TOKENIZERS[name](cutter, False), cutter.patch_size
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, full_size: bool = False) -> "Preparation":
+        """Prepares images as a model's config says.
+
+        Args:
+            config: of the model.
+            full_size: whether images that are larger than those of its training are left as they are, up to max_edge.
+        """
+        return cls(config.tokenizer, choose_edge(config, full_size), config.seed, config.draws, config.saliency)
 
     @property
     def needs_mask(self) -> bool:
@@ -54,7 +80,7 @@ class Preparation:
             raise ValueError(f"this model {needed} saliency_mask, as it was trained")
         whole = as_array(image)
         limited = self.limit_size(whole)
-        arguments: dict[str, Any] = {"seed": self._seed, "key": pixel_key(limited)}
+        arguments: dict[str, Any] = {"seed": self.seed, "key": pixel_key(limited)}
         if saliency_mask is not None:
             if saliency_mask.shape != whole.shape[:2]:
                 raise ValueError(f"saliency_mask is {saliency_mask.shape}: expected {whole.shape[:2]}, as the image")
@@ -63,6 +89,16 @@ class Preparation:
         return [self.tokenizer(limited, epoch=draw, **arguments) for draw in range(count)]
 
     def limit_size(self, image: np.ndarray) -> np.ndarray:
-        """An image, uint8 (H, W, 3), at the most that images were in training (`manifest.max_edge`)."""
-        height, width = image.shape[:2]
-        return downscale(image, limit_edge((height, width), self._max_edge))
+        """Downscales an image, uint8 (H, W, 3), that is larger than the images of the training were."""
+        return downscale(image, self.limited_hw(image.shape[:2]))
+
+    def limited_hw(self, image_hw: tuple[int, ...]) -> tuple[int, int]:
+        """Returns the size in pixels, (height, width), at which an image is seen."""
+        height, width = image_hw
+        return limit_edge((height, width), self.max_edge)
+
+
+def choose_edge(config: ModelConfig, full_size: bool = False) -> int | None:
+    """Returns the longest edge, in pixels, that a model is to see: of a larger image it knows nothing."""
+    edges = [config.max_edge, None if full_size else config.training.edge]
+    return min((edge for edge in edges if edge is not None), default=None)

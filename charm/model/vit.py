@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from charm.model.backbones import Backbone, check_backbone, create_backbone, is_rotary
+from charm.model.config import ViTConfig
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 
 HEADS = ("cls", "cls_mean", "mean")
@@ -92,6 +93,16 @@ class CharmViT(nn.Module):
         self.head = nn.Linear(vit.embed_dim * (2 if head == "cls_mean" else 1), num_outputs)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def from_config(cls, config: ViTConfig, pretrained: bool = False) -> "CharmViT":
+        """Builds the model that a config describes, with random or the backbone's published weights.
+
+        Raises:
+            ValueError: the backbone cannot be used, or not with these settings.
+        """
+        settings = {one: getattr(config, one) for one in ("backbone", "num_scales", "num_outputs", "head", "normalize")}
+        return cls(**settings, pretrained=pretrained, train_pos_embed=config.pos_embed == "trainable")
 
     @property
     def patch_size(self) -> int:

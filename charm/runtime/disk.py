@@ -1,13 +1,15 @@
 """Files that are there whole or not at all, and what they are known by."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -64,6 +66,21 @@ def fsync_dir(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def encode_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Encodes a table with a header as CSV, with line feeds alone; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes `encode_csv` of a table to a file."""
+    with atomic_write(path) as file:
+        file.write(encode_csv(columns, rows))
 
 
 def lock_file(file: IO[Any], wait: bool = True) -> bool:

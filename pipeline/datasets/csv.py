@@ -24,7 +24,8 @@ def read(source: Source) -> Listing:
     if not listed:
         raise UserError(f"{file}: only a header; expected a row per image below it")
     low, high = settings.score_range
-    return Listing(source.root, listed, (low, high), settings.accuracy_threshold)
+    meaning = f"what {', '.join(settings.score_columns)} of {file.name} rates"
+    return Listing(source.root, listed, (low, high), settings.accuracy_threshold, meaning)
 
 
 def _number(value: Any, column: str, where: str) -> float:

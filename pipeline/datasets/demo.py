@@ -18,4 +18,4 @@ def read(source: Source) -> Listing:
         with atomic_write(rendered / name) as file:
             file.write(simplejpeg.encode_jpeg(image.image, quality=95, colorsubsampling="444"))
         listed.append(Listed(name, name, (image.score,), splits[image.source], f"demo:{len(listed) + 1}"))
-    return Listing(rendered, listed, (0.0, 1.0), 0.5)
+    return Listing(rendered, listed, (0.0, 1.0), 0.5, "how little it is blurred or noisy, which nobody judged")

@@ -115,7 +115,7 @@ class DatasetFolder:
     def listing(self, images: list[Listed]) -> Listing:
         """On the data set's own scale."""
         recipe = DATASETS[self.dataset]
-        return Listing(self.source.root, images, recipe.score_range, recipe.accuracy_threshold)
+        return Listing(self.source.root, images, recipe.score_range, recipe.accuracy_threshold, recipe.meaning)
 
 
 def list_scores(rows: Iterable[Row], name: str, score: str, images: str, split: str | None) -> list[Listed]:

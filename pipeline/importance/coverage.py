@@ -1,14 +1,13 @@
 """How much of each image its saliency mask covers: a table beside the masks, and what it comes to."""
 
 import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charm.runtime.disk import atomic_write
+from charm.runtime.disk import write_csv
 from charm.runtime.errors import UserError
 from pipeline.shards.read import ShardReader
 
@@ -27,12 +26,8 @@ def write_coverages(folder: Path) -> dict[str, Any]:
     """
     masks = ShardReader(folder)
     rows = [(key, float(json.loads(masks.read(key, "mask.json"))["coverage"])) for key in masks]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "coverage", "salient"])
-    writer.writerows([key, f"{coverage:.9f}", int(coverage > 0)] for key, coverage in rows)  # 1e-8 is one pixel
-    with atomic_write(folder / "masks.csv") as file:
-        file.write(text.getvalue().encode())
+    table = [(key, f"{coverage:.9f}", int(coverage > 0)) for key, coverage in rows]  # 1e-8 is one pixel
+    write_csv(folder / "masks.csv", ("key", "coverage", "salient"), table)
 
     salient = [coverage for _, coverage in rows if coverage > 0]
     empty = len(rows) - len(salient)

@@ -64,12 +64,14 @@ class Listing:
         images: in the order of the labels; new ones go to the end, so that old shards stay as they are.
         score_range: lowest and highest possible score; of the first and the last bin for distributions.
         accuracy_threshold: a score above this counts as good, on the scale of score_range.
+        meaning: what a high score says of an image.
     """
 
     root: Path
     images: list[Listed]
     score_range: tuple[float, float]
     accuracy_threshold: float
+    meaning: str
 
     @property
     def num_bins(self) -> int:

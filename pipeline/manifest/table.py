@@ -9,21 +9,21 @@
 A target is one score scaled to 0..1, or the shares of ascending bins, which sum to 1.
 """
 
-import csv
 import hashlib
-import io
+import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.images.reasons import REASONS
-from charm.runtime.disk import atomic_write, file_sha256
+from charm.runtime.disk import atomic_write, file_sha256, write_csv
+from charm.runtime.schema import Range, build
 from pipeline.manifest.labels import Listing
 from pipeline.work.store import damaged, read_record, write_record
 
@@ -48,16 +48,49 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
+class DatasetFacts:
+    """dataset.json.
+
+    Attributes:
+        dataset: as in params.yaml.
+        meaning: what a high score says of an image.
+        num_bins, score_range, accuracy_threshold: of the labels, on their scale (pipeline.manifest.labels.Listing).
+        max_edge: pixels; larger images are downscaled when they are packed. None for no limit.
+        root: folder that the paths start from.
+        listed, packed, leaks: counts of images.
+        rejected, notes, splits: counts by reason, by note and by split.
+        split_sha256: tells which files are in which split.
+        sha256: of manifest.parquet.
+    """
+
+    dataset: str
+    meaning: str
+    num_bins: Annotated[int, Range(1)]
+    score_range: tuple[float, float]
+    accuracy_threshold: float
+    max_edge: int | None
+    root: str
+    listed: int
+    packed: int
+    leaks: int
+    rejected: dict[str, int]
+    notes: dict[str, int]
+    splits: dict[str, int]
+    split_sha256: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The kept images of a manifest, in order.
 
     Attributes:
         table: pyarrow table with the columns above.
-        facts: dataset.json.
+        facts: of all images, those of other splits included.
     """
 
     table: pa.Table
-    facts: dict[str, Any]
+    facts: DatasetFacts
 
     @property
     def keys(self) -> list[str]:
@@ -66,7 +99,7 @@ class Manifest:
 
     @property
     def targets(self) -> np.ndarray:
-        """float64 (N, num_bins)."""
+        """float64 (N, num_bins), a score on 0..1 or the shares of bins."""
         return np.array(self.table["target"].to_pylist(), np.float64).reshape(len(self.table), -1)
 
     @property
@@ -75,10 +108,22 @@ class Manifest:
         return list(zip(self.table["height"].to_pylist(), self.table["width"].to_pylist(), strict=True))
 
     @property
-    def bins(self) -> np.ndarray:
-        """Score of each bin, on the scale of 0..1; a single 1 for scores, so that target @ bins is the score."""
-        count = self.facts["num_bins"]
+    def unit_bins(self) -> np.ndarray:
+        """Score of each bin on 0..1; a single 1 for scores, so that target @ unit_bins is the score."""
+        count = self.facts.num_bins
         return np.linspace(0, 1, count) if count > 1 else np.ones(1)
+
+    @property
+    def unit_threshold(self) -> float:
+        """A score on 0..1 above this counts as good."""
+        low, high = self.facts.score_range
+        return (self.facts.accuracy_threshold - low) / (high - low)
+
+    @property
+    def train_edge(self) -> int:
+        """Pixels: 99 of 100 training images have no longer edge; a model knows nothing of larger ones."""
+        edges = [max(image_hw) for image_hw in self.of_split("train").image_hws]
+        return math.ceil(np.percentile(edges, 99)) if edges else 1
 
     def of_split(self, split: str) -> "Manifest":
         return Manifest(self.table.filter(pa.compute.equal(self.table["split"], split)), self.facts)
@@ -88,10 +133,10 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads the folder that the stage `manifest` writes."""
     path = folder / "dataset.json"
     try:
-        facts = read_record(path)
+        facts = build(DatasetFacts, read_record(path))
         path = folder / "manifest.parquet"
         # Checksums of pages leave the footer open: flipped bits there changed rows in silence.
-        if file_sha256(path) != facts["sha256"]:
+        if file_sha256(path) != facts.sha256:
             raise ValueError("it is not the file that dataset.json describes")
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
@@ -110,39 +155,35 @@ def find_leaks(rows: list[dict[str, Any]]) -> list[list[int]]:
 
 def write_manifest(
     folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str, max_edge: int | None = None
-) -> dict[str, Any]:
+) -> DatasetFacts:
     """Writes the three files; returns the content of dataset.json."""
-    low, high = listing.score_range
     # Only rejected images can have such names: anybody can read the table, nobody reads these files.
     rows = [row | {"name": _as_text(row["name"]), "path": _as_text(row["path"])} for row in rows]
     kept = [row for row in rows if not row["reason"]]
     rejected = [row for row in rows if row["reason"]]
-    facts = {
-        "dataset": dataset,
-        "max_edge": max_edge,
-        "root": str(listing.root),
-        "num_bins": listing.num_bins,
-        "score_range": [low, high],
-        "accuracy_threshold": (listing.accuracy_threshold - low) / (high - low),
-        "listed": len(rows),
-        "packed": len(kept),
-        "rejected": _count(row["reason"] for row in rejected),
-        "notes": _count(note for row in kept for note in row["notes"]),
-        "splits": _count(row["split"] for row in kept),
-        "split_sha256": _hash_splits(kept),
-        "leaks": sum(len(group) for group in find_leaks(rows)),
-    }
     with atomic_write(folder / "manifest.parquet") as file:
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-    facts["sha256"] = file_sha256(folder / "manifest.parquet")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "path", "reason", "meaning"])
-    writer.writerows([row["name"], row["path"], row["reason"], REASONS[row["reason"]]] for row in rejected)
-    with atomic_write(folder / "rejected.csv") as file:
-        file.write(text.getvalue().encode())
-    write_record(folder / "dataset.json", facts)
+    facts = DatasetFacts(
+        dataset=dataset,
+        meaning=listing.meaning,
+        num_bins=listing.num_bins,
+        score_range=listing.score_range,
+        accuracy_threshold=listing.accuracy_threshold,
+        max_edge=max_edge,
+        root=str(listing.root),
+        listed=len(rows),
+        packed=len(kept),
+        leaks=sum(len(group) for group in find_leaks(rows)),
+        rejected=_count(row["reason"] for row in rejected),
+        notes=_count(note for row in kept for note in row["notes"]),
+        splits=_count(row["split"] for row in kept),
+        split_sha256=_hash_splits(kept),
+        sha256=file_sha256(folder / "manifest.parquet"),
+    )
+    listed = [(row["name"], row["path"], row["reason"], REASONS[row["reason"]]) for row in rejected]
+    write_csv(folder / "rejected.csv", ("name", "path", "reason", "meaning"), listed)
+    write_record(folder / "dataset.json", asdict(facts))
     return facts
 
 

@@ -5,7 +5,6 @@ Equal inputs give equal bytes. Names and labels are somebody else's text: the te
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from charm.hub import read_config
 from charm.images.reasons import REASONS
+from charm.model.config import ModelConfig
 from charm.model.metrics import METRICS
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -25,6 +26,8 @@ from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
+from pipeline.training.results import read_results
+from pipeline.work.store import damaged
 
 MAX_POINTS = 2000  # of the scatter plot, some 150 bytes each
 
@@ -83,13 +86,13 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
     Raises:
         UserError: a file is missing or damaged.
     """
-    model = _read_json(runs / "train" / "model.json")
-    metrics = _read_json(runs / "evaluate" / "metrics.json")
+    config = _read_config(runs / "train")
+    results = read_results(runs / "evaluate" / "metrics.json")
     history = _read_history(runs / "train" / "history.csv")
     scored = _read_predictions(runs / "evaluate" / "predictions.csv")
     manifest = read_manifest(data / "manifest")
     facts = manifest.facts
-    tokenizer = build_tokenizer(params, model["patch_size"])
+    tokenizer = build_tokenizer(params, config.tokenizer["patch_size"])
 
     sizes = dict(zip(manifest.keys, manifest.image_hws, strict=True))
     chosen = choose_images(scored, [sizes[row.key] for row in scored], tokenizer, params.report.gallery)
@@ -114,13 +117,13 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
     environment.filters["score"] = format_score
     return environment.get_template("report.html.jinja").render(
         params=params,
-        model=model,
+        config=config,
         facts=facts,
-        dataset=Path(params.labels).name if params.dataset == "csv" else facts["dataset"],
-        metrics={name: tuple(metrics[f"{name}{end}"] for end in ("", "_low", "_high")) for name in METRICS},
-        evaluation=metrics,
-        rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in metrics["rejected"].items()],
-        training=_plot_training(history, model["best_epoch"]),
+        dataset=Path(params.labels).name if params.dataset == "csv" else facts.dataset,
+        metrics={name: tuple(results.evaluation.metrics[name].values()) for name in METRICS},
+        results=results,
+        rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in results.rejected.items()],
+        training=_plot_training(history, config.training.best_epoch),
         scatter=_plot_scatter(scored, chosen),
         gallery=gallery,
         sheet=sheet,
@@ -198,12 +201,11 @@ def _plot_scatter(scored: list[Scored], chosen: list[Scored]) -> dict[str, Any]:
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> ModelConfig:
     try:
-        found: dict[str, Any] = json.loads(_read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); run dvc repro") from error
-    return found
+        return read_config(folder)[0]
+    except (OSError, ValueError) as error:
+        raise damaged(folder / "config.json", error) from error
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:

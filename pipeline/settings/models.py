@@ -1,8 +1,8 @@
 """Models from their description."""
 
 from pathlib import Path
-from typing import Any
 
+from charm.model.config import ViTConfig
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
 from charm.runtime.weights import load_backbone
@@ -11,50 +11,46 @@ from pipeline.settings.params import Params
 from pipeline.work.store import repository_path
 
 
-def build_model(config: dict[str, Any], pretrained: bool) -> CharmViT:
-    """The model that `model_config` describes."""
+def build_model(config: ViTConfig, pretrained: bool = False) -> CharmViT:
+    """Builds the model that a config describes.
+
+    Raises:
+        UserError: the backbone cannot be used, or its weights cannot be downloaded.
+    """
     try:
-        return CharmViT(
-            config["backbone"],
-            pretrained=pretrained,
-            num_scales=config["num_scales"],
-            num_outputs=config["num_outputs"],
-            head=config["head"],
-            normalize=config["normalize"],
-            train_pos_embed=config["pos_embed"] == "trainable",
-        )
+        return CharmViT.from_config(config, pretrained)
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:  # no network, no such repository
         raise UserError(
-            f"the weights of {config['backbone']} cannot be downloaded ({error}); no network is needed when the hub's "
+            f"the weights of {config.backbone} cannot be downloaded ({error}); no network is needed when the hub's "
             "cache has them, or with checkpoint: or pretrained: false"
         ) from error
 
 
 def start_model(params: Params, num_bins: int) -> CharmViT:
-    """The model that training starts from: with the weights of `checkpoint`, or published ones, or none."""
-    model = build_model(model_config(params, num_bins), params.pretrained and not params.checkpoint)
+    """Builds the model that training starts from: with the weights of `checkpoint`, or published ones, or none."""
+    model = build_model(vit_config(params, num_bins), params.pretrained and not params.checkpoint)
     if params.checkpoint:
         load_backbone(model.vit, repository_path(params.checkpoint), params.checkpoint_sha256)
     return model
 
 
-def describe_start(params: Params, model: CharmViT) -> dict[str, Any]:
-    """Which weights training starts from, and their licence; None where there are none, or nobody said."""
+def describe_start(params: Params, model: CharmViT) -> tuple[str | None, str | None]:
+    """Names the weights that training starts from, and their licence; None where there are none, or nobody said."""
     if params.checkpoint:
-        return {"started_from": Path(params.checkpoint).name, "licence": None}
+        return Path(params.checkpoint).name, None
     facts = (getattr(model.vit, "pretrained_cfg", None) or {}) if params.pretrained else {}
-    return {"started_from": facts.get("hf_hub_id"), "licence": facts.get("license")}
+    return facts.get("hf_hub_id"), facts.get("license")
 
 
-def model_config(params: Params, num_bins: int) -> dict[str, Any]:
-    """What has to be known to build the model again."""
-    return {
-        "backbone": params.backbone,
-        "num_scales": build_tokenizer(params, patch_size=14).num_scales,  # the same for any patch size
-        "num_outputs": num_bins,
-        "head": params.train.head,
-        "normalize": params.train.normalize,
-        "pos_embed": params.train.pos_embed,
-    }
+def vit_config(params: Params, num_bins: int) -> ViTConfig:
+    """Says what has to be known to build the model again."""
+    return ViTConfig(
+        backbone=params.backbone,
+        num_scales=build_tokenizer(params, patch_size=14).num_scales,  # the same for any patch size
+        num_outputs=num_bins,
+        head=params.train.head,
+        normalize=params.train.normalize,
+        pos_embed=params.train.pos_embed,
+    )

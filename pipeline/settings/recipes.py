@@ -21,6 +21,7 @@ class DatasetRecipe:
         leaks: what is done about equal files in two splits; published splits are left as they are, and counted.
         max_seq_len: l, tokens.
         batch_size: images.
+        meaning: what a high score says of an image.
     """
 
     num_bins: int = 1
@@ -32,8 +33,10 @@ class DatasetRecipe:
     max_seq_len: int = 1024
     batch_size: int = 16
     learning_rate: float = 1e-5
+    meaning: str = "its beauty, as people rated it"
 
 
+_QUALITY = "its technical quality, as people rated it"
 # The labels of csv are described in params.yaml.
 DATASETS: dict[str, DatasetRecipe] = {
     "demo": DatasetRecipe(val_share=0.1, leaks="refuse"),
@@ -43,8 +46,8 @@ DATASETS: dict[str, DatasetRecipe] = {
     "tad66k": DatasetRecipe(1, (0.0, 10.0), 5.0, max_seq_len=768, batch_size=32),
     "aadb": DatasetRecipe(1, (0.0, 1.0), 0.5),
     "baid": DatasetRecipe(1, (0.0, 10.0), 5.0, learning_rate=1e-6),
-    "spaq": DatasetRecipe(1, (0.0, 100.0), 50.0, max_edge=1024),
-    "koniq10k": DatasetRecipe(1, (0.0, 100.0), 50.0),
+    "spaq": DatasetRecipe(1, (0.0, 100.0), 50.0, max_edge=1024, meaning=_QUALITY),
+    "koniq10k": DatasetRecipe(1, (0.0, 100.0), 50.0, meaning=_QUALITY),
 }
 
 # With charm_demo, whatever the data set: what a CPU learns from in a minute.

@@ -1,6 +1,8 @@
 """What training and evaluation read, put together from the folders under data/ and runs/."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from charm.inputs.registry import Tokenizer
 from charm.runtime.disk import file_sha256
@@ -25,7 +27,6 @@ class Inputs:
         manifest: of all kept images.
         images: their shards.
         pos_embeds: of the backbone.
-        sha256s: of all these files.
     """
 
     def __init__(self, params: Params) -> None:
@@ -40,11 +41,16 @@ class Inputs:
         reads = build_tokenizer(params, patch_size=14).reads  # the same for any patch size
         if reads is not None:
             self._column = ColumnReader(f"{place}/importance", self.images, reads)
-        axes = DATA / "pos_embeds"
-        self.pos_embeds = PosEmbeds(axes, params.backbone)
-        self.sha256s = [file_sha256(DATA / "manifest" / "manifest.parquet"), file_sha256(axes / "axes.safetensors")]
-        self.sha256s += self.images.shards.values()
-        self.sha256s += self._column.shards.values() if self._column else ()
+        self.pos_embeds = PosEmbeds(DATA / "pos_embeds", params.backbone)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what tells these inputs from any others: the labels, and the sha256 of each file."""
+        facts = asdict(self.manifest.facts)
+        told = ("dataset", "meaning", "num_bins", "score_range", "accuracy_threshold", "max_edge", "split_sha256")
+        axes = file_sha256(self.pos_embeds.folder / "axes.safetensors"), self.pos_embeds.facts
+        files = [file_sha256(DATA / "manifest" / "manifest.parquet"), *self.images.shards.values()]
+        column = list(self._column.shards.values()) if self._column else []
+        return {"labels": {name: facts[name] for name in told}, "files": files, "column": column, "axes": axes}
 
     def training_data(self, split: Manifest, tokenizer: Tokenizer, flip: float, rotate: float) -> TokenDataset:
         """The tokens of some images, drawn by their keys and augmented with these probabilities."""
@@ -54,4 +60,4 @@ class Inputs:
     def evaluation_data(self, split: Manifest, tokenizer: Tokenizer) -> TokenDataset:
         """The tokens of some images, drawn by their pixels: charm.scorer makes the same of the same photographs."""
         images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
-        return TokenDataset(*images, by_pixels=True)
+        return TokenDataset(*images, by_pixels=True, max_edge=self.manifest.train_edge)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from charm.runtime.disk import file_sha256, fsync_dir
 from charm.runtime.errors import UserError
-from pipeline.work.store import damaged, read_record, write_record
+from pipeline.work.store import read_record, write_record
 
 _KEPT = 2  # finished checkpoints; an older one stands in if the newest is damaged
 
@@ -55,30 +55,6 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
             pass
         print(f"{path}: damaged, an older checkpoint is used", flush=True)
     return None
-
-
-def save_model(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Writes model.safetensors and model.json, which says how to build the model and what it was made for."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _save_tensors(tensors, folder / "model.safetensors")
-    write_record(folder / "model.json", config | {"sha256": file_sha256(folder / "model.safetensors")})
-
-
-def load_model_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Undoes `save_model`.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    path = folder / "model.json"
-    try:
-        config = read_record(path)
-        path = folder / "model.safetensors"
-        if file_sha256(path) != config["sha256"]:
-            raise ValueError("it is not the file that model.json describes")
-        return load_file(path), config
-    except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise damaged(path, error) from error
 
 
 def _finished(folder: Path) -> list[Path]:

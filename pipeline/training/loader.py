@@ -22,6 +22,7 @@ from charm.inputs.registry import Tokenizer
 from charm.runtime.errors import UserError
 from charm.tokenization.augment import IDENTITY, draw_symmetry
 from charm.tokenization.draws import pixel_key
+from charm.tokenization.geometry import downscale, limit_edge
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.manifest.table import Manifest
 from pipeline.pos_embeds.axes import PosEmbeds
@@ -75,6 +76,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         seed: of every draw.
         flip, rotate: probabilities of augmentation.
         by_pixels: whether an image's draws follow from its pixels (evaluation), and not from its key (training).
+        max_edge: pixels; larger images are downscaled first, and their maps made anew. None for no limit.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         flip: float = 0.0,
         rotate: float = 0.0,
         by_pixels: bool = False,
+        max_edge: int | None = None,
     ) -> None:
         self._keys = manifest.keys
         self._targets = manifest.targets.astype(np.float32)
@@ -97,7 +100,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._pos_embeds = pos_embeds
         self._seed = seed
         self._flip, self._rotate = flip, rotate
-        self._by_pixels = by_pixels
+        self._by_pixels, self._max_edge = by_pixels, max_edge
         self._at_work = torch.full((_MOST_WORKERS,), -1).share_memory_()  # row that each worker has in hand
 
     def __len__(self) -> int:
@@ -121,10 +124,11 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         symmetry = IDENTITY
         if self._flip or self._rotate:
             symmetry = draw_symmetry(self._seed, epoch, key, self._flip, self._rotate)
-        image = self._images.read_image(key)
+        whole = self._images.read_image(key)
+        image = downscale(whole, limit_edge((whole.shape[0], whole.shape[1]), self._max_edge))
         drawn_by = pixel_key(image) if self._by_pixels else key
         draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
-        tokens = self._tokenizer(image, **draws, **self._read_column(key))
+        tokens = self._tokenizer(image, **draws, **self._read_column(key, (image.shape[0], image.shape[1])))
         return {
             "patches": tokens.patches,
             "patch_coord": tokens.patch_coord,
@@ -144,13 +148,16 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         key = self._keys[row]
         return f"{key} of {self._images.folder}/{self._images.shard_of(key)}.tar"
 
-    def _read_column(self, key: str) -> dict[str, Any]:
-        """The tokenizer's arguments that hold the image's map."""
+    def _read_column(self, key: str, image_hw: tuple[int, int]) -> dict[str, Any]:
+        """Returns the tokenizer's arguments that hold the image's map; of a downscaled image it makes scores itself."""
         if self._column is None:
             return {}
-        if isinstance(self._tokenizer, CharmTokenizer) and self._tokenizer.reads != "saliency":
-            return {"importance": self._column.read_importance(key, self._tokenizer.coarse_patch_size)}
-        return {"saliency_mask": self._column.read_mask(key)}
+        if self._tokenizer.reads == "saliency":
+            mask = self._column.read_mask(key)
+            return {"saliency_mask": downscale(mask.view(np.uint8), image_hw).view(bool)}
+        assert isinstance(self._tokenizer, CharmTokenizer)  # no other input reads scores
+        scores = self._column.read_importance(key, self._tokenizer.coarse_patch_size)
+        return {"importance": scores} if scores.shape == self._tokenizer.layout(image_hw).coarse_grid_hw else {}
 
 
 class Loader:

@@ -1,52 +1,56 @@
-"""The folder of a trained model that travels: what charm.scorer needs to score images, and a card for people."""
+"""What a trained model is, from the run that made it; and the check that it is used for what it was made for."""
 
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from charm.model.metrics import METRICS
+from charm.hub import SavedModel, read_model
+from charm.model.config import (
+    DataConfig,
+    LabelConfig,
+    ModelConfig,
+    PosEmbedConfig,
+    SaliencyConfig,
+    TrainingConfig,
+)
+from charm.model.vit import CharmViT
+from charm.runtime.errors import UserError
 from pipeline.settings.inputs import build_cutter, build_tokenizer
+from pipeline.settings.models import build_model, vit_config
 from pipeline.settings.params import Params
 from pipeline.shards.columns import read_column_facts
-from pipeline.training.artifacts import DATA
+from pipeline.training.artifacts import DATA, Inputs
+from pipeline.work.store import remake
 
 
-def describe_scorer(
-    params: Params,
-    facts: dict[str, Any],
-    trained: dict[str, Any],
-    metrics: dict[str, Any],
-    pos_embeds: dict[str, Any],
-) -> dict[str, Any]:
-    """The config of a model's folder.
+def describe_model(params: Params, inputs: Inputs, patch_size: int, training: TrainingConfig) -> ModelConfig:
+    """Describes the model of a run.
 
     Args:
         params: of the run.
-        facts: dataset.json of the manifest.
-        trained: model.json of the stage `train`.
-        metrics: metrics.json of the stage `evaluate`.
-        pos_embeds: axes.json of the stage `pos_embeds`.
+        inputs: that it reads.
+        patch_size: of the backbone, pixels.
+        training: how it was trained.
     """
-    ends = ("", "_low", "_high")
-    return {
-        "model": {
-            name: trained[name] for name in ("backbone", "num_scales", "num_outputs", "head", "normalize", "pos_embed")
-        },
-        "tokenizer": {"name": params.tokenizer} | build_cutter(params, trained["patch_size"]).settings,
-        "pos_embeds": {"mode": pos_embeds["mode"], "antialias": pos_embeds.get("antialias", False)},
-        "labels": {name: facts[name] for name in ("num_bins", "score_range", "accuracy_threshold")},
-        "max_edge": facts["max_edge"],
-        "seed": params.seed,
-        "draws": metrics["draws"],
-        "saliency": _describe_saliency(params),
-        "data": {name: facts[name] for name in ("dataset", "split_sha256", "splits")},
-        "metrics": {name: {end[1:] or "value": metrics[f"{name}{end}"] for end in ends} for name in METRICS},
-        "scored": metrics["scored"],
-        "training": {name: trained[name] for name in ("best_epoch", "started_from", "licence")},
-        "versions": trained["versions"],
-    }
+    facts, made = inputs.manifest.facts, inputs.pos_embeds.facts
+    return ModelConfig(
+        model=vit_config(params, facts.num_bins),
+        tokenizer={"name": params.tokenizer} | build_cutter(params, patch_size).settings,
+        pos_embeds=PosEmbedConfig(made["mode"], made.get("antialias", False)),
+        labels=LabelConfig(facts.num_bins, facts.score_range, facts.accuracy_threshold, facts.meaning),
+        max_edge=facts.max_edge,
+        seed=params.seed,
+        draws=1,  # until `evaluate` has tried more
+        saliency=_describe_saliency(params),
+        data=DataConfig(facts.dataset, facts.sha256, facts.split_sha256, facts.splits),
+        training=training,
+        versions={name: version(name) for name in ("torch", "timm", "numpy")},
+    )
 
 
 def describe_masks(params: Params) -> dict[str, Any] | None:
-    """The facts of the saliency masks that the input reads; None if it reads none, or they are elsewhere."""
+    """Returns the facts of the saliency masks that the input reads; None if it reads none, or they are elsewhere."""
     column = DATA / "importance"
     is_here = (column / "column.json").is_file()  # it is not where shards are read from hardware.remote
     if build_tokenizer(params, patch_size=14).reads != "saliency" or not is_here:
@@ -54,10 +58,50 @@ def describe_masks(params: Params) -> dict[str, Any] | None:
     return read_column_facts(column)
 
 
-def _describe_saliency(params: Params) -> dict[str, Any] | None:
-    """How the masks were made that the model was trained with; None where it needs none, or nobody here knows."""
+def _describe_saliency(params: Params) -> SaliencyConfig | None:
+    """Says how the masks were made that the model was trained with; None where it needs none, or nobody here knows."""
     found = describe_masks(params)
     if found is None:
         return None
     detector = params.importance.saliency.sam_hq.detector if found["backend"] == "sam_hq" else None
-    return {"backend": found["backend"], "settings": found["settings"], "detector": detector}
+    return SaliencyConfig(found["backend"], found["settings"], detector)
+
+
+def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[CharmViT, SavedModel]:
+    """Loads the model of a folder that the stage `train` wrote, and its description.
+
+    It may be scored on other data, made with other versions, but not as another model, with other labels or tokens.
+
+    Raises:
+        UserError: missing, damaged, or made for something else: the fields that differ.
+    """
+    try:
+        saved = read_model(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
+    except ValueError as error:
+        path = folder / ("model.safetensors" if "model.safetensors" in str(error) else "config.json")
+        raise UserError(f"{error}; {remake(path)}") from error
+    config = saved.config
+    wanted = describe_model(params, inputs, config.tokenizer["patch_size"], config.training)
+    found, expected = (
+        _flatten({name: getattr(one, name) for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
+        for one in (config, wanted)
+    )
+    differing = [
+        f"{name} {found.get(name)!r} (here {value!r})" for name, value in expected.items() if found.get(name) != value
+    ]
+    if differing:
+        raise UserError(f"{folder}: the model was made for {', '.join(differing)}; run dvc repro")
+    model = build_model(config.model)
+    model.load_state_dict(saved.tensors)
+    return model, saved
+
+
+def _flatten(sections: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of sections as `section.key`."""
+    flat: dict[str, Any] = {}
+    for name, value in sections.items():
+        fields = value if isinstance(value, dict) else asdict(value) if hasattr(value, "__dataclass_fields__") else None
+        flat |= {name: value} if fields is None else {f"{name}.{key}": inner for key, inner in fields.items()}
+    return flat

@@ -10,9 +10,9 @@ import os
 import shutil
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -22,12 +22,12 @@ from typing import Any
 
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
+from charm.runtime.progress import Progress
 from pipeline.settings.params import DaskParams
 from pipeline.work.code import code_digest
 from pipeline.work.store import locked, read_sidecar, store_folder
 
 _CHECK_EVERY = 0.2  # seconds between two looks for a signal
-_LOG_EVERY = 30.0  # seconds between two lines where there is no terminal
 _PATIENCE = 20  # seconds for a scheduler to answer and a worker to come
 _SPARE_BYTES = 200_000_000
 
@@ -70,11 +70,13 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
         if todo:
             _check_space(folder, sum(job.expected_bytes for job in todo))
             failures = []
-            with _stopped_between_jobs() as check, connect(dask, len(todo)) as client:
+            progress = Progress(kind, len(todo), "shard")
+            with closing(progress), _stopped_between_jobs() as check, connect(dask, len(todo)) as client:
                 check()
                 _check_workers(client, folder)
                 calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
-                for job, error in _show_progress(_run_bounded(client, work, calls, check), kind, len(todo)):
+                for job, error in _run_bounded(client, work, calls, check):
+                    progress.move()
                     if error is not None:
                         failures.append(f"  {job.name}: {_explain(error, dask)}")
             if failures:
@@ -221,18 +223,3 @@ def _explain(error: BaseException, params: DaskParams) -> str:
     if type(error).__name__ == "KilledWorker":
         return f"its worker died, often for want of memory (dask.memory is {params.memory})"
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def _show_progress(finished: Iterable[Any], label: str, total: int) -> Iterator[Any]:
-    """A bar on a terminal, a line every 30 seconds in a log."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(finished, desc=label, total=total, unit="shard")
-        return
-    shown = time.monotonic()
-    for count, item in enumerate(finished, start=1):
-        yield item
-        if time.monotonic() - shown >= _LOG_EVERY:
-            shown = time.monotonic()
-            print(f"{label}: {count} of {total} shards made", flush=True)

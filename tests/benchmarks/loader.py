@@ -87,7 +87,7 @@ def pack(data: list[bytes], folder: Path) -> tuple[Manifest, PosEmbeds]:
     for index, one in enumerate(data):
         (folder / "images" / f"{index}.jpg").write_bytes(one)
         listed.append(Listed(f"{index}.jpg", f"{index}.jpg", (0.5,), "train", str(index)))
-    listing = Listing(folder / "images", listed, (0.0, 1.0), 0.5)
+    listing = Listing(folder / "images", listed, (0.0, 1.0), 0.5, "nothing")
     params = load_params()
     inspect_images(str(listing.root), [one.path for one in listed], 10**8, None, folder / "found")
     found = parse_record((folder / "found.json").read_bytes())["images"]

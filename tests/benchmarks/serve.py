@@ -13,14 +13,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import simplejpeg
 
-from charm.hub import encode_model
 from charm.images.decode import decode_image
 from charm.scorer import CharmScorer
 from tests.charm.app.conftest import build_scorer
@@ -36,8 +34,7 @@ def main() -> None:
     scorer = build_scorer(max_seq_len=512)
     data = [simplejpeg.encode_jpeg(draw_image(HEIGHT, WIDTH, seed), quality=90) for seed in range(DIFFERENT)]
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in encode_model(scorer.model.state_dict(), scorer.config).items():
-            Path(folder, name).write_bytes(content)
+        scorer.save_pretrained(folder)
         with serving(folder) as address:
             ask_one(address, data[0])  # starts a child process for decoding
             report_load(address, data, count, scorer)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from charm.hub import encode_model, read_model
+from charm.model.config import DataConfig, ModelConfig
+from tests.untrained import describe
 
 TENSORS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.ones(2)}
-CONFIG = {"seed": 3, "data": {"dataset": "épreuves", "splits": {"train": 4}}, "max_edge": None}
+CONFIG = replace(describe(), seed=3, data=DataConfig("épreuves", "", "", {"train": 4}))
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -26,21 +29,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_it_comes_back(folder: Path) -> None:
-    tensors, config = read_model(folder)
-    assert {name: config[name] for name in CONFIG} == CONFIG
-    assert tensors.keys() == TENSORS.keys()
-    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    saved = read_model(folder)
+    assert saved.config == CONFIG
+    assert saved.tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(saved.tensors[name], TENSORS[name]) for name in TENSORS)
 
 
 def test_equal_models_are_equal_bytes() -> None:
     backwards = dict(reversed(TENSORS.items()))
-    assert encode_model(TENSORS, CONFIG) == encode_model(backwards, dict(reversed(CONFIG.items())))
+    again = ModelConfig.from_json(dict(reversed(CONFIG.to_json().items())))
+    assert encode_model(TENSORS, CONFIG) == encode_model(backwards, again)
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed(folder: Path) -> None:
     """But in the white space of config.json, where it changes nothing that is read."""
     accepted = []
-    for name, whole in encode_model(TENSORS, CONFIG).items():
+    files = encode_model(TENSORS, CONFIG)
+    for name, whole in ((name, files[name]) for name in ("config.json", "model.safetensors")):
         for place in range(len(whole)):
             flipped = bytearray(whole)
             flipped[place] ^= 1 << place % 8
@@ -50,9 +55,9 @@ def test_every_flipped_bit_and_every_cut_is_noticed(folder: Path) -> None:
                     accepted.append(read_model(folder))
         (folder / name).write_bytes(whole)
     expected = read_model(folder)
-    for tensors, config in accepted:
-        assert config == expected[1]
-        assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    for found in accepted:
+        assert (found.config, found.weights_sha256) == (expected.config, expected.weights_sha256)
+        assert all(torch.equal(found.tensors[name], TENSORS[name]) for name in TENSORS)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

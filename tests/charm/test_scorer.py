@@ -1,16 +1,22 @@
 """CharmScorer: a score is the image's own, whoever asks for it, how, and beside what."""
 
+import hashlib
+import json
+import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from charm import CharmScorer
-from charm.hub import encode_model
+from charm.hub import write_model_folder
 from charm.model.vit import CharmViT
 from charm.tokenization.geometry import limit_edge
 from tests.conftest import draw_image
@@ -79,7 +85,29 @@ def test_draws_are_averaged_with_their_spread(scorer: CharmScorer) -> None:
     assert np.std(each) > 1e-4
     assert (found.score, found.spread) == pytest.approx((np.mean(each), np.std(each)), abs=1e-5)
     assert build_scorer(draws=5)(image) == found
-    assert scorer(image).spread == 0
+    assert scorer(image).spread is None  # of one draw nobody knows
+
+
+def test_a_score_is_within_the_range_and_raw_is_not_clipped(scorer: CharmScorer) -> None:
+    torch.nn.init.constant_(scorer.model.head.bias, -3.0)
+    found = scorer(draw_image(100, 120))
+    assert found.score == 1.0
+    assert found.raw < -5
+
+
+def test_a_score_that_is_no_number_is_an_error(scorer: CharmScorer) -> None:
+    torch.nn.init.constant_(scorer.model.head.bias, math.nan)
+    with pytest.raises(ValueError, match="a score that is no number"):
+        scorer(draw_image(100, 120))
+
+
+def test_larger_images_than_the_trainings_are_downscaled_unless_told_not_to(scorer: CharmScorer) -> None:
+    config = replace(scorer.config, training=replace(scorer.config.training, edge=200))
+    limited = CharmScorer(scorer.model, config)
+    image = draw_image(300, 400)
+    assert limited.limited_hw((300, 400)) == (150, 200)
+    assert limited(image) == scorer(cv2.resize(image, (200, 150), interpolation=cv2.INTER_AREA))
+    assert CharmScorer(scorer.model, config, full_size=True)(image) == scorer(image)
 
 
 def test_a_distribution_has_its_mean_as_score() -> None:
@@ -157,26 +185,70 @@ def test_the_papers_other_inputs_score_too(name: str, images: list[np.ndarray]) 
 
 
 def test_a_folder_gives_the_same_scores(scorer: CharmScorer, images: list[np.ndarray], tmp_path: Path) -> None:
-    for name, data in encode_model(scorer.model.state_dict(), scorer.config).items():
-        (tmp_path / name).write_bytes(data)
+    scorer.save_pretrained(tmp_path)
     assert CharmScorer.from_pretrained(str(tmp_path))(images) == scorer(images)
+
+
+# A change of config.json, by section and key, and what the refusal says.
+HOSTILE = {
+    "another model": ("model", "num_scales", 1, "are not of one model"),
+    "bins of another model": ("labels", "num_bins", 10, "num_bins is 10, and model.num_outputs 1"),
+    "range upside down": ("labels", "score_range", [5.0, 1.0], "labels.score_range: expected [lowest, highest]"),
+    "range of a point": ("labels", "score_range", [1.0, 1.0], "labels.score_range: expected [lowest, highest]"),
+    "range without end": ("labels", "score_range", [1.0, math.inf], "labels.score_range: expected float"),
+    "range that is no number": ("labels", "score_range", [math.nan, 1.0], "labels.score_range: expected float"),
+    "no range": ("labels", "score_range", None, "labels.score_range: expected a list of 2 entries"),
+    "no labels": (None, "labels", {}, "missing key labels.num_bins"),
+    "many bins": ("labels", "num_bins", 10**9, "labels.num_bins: expected a number from 1 to 1000"),
+    "another input": ("tokenizer", "name", "standard", "outputs, scales and patch size"),
+    "an unknown input": ("tokenizer", "name", "nonsense", "tokenizer.name='nonsense': expected one of charm"),
+    "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name=['charm']: expected one of charm"),
+    "an unknown setting": ("tokenizer", "flavour", 1, "tokenizer: CharmTokenizer.__init__() got an unexpected"),
+    "patches of a pixel": ("tokenizer", "patch_size", 1, "outputs, scales and patch size"),
+    "an edge below zero": (None, "max_edge", -4, "max_edge: expected a number from 32"),
+    "a seed that is a text": (None, "seed", "a", "seed: expected int, got 'a'"),
+    "no draw": (None, "draws", 0, "draws: expected a number from 1 to 64"),
+    "draws that are a text": (None, "draws", "1", "draws: expected int, got '1'"),
+    "draws without end": (None, "draws", 10**9, "draws: expected a number from 1 to 64"),
+    "an unknown detector": ("saliency", "backend", "magic", "'magic' is not known"),
+    "a backbone that is a path": ("model", "backbone", "../x", "model.backbone: expected a name of a timm model"),
+    "a backbone that nobody knows": ("model", "backbone", "vit_nonsense", "is not a model of timm"),
+    "a huge backbone": ("model", "backbone", "vit_7b_patch16_dinov3", "are not of one model"),
+    "an unknown key": (None, "code", "import os", "unknown key code"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_folder_whose_numbers_cannot_be_right_is_refused(name: str, scorer: CharmScorer, tmp_path: Path) -> None:
+    """With right checksums, as whoever makes such a folder can write them; before anything large is built."""
+    section, key, value, message = HOSTILE[name]
+    scorer.save_pretrained(tmp_path)
+    facts = json.loads((tmp_path / "config.json").read_bytes())
+    del facts["config_sha256"]
+    facts["saliency"] = {"backend": "mbd", "settings": {}, "detector": None}
+    (facts[section] if section else facts)[key] = value
+    facts["config_sha256"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        CharmScorer.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"model": {"backbone": "charm_demo"}}, "are not of one model", id="another model"),
-        pytest.param({"tokenizer": {"name": "nonsense"}}, "config is not of a Charm model: KeyError", id="tokenizer"),
-        pytest.param({"labels": {}}, "config is not of a Charm model: KeyError", id="no labels"),
+        (lambda tensor: tensor.to(torch.int8), "of another shape \\(head.weight is I8"),
+        (lambda tensor: tensor.fill_(math.nan), "head.weight has values that are not finite"),
+        (lambda tensor: tensor[:, 1:].contiguous(), "of another shape \\(head.weight is F32"),
     ],
+    ids=["integers", "no numbers", "another shape"],
 )
-def test_a_folder_of_something_else_is_refused(
-    change: dict[str, Any], message: str, scorer: CharmScorer, tmp_path: Path
+def test_weights_that_cannot_be_right_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], message: str, scorer: CharmScorer, tmp_path: Path
 ) -> None:
-    for name, data in encode_model(scorer.model.state_dict(), scorer.config | change).items():
-        (tmp_path / name).write_bytes(data)
+    tensors = {name: tensor.clone() for name, tensor in scorer.model.state_dict().items()}
+    write_model_folder(tmp_path, tensors | {"head.weight": change(tensors["head.weight"])}, scorer.config)
     with pytest.raises(ValueError, match=message):
-        CharmScorer.from_pretrained(str(tmp_path))
+        CharmScorer.from_pretrained(tmp_path)
 
 
 def test_a_backbone_with_rotary_positions(images: list[np.ndarray]) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from charm.hub import read_model, write_model_folder
+from charm.runtime.errors import UserError
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
-from pipeline.training.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
+from pipeline.training.checkpoints import load_checkpoint, save_checkpoint
 from tests.conftest import Small
+from tests.untrained import describe
 
 
 def small_params(shipped: Params, small: Small) -> Params:
@@ -39,14 +42,19 @@ def save_small_model(folder: Path, value: float) -> None:
     model = torch.nn.Linear(30, 2)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, value)
-    save_model(folder, model.state_dict(), {"backbone": f"value {value:g}", "num_outputs": 2})
+    write_model_folder(folder, model.state_dict(), replace(describe(num_outputs=2), seed=int(100 * value)))
 
 
 def read_small_model(folder: Path) -> object:
     if not folder.is_dir():
         return None
-    tensors, config = load_model_tensors(folder)
-    return {name: tensor.tolist() for name, tensor in tensors.items()}, config["backbone"], config["num_outputs"]
+    try:
+        saved = read_model(folder)
+    except ValueError as error:  # as pipeline.training.publish turns it into a line for users
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+    return {name: tensor.tolist() for name, tensor in saved.tensors.items()}, saved.config
 
 
 def save_small_checkpoint(folder: Path, step: int) -> None:

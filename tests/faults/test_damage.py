@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from charm.hub import encode_model
-from charm.hub import read_model as read_model_folder
 from charm.runtime.errors import UserError
 from pipeline.importance.make import make_column
 from pipeline.manifest.table import read_manifest
@@ -54,10 +52,6 @@ def data(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_record(top / "random/importance/column.json", {"map": None, "settings": {}})
     write_axes(data / "pos_embeds", "charm_demo", torch.arange(18.0).reshape(3, 3, 2), [2, 3], "bilinear", False)
     save_small_model(top / "runs/train", 0.5)
-    published = encode_model({"head.weight": torch.arange(60.0).reshape(2, 30)}, {"seed": 3, "max_edge": None})
-    (top / "published").mkdir()
-    for name, content in published.items():
-        (top / "published" / name).write_bytes(content)
     for step in (1, 2):
         save_small_checkpoint(top / "work", step)
     return data
@@ -106,14 +100,6 @@ def read_model(data: Path) -> object:
     return read_small_model(data.parent / "runs/train")
 
 
-def read_published(data: Path) -> object:
-    try:
-        tensors, config = read_model_folder(data.parent / "published")
-    except ValueError as error:  # as charm.app.reading turns it into a line for users
-        raise UserError(str(error)) from error
-    return {name: tensor.tolist() for name, tensor in tensors.items()}, config
-
-
 def find_damage(params: Params, data: Path) -> str:
     """What `verify --full` finds wrong; "" if nothing."""
     found = verify(params, full=True, data=data, runs=data.parent / "none")
@@ -139,10 +125,8 @@ ARTIFACTS = {
     "dataset.json": Artifact("manifest/dataset.json", read_table),
     "axes.safetensors": Artifact("pos_embeds/axes.safetensors", read_axes),
     "axes.json": Artifact("pos_embeds/axes.json", read_axes),
-    "model.safetensors": Artifact("../runs/train/model.safetensors", read_model),
-    "model.json": Artifact("../runs/train/model.json", read_model),
-    "model.safetensors of a model's folder": Artifact("../published/model.safetensors", read_published),
-    "config.json of a model's folder": Artifact("../published/config.json", read_published),
+    "model.safetensors of a model's folder": Artifact("../runs/train/model.safetensors", read_model),
+    "config.json of a model's folder": Artifact("../runs/train/config.json", read_model),
 }
 
 

@@ -232,7 +232,7 @@ def test_hostile_names_lead_nowhere(place: Path, shipped_params: Params, gate: G
     before = tree(place.parent)
     out = place.parent / "manifest"
     out.mkdir()
-    listing = Listing(place, [Listed(path, path, (0.5,), None, "x:1") for path in expected], (0.0, 1.0), 0.5)
+    listing = Listing(place, [Listed(path, path, (0.5,), None, "x:1") for path in expected], (0.0, 1.0), 0.5, "nothing")
     inspect_images(str(place), list(expected), 10**6, None, out / "found")
     found = (read_sidecar(out / "found.json") or {})["images"]
     rows = build_rows(listing, found, shipped_params.manifest, seed=0)

@@ -60,10 +60,10 @@ def test_counts_add_up(encoding: str, tmp_path: Path, gate: Gate) -> None:
         [row["path"] for row in rows] != good + useless,
         set(rejected) != set(useless),
         not set(rejected.values()) <= REASONS.keys(),
-        facts["listed"] != len(rows),
-        facts["listed"] != facts["packed"] + sum(facts["rejected"].values()),
-        sum(facts["rejected"].values()) != len(rejected),
-        sum(facts["splits"].values()) != facts["packed"],
+        facts.listed != len(rows),
+        facts.listed != facts.packed + sum(facts.rejected.values()),
+        sum(facts.rejected.values()) != len(rejected),
+        sum(facts.splits.values()) != facts.packed,
         list(images) != manifest.keys,
         names != good,
     ]
@@ -72,5 +72,5 @@ def test_counts_add_up(encoding: str, tmp_path: Path, gate: Gate) -> None:
         ColumnReader(data / "importance", images, name)
         failures.append(list(ShardReader(data / "importance")) != manifest.keys)
     assert failures == [False] * len(failures)
-    unexplained = facts["listed"] - len(set(names)) - len(rejected)
+    unexplained = facts.listed - len(set(names)) - len(rejected)
     gate("G1", f"listed = packed + rejected, {encoding}", cases=len(rows), failures=unexplained, rejected=len(rejected))

@@ -82,7 +82,7 @@ def test_everything_is_whole(run: Run) -> None:
         "ok       data/shards: 7 samples in 2 shards",
         "ok       data/importance: 7 samples in 2 shards",
         "ok       data/pos_embeds: position embeddings",
-        "ok       runs/train: value 1, 62 parameters",
+        "ok       runs/train: charm_demo, 62 parameters",
         "ok       runs/evaluate: 1 predictions",
         "ok       runs/evaluate/model: charm_demo, 154,561 parameters",
     ]

@@ -84,9 +84,8 @@ def test_splits(packed: Packed) -> None:
 def test_targets_are_scaled_and_stand_with_their_images(packed: Packed) -> None:
     found = read_manifest(packed.folder / "data/manifest")
     recipe = DATASETS[packed.dataset]
-    low, high = recipe.score_range
-    assert found.facts["num_bins"] == recipe.num_bins
-    assert found.facts["accuracy_threshold"] == (recipe.accuracy_threshold - low) / (high - low)
+    assert found.facts.num_bins == recipe.num_bins
+    assert found.facts.accuracy_threshold == recipe.accuracy_threshold
     kept = [index for index in range(NUM_LISTED) if index not in (1, 2)]
     if recipe.num_bins > 1:
         expected = np.array([counts(index, recipe.num_bins) for index in kept]) / 4
@@ -121,7 +120,7 @@ def test_from_the_publishers_files_to_the_report(packed: Packed) -> None:
     assert (metrics["listed"], metrics["packed"], metrics["scored"]) == (NUM_LISTED, NUM_LISTED - 2, 4)
     assert metrics["rejected"] == {"corrupt": 1, "missing": 1}
     assert metrics["split_sha256"] == packed.facts["split_sha256"]
-    outputs = json.loads((packed.folder / "runs/train/model.json").read_text())["num_outputs"]
+    outputs = json.loads((packed.folder / "runs/train/config.json").read_text())["model"]["num_outputs"]
     assert outputs == DATASETS[packed.dataset].num_bins
     page = (packed.folder / "runs/report/report.html").read_text()
     assert re.search(r"24 images listed = 22 packed\s+\+ 2 rejected", page)

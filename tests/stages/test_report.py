@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from charm.hub import write_model_folder
+from charm.model.config import TrainingConfig
 from charm.runtime.errors import UserError
 from pipeline.importance.coverage import write_coverages
 from pipeline.importance.make import encode_mask
@@ -23,6 +25,7 @@ from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard, write_shard
 from pipeline.work.store import write_record
 from stages.report import main
+from tests.untrained import describe
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>.jpg"
@@ -34,7 +37,13 @@ METRICS = {
     **{"mae": 0.125, "mae_low": 0.1, "mae_high": 0.1499},
     "scored": 4,
     "best_epoch": 2,
-    "draw_spread": 0.0,
+    "draw_spread": 0.05,
+    "draws": 4,
+    "dataset": "demo",
+    "split_sha256": "",
+    "leaks": 0,
+    "notes": {},
+    "saliency_empty_rate": None,
     "listed": 7,
     "packed": 6,
     "rejected": {"corrupt": 1},
@@ -75,11 +84,11 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         )
     for folder in ("data/manifest", "data/shards", "runs/train", "runs/evaluate"):
         Path(folder).mkdir(parents=True)
-    listing = Listing(tmp_path, [Listed("0.jpg", "0.jpg", (0.0,), None, "")], (0.0, 1.0), 0.5)
+    listing = Listing(tmp_path, [Listed("0.jpg", "0.jpg", (0.0,), None, "")], (0.0, 1.0), 0.5, "nothing")
     write_manifest(Path("data/manifest"), rows, listing, "demo")
     pack_shard(rows[:6], str(tmp_path), "jpeg", 95, Path("data/shards/shard-000000"))
-    model = {"backbone": "charm_demo", "best_epoch": 2, "patch_size": 14}
-    Path("runs/train/model.json").write_text(json.dumps(model))
+    config = replace(describe(), training=TrainingConfig(2, 112, None, None))
+    write_model_folder(Path("runs/train"), {}, config)
     Path("runs/train/history.csv").write_text(HISTORY)
     Path("runs/evaluate/metrics.json").write_text(json.dumps(METRICS))
     with open("runs/evaluate/predictions.csv", "w", newline="") as file:

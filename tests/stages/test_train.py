@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from charm.hub import read_model
+from charm.model.config import ViTConfig
 from charm.runtime.errors import UserError
 from pipeline.settings.params import Params
-from pipeline.training.checkpoints import load_checkpoint, load_model_tensors
+from pipeline.training.checkpoints import load_checkpoint
 from pipeline.work.store import store_folder
 from stages import evaluate, train
 from tests.stages.conftest import ROOT, write_params
@@ -59,10 +61,11 @@ def test_the_best_epoch_by_validation_is_published(workspace: Workspace) -> None
     folder, _ = workspace
     history = read_history(folder)
     quality = [float(row["val_srcc"]) + float(row["val_plcc"]) for row in history]
-    _, config = load_model_tensors(folder / "runs/train")
+    config = read_model(folder / "runs/train").config
     assert len(history) == 3
-    assert quality[config["best_epoch"] - 1] == max(quality)
-    assert {"backbone": "charm_demo", "num_scales": 2, "num_outputs": 1, "patch_size": 14}.items() <= config.items()
+    assert quality[config.training.best_epoch - 1] == max(quality)
+    assert config.model == ViTConfig("charm_demo", 2, 1, "cls", False, "frozen")
+    assert config.tokenizer["patch_size"] == 14
     losses = read_losses(folder)
     assert [row["step"] for row in read_csv(folder, "losses.csv")] == [str(step) for step in range(6)]
     assert float(history[1]["train_loss"]) == pytest.approx(sum(losses[2:4]) / 2, rel=1e-5)
@@ -103,7 +106,7 @@ def assert_equal_runs(folder: Path, other: Path) -> None:
     """Losses of each step, epochs and weights, bit by bit."""
     assert read_losses(folder) == read_losses(other)
     assert read_history(folder) == read_history(other)
-    found, expected = (load_model_tensors(one / "runs/train")[0] for one in (folder, other))
+    found, expected = (read_model(one / "runs/train").tensors for one in (folder, other))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
@@ -199,7 +202,7 @@ def test_ways_of_training(changes: dict[str, Any], same_until: int, finished: Wo
     pairs = list(zip(read_losses(folder), read_losses(finished[0]), strict=True))
     assert all(found == expected for found, expected in pairs[:same_until])
     assert all(found != expected for found, expected in pairs[same_until:])
-    found, expected = (load_model_tensors(one / "runs/train")[0] for one in (folder, finished[0]))
+    found, expected = (read_model(one / "runs/train").tensors for one in (folder, finished[0]))
     different = {name for name in found if not torch.equal(found[name], expected[name])}
     assert "head.weight" in different
     assert ("vit.pos_embed" in different) == ("pos_embed" in changes)
@@ -217,7 +220,7 @@ def test_training_ends_when_validation_is_not_better_for_a_while(
     train.main(with_train(params, epochs=9, patience=2))
     assert [row["val_srcc"] for row in read_history(folder)] == ["0.1", "0.5", "0.4", "0.3"]
     assert "no better validation score in 2 epochs" in capsys.readouterr().out
-    assert load_model_tensors(folder / "runs/train")[1]["best_epoch"] == 2
+    assert read_model(folder / "runs/train").config.training.best_epoch == 2
 
 
 def test_undefined_correlations_are_said_and_end_training_by_mae(

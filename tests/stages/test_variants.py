@@ -83,4 +83,4 @@ def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(
     assert shares.shape == (6, 3)
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(shares @ [1, 2, 3], table["predicted"].to_numpy(), atol=1e-12)
-    assert json.loads((tmp_path / "runs/train/model.json").read_text())["num_outputs"] == 3
+    assert json.loads((tmp_path / "runs/train/config.json").read_text())["model"]["num_outputs"] == 3

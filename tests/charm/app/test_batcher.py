@@ -42,7 +42,7 @@ class Model:
         self.batches.append(numbers)
         if 13 in numbers:
             raise ArithmeticError("13")
-        return [Score(float(number), 0.0, None) for number in numbers]
+        return [Score(float(number), None, None, float(number)) for number in numbers]
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def test_what_is_shown_is_what_was_tokenized(tokenizer: str, image_hw: tuple[int
 
 def test_large_frames_are_shrunk_and_paths_are_not() -> None:
     scorer, image = build_scorer(max_seq_len=3000), draw_image(900, 1500)
-    scorer._max_edge = None
+    scorer.max_edge = None
     shown = show_tokens(scorer, image, scorer.tokenize(image, draws=1)[0])
     assert shown.frame_hw == (896, 1512)
     assert decode(shown.photo).shape == decode(shown.seen).shape == (427, 720, 3)
@@ -151,7 +151,7 @@ def test_a_flat_image_has_no_contributions_and_a_card_all_the_same() -> None:
     assert facts["total"] == pytest.approx(0, abs=1e-5)
     assert np.isfinite(facts["limit"])
     assert facts["limit"] > 0
-    card: dict[str, Any] = describe_card(Score(1.0, 0.0, None), show_tokens(scorer, image, tokens), facts)
+    card: dict[str, Any] = describe_card(Score(1.0, None, None, 1.0), show_tokens(scorer, image, tokens), facts)
     assert json.loads(json.dumps(card, allow_nan=False)) == json.loads(json.dumps(card))
 
 

@@ -75,7 +75,7 @@ def test_health_names_the_model(client: httpx.Client, scorer: CharmScorer) -> No
     assert reply["score_range"] == [1, 5]
     assert reply["tokenizer"]["selection"] == "gradient"
     assert reply["dataset"] == "none"
-    assert reply["weights_sha256"] == scorer.config["weights_sha256"]
+    assert reply["weights_sha256"] == scorer.weights_sha256
     assert len(reply["weights_sha256"]) == 64
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from charm.app.show import change_selection, cut_image, describe_tokens, draw_views, encode_tokens
 from charm.drawing import paint_heat
+from charm.inputs.preparation import Preparation
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.scorer import CharmScorer
@@ -71,7 +72,7 @@ def test_lines_of_dropped_tokens_and_padding(tmp_path: Path) -> None:
 def test_a_image_beyond_the_most_of_training_is_downscaled(tmp_path: Path) -> None:
     write_model(tmp_path)
     scorer = CharmScorer.from_pretrained(str(tmp_path))
-    scorer._max_edge = 95
+    scorer.max_edge = 95
     tokens, mask = cut_image(scorer, IMAGE)
     lines = describe_tokens(scorer, IMAGE, tokens)
     assert lines[0] == "photo      190 x 182 pixels, downscaled to 95 x 91 as in training"
@@ -106,7 +107,7 @@ def test_views(selection: str, scorer: CharmScorer) -> None:
 @pytest.mark.parametrize(("name", "edge"), [("ms", 256), ("hr_ms", 190)])
 def test_of_a_square_native_patches_are_shown_where_they_are(name: str, edge: int, tmp_path: Path) -> None:
     base = scorer_of(tmp_path, max_seq_len=120)
-    scorer = CharmScorer(base.model, base.config | {"tokenizer": base.config["tokenizer"] | {"name": name}})
+    scorer = Preparation(base.settings | {"name": name})
     tokens, mask = cut_image(scorer, IMAGE)
     views = draw_views(scorer, IMAGE, tokens, mask)
     assert list(views) == ["seen", "native"]
@@ -127,9 +128,7 @@ def test_nothing_is_selected_of_a_small_image(scorer: CharmScorer) -> None:
 def test_a_selection_has_to_be_known_and_of_use(scorer: CharmScorer) -> None:
     with pytest.raises(UserError, match="--selection magic: expected one of random, "):
         change_selection(scorer, "magic")
-    standard = CharmScorer(
-        scorer.model, scorer.config | {"tokenizer": scorer.config["tokenizer"] | {"name": "standard"}}
-    )
+    standard = Preparation(scorer.settings | {"name": "standard"})
     with pytest.raises(UserError, match=r"--selection entropy: of this model's input \(standard\) no patches"):
         change_selection(standard, "entropy")
     tokens, mask = cut_image(standard, IMAGE)
@@ -143,10 +142,10 @@ def test_lines_of_the_other_inputs(tmp_path: Path) -> None:
         ("hr_ms", ["tokenizer  hr_ms, selection random, budget fill", "dropped    0 tokens"]),
         ("standard", ["tokenizer  standard"]),
     ):
-        scorer = CharmScorer(base.model, base.config | {"tokenizer": base.config["tokenizer"] | {"name": name}})
+        scorer = Preparation(base.settings | {"name": name})
         lines = describe_tokens(scorer, IMAGE, cut_image(scorer, IMAGE)[0])
         assert [line for line in lines if line.startswith(("tokenizer", "dropped"))] == expected
     wide = np.repeat(IMAGE, 5, axis=1)
-    scorer = CharmScorer(base.model, base.config | {"tokenizer": base.config["tokenizer"] | {"name": "hr_ms"}})
+    scorer = Preparation(base.settings | {"name": "hr_ms"})
     tokens, _ = cut_image(scorer, wide)
     assert f"dropped    {33 * 33 - 60} tokens" in describe_tokens(scorer, wide, tokens)  # 910 pixels, all coarse

@@ -29,7 +29,7 @@ def inspect(root: Path, *paths: str, max_pixels: int = 10**6, max_edge: int | No
 
 
 def listing(*images: Listed, score_range: tuple[float, float] = (0.0, 1.0)) -> Listing:
-    return Listing(Path("/nowhere"), list(images), score_range, 0.5)
+    return Listing(Path("/nowhere"), list(images), score_range, 0.5, "nothing")
 
 
 def listed(name: str = "a.jpg", target: tuple[float, ...] = (0.5,), split: str | None = None) -> Listed:

@@ -29,7 +29,7 @@ def rows_of(names: list[str], reason: str = "") -> list[dict[str, object]]:
 
 
 def scores(folder: Path) -> Listing:
-    return Listing(folder, [Listed("a", "a", (3.0,), None, "x")], (1.0, 5.0), 3.5)
+    return Listing(folder, [Listed("a", "a", (3.0,), None, "x")], (1.0, 5.0), 3.5, "nothing")
 
 
 def test_round_trip(small: Small) -> None:
@@ -61,28 +61,28 @@ def test_names_of_rejected_images_that_are_no_text_are_escaped(name: str, tmp_pa
 def test_listed_is_kept_and_rejected(tmp_path: Path) -> None:
     rows = rows_of(["a", "b", "c"]) + [row for reason in REASONS for row in rows_of(["d", "e"], reason)]
     facts = write_manifest(tmp_path, rows, scores(tmp_path), "csv")
-    assert facts["listed"] == 3 + 2 * len(REASONS)
-    assert facts["packed"] == 3
-    assert facts["rejected"] == dict.fromkeys(sorted(REASONS), 2)
-    assert facts["splits"] == {"train": 3}
-    assert facts["notes"] == {"grey": 3}
+    assert facts.listed == 3 + 2 * len(REASONS)
+    assert facts.packed == 3
+    assert facts.rejected == dict.fromkeys(sorted(REASONS), 2)
+    assert facts.splits == {"train": 3}
+    assert facts.notes == {"grey": 3}
     assert read_record(tmp_path / "dataset.json") == facts
     with open(tmp_path / "rejected.csv", newline="") as file:
         rejected = list(csv.DictReader(file))
-    assert Counter(row["reason"] for row in rejected) == facts["rejected"]
+    assert Counter(row["reason"] for row in rejected) == facts.rejected
     assert {row["meaning"] for row in rejected} == set(REASONS.values())
 
 
 def test_scale_of_scores(tmp_path: Path) -> None:
     facts = write_manifest(tmp_path, rows_of(["a"]), scores(tmp_path), "csv")
-    assert (facts["score_range"], facts["accuracy_threshold"], facts["num_bins"]) == ([1.0, 5.0], 0.625, 1)
-    assert read_manifest(tmp_path).bins.tolist() == [1.0]
+    assert (facts.score_range, facts.accuracy_threshold, facts.num_bins) == ((1.0, 5.0), 3.5, 1)
+    assert read_manifest(tmp_path).unit_bins.tolist() == [1.0]
 
 
 def test_bins_of_distributions(tmp_path: Path) -> None:
-    listing = Listing(tmp_path, [Listed("a", "a", (1.0, 2.0, 1.0), None, "x")], (1.0, 3.0), 2.0)
+    listing = Listing(tmp_path, [Listed("a", "a", (1.0, 2.0, 1.0), None, "x")], (1.0, 3.0), 2.0, "nothing")
     write_manifest(tmp_path, rows_of(["a"]), listing, "csv")
-    assert read_manifest(tmp_path).bins.tolist() == [0.0, 0.5, 1.0]
+    assert read_manifest(tmp_path).unit_bins.tolist() == [0.0, 0.5, 1.0]
 
 
 def rows_in(*files: tuple[str, str]) -> list[dict[str, object]]:
@@ -92,7 +92,7 @@ def rows_in(*files: tuple[str, str]) -> list[dict[str, object]]:
 
 
 def split_sha256(folder: Path, *files: tuple[str, str]) -> str:
-    sha: str = write_manifest(folder, rows_in(*files), scores(folder), "csv")["split_sha256"]
+    sha: str = write_manifest(folder, rows_in(*files), scores(folder), "csv").split_sha256
     return sha
 
 

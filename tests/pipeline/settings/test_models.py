@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from charm.model.backbones import create_backbone
 from charm.runtime.errors import UserError
-from pipeline.settings.models import build_model, describe_start, model_config, start_model
+from pipeline.settings.models import build_model, describe_start, start_model, vit_config
 from pipeline.settings.params import Params
 
 
@@ -43,7 +43,7 @@ def test_a_relative_checkpoint_is_found_in_a_queued_experiment(
 def test_the_settings_of_the_model_reach_it(shipped_params: Params) -> None:
     train = replace(shipped_params.train, head="mean", pos_embed="trainable", normalize=True)
     params = replace(shipped_params, backbone="vit_tiny_patch16_224", train=train)
-    model = build_model(model_config(params, num_bins=5), pretrained=False)
+    model = build_model(vit_config(params, num_bins=5))
     assert (model.head_kind, model.head.out_features, model.pos_embed.requires_grad) == ("mean", 5, True)
     assert model.pixel_mean is not None
 
@@ -66,9 +66,9 @@ def test_the_licence_is_that_of_the_weights_that_training_starts_from(shipped_pa
     facts = {"hf_hub_id": "timm/vit", "license": "apache-2.0"}
     known = cast(Any, SimpleNamespace(vit=SimpleNamespace(pretrained_cfg=facts)))
     published = replace(shipped_params, backbone="vit_small_patch14_dinov2.lvd142m")
-    assert describe_start(published, known) == {"started_from": "timm/vit", "licence": "apache-2.0"}
-    unknown = {"started_from": None, "licence": None}
+    assert describe_start(published, known) == ("timm/vit", "apache-2.0")
+    unknown = (None, None)
     assert describe_start(replace(published, pretrained=False), known) == unknown
-    assert describe_start(shipped_params, build_model(model_config(shipped_params, 1), pretrained=True)) == unknown
+    assert describe_start(shipped_params, build_model(vit_config(shipped_params, 1), pretrained=True)) == unknown
     from_file = replace(published, checkpoint="weights/own.pth")
-    assert describe_start(from_file, known) == {"started_from": "own.pth", "licence": None}
+    assert describe_start(from_file, known) == ("own.pth", None)

@@ -15,7 +15,7 @@ from torch import nn
 
 from charm.runtime.errors import UserError
 from pipeline.training import checkpoints
-from pipeline.training.checkpoints import load_checkpoint, load_model_tensors, save_checkpoint, save_model
+from pipeline.training.checkpoints import load_checkpoint, save_checkpoint, save_model
 
 
 def build() -> nn.Module:
@@ -156,35 +156,3 @@ def test_all_damaged(damage: str, tmp_path: Path) -> None:
     else:
         (path / "state.json").write_text("[1, 2]")
     assert load_checkpoint(tmp_path) is None
-
-
-def test_model_round_trip(tmp_path: Path) -> None:
-    model = build()
-    save_model(tmp_path / "new", model.state_dict(), {"backbone": "x", "num_outputs": 1})
-    tensors, config = load_model_tensors(tmp_path / "new")
-    assert {"backbone": "x", "num_outputs": 1}.items() <= config.items()
-    assert tensors.keys() == model.state_dict().keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(tensors[name], value)
-
-
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", json.dumps({"sha256": "0"}), None])
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-def test_damaged_model(name: str, content: str | None, tmp_path: Path) -> None:
-    save_model(tmp_path, build().state_dict(), {})
-    (tmp_path / name).unlink()
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=rf"{name}: missing or damaged"):
-        load_model_tensors(tmp_path)
-
-
-def test_flipped_bits_of_a_model_are_found(tmp_path: Path) -> None:
-    save_model(tmp_path, build().state_dict(), {})
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    for place in range(0, len(whole), 13):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << (place % 8)
-        (tmp_path / "model.safetensors").write_bytes(damaged)
-        with pytest.raises(UserError, match=str(tmp_path)):
-            load_model_tensors(tmp_path)

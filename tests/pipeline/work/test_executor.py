@@ -236,12 +236,3 @@ def test_a_killed_worker_is_put_in_words() -> None:
 
     error = KilledWorker("task", None, 3)
     assert executor._explain(error, HERE) == "its worker died, often for want of memory (dask.memory is auto)"
-
-
-def test_progress_in_a_log_is_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    assert list(executor._show_progress("abcd", "maps", 4)) == list("abcd")
-    assert capsys.readouterr().out == "maps: 2 of 4 shards made\nmaps: 4 of 4 shards made\n"

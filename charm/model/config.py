@@ -1,0 +1,163 @@
+"""What a trained model is: all that it takes to build it, to hand it images, and to say what its scores mean.
+
+The stages `train` and `evaluate` write it as config.json beside the weights; nothing here needs torch.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from charm.runtime.schema import Pattern, Range, SettingError, build
+
+Sha256 = Annotated[str, Pattern(r"[0-9a-f]{64}", "64 digits of 0-9a-f, as sha256sum prints")]
+BackboneName = Annotated[str, Pattern(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", "a name of a timm model")]
+Head = Literal["cls", "cls_mean", "mean"]
+PosEmbedTraining = Literal["frozen", "trainable"]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Draws = Annotated[int, Range(1, 64)]
+MaxEdge = Annotated[int, Range(32, 65_500)]  # pixels
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The arguments of CharmViT that decide its parameters; see there."""
+
+    backbone: BackboneName
+    num_scales: Annotated[int, Range(1, 3)]
+    num_outputs: Annotated[int, Range(1, 1000)]
+    head: Head
+    normalize: bool
+    pos_embed: PosEmbedTraining
+
+
+@dataclass(frozen=True)
+class PosEmbedConfig:
+    """How learnt position embeddings were resampled; "rotary" ones are not."""
+
+    mode: Literal["bilinear", "bicubic", "rotary"]
+    antialias: bool
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What the labels were.
+
+    Attributes:
+        num_bins: of the distributions; 1 for scores.
+        score_range: lowest and highest score, of distributions that of the first and of the last bin.
+        accuracy_threshold: a score above this counts as good.
+        meaning: what a high score says of an image.
+    """
+
+    num_bins: Annotated[int, Range(1, 1000)]
+    score_range: tuple[float, float]
+    accuracy_threshold: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class SaliencyConfig:
+    """How the masks were made that the model was trained with; `settings` and `detector` are of sam_hq."""
+
+    backend: Literal["mbd", "sam_hq"]
+    settings: dict[str, Any]
+    detector: str | None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images the model was made from: `splits` counts them, `split_sha256` tells who was in which split."""
+
+    dataset: str
+    sha256: str
+    split_sha256: str
+    splits: dict[str, Annotated[int, Range(0)]]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How it was trained.
+
+    Attributes:
+        best_epoch: counted from 1.
+        edge: pixels; 99 of 100 training images have no longer edge.
+        started_from: the weights' repository or file; None for none.
+        licence: of these weights, if known.
+    """
+
+    best_epoch: Annotated[int, Range(0)]
+    edge: Annotated[int, Range(1)]
+    started_from: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How it did on the test images.
+
+    Attributes:
+        scored: number of images.
+        draw_spread: mean standard deviation of an image's score over draws, on the scale of the labels; None with one
+            draw.
+        metrics: by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined. MAE is
+            on the scale of the labels.
+    """
+
+    scored: Annotated[int, Range(0)]
+    draw_spread: float | None
+    metrics: dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's config.json.
+
+    Attributes:
+        model: what CharmViT is built from.
+        tokenizer: the input's `name`, and the settings of CharmTokenizer.
+        pos_embeds, labels, saliency, data, training: see there.
+        max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
+        seed: of the draws of patches.
+        draws: how many an image's score is averaged over.
+        versions: of the libraries that it was trained with.
+        evaluation: None before `evaluate`.
+    """
+
+    model: ViTConfig
+    tokenizer: dict[str, Any]
+    pos_embeds: PosEmbedConfig
+    labels: LabelConfig
+    max_edge: MaxEdge | None
+    seed: Seed
+    draws: Draws
+    saliency: SaliencyConfig | None
+    data: DataConfig
+    training: TrainingConfig
+    versions: dict[str, str]
+    evaluation: EvaluationConfig | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what JSON can hold; `from_json` undoes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> "ModelConfig":
+        """Builds the config from what `to_json` gave.
+
+        Raises:
+            ValueError: a key is unknown or missing, a value is not one that it may be, or two do not fit.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"expected keys and values, got {type(values).__name__}")
+        config = build(cls, values)
+        low, high = config.labels.score_range
+        if not low < high:
+            raise SettingError(
+                ("labels", "score_range"), f"labels.score_range: expected [lowest, highest], got {low, high}"
+            )
+        if config.model.num_outputs != config.labels.num_bins:
+            raise SettingError(
+                ("labels", "num_bins"),
+                f"labels.num_bins is {config.labels.num_bins}, and model.num_outputs {config.model.num_outputs}: "
+                "expected the same",
+            )
+        return config

@@ -1,0 +1,105 @@
+"""metrics.json: how the model did on the test images, and which images these were; all on the scale of the labels."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charm.model.config import EvaluationConfig
+from charm.model.metrics import METRICS, bootstrap_intervals, score_agreement
+from charm.runtime.schema import build
+from pipeline.manifest.table import DatasetFacts
+from pipeline.work.store import damaged, write_json
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `evaluate` found.
+
+    Attributes:
+        evaluation: the metrics, with intervals.
+        draws: of each image's patches.
+        best_epoch: that the model is of.
+        dataset, split_sha256, listed, packed, rejected, leaks, notes: as in dataset.json.
+        saliency_empty_rate: share of the images in which nothing stands out; None where no mask is read.
+    """
+
+    evaluation: EvaluationConfig
+    draws: int
+    best_epoch: int
+    dataset: str
+    split_sha256: str
+    listed: int
+    packed: int
+    rejected: dict[str, int]
+    leaks: int
+    notes: dict[str, int]
+    saliency_empty_rate: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Flattens the metrics to `srcc`, `srcc_low`, `srcc_high`, as `dvc metrics` shows them."""
+        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "evaluation"}
+        found = self.evaluation
+        flat = {
+            f"{name}{'' if end == 'value' else f'_{end}'}": value
+            for name, ends in found.metrics.items()
+            for end, value in ends.items()
+        }
+        return flat | facts | {"scored": found.scored, "draw_spread": found.draw_spread}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Results":
+        """Undoes `to_json`.
+
+        Raises:
+            ValueError, LookupError: it is not what `to_json` gives.
+        """
+        ends = {"value": "", "low": "_low", "high": "_high"}
+        metrics = {name: {end: values[f"{name}{suffix}"] for end, suffix in ends.items()} for name in METRICS}
+        evaluation = EvaluationConfig(values["scored"], values["draw_spread"], metrics)
+        own = {one.name for one in fields(cls)}
+        return build(cls, {"evaluation": asdict(evaluation)} | {key: values[key] for key in own & values.keys()})
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.to_json())
+
+
+def read_results(path: Path) -> Results:
+    """Reads metrics.json.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        return Results.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged(path, error) from error
+
+
+def rate(unit_scores: np.ndarray, unit_targets: np.ndarray, facts: DatasetFacts, seed: int) -> EvaluationConfig:
+    """Compares the scores of images with their labels.
+
+    Args:
+        unit_scores: float64 (N, draws), on 0..1.
+        unit_targets: float64 (N,), on 0..1.
+        facts: of the labels.
+        seed: of the intervals' resamples.
+    """
+    low, high = facts.score_range
+    threshold = (facts.accuracy_threshold - low) / (high - low)
+    predicted = unit_scores.mean(axis=1)
+    points = score_agreement(predicted, unit_targets, threshold)
+    intervals = bootstrap_intervals(predicted, unit_targets, threshold, seed)
+    metrics = {}
+    for name in METRICS:
+        factor = high - low if name == "mae" else 1.0
+        values = (points[name], *intervals[name])
+        metrics[name] = {
+            end: None if math.isnan(value) else factor * value
+            for end, value in zip(("value", "low", "high"), values, strict=True)
+        }
+    spread = (high - low) * float(unit_scores.std(axis=1).mean()) if unit_scores.shape[1] > 1 else None
+    return EvaluationConfig(len(unit_scores), spread, metrics)

@@ -1,0 +1,222 @@
+"""Training, flat: model, data, objective; then for each epoch its steps and its validation; then the result."""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from charm.hub import write_model_folder
+from charm.model.config import TrainingConfig
+from charm.model.losses import LOSSES
+from charm.model.metrics import score_agreement
+from charm.runtime.devices import choose_device
+from charm.runtime.disk import write_csv
+from charm.runtime.errors import UserError
+from charm.runtime.interrupts import Interrupts
+from charm.tokenization.draws import draw_random_bits
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.models import describe_start, start_model
+from pipeline.settings.params import Params
+from pipeline.training.artifacts import Inputs
+from pipeline.training.distributed import ProcessGroup, all_reduce_sum
+from pipeline.training.loader import Batch, Loader
+from pipeline.training.optimizers import build_optimizer, scheduled_rate, set_rate
+from pipeline.training.predictions import forward_batch, predict
+from pipeline.training.publish import describe_model
+from pipeline.training.sampler import EpochSampler
+from pipeline.training.state import TrainState, average_model
+from pipeline.training.steps import TimedIterator, accumulate_gradients, clip_gradients, is_finite_step, optimizer_step
+
+HISTORY = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val_krcc", "val_acc", "val_mae")
+
+
+class Trainer:
+    """A training run of this process, one of `ranks`.
+
+    Args:
+        params: of the run.
+        inputs: what it reads.
+        ranks: all processes of the run.
+        work: folder for checkpoints; the newest one is gone on from.
+
+    Attributes:
+        state: all that changes from step to step.
+
+    Raises:
+        UserError: the loss does not fit the labels, a checkpoint cannot be read, or there is no such device.
+    """
+
+    def __init__(self, params: Params, inputs: Inputs, ranks: ProcessGroup, work: Path) -> None:
+        self.params, self.inputs, self.ranks, self.work = params, inputs, ranks, work
+        settings, hardware, manifest = params.train, params.hardware, inputs.manifest
+        self.device = choose_device(hardware.device, ranks.local_rank if ranks.world_size > 1 else None)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
+        # Model
+        self.unit_bins = manifest.unit_bins
+        torch.manual_seed(params.seed)
+        self.model = start_model(params, len(self.unit_bins)).to(self.device)
+        self.model.vit.set_grad_checkpointing(hardware.grad_checkpointing)
+
+        # Data
+        self.train, self.val = manifest.of_split("train"), manifest.of_split("val")
+        self.pos_embeds = inputs.pos_embeds.to(self.device)
+        share = (hardware.micro_batch, ranks.rank, ranks.world_size)
+        self.sampler = EpochSampler(len(self.train.table), settings.batch_size, params.seed, True, *share)
+        tokenizer, training_tokenizer = (
+            build_tokenizer(params, self.model.patch_size, training=training) for training in (False, True)
+        )
+        augmented = inputs.training_data(self.train, training_tokenizer, settings.flip, settings.rotate)
+        self.train_loader = Loader(augmented, self.sampler, hardware.loader_workers, self.device)
+        val_sampler = EpochSampler(len(self.val.table), settings.batch_size, params.seed, False, *share)
+        val_data = inputs.evaluation_data(self.val, tokenizer)
+        self.val_loader = Loader(val_data, val_sampler, hardware.loader_workers, self.device)
+
+        # Objective
+        if len(self.unit_bins) == 1:
+            torch.nn.init.constant_(self.model.head.bias, float(np.median(self.train.targets)))  # L1's best constant
+        name = settings.loss if settings.loss != "auto" else "l1" if len(self.unit_bins) == 1 else "emd"
+        if (name == "emd") != (len(self.unit_bins) > 1):
+            problem = f"{name} does not fit labels with {len(self.unit_bins)} bins; use auto"
+            raise UserError(f"params.yaml: train.loss: {problem}")
+        self.loss = LOSSES[name]
+        self.state = TrainState(
+            self.model,
+            build_optimizer(self.model, settings),
+            torch.amp.GradScaler(self.device.type, enabled=hardware.precision == "float16"),
+            average_model(self.model, settings.ema),
+        )
+        self.is_resumed = self.state.load(work)
+        self._saved = time.monotonic()
+        if hardware.compile:
+            for block in self.model.vit.blocks:  # they are alike, so one is compiled for all; lengths vary
+                block.compile(dynamic=True)
+        self.parallel: torch.nn.Module = self.model
+        if ranks.world_size > 1:
+            self.parallel = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+
+    def run(self) -> None:
+        """Trains from where the state is to the last epoch.
+
+        Raises:
+            KeyboardInterrupt: a signal came; what is trained is saved.
+            UserError: a loss is not finite, or a sample cannot be read.
+        """
+        self._announce()
+        with Interrupts() as interrupts:
+            try:
+                for epoch in range(len(self.state.history), self.params.train.epochs):
+                    if self.params.train.patience and self.state.stale_epochs >= self.params.train.patience:
+                        print(f"train: no better validation score in {self.params.train.patience} epochs")
+                        break
+                    started = time.monotonic()
+                    waited = self._train_epoch(epoch, interrupts)
+                    trained = time.monotonic() - started
+                    self._validate(epoch, interrupts)
+                    self._show_epoch(time.monotonic() - started, waited / max(trained, 1e-9))
+                    self._save()
+            except KeyboardInterrupt:
+                self._save()
+                raise
+
+    def publish(self, out: Path) -> None:
+        """Writes the folder of the best model, with history.csv by epoch and losses.csv by step."""
+        started_from, licence = describe_start(self.params, self.model)
+        training = TrainingConfig(self.state.best_epoch, self.inputs.manifest.train_edge, started_from, licence)
+        config = describe_model(self.params, self.inputs, self.model.patch_size, training)
+        write_model_folder(out, self.state.best, config)
+        history = [[f"{record[name]:.6g}" for name in HISTORY] for record in self.state.history]
+        write_csv(out / "history.csv", HISTORY, history)
+        write_csv(out / "losses.csv", ("step", "loss"), [(n, repr(loss)) for n, loss in enumerate(self.state.losses)])
+
+    def _train_epoch(self, epoch: int, interrupts: Interrupts) -> float:
+        """Takes the steps of an epoch that are left; returns the seconds spent waiting for data."""
+        params, state, sampler = self.params, self.state, self.sampler
+        self.model.train()
+        sampler.epoch, sampler.first_step = epoch, state.step - epoch * sampler.steps
+        batches = TimedIterator(iter(self.train_loader))
+        for step in range(sampler.first_step, sampler.steps):
+            set_rate(state.optimizer, scheduled_rate(params.train, state.step, sampler.steps))
+            # Of drop path, in backbones that have it; a function of the step, so there is no state to keep.
+            torch.manual_seed(int(draw_random_bits(params.seed, state.step, "", "torch", 1)[0]))
+            count = sampler.micro_batches(step)
+            loss = accumulate_gradients(state, self.parallel, batches, count, self._batch_loss)
+            norm = clip_gradients(state, params.train.clip_norm)
+            loss, stops = all_reduce_sum(loss, interrupts.came)
+            if not is_finite_step(state, loss, norm):
+                keys = ", ".join(self.train.keys[row] for row in sampler.step_rows(step))
+                problem = f"the loss is {loss}, the gradient's norm {norm} at step {state.step}"
+                raise UserError(f"{problem}, images {keys}: look at their labels or lower the learning rate")
+            optimizer_step(state, loss)
+            if stops:
+                raise KeyboardInterrupt
+            if time.monotonic() - self._saved >= 60 * params.hardware.checkpoint_minutes:
+                self._save()
+        return batches.seconds
+
+    def _batch_loss(self, batch: Batch) -> Tensor:
+        """Returns the batch's part of the mean over all images of the step."""
+        output = forward_batch(self.parallel, batch, self.pos_embeds, self.params.hardware.precision)
+        return (self.loss(output, batch.target.to(self.device)) * batch.weight.to(self.device)).sum()
+
+    def _validate(self, epoch: int, interrupts: Interrupts) -> None:
+        """Adds the epoch to the history, MAE on the scale of the labels; keeps the model if none was better."""
+        manifest, sampler = self.inputs.manifest, self.sampler
+        try:
+            found = predict(
+                self.state.scored_model,
+                self.val_loader,
+                self.pos_embeds,
+                self.unit_bins,
+                self.params.hardware.precision,
+                interrupts.check,
+            )
+        except RuntimeError:
+            interrupts.check()  # then another rank was stopped, too, and is gone already
+            raise
+        low, high = manifest.facts.score_range
+        agreement = score_agreement(found.predicted, found.target, manifest.unit_threshold)
+        agreement["mae"] *= high - low
+        self.state.add_epoch(
+            {
+                "epoch": epoch + 1,
+                "learning_rate": scheduled_rate(self.params.train, self.state.step - 1, sampler.steps),
+                "train_loss": float(np.mean(self.state.losses[epoch * sampler.steps :])),
+                **{f"val_{name}": value for name, value in agreement.items()},
+            }
+        )
+
+    def _save(self) -> None:
+        """Writes a checkpoint, if this process is the one that writes."""
+        if self.ranks.first:
+            self.state.save(self.work)
+            self._saved = time.monotonic()
+
+    def _announce(self) -> None:
+        ranks, settings = self.ranks, self.params.train
+        where = f"{self.device}" if ranks.world_size == 1 else f"{ranks.world_size} processes ({self.device.type})"
+        counts = f"{len(self.train.table)} images, {len(self.val.table)} for validation, {settings.epochs} epochs"
+        print(f"train: {counts} on {where}")
+        if self.is_resumed:
+            print(f"train: goes on after step {self.state.step}, epoch {self.state.step / self.sampler.steps:.2f}")
+
+    def _show_epoch(self, seconds: float, waited: float) -> None:
+        """Prints the last epoch. `waited`: share of the time of its steps that went by waiting for data."""
+        history = self.state.history
+        record = history[-1]
+        srcc, plcc = (
+            "undefined" if math.isnan(value) else f"{value:.3f}" for value in (record["val_srcc"], record["val_plcc"])
+        )
+        shown = f"loss {record['train_loss']:.4f}  val SRCC {srcc}  PLCC {plcc}"
+        shares = f"data {waited:.0%}, model {1 - waited:.0%}".replace("%", " %")
+        epochs = self.params.train.epochs
+        print(f"train: epoch {record['epoch']:>3} of {epochs}  {shown}  {seconds:.1f} s ({shares})", flush=True)
+        undefined = next((one for one in history if math.isnan(one["val_srcc"] + one["val_plcc"])), None)
+        if record is undefined:  # said once
+            reason = "as all predictions or all labels are equal: chosen by MAE"
+            print(f"train: SRCC and PLCC are undefined, {reason}", flush=True)
