@@ -4,7 +4,7 @@
     fit: Literal["nearest", "pad"]
     backbone: Annotated[str, Pattern(r"[A-Za-z0-9_.]+", "a name of a timm model")]
 
-params.yaml, a model's config.json and the arguments of CharmTokenizer are checked by the same fields.
+The settings of a run, a model's config.json and the arguments of CharmTokenizer are checked by the same fields.
 """
 
 import dataclasses

@@ -19,7 +19,6 @@ PACKAGES = ("charm", "pipeline", "stages")
 NO_RESULT = (
     "charm.runtime.errors",
     "charm.runtime.interrupts",
-    "charm.runtime.progress",
     "pipeline.settings.params",
     "pipeline.settings.recipes",
 )

@@ -80,10 +80,10 @@ def test_draws_follow_from_the_pixels(scorer: CharmScorer) -> None:
 
 def test_draws_are_averaged_with_their_spread(scorer: CharmScorer) -> None:
     image = draw_image(333, 222)
-    each = [scorer.score_tokens([[tokens]])[0].score for tokens in scorer.tokenize(image, draws=5)]
+    each = [scorer.score_tokens([[tokens]])[0].raw for tokens in scorer.tokenize(image, draws=5)]
     found = scorer(image, draws=5)
     assert np.std(each) > 1e-4
-    assert (found.score, found.spread) == pytest.approx((np.mean(each), np.std(each)), abs=1e-5)
+    assert (found.raw, found.spread) == pytest.approx((np.mean(each), np.std(each)), abs=1e-5)
     assert build_scorer(draws=5)(image) == found
     assert scorer(image).spread is None  # of one draw nobody knows
 

@@ -7,7 +7,7 @@ import os
 import pickle
 import tarfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def test_tables(small: Small, marker: Path, gate: Gate) -> None:
     kind = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": traps(marker)["pickle"]}
     schema = SCHEMA.set(SCHEMA.names.index("name"), pa.field("name", storage.type, metadata=kind))
     pq.write_table(table.cast(schema), folder / "manifest.parquet")
-    write_record(folder / "dataset.json", facts | {"sha256": file_sha256(folder / "manifest.parquet")})
+    write_record(folder / "dataset.json", asdict(facts) | {"sha256": file_sha256(folder / "manifest.parquet")})
     assert read_manifest(folder).table["name"].to_pylist() == [one.name for one in small.listing.images]
     gate("G4", "pickled column types", cases=1, failures=int(marker.exists()))
 

@@ -44,7 +44,10 @@ def test_every_test_image_is_scored_once_and_the_metrics_are_theirs(workspace: W
     assert metrics["srcc"] == pytest.approx(srcc(predicted, target))
     assert (metrics["scored"], metrics["listed"], metrics["packed"]) == (6, 30, 27)
     assert metrics["rejected"] == {"corrupt": 1, "empty": 1, "missing": 1}
-    assert (metrics["dataset"], metrics["draws"], metrics["draw_spread"]) == ("csv", 1, 0.0)
+    assert (metrics["dataset"], metrics["draws"]) == ("csv", 4)
+    assert metrics["draw_spread"] > 0
+    once, _ = run(folder, replace(params, evaluate=EvaluateParams(draws=1)))
+    assert (once["draws"], once["draw_spread"]) == (1, None)  # of one draw nobody knows
 
 
 def test_predictions_do_not_depend_on_the_batch_size_or_the_workers(workspace: Workspace) -> None:
@@ -68,10 +71,11 @@ def test_several_draws_are_averaged_and_their_spread_reported(
         monkeypatch.setattr(
             evaluate.EveryDraw, "__iter__", lambda self, draw=draw: iter([[SampleRef(draw, row) for row in range(6)]])
         )
-        passes.append(np.array(run(folder, params)[1]["predicted"], float))
+        once = replace(params, evaluate=EvaluateParams(draws=1))
+        passes.append(np.array(run(folder, once)[1]["raw"], float))
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    np.testing.assert_allclose(np.array(predictions["predicted"], float), np.mean(passes, axis=0), atol=2e-6)
+    np.testing.assert_allclose(np.array(predictions["raw"], float), np.mean(passes, axis=0), atol=2e-6)
     np.testing.assert_allclose(np.array(predictions["spread"], float), np.std(passes, axis=0), atol=2e-6)
     spread = np.array(predictions["spread"], float)
     assert spread.max() > 1e-4
@@ -91,10 +95,10 @@ def test_both_tables_of_predictions_say_the_same(workspace: Workspace) -> None:
     folder, params = workspace
     _, predictions = run(folder, params)
     table = pq.read_table(folder / "runs/evaluate/predictions.parquet", page_checksum_verification=True)
-    assert table.column_names == ["key", "name", "target", "predicted", "spread"]
+    assert table.column_names == ["key", "name", "target", "predicted", "spread", "raw"]
     assert table["key"].to_pylist() == predictions["key"]
     assert table["name"].to_pylist() == predictions["name"]
-    for name in ("target", "predicted", "spread"):
+    for name in ("target", "predicted", "spread", "raw"):
         np.testing.assert_allclose(table[name].to_numpy(), np.array(predictions[name], float), atol=1e-6)
 
 

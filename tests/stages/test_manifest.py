@@ -36,7 +36,7 @@ def test_scores_and_threshold_are_scaled_to_0_1(workspace: Workspace) -> None:
     read = read_manifest(folder / "data/manifest")
     first = float((folder / "images/labels.csv").read_text().splitlines()[1].split(",")[1])
     assert read.targets[0, 0] == pytest.approx((first - 1) / 4)
-    assert read.facts.accuracy_threshold == 0.5
+    assert (read.facts.accuracy_threshold, read.unit_threshold) == (3.0, 0.5)
 
 
 def test_too_many_rejects_stop_the_run(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from charm.hub import read_model
 from charm.model.config import ViTConfig
 from charm.runtime.errors import UserError
 from pipeline.settings.params import Params
+from pipeline.training import trainer
 from pipeline.training.checkpoints import load_checkpoint
 from pipeline.work.store import store_folder
 from stages import evaluate, train
@@ -79,7 +80,7 @@ def stop_while(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         return function(*arguments, **keywords)
 
-    monkeypatch.setattr(train, name, stopped)
+    monkeypatch.setattr(trainer, name, stopped)
 
 
 def test_a_run_that_is_stopped_after_each_step_is_bit_equal(
@@ -118,7 +119,7 @@ def test_a_run_that_is_killed_goes_on_from_what_was_saved_last(
     """Killed a step after the last checkpoint, without a word."""
     folder, params = copied
     saved = []
-    change = train.optimizer_step
+    change = trainer.optimizer_step
 
     class Killed(BaseException):
         pass
@@ -133,10 +134,10 @@ def test_a_run_that_is_killed_goes_on_from_what_was_saved_last(
         if progress.step > kept:
             raise Killed
 
-    write = train.TrainState.save
+    write = trainer.TrainState.save
     with monkeypatch.context() as patch:
-        patch.setattr(train.TrainState, "save", save)
-        patch.setattr(train, "optimizer_step", die)
+        patch.setattr(trainer.TrainState, "save", save)
+        patch.setattr(trainer, "optimizer_step", die)
         with pytest.raises(Killed):
             train.main(with_hardware(params, checkpoint_minutes=0.0))
     assert saved[-1] == kept
@@ -215,7 +216,7 @@ def test_training_ends_when_validation_is_not_better_for_a_while(
     folder, params = copied
     values = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     monkeypatch.setattr(
-        train, "score_agreement", lambda *_: dict.fromkeys(("plcc", "srcc", "krcc", "acc", "mae"), next(values))
+        trainer, "score_agreement", lambda *_: dict.fromkeys(("plcc", "srcc", "krcc", "acc", "mae"), next(values))
     )
     train.main(with_train(params, epochs=9, patience=2))
     assert [row["val_srcc"] for row in read_history(folder)] == ["0.1", "0.5", "0.4", "0.3"]
@@ -229,7 +230,7 @@ def test_undefined_correlations_are_said_and_end_training_by_mae(
     folder, params = copied
     errors = iter([0.3, 0.2, 0.2, 0.2, 0.1])
     undefined = dict.fromkeys(("plcc", "srcc", "krcc"), float("nan"))
-    monkeypatch.setattr(train, "score_agreement", lambda *_: undefined | {"acc": 0.5, "mae": next(errors)})
+    monkeypatch.setattr(trainer, "score_agreement", lambda *_: undefined | {"acc": 0.5, "mae": next(errors)})
     train.main(with_train(params, epochs=9, patience=2))
     assert len(read_history(folder)) == 4
     printed = capsys.readouterr().out
@@ -252,7 +253,7 @@ def test_what_is_not_finite_stops_with_the_images_and_unharmed_weights(
         # The slope of a square root at 0 is infinite.
         return (output * 0).sqrt().mean(dim=1) if where == "gradient" else output.mean(dim=1) * float("nan")
 
-    monkeypatch.setitem(train.LOSSES, "l1", spoilt)
+    monkeypatch.setitem(trainer.LOSSES, "l1", spoilt)
     with pytest.raises(UserError, match=r"at step 3, images (0000\d{4}(, )?){7}: look at") as error:
         train.main(params)
     assert "\n" not in str(error.value)

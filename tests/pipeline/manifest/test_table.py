@@ -13,8 +13,9 @@ import pytest
 
 from charm.images.reasons import REASONS
 from charm.runtime.errors import UserError
+from charm.runtime.schema import build
 from pipeline.manifest.labels import Listed, Listing
-from pipeline.manifest.table import SCHEMA, find_leaks, read_manifest, write_manifest
+from pipeline.manifest.table import SCHEMA, DatasetFacts, find_leaks, read_manifest, write_manifest
 from pipeline.work.store import read_record
 from tests.conftest import SIZES, Small
 
@@ -66,7 +67,7 @@ def test_listed_is_kept_and_rejected(tmp_path: Path) -> None:
     assert facts.rejected == dict.fromkeys(sorted(REASONS), 2)
     assert facts.splits == {"train": 3}
     assert facts.notes == {"grey": 3}
-    assert read_record(tmp_path / "dataset.json") == facts
+    assert build(DatasetFacts, read_record(tmp_path / "dataset.json")) == facts
     with open(tmp_path / "rejected.csv", newline="") as file:
         rejected = list(csv.DictReader(file))
     assert Counter(row["reason"] for row in rejected) == facts.rejected
@@ -108,7 +109,7 @@ def test_leaks_are_images_whose_bytes_stand_in_two_splits(tmp_path: Path) -> Non
     files = [("a", "train"), ("b", "test"), ("a", "test"), ("c", "val"), ("b", "test"), ("a", "train")]
     rows = rows_in(*files) + rows_of(["gone"], "missing")
     assert find_leaks(rows) == [[0, 2, 5]]
-    assert write_manifest(tmp_path, rows, scores(tmp_path), "csv")["leaks"] == 3
+    assert write_manifest(tmp_path, rows, scores(tmp_path), "csv").leaks == 3
 
 
 def test_pages_have_checksums(small: Small) -> None:
