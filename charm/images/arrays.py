@@ -1,25 +1,39 @@
 """Images as people have them -> uint8 (H, W, 3), RGB."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from charm.images.convert import pillow_to_rgb
+from charm.images.decode import decode_image
+from charm.images.reasons import Rejected
+from charm.images.tiff import check_tags, read_bits
+
+_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of those that `decode_image` decodes
+
 
 def as_array(image: Any) -> np.ndarray:
-    """An image as a numpy array; numpy arrays are passed on as they are.
+    """Turns an image in any form into a numpy array; numpy arrays are passed on as they are.
 
     Args:
-        image: numpy uint8 (H, W, 3), RGB; a PIL image; or a torch uint8 (3, H, W), RGB.
+        image: numpy uint8 (H, W, 3), RGB; a PIL image; a torch uint8 (3, H, W), RGB; a file's path or its bytes.
 
     Returns:
-        uint8 (H, W, 3), RGB. A PIL image is turned upright by its EXIF orientation, 16 bits become 8, and transparent
-        pixels are put on white, as the pipeline reads files.
+        uint8 (H, W, 3), RGB. Files and PIL images become what `charm.images.decode.decode_image` says of files.
 
     Raises:
+        Rejected: a file or a PIL image that is refused; it is a ValueError.
         ValueError: anything else; says what came and what was expected.
+        OSError: the path cannot be read.
     """
     kind = type(image).__module__.split(".")[0]
-    if kind == "PIL":
+    if isinstance(image, str | Path):
+        image = Path(image).read_bytes()
+    if isinstance(image, bytes):
+        image = decode_image(image).pixels
+    elif kind == "PIL":
         image = _from_pil(image)
     elif kind == "torch":
         if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
@@ -32,18 +46,71 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def _from_pil(image: Any) -> np.ndarray:
-    """uint8 (H, W, 3), RGB."""
-    from PIL import Image, ImageOps
+    """uint8 (H, W, 3), RGB, of an image object of Pillow.
 
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):  # which Pillow's own conversion would clip at 255
-        return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if upright.mode in ("I", "F"):
-        raise ValueError(f"image is a PIL image of mode {upright.mode}: expected one of 8 or 16 bits per channel")
-    if upright.has_transparency_data:
-        whole = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
-    return np.asarray(upright.convert("RGB"))
+    Decoding the file that an object was opened from gives what `decode_image` gives, refusals of damage and of RAW
+    files included, which Pillow's pixels no longer show. But only as long as the object still is what its file holds:
+    one that was loaded may have been drawn on, and its file may have been overwritten. A copy knows no file.
+    """
+    from PIL import ImageFile
+
+    if isinstance(image, ImageFile.ImageFile):
+        data = _read_original(image)
+        return _from_opened(image) if data is None else decode_image(data).pixels
+    # A copy of a TIFF may have values of 12 bits: read as 16, white would be nearly black.
+    is_tiff = isinstance(image.info.get("compression"), str)
+    if image.mode.startswith("I;16") and is_tiff and image.getextrema()[1] < 4096:
+        raise ValueError(
+            "image is a copy of a TIFF with 12 or 16 bits per channel, nobody can tell which: expected the file's "
+            "path, the image as it was opened, or a numpy array, uint8 (H, W, 3), RGB"
+        )
+    return _convert(image, 16 if image.mode.startswith("I;16") else 8)
+
+
+def _from_opened(image: Any) -> np.ndarray:
+    """As `_from_pil`, of an object whose file is gone or that was changed, by the rules of its format."""
+    from PIL import TiffImagePlugin
+
+    if image.format not in _FORMATS:
+        raise Rejected("format")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        check_tags(image)
+        return _convert(image, read_bits(image))
+    return _convert(image, 16 if image.mode.startswith("I;16") else 8)
+
+
+def _convert(image: Any, bits: int) -> np.ndarray:
+    try:
+        return pillow_to_rgb(image, bits)[0]
+    except Rejected:
+        raise
+    except (OSError, ValueError, AttributeError, AssertionError) as error:  # as Pillow says that a file was closed
+        raise ValueError(f"image is a PIL image that cannot be read ({error}): open it again") from error
+
+
+def _read_original(image: Any) -> bytes | None:
+    """The bytes of the file that an object was opened from; None if they are gone or the object has changed since."""
+    from PIL import Image
+
+    is_loaded = image._im is not None
+    try:
+        file = image.fp or getattr(image, "_fp", None)
+        if file is not None and not getattr(file, "closed", True):
+            place = file.tell()
+            file.seek(0)
+            data = file.read()
+            file.seek(place)
+        else:
+            data = Path(image.filename).read_bytes() if is_loaded and image.filename else b""
+        # Opened again: another frame or a draft (JPEG) is not what the file holds; after loading, pixels are compared.
+        again = Image.open(io.BytesIO(data))
+        is_same = again.size == image.size and again.mode == image.mode and not image.tell()
+        if is_same and is_loaded:
+            again.load()
+            is_same = again == image
+    except Exception:  # closed, moved, overwritten by something else
+        return None
+    return data if is_same else None
 
 
 def check_image(image: np.ndarray) -> None:

@@ -87,7 +87,7 @@ REFUSED = {
         9, 9, extra=chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(50_000_000)))
     ),
     "PNG of 300,000 chunks": png(9, 9, extra=chunk(b"teST", b"") * 300_000),
-    "PNG whose pixels inflate to 50 MB": png(9, 9, data=bytes(50_000_000))[:-12],
+    "PNG whose pixels inflate to 50 MB": png(9, 9, data=bytes(50_000_000))[:-13],
     "JPEG, 95 megapixels in 23 kB": resized_jpeg(9747, 9747, side=400, quality=95).ljust(23_000, b"\0"),
     "progressive JPEG, 95 megapixels": resized_jpeg(9747, 9747, side=400, progressive=True),
     "JPEG, 4 gigapixels": resized_jpeg(65535, 65535),

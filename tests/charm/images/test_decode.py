@@ -184,7 +184,6 @@ def test_twelve_bits_keep_the_high_byte() -> None:
         pytest.param(grey_tiff(struct.pack("<2h", -5, 5), 2, 16, sample_format=2), id="16 bits with a sign"),
         pytest.param(grey_tiff(struct.pack("<2H", 5, 5), 2, 16, photometric=0), id="16 bits, white is 0"),
         pytest.param(grey_tiff(bytes(16), 2, 64), id="64 bits"),
-        pytest.param(encode(corners(), "TIFF", mode="LAB"), id="CIELAB"),
         pytest.param(
             b"BM" + struct.pack("<IIIIiiHHIIIIII", 70, 0, 54, 40, 2, 2, 1, 24, 4, 16, 0, 0, 0, 0), id="JPEG in BMP"
         ),
@@ -342,7 +341,7 @@ def test_flipped_bits_never_change_the_frame(kind: str) -> None:
 @pytest.mark.parametrize("kind", EXTENSION)
 def test_flipped_bits_in_the_header_never_crash(kind: str) -> None:
     outcomes = flip_bits(encode(draw_image(20, 30), kind), range(120))
-    allowed = {"corrupt", "format", "mode", "too_large", "too_long"}
+    allowed = {"corrupt", "format", "mode", "raw", "too_large", "too_long"}
     assert {outcome for outcome in outcomes if isinstance(outcome, str)} <= allowed
     assert "format" in outcomes
 
