@@ -33,7 +33,7 @@ MAX_PIXELS = 100_000_000
 _TIFF_ORIENTATION = 274
 # How the RAW files of cameras begin that are not plain TIFF: Canon, Olympus, Panasonic, Fujifilm, Sigma, Minolta.
 _RAW_STARTS = (b"II\x1a\0\0\0HEAPCCDR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
-_MENDINGS = 4  # tries at a JPEG whose scans are padded
+_MENDINGS = 3  # tries at a JPEG whose scans are padded
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,12 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
         parts.append(struct.pack(">BBH", 255, marker, len(content) + 2) + content)
     else:
         raise TooManyParts(f"more than {MAX_SEGMENTS} segments")
-    if marker != END and any(any(precision.get(one, [1])) for one in components):
+    if any(any(precision.get(one, [1])) for one in components):
         raise ValueError("scans are missing")  # where a file was cut, decoders fill what is missing in silence
+    if parts[-1].endswith(b"\0\0"):
+        # A file that was cut may have been filled up with zeros. Decoders take some for pixels and read up to 8 bytes
+        # ahead without a word, so that the complaint may be gone once the rest is mended.
+        parts[-1] = parts[-1].rstrip(b"\0")
     return b"".join([*parts, b"\xff\xd9"])
 
 

@@ -20,11 +20,11 @@ _SENSOR = {32803, 34892}  # photometric: colour filter array, linear raw (DNG 1.
 _SENSOR_CODINGS = {32767, 32769, 32770, 34713, 34892, 65000, 65535}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 
-_WHITE_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 2, 3, 5, 6, 8
+_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _RAW, _JPEG, _FAX = 1, 7, (2, 3, 4)
 # Also LZW, deflate (twice), PackBits, LZMA, zstd and WebP. Old JPEG, SGI's logarithms and ThunderScan were not checked.
 _COMPRESSIONS = {_RAW, *_FAX, 5, _JPEG, 8, 32773, 32946, 34925, 50000, 50001}
-_PHOTOMETRICS = {_WHITE_IS_ZERO, 1, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB}
+_PHOTOMETRICS = {_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB}
 _FULL_RANGE = (0, 255, 128, 255, 128, 255)
 
 
@@ -94,12 +94,19 @@ def _check_kind(image: TiffImagePlugin.TiffImageFile) -> None:
         or (bits > 8 and (photometric == _WHITE_IS_ZERO or compression == _JPEG))
         or (photometric == _CMYK and tags.get(_INK_SET, 1) != 1)
         or (photometric == _YCBCR and not _is_full_range(tags, compression, is_planar))
-        or (is_planar and tags.get(_SAMPLES, 1) > 1 and (compression == _JPEG or photometric not in (_RGB, _CMYK)))
+        or (is_planar and compression == _JPEG)
+        or (is_planar and photometric not in (_RGB, _CMYK) and not _is_one_plane(tags, compression))
         # Reversed bits: Pillow does so for what it reads itself, and libtiff before it decompresses.
         or (tags.get(_FILL_ORDER, 1) != 1 and compression not in _FAX and (is_planar or compression != _RAW))
     )
     if is_wrong:
         raise Rejected("mode")
+
+
+def _is_one_plane(tags: Any, compression: int) -> bool:
+    """Whether a plane of its own, grey or indices, is read as if it were no plane: all but some that are not packed."""
+    is_byte = max(tags.get(_BITS, (1,))) == 8 and tags[_PHOTOMETRIC] in (_GREY, _PALETTE)
+    return bool(tags.get(_SAMPLES, 1) == 1 and (compression != _RAW or is_byte))
 
 
 def _is_full_range(tags: Any, compression: int, is_planar: bool) -> bool:
