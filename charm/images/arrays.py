@@ -59,7 +59,7 @@ def _from_pil(image: Any) -> np.ndarray:
         return _from_opened(image) if data is None else decode_image(data).pixels
     # A copy of a TIFF may have values of 12 bits: read as 16, white would be nearly black.
     is_tiff = isinstance(image.info.get("compression"), str)
-    if image.mode.startswith("I;16") and is_tiff and image.getextrema()[1] < 4096:
+    if image.mode.startswith("I;16") and is_tiff and np.asarray(image).max() < 4096:
         raise ValueError(
             "image is a copy of a TIFF with 12 or 16 bits per channel, nobody can tell which: expected the file's "
             "path, the image as it was opened, or a numpy array, uint8 (H, W, 3), RGB"
@@ -104,10 +104,11 @@ def _read_original(image: Any) -> bytes | None:
             data = Path(image.filename).read_bytes() if is_loaded and image.filename else b""
         # Opened again: another frame or a draft (JPEG) is not what the file holds; after loading, pixels are compared.
         again = Image.open(io.BytesIO(data))
-        is_same = again.size == image.size and again.mode == image.mode and not image.tell()
-        if is_same and is_loaded:
+        if image.tell() or sorted(again.size) != sorted(image.size):
+            return None
+        if is_loaded:
             again.load()
-            is_same = again == image
+        is_same = again == image if is_loaded else again.mode == image.mode
     except Exception:  # closed, moved, overwritten by something else
         return None
     return data if is_same else None
