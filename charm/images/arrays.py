@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from charm.images.convert import pillow_to_rgb
 from charm.images.decode import decode_image
@@ -28,14 +29,13 @@ def as_array(image: Any) -> np.ndarray:
         ValueError: anything else; says what came and what was expected.
         OSError: the path cannot be read.
     """
-    kind = type(image).__module__.split(".")[0]
     if isinstance(image, str | Path):
         image = Path(image).read_bytes()
     if isinstance(image, bytes):
         image = decode_image(image).pixels
-    elif kind == "PIL":
+    elif isinstance(image, Image.Image):
         image = _from_pil(image)
-    elif kind == "torch":
+    elif type(image).__module__.split(".")[0] == "torch":
         if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
             shape = tuple(image.shape)
             raise ValueError(f"image is {image.dtype} {shape}: expected a torch tensor, uint8 (3, H, W), RGB")
@@ -52,8 +52,6 @@ def _from_pil(image: Any) -> np.ndarray:
     files included, which Pillow's pixels no longer show. But only as long as the object still is what its file holds:
     one that was loaded may have been drawn on, and its file may have been overwritten. A copy knows no file.
     """
-    from PIL import ImageFile
-
     if isinstance(image, ImageFile.ImageFile):
         data = _read_original(image)
         return _from_opened(image) if data is None else decode_image(data).pixels
@@ -69,8 +67,6 @@ def _from_pil(image: Any) -> np.ndarray:
 
 def _from_opened(image: Any) -> np.ndarray:
     """As `_from_pil`, of an object whose file is gone or that was changed, by the rules of its format."""
-    from PIL import TiffImagePlugin
-
     if image.format not in _FORMATS:
         raise Rejected("format")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -90,8 +86,6 @@ def _convert(image: Any, bits: int) -> np.ndarray:
 
 def _read_original(image: Any) -> bytes | None:
     """The bytes of the file that an object was opened from; None if they are gone or the object has changed since."""
-    from PIL import Image
-
     is_loaded = image._im is not None
     try:
         file = image.fp or getattr(image, "_fp", None)

@@ -15,6 +15,10 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # TIFF's type -
 _MAX_DIRECTORIES = 64  # RAW files have up to 10; a scan of many pages has its own image first
 _MAX_ENTRIES = 4096  # of a directory; cameras write some 60
 
+_MAX_VALUES = 64
+_READ = {_NEW_SUBFILE, _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SUB_DIRECTORIES, _EXTRA}
+_READ |= {_DNG_VERSION}
+
 _SENSOR = {32803, 34892}  # photometric: colour filter array, linear raw (DNG 1.7)
 # Codings of sensor data: Sony, packed, Samsung, Nikon, lossy DNG, Kodak, Pentax.
 _SENSOR_CODINGS = {32767, 32769, 32770, 34713, 34892, 65000, 65535}
@@ -173,7 +177,7 @@ def _read_directories(data: bytes) -> list[dict[int, tuple[int, ...]]]:
         if is_sub:
             directory[-1] = (1,)
         directories.append(directory)
-        todo += [(place, True) for place in directory.get(_SUB_DIRECTORIES, ())[:_MAX_DIRECTORIES]]
+        todo += [(place, True) for place in directory.get(_SUB_DIRECTORIES, ())]
         todo.append((following, is_sub))
     if not directories:
         raise struct.error("no directory")
@@ -181,14 +185,14 @@ def _read_directories(data: bytes) -> list[dict[int, tuple[int, ...]]]:
 
 
 def _read_directory(data: bytes, where: int, order: str, is_big: bool) -> tuple[dict[int, tuple[int, ...]], int]:
-    """The integers of a directory, and where the next one is (0: nowhere)."""
+    """Those integers of a directory that tell its kind, and where the next one is (0: nowhere)."""
     head, entry, word = ("Q", "HHQ8s", "Q") if is_big else ("H", "HHI4s", "I")
     (count,) = struct.unpack_from(order + head, data, where)
     start, size = where + struct.calcsize(order + head), struct.calcsize(order + entry)
     directory = {}
     for index in range(min(count, _MAX_ENTRIES)):
         tag, kind, number, value = struct.unpack_from(order + entry, data, start + index * size)
-        if kind in _INTEGERS and 0 < number <= _MAX_ENTRIES:
+        if tag in _READ and tag not in directory and kind in _INTEGERS and 0 < number <= _MAX_VALUES:
             values = f"{order}{number}{_INTEGERS[kind]}"
             is_here = struct.calcsize(values) <= len(value)
             source, place = (value, 0) if is_here else (data, struct.unpack(order + word, value)[0])
