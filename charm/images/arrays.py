@@ -1,16 +1,17 @@
 """Images as people have them -> uint8 (H, W, 3), RGB."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from charm.images.convert import pillow_to_rgb
-from charm.images.decode import decode_image
+from charm.images.decode import Limits, decode_image
 from charm.images.reasons import Rejected
-from charm.images.tiff import check_tags, read_bits
+from charm.images.tiff import check_tags, tiff_to_rgb
 
 _FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of those that `decode_image` decodes
 
@@ -30,7 +31,8 @@ def as_array(image: Any) -> np.ndarray:
         OSError: the path cannot be read.
     """
     if isinstance(image, str | Path):
-        image = Path(image).read_bytes()
+        with Path(image).open("rb") as file:
+            image = _read(file)
     if isinstance(image, bytes):
         image = decode_image(image).pixels
     elif isinstance(image, Image.Image):
@@ -62,7 +64,7 @@ def _from_pil(image: Any) -> np.ndarray:
             "image is a copy of a TIFF with 12 or 16 bits per channel, nobody can tell which: expected the file's "
             "path, the image as it was opened, or a numpy array, uint8 (H, W, 3), RGB"
         )
-    return _convert(image, 16 if image.mode.startswith("I;16") else 8)
+    return _convert(image)
 
 
 def _from_opened(image: Any) -> np.ndarray:
@@ -71,17 +73,28 @@ def _from_opened(image: Any) -> np.ndarray:
         raise Rejected("format")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tags(image)
-        return _convert(image, read_bits(image))
-    return _convert(image, 16 if image.mode.startswith("I;16") else 8)
+        return _explaining(lambda: tiff_to_rgb(image))
+    return _convert(image)
 
 
-def _convert(image: Any, bits: int) -> np.ndarray:
+def _convert(image: Image.Image) -> np.ndarray:
+    bits = 16 if image.mode.startswith("I;16") else 8
+    return _explaining(lambda: pillow_to_rgb(image, bits))
+
+
+def _explaining(convert: Callable[[], tuple[np.ndarray, list[str]]]) -> np.ndarray:
+    """The pixels; ValueError where Pillow cannot load an image, as after its file was closed."""
     try:
-        return pillow_to_rgb(image, bits)[0]
+        return convert()[0]
     except Rejected:
         raise
-    except (OSError, ValueError, AttributeError, AssertionError) as error:  # as Pillow says that a file was closed
+    except (OSError, ValueError, AttributeError, AssertionError) as error:
         raise ValueError(f"image is a PIL image that cannot be read ({error}): open it again") from error
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """The bytes of a file, or one more than are accepted."""
+    return file.read(Limits().max_bytes + 1)
 
 
 def _read_original(image: Any) -> bytes | None:
@@ -92,10 +105,15 @@ def _read_original(image: Any) -> bytes | None:
         if file is not None and not getattr(file, "closed", True):
             place = file.tell()
             file.seek(0)
-            data = file.read()
+            data = _read(file)
             file.seek(place)
         else:
-            data = Path(image.filename).read_bytes() if is_loaded and image.filename else b""
+            data = b""
+            if is_loaded and image.filename:
+                with Path(image.filename).open("rb") as opened:
+                    data = _read(opened)
+        if len(data) > Limits().max_bytes and not is_loaded:
+            return data  # for `decode_image` to refuse
         # Opened again: another frame or a draft (JPEG) is not what the file holds; after loading, pixels are compared.
         again = Image.open(io.BytesIO(data))
         if image.tell() or sorted(again.size) != sorted(image.size):

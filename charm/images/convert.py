@@ -38,6 +38,8 @@ def pillow_to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]
     """
     if image.mode not in _MODES:
         raise Rejected("mode")
+    if "transparency" in image.info and bits not in (1, 8) and image.mode != "P":
+        raise Rejected("mode")  # Pillow compares the transparent colour of 2, 4 or 16 bits with pixels of 8
     image.load()
     pixels, notes = _to_rgb(image, bits)
     # Only now: a PNG may have its EXIF after the pixels.

@@ -1,9 +1,9 @@
 """Bytes to pixels: the one decoder of every stage, so that image, mask and importance map share one frame."""
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from charm.images.headers import (
 )
 from charm.images.mending import mend_jpeg, mend_png, strip_padding
 from charm.images.reasons import Rejected as Rejected
-from charm.images.tiff import has_undeclared_alpha, open_tiff, read_bits
+from charm.images.tiff import open_tiff, tiff_to_rgb
 
 # Limits, below, are checked before any pixel is decoded and replace Pillow's own, which warns at 89 million.
 Image.MAX_IMAGE_PIXELS = None
@@ -30,7 +30,6 @@ Image.MAX_IMAGE_PIXELS = None
 EXTENSIONS = ("bmp", "jpg", "png", "tif", "webp")  # of the allowed formats
 MAX_PIXELS = 100_000_000
 
-_TIFF_ORIENTATION = 274
 # How the RAW files of cameras begin that are not plain TIFF: Canon, Olympus, Panasonic, Fujifilm, Sigma, Minolta.
 _RAW_STARTS = (b"II\x1a\0\0\0HEAPCCDR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
 _MENDINGS = 3  # tries at a JPEG whose scans are padded
@@ -59,7 +58,8 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> Decoded:
     """Decodes an image of an allowed format; JPEG strictly, where other decoders fill damaged parts in silence.
 
     16 bits become 8, palettes and CMYK become RGB, transparent pixels are put on white, EXIF orientation is applied,
-    and of several images in a file the first is taken. CMYK JPEGs are read as inverted, as programs write them.
+    and of several images in a file the first is taken. CMYK JPEGs are read as inverted, as programs write them. Whole
+    files that decoders warn of are read, and noted; a file whose first image is not its image is refused.
 
     Raises:
         Rejected: empty, format, raw, thumbnail, mode, too_many_bytes, too_large, too_long, too_many_parts, corrupt.
@@ -71,7 +71,8 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> Decoded:
         raise Rejected("too_many_bytes")
     extension = _find_format(data)
     try:
-        with warnings.catch_warnings(action="ignore"):  # about metadata
+        # Pillow's, about metadata; not for JPEG, which Pillow does not decode here: the filters are of all threads.
+        with contextlib.nullcontext() if extension == "jpg" else warnings.catch_warnings(action="ignore"):
             pixels, notes = _DECODERS[extension](data, limits)
     except (Rejected, MemoryError):
         raise
@@ -179,18 +180,15 @@ def _decode_bmp(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
 def _decode_tiff(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
     with _refusing_unknown_kinds():
         image = open_tiff(data)
-    is_turned = image.tag_v2.get(_TIFF_ORIENTATION) in range(2, 9)
-    is_unclear = has_undeclared_alpha(image)
-    pixels, notes = _decode_opened(image, read_bits(image), limits)
-    if is_unclear and "alpha_on_white" in notes:
-        raise Rejected("mode")
-    return pixels, [*notes, "exif_orientation"] if is_turned else notes  # Pillow turns TIFFs while it loads them
+    notes = _check_opened(image, limits)
+    pixels, done = tiff_to_rgb(image)
+    return pixels, notes + done
 
 
 _DECODERS = {"jpg": _decode_jpeg, "webp": _decode_webp, "png": _decode_png, "bmp": _decode_bmp, "tif": _decode_tiff}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _refusing_unknown_kinds() -> Iterator[None]:
     """Tells what Pillow does not know from what is damaged."""
     try:
@@ -200,9 +198,14 @@ def _refusing_unknown_kinds() -> Iterator[None]:
         raise Rejected("mode" if is_unknown else "corrupt") from None
 
 
+def _check_opened(image: ImageFile.ImageFile, limits: Limits) -> list[str]:
+    """Checks the size of an image that Pillow has opened; returns notes."""
+    _check_size(image.height, image.width, limits)
+    return ["first_frame"] if getattr(image, "is_animated", False) else []
+
+
 def _decode_opened(image: ImageFile.ImageFile, bits: int, limits: Limits) -> tuple[np.ndarray, list[str]]:
     """Pixels of an image that Pillow has opened, and notes."""
-    _check_size(image.height, image.width, limits)
-    notes = ["first_frame"] if getattr(image, "is_animated", False) else []
+    notes = _check_opened(image, limits)
     pixels, done = pillow_to_rgb(image, bits)
     return pixels, notes + done

@@ -4,18 +4,28 @@ import io
 import struct
 from typing import Any
 
+import numpy as np
 from PIL import ImageFile, ImagePalette, TiffImagePlugin
 
+from charm.images.convert import pillow_to_rgb
 from charm.images.reasons import Rejected
 
 _NEW_SUBFILE, _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-_FILL_ORDER, _SAMPLES, _PLANES, _COLOR_MAP, _SUB_DIRECTORIES, _INK_SET, _EXTRA = 266, 277, 284, 320, 330, 332, 338
+_FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANES, _COLOR_MAP, _SUB_DIRECTORIES, _INK_SET, _EXTRA = (
+    266,
+    274,
+    277,
+    284,
+    320,
+    330,
+    332,
+    338,
+)
 _SAMPLE_FORMAT, _SUBSAMPLING, _REFERENCE_BLACK_WHITE, _DNG_VERSION = 339, 530, 532, 50706
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # TIFF's type -> struct's
 _MAX_DIRECTORIES = 64  # RAW files have up to 10; a scan of many pages has its own image first
 _MAX_ENTRIES = 4096  # of a directory; cameras write some 60
-
-_MAX_VALUES = 64
+_MAX_VALUES = 64  # of an entry: bits of samples, places of SubIFDs
 _READ = {_NEW_SUBFILE, _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SUB_DIRECTORIES, _EXTRA}
 _READ |= {_DNG_VERSION}
 
@@ -48,36 +58,41 @@ def open_tiff(data: bytes) -> TiffImagePlugin.TiffImageFile:
     image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
     _check_kind(image)
     tags: Any = image.tag_v2
-    if tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, _RAW) == _RAW and read_bits(image) > 8:
+    if tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, _RAW) == _RAW and max(tags.get(_BITS, (1,))) > 8:
         # Pillow's own reader takes the 16-bit values of a plane for bytes; libtiff reads such planes right.
         raw_mode = TiffImagePlugin.OPEN_INFO[_format_key(tags)][1]
         sizes = (0, 0, tags[_WIDTH], tags[_HEIGHT])
         image.tile = [ImageFile._Tile("libtiff", sizes, 0, (raw_mode[:-1] + "N", False, tags.offset))]
         image.use_load_libtiff = True
     if tags.get(_PHOTOMETRIC) == _PALETTE and max(tags[_COLOR_MAP]) < 256:
-        # Some programs write 8-bit values into the 16-bit palette, of which Pillow takes the high byte; as libtiff.
+        # Some programs write 8 bits into the palette of 16, for which libtiff allows; Pillow takes the high byte.
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_COLOR_MAP]))
     # Only tag 274 turns a TIFF, as in browsers; Pillow would look into XMP, too.
     image.info.pop("xmp", None)
     return image
 
 
-def read_bits(image: TiffImagePlugin.TiffImageFile) -> int:
-    """Bits per channel of an opened TIFF image."""
-    return int(max(image.tag_v2.get(_BITS, (1,))))
+def tiff_to_rgb(image: TiffImagePlugin.TiffImageFile) -> tuple[np.ndarray, list[str]]:
+    """Pixels of an opened TIFF image, uint8 (H, W, 3), upright, and notes.
 
-
-def has_undeclared_alpha(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether a fourth channel has no tag that says what it is: Pillow takes it for alpha, other readers do not."""
+    Raises:
+        Rejected: mode.
+    """
     tags: Any = image.tag_v2
-    return tags.get(_PHOTOMETRIC) == _RGB and tags.get(_SAMPLES) == 4 and not tags.get(_EXTRA)
+    is_turned = tags.get(_ORIENTATION) in range(2, 9)  # by Pillow, while it loads, which then forgets it
+    # A fourth channel that no tag explains: Pillow takes it for alpha, other readers do not.
+    is_unclear = tags.get(_PHOTOMETRIC) == _RGB and tags.get(_SAMPLES) == 4 and not tags.get(_EXTRA)
+    pixels, notes = pillow_to_rgb(image, int(max(tags.get(_BITS, (1,)))))
+    if is_unclear and "alpha_on_white" in notes:
+        raise Rejected("mode")
+    return pixels, [*notes, "exif_orientation"] if is_turned else notes
 
 
 def check_tags(image: TiffImagePlugin.TiffImageFile) -> None:
     """Raises Rejected for what `open_tiff` refuses, as far as the tags of an image tell whose file is gone."""
     tags: Any = image.tag_v2
-    integers = {tag: tags[tag] if isinstance(tags[tag], tuple) else (tags[tag],) for tag in tags}
-    _check_first([{tag: values for tag, values in integers.items() if isinstance(values[0], int)}])
+    known = {tag: tags[tag] for tag in _READ if tag in tags}
+    _check_first([{tag: (value,) if isinstance(value, int) else tuple(value) for tag, value in known.items()}])
     _check_kind(image)
 
 
@@ -90,7 +105,7 @@ def _check_kind(image: TiffImagePlugin.TiffImageFile) -> None:
     """
     tags: Any = image.tag_v2
     photometric, compression = tags.get(_PHOTOMETRIC), tags.get(_COMPRESSION, _RAW)
-    is_planar, bits = tags.get(_PLANES, 1) == 2, read_bits(image)
+    is_planar, bits = tags.get(_PLANES, 1) == 2, max(tags.get(_BITS, (1,)))
     is_wrong = (
         photometric not in _PHOTOMETRICS
         or compression not in _COMPRESSIONS
@@ -108,7 +123,7 @@ def _check_kind(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _is_one_plane(tags: Any, compression: int) -> bool:
-    """Whether a plane of its own, grey or indices, is read as if it were no plane: all but some that are not packed."""
+    """Whether there is one plane that Pillow reads as an image without planes; uncompressed, only some kinds."""
     is_byte = max(tags.get(_BITS, (1,))) == 8 and tags[_PHOTOMETRIC] in (_GREY, _PALETTE)
     return bool(tags.get(_SAMPLES, 1) == 1 and (compression != _RAW or is_byte))
 

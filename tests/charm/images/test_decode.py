@@ -161,6 +161,15 @@ def test_sixteen_bits_of_colour() -> None:
     assert decode_image(data).pixels.tolist() == [[[255, 0, 128], [1, 2, 4]]]
 
 
+@pytest.mark.parametrize(("bits", "colour"), [(2, 0), (4, 0), (16, 0), (16, 2)])
+def test_a_transparent_colour_that_pillow_does_not_find_is_refused(bits: int, colour: int) -> None:
+    samples = 3 if colour else 1
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1 + -(-2 * samples * bits // 8))))
+    key = chunk(b"tRNS", struct.pack(f">{samples}H", *[1] * samples))
+    assert reason_of(b"\x89PNG\r\n\x1a\n" + header + key + pixels + chunk(b"IEND", b"")) == "mode"
+
+
 def grey_tiff(values: bytes, width: int, bits: int, photometric: int = 1, sample_format: int = 1) -> bytes:
     """A row of grey, not compressed, as scanners and microscopes write it."""
     tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 160), (277, 1), (278, 1)]
