@@ -1,27 +1,43 @@
 """Images as people have them -> uint8 (H, W, 3), RGB."""
 
-from typing import Any
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+from PIL import Image, ImageFile, TiffImagePlugin
+
+from charm.images.convert import pillow_to_rgb
+from charm.images.decode import Limits, decode_image
+from charm.images.reasons import Rejected
+from charm.images.tiff import check_tags, tiff_to_rgb
+
+_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of those that `decode_image` decodes
 
 
 def as_array(image: Any) -> np.ndarray:
-    """An image as a numpy array; numpy arrays are passed on as they are.
+    """Turns an image in any form into a numpy array; numpy arrays are passed on as they are.
 
     Args:
-        image: numpy uint8 (H, W, 3), RGB; a PIL image; or a torch uint8 (3, H, W), RGB.
+        image: numpy uint8 (H, W, 3), RGB; a PIL image; a torch uint8 (3, H, W), RGB; a file's path or its bytes.
 
     Returns:
-        uint8 (H, W, 3), RGB. A PIL image is turned upright by its EXIF orientation, 16 bits become 8, and transparent
-        pixels are put on white, as the pipeline reads files.
+        uint8 (H, W, 3), RGB. Files and PIL images become what `charm.images.decode.decode_image` says of files.
 
     Raises:
+        Rejected: a file or a PIL image that is refused; it is a ValueError.
         ValueError: anything else; says what came and what was expected.
+        OSError: the path cannot be read.
     """
-    kind = type(image).__module__.split(".")[0]
-    if kind == "PIL":
+    if isinstance(image, str | Path):
+        with Path(image).open("rb") as file:
+            image = _read(file)
+    if isinstance(image, bytes):
+        image = decode_image(image).pixels
+    elif isinstance(image, Image.Image):
         image = _from_pil(image)
-    elif kind == "torch":
+    elif type(image).__module__.split(".")[0] == "torch":
         if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
             shape = tuple(image.shape)
             raise ValueError(f"image is {image.dtype} {shape}: expected a torch tensor, uint8 (3, H, W), RGB")
@@ -32,18 +48,82 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def _from_pil(image: Any) -> np.ndarray:
-    """uint8 (H, W, 3), RGB."""
-    from PIL import Image, ImageOps
+    """uint8 (H, W, 3), RGB, of an image object of Pillow.
 
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):  # which Pillow's own conversion would clip at 255
-        return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if upright.mode in ("I", "F"):
-        raise ValueError(f"image is a PIL image of mode {upright.mode}: expected one of 8 or 16 bits per channel")
-    if upright.has_transparency_data:
-        whole = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
-    return np.asarray(upright.convert("RGB"))
+    Decoding the file that an object was opened from gives what `decode_image` gives, refusals of damage and of RAW
+    files included, which Pillow's pixels no longer show. But only as long as the object still is what its file holds:
+    one that was loaded may have been drawn on, and its file may have been overwritten. A copy knows no file.
+    """
+    if isinstance(image, ImageFile.ImageFile):
+        data = _read_original(image)
+        return _from_opened(image) if data is None else decode_image(data).pixels
+    # A copy of a TIFF may have values of 12 bits: read as 16, white would be nearly black.
+    is_tiff = isinstance(image.info.get("compression"), str)
+    if image.mode.startswith("I;16") and is_tiff and np.asarray(image).max() < 4096:
+        raise ValueError(
+            "image is a copy of a TIFF with 12 or 16 bits per channel, nobody can tell which: expected the file's "
+            "path, the image as it was opened, or a numpy array, uint8 (H, W, 3), RGB"
+        )
+    return _convert(image)
+
+
+def _from_opened(image: Any) -> np.ndarray:
+    """As `_from_pil`, of an object whose file is gone or that was changed, by the rules of its format."""
+    if image.format not in _FORMATS:
+        raise Rejected("format")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        check_tags(image)
+        return _explaining(lambda: tiff_to_rgb(image))
+    return _convert(image)
+
+
+def _convert(image: Image.Image) -> np.ndarray:
+    bits = 16 if image.mode.startswith("I;16") else 8
+    return _explaining(lambda: pillow_to_rgb(image, bits))
+
+
+def _explaining(convert: Callable[[], tuple[np.ndarray, list[str]]]) -> np.ndarray:
+    """The pixels; ValueError where Pillow cannot load an image, as after its file was closed."""
+    try:
+        return convert()[0]
+    except Rejected:
+        raise
+    except (OSError, ValueError, AttributeError, AssertionError) as error:
+        raise ValueError(f"image is a PIL image that cannot be read ({error}): open it again") from error
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """The bytes of a file, or one more than are accepted."""
+    return file.read(Limits().max_bytes + 1)
+
+
+def _read_original(image: Any) -> bytes | None:
+    """The bytes of the file that an object was opened from; None if they are gone or the object has changed since."""
+    is_loaded = image._im is not None
+    try:
+        file = image.fp or getattr(image, "_fp", None)
+        if file is not None and not getattr(file, "closed", True):
+            place = file.tell()
+            file.seek(0)
+            data = _read(file)
+            file.seek(place)
+        else:
+            data = b""
+            if is_loaded and image.filename:
+                with Path(image.filename).open("rb") as opened:
+                    data = _read(opened)
+        if len(data) > Limits().max_bytes and not is_loaded:
+            return data  # for `decode_image` to refuse
+        # Opened again: another frame or a draft (JPEG) is not what the file holds; after loading, pixels are compared.
+        again = Image.open(io.BytesIO(data))
+        if image.tell() or sorted(again.size) != sorted(image.size):
+            return None
+        if is_loaded:
+            again.load()
+        is_same = again == image if is_loaded else again.mode == image.mode
+    except Exception:  # closed, moved, overwritten by something else
+        return None
+    return data if is_same else None
 
 
 def check_image(image: np.ndarray) -> None:

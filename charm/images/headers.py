@@ -2,19 +2,19 @@
 
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 # A marker of JPEG: not the stuffed zero, the fill byte or the restarts that stand inside of entropy-coded data.
-_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_HUFFMAN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; the others: lossless, hierarchical, arithmetic
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+HUFFMAN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; the others: lossless, hierarchical, arithmetic
 _SUBSAMPLINGS = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4)}  # samples of brightness per sample of colour
-_PROGRESSIVE, _SCAN, _END, _APP1, _WITHOUT_CONTENT = 0xC2, 0xDA, 0xD9, 0xE1, {0x01, 0xD8}
+PROGRESSIVE, START, END, SCAN, _APP1 = 0xC2, 0xD8, 0xD9, 0xDA, 0xE1
+WITHOUT_CONTENT = {0x01, START}
 # Large ICC profiles and XMP come in parts of 64 kB; depth maps of phones make some 1,000.
-_MAX_SEGMENTS = 10_000
-_MAX_CHUNKS = 200_000  # of PNG: 100 MB in the 512 bytes of the most timid writer
+MAX_SEGMENTS = 10_000
+MAX_CHUNKS = 200_000  # of PNG: 100 MB in the 512 bytes of the most timid writer
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEFLATE_RATIO = 1032  # the most that one byte can become
@@ -55,13 +55,13 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     """
     frame, exif, num_scans = (0, b""), b"", 0
     for marker, content in _jpeg_segments(data):
-        if marker in _FRAMES and not frame[1]:
+        if marker in FRAMES and not frame[1]:
             frame = marker, content
         elif marker == _APP1 and content.startswith(b"Exif\0") and not exif:
             exif = content[6:]
-        elif marker == _SCAN:
+        elif marker == SCAN:
             num_scans += 1
-            if frame[0] != _PROGRESSIVE and frame[1][5:6] == content[:1]:
+            if frame[0] != PROGRESSIVE and frame[1][5:6] == content[:1]:
                 break  # all components at once: the decoder refuses a second scan
     if not num_scans:
         raise ValueError("no frame or no scan")
@@ -70,23 +70,23 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     if not height * width * num_components:
         raise ValueError("no pixels")
     sampling = [(byte >> 4, byte & 15) for byte in content[7 : 6 + 3 * num_components : 3]]
-    is_common = precision == 8 and coding in _HUFFMAN_FRAMES and _is_common_sampling(sampling)
-    min_bytes = _min_jpeg_bytes(height, width, sampling, coding == _PROGRESSIVE)
+    is_common = precision == 8 and coding in HUFFMAN_FRAMES and _is_common_sampling(sampling)
+    min_bytes = _min_jpeg_bytes(height, width, sampling, coding == PROGRESSIVE)
     return JpegHeader(height, width, is_common, num_scans, min_bytes, exif)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(marker, content) of each segment up to the end of the first image; what lies between them is skipped."""
     end = 2
-    for _ in range(_MAX_SEGMENTS):
-        match = _MARKER.search(data, end)
-        if match is None or match[1][0] == _END:
+    for _ in range(MAX_SEGMENTS):
+        match = MARKER.search(data, end)
+        if match is None or match[1][0] == END:
             return
         start = end = match.end()
-        if match[1][0] not in _WITHOUT_CONTENT:
+        if match[1][0] not in WITHOUT_CONTENT:
             end = start + struct.unpack_from(">H", data, start)[0]
             yield match[1][0], data[start + 2 : end]
-    raise TooManyParts(f"more than {_MAX_SEGMENTS} segments")
+    raise TooManyParts(f"more than {MAX_SEGMENTS} segments")
 
 
 def _is_common_sampling(sampling: list[tuple[int, int]]) -> bool:
@@ -167,23 +167,3 @@ def read_png_header(data: bytes) -> PngHeader:
         raise ValueError("no pixels")
     bits_per_row = width * bit_depth * _PNG_CHANNELS[colour_type]
     return PngHeader(height, width, bit_depth, height * -(-bits_per_row // 8) // _DEFLATE_RATIO)
-
-
-def check_png(data: bytes) -> None:
-    """Compares every checksum up to the end of the image; decoders leave some out.
-
-    Raises:
-        ValueError, struct.error: damaged, cut short, or too many chunks.
-    """
-    view = memoryview(data)
-    start = 8
-    for _ in range(_MAX_CHUNKS):
-        (length,) = struct.unpack_from(">I", data, start)
-        end = start + 8 + length
-        (checksum,) = struct.unpack_from(">I", data, end)
-        if zlib.crc32(view[start + 4 : end]) != checksum:
-            raise ValueError("a checksum differs")
-        if data[start + 4 : start + 8] == b"IEND":
-            return
-        start = end + 4
-    raise TooManyParts(f"more than {_MAX_CHUNKS} chunks")

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from charm.images.decode import Limits, Rejected, decode_image
-from charm.images.reasons import REASONS
+from charm.images.decode import Limits, decode_image
+from charm.images.reasons import REASONS, Rejected
 from charm.runtime.disk import say_unprotected
 
 try:
@@ -100,6 +100,8 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
             if facts.st_size > limits.max_bytes:
                 raise Rejected("too_many_bytes")
             return opened.read(facts.st_size)
+    except Rejected:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise Rejected("missing") from None
     except (OSError, ValueError, RuntimeError):  # no permission, a NUL in the name, links in a circle
@@ -107,7 +109,7 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
 
 
 def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bounds = Bounds()) -> list[dict[str, Any]]:
-    """As look_at, for each path, in a child process; a file that this process does not survive costs only itself.
+    """As `inspect_file`, for each path, in a child process; a file that it does not survive costs only itself.
 
     Raises:
         RuntimeError: the child does not start.

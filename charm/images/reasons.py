@@ -8,7 +8,9 @@ REASONS = {
     "name": "the name or the path is not text in UTF-8",
     "empty": "the file has no bytes",
     "format": "not a JPEG, PNG, WebP, BMP or TIFF file",
-    "mode": "a kind of pixels that is not supported, for example floating point, CIELAB or 12-bit JPEG",
+    "raw": "a camera's RAW file: develop it to JPEG, PNG or TIFF first",
+    "thumbnail": "its first image is a thumbnail or a mask of another image in the file",
+    "mode": "a kind of pixels that is not supported, for example floating point, signed numbers or 12-bit JPEG",
     "too_many_bytes": "more than 400 MB",
     "too_large": "more pixels than manifest.max_pixels (100 million at most)",
     "too_long": "a side of more than 65500 pixels",
@@ -30,5 +32,16 @@ NOTES = {
     "cmyk": "inks turned into RGB without a colour profile",
     "16_bit": "the high 8 bits of each channel",
     "alpha_on_white": "transparent pixels put on white",
+    "lab": "CIELAB turned into RGB, its white into that of the screen",
     "first_frame": "the first of several images",
+    "jpeg_warning": "whole, but decoders warn of its markers: they were mended in memory",
+    "png_warning": "whole, but without its end or with a damaged chunk that says nothing of pixels",
 }
+
+
+class Rejected(ValueError):
+    """An image that cannot be used; `reason` is a key of REASONS."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(REASONS[reason])
+        self.reason = reason

@@ -149,7 +149,7 @@ def test_a_saliency_model_needs_a_mask_and_follows_it() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        pytest.param(lambda scorer: scorer("beach.jpg"), "image is str: expected a numpy array", id="a path"),
+        pytest.param(lambda scorer: scorer(b"score,path"), "not a JPEG", id="another file"),
         pytest.param(lambda scorer: scorer(np.zeros((4, 4, 3))), "float64", id="floats"),
         pytest.param(lambda scorer: scorer(draw_image(9, 9), draws=0), "draws=0: expected at least 1", id="no draw"),
         pytest.param(

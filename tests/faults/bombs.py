@@ -64,6 +64,12 @@ def grey_tiff(width: int, height: int, **changed: tuple[int, int]) -> bytes:
     return tiff(honest | {int(tag[1:]): of for tag, of in changed.items()})
 
 
+def many_directories() -> bytes:
+    """Whose SubIFDs stand two bytes apart, each with 65,535 tags that name more of them."""
+    entry = struct.pack("<HHII", 330, TIFF_LONG, 64, 8)
+    return b"II*\0" + struct.pack("<I", 300) + bytes(292) + (b"\xff\xff" + entry * 65535) * 2
+
+
 def webp(kind: bytes, content: bytes) -> bytes:
     body = b"WEBP" + kind + struct.pack("<I", len(content)) + content
     return b"RIFF" + struct.pack("<I", len(body)) + body
@@ -87,7 +93,7 @@ REFUSED = {
         9, 9, extra=chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(50_000_000)))
     ),
     "PNG of 300,000 chunks": png(9, 9, extra=chunk(b"teST", b"") * 300_000),
-    "PNG whose pixels inflate to 50 MB": png(9, 9, data=bytes(50_000_000))[:-12],
+    "PNG whose pixels inflate to 50 MB": png(9, 9, data=bytes(50_000_000))[:-13],
     "JPEG, 95 megapixels in 23 kB": resized_jpeg(9747, 9747, side=400, quality=95).ljust(23_000, b"\0"),
     "progressive JPEG, 95 megapixels": resized_jpeg(9747, 9747, side=400, progressive=True),
     "JPEG, 4 gigapixels": resized_jpeg(65535, 65535),
@@ -105,6 +111,12 @@ REFUSED = {
     "TIFF, unknown compression": grey_tiff(8, 8, t259=(1, 60000)),
     "TIFF, deflate that is none": grey_tiff(8, 8, t259=(1, 8)),
     "TIFF, 65,535 tags": b"II*\0" + struct.pack("<IH", 8, 65535) + bytes(12 * 65535),
+    "TIFF, 64 directories of 65,535 tags": many_directories(),
+    "JPEG without an end, 20 MB of stuffed zeros": encode("JPEG")[:-20] + b"\xff\0" * 10**7,
+    "JPEG of 9,000 segments, a stray byte behind each": encode("JPEG")[:2]
+    + b"\xff\xfe\0\2x" * 9000
+    + encode("JPEG")[2:-40],
+    "PNG of 150,000 damaged chunks": png(9, 9, extra=(chunk(b"teST", b"")[:-1] + b"x") * 150_000)[:-13],
     "WebP, 281 terapixels": webp(b"VP8X", struct.pack("<I", 2) + b"\xff" * 6),
     "WebP, lossy, 16383 x 16383": webp(b"VP8 ", b"\x10\0\0\x9d\x01\x2a\xff\x3f\xff\x3f" + bytes(50)),
     "WebP, lossless, 16384 x 16384": webp(b"VP8L", b"\x2f\xff\xff\xff\xff" + bytes(50)),

@@ -1,6 +1,8 @@
 """First contact: what is opened and what not, and the same answers from the child process as from this one."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from charm.images.quarantine import Bounds, inspect_file, inspect_in_child
 from charm.images.reasons import REASONS
 from tests.conftest import draw_image
 
+ROOT = Path(__file__).parents[3]
 GOOD = simplejpeg.encode_jpeg(draw_image(30, 40))
 LIMITS = Limits(max_pixels=2000)
 
@@ -107,6 +110,30 @@ def test_a_child_that_does_not_start_is_an_error_and_no_rejected_file(
     monkeypatch.setattr(quarantine, "_COMMAND", command)
     with pytest.raises(RuntimeError, match="does not start"):
         inspect_in_child(root, ["a.jpg"], LIMITS)
+
+
+def test_without_the_modules_of_posix(root: Path, tmp_path: Path) -> None:
+    """As on Windows: everything works, and one line says what is not bounded."""
+    (root / "good.jpg").write_bytes(GOOD)
+    (root / "cut.jpg").write_bytes(GOOD[:-40])
+    site = tmp_path / "site"
+    site.mkdir()
+    # Read by the child process, too.
+    (site / "sitecustomize.py").write_text("import sys; sys.modules['fcntl'] = sys.modules['resource'] = None")
+    code = (
+        "import sys; from pathlib import Path; import charm; from charm.images.arrays import as_array; "
+        "from charm.images.quarantine import Limits, inspect_in_child; root = Path(sys.argv[1]); "
+        "found = [inspect_in_child(root, ['good.jpg', 'cut.jpg'], Limits()) for _ in range(2)]; "
+        "print(as_array(root / 'good.jpg').shape, [[one['reason'] for one in some] for some in found])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, root],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(site), str(ROOT)))},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "(30, 40, 3) [['', 'corrupt'], ['', 'corrupt']]\n", run.stderr
+    assert run.stderr == ("charm: on this system a file that is opened has no limit of memory and of computing time\n")
 
 
 def test_reasons_name_the_numbers_in_force() -> None:

@@ -1,0 +1,98 @@
+"""Pixels of every kind -> uint8 RGB, upright and opaque: one set of rules for files and for image objects."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from charm.images.headers import read_orientation
+from charm.images.reasons import Rejected
+
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
+_ALPHA = ("LA", "PA", "RGBA")
+# Pillow's names of the kinds of pixels that it turns into RGB as it should; "F" and "I" it does not.
+_MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA, *_SIXTEEN_BITS}
+# Orientation -> (mirror left-right first?, quarter turns counterclockwise after that), EXIF 2.3, tag 274.
+_UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> tuple[np.ndarray, list[str]]:
+    """(H, W, 3) as stored -> as its EXIF orientation asks, and notes."""
+    if orientation not in _UPRIGHT:
+        return pixels, []
+    mirror, turns = _UPRIGHT[orientation]
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirror else pixels, turns)), ["exif_orientation"]
+
+
+def pillow_to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
+    """Pixels of an image of Pillow, uint8 (H, W, 3), and notes; decodes the image where it has not been decoded yet.
+
+    It is turned by EXIF alone, as in browsers: not by XMP, nor by EXIF in a PNG's text.
+
+    Args:
+        image: with `info` as its file has it.
+        bits: per channel, as in the file.
+
+    Raises:
+        Rejected: mode.
+    """
+    if image.mode not in _MODES:
+        raise Rejected("mode")
+    if "transparency" in image.info and bits not in (1, 8) and image.mode != "P":
+        raise Rejected("mode")  # Pillow compares the transparent colour of 2, 4 or 16 bits with pixels of 8
+    image.load()
+    pixels, notes = _to_rgb(image, bits)
+    # Only now: a PNG may have its EXIF after the pixels.
+    exif = image.info.get("exif", b"")
+    pixels, turned = turn_upright(pixels, read_orientation(exif) if isinstance(exif, bytes) else 1)
+    return pixels, notes + turned
+
+
+def _to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
+    """uint8 (H, W, 3) of any mode of _MODES, and notes."""
+    mode = image.mode
+    has_alpha = mode in _ALPHA or (mode not in _SIXTEEN_BITS and "transparency" in image.info)
+    if has_alpha and isinstance(image.info.get("compression"), int) and image.getextrema()[-1] == (0, 0):
+        # A BMP, whose compression is a number: programs leave the fourth byte of a pixel 0 where they do not use it.
+        has_alpha, mode = False, "RGB"
+        image = image.convert("RGB")
+    is_opaque = True
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    # In strips, so that an image of 100 million pixels is in memory twice and not four times.
+    for rows in _strips(image.height, image.width):
+        is_whole = rows.stop - rows.start == image.height  # then spared a copy
+        strip = image if is_whole else image.crop((0, rows.start, image.width, rows.stop))
+        if mode in _SIXTEEN_BITS:  # which Pillow's own conversion would clip at 255
+            pixels[rows] = (np.asarray(strip) >> (bits - 8)).astype(np.uint8)[..., None]
+            continue
+        if has_alpha:
+            strip = strip.convert("RGBA")
+            if strip.getchannel("A").getextrema() != (255, 255):
+                is_opaque = False
+                strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        pixels[rows] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+    done = {
+        "grey": mode in ("1", "L", "LA", *_SIXTEEN_BITS),
+        "palette": mode in ("P", "PA"),
+        "cmyk": mode == "CMYK",
+        "lab": mode == "LAB",
+        "16_bit": bits > 8,
+        "alpha_on_white": not is_opaque,
+    }
+    return pixels, [note for note, is_done in done.items() if is_done]
+
+
+def inks_to_rgb(inks: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 4), 255 = no ink, -> uint8 (H, W, 3): each colour times black, rounded as Pillow rounds it."""
+    pixels = np.empty((*inks.shape[:2], 3), np.uint8)
+    for rows in _strips(*inks.shape[:2]):
+        product = inks[rows, :, :3].astype(np.uint16) * inks[rows, :, 3:] + np.uint16(128)
+        pixels[rows] = (product >> 8) + product >> 8
+    return pixels
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Slices of rows, of some four million pixels each."""
+    step = max(1, 2**22 // width)
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
