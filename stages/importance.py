@@ -17,7 +17,7 @@ from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.params import DaskParams, Params
 from pipeline.shards.folders import open_folder
 from pipeline.shards.read import read_shard_sidecars
-from pipeline.work.code import code_digest
+from pipeline.work.code import code_digest, own_closure
 from pipeline.work.executor import Job, make_missing
 from pipeline.work.store import publish_shards, read_sidecar, repository_path, store_folder, write_record
 from stages import run_stage
@@ -68,7 +68,7 @@ def make_columns(
     name: str, way: str, settings: dict[str, Any], places: dict[str, Any], dask: DaskParams
 ) -> dict[str, Path]:
     """Makes the column shards that the store lacks; returns the path of each shard's sidecar there."""
-    code = code_digest("pipeline.shards.write", "charm.images.headers", "charm.images.decode", *MAP_CODE[way])
+    code = code_digest("pipeline.shards.write", *own_closure("charm.images.decode"), *MAP_CODE[way])
     given = settings | places
     jobs, counts = [], {}
     for shard, sidecar in read_shard_sidecars(open_folder(IMAGES)):

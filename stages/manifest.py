@@ -11,7 +11,7 @@ from pipeline.manifest.labels import Listing, Source
 from pipeline.manifest.rows import build_rows, check_listing, inspect_images, stat_image
 from pipeline.manifest.table import find_leaks, write_manifest
 from pipeline.settings.params import Params
-from pipeline.work.code import code_digest
+from pipeline.work.code import code_digest, own_closure
 from pipeline.work.executor import Job, make_missing
 from pipeline.work.store import read_sidecar, store_folder
 from stages import run_stage
@@ -26,9 +26,7 @@ def main(params: Params) -> None:
     listing = READERS[params.dataset](Source(Path(params.labels), settings, params.seed, OUT / "images"))
     check_listing(listing)
 
-    code = code_digest(
-        "charm.images.headers", "charm.images.decode", "pipeline.manifest.rows", "charm.images.quarantine"
-    )
+    code = code_digest("pipeline.manifest.rows", *own_closure("charm.images.quarantine"))
     jobs = []
     for start in range(0, len(listing.images), _BLOCK):
         stats = [stat_image(listing.root, image) for image in listing.images[start : start + _BLOCK]]

@@ -7,7 +7,7 @@ from charm.runtime.disk import fingerprint
 from pipeline.manifest.table import read_manifest
 from pipeline.settings.params import Params
 from pipeline.shards.write import pack_shard
-from pipeline.work.code import code_digest
+from pipeline.work.code import code_digest, own_closure
 from pipeline.work.executor import Job, make_missing
 from pipeline.work.store import publish_shards
 from stages import run_stage
@@ -31,7 +31,7 @@ def main(params: Params) -> None:
         "width",
         "target",
     ]
-    code = code_digest("pipeline.shards.write", "charm.images.headers", "charm.images.decode")
+    code = code_digest("pipeline.shards.write", *own_closure("charm.images.decode"))
     jobs: list[Job] = []
     for start in range(0, len(manifest.table), settings.samples_per_shard):
         rows = manifest.table.select(columns).slice(start, settings.samples_per_shard).to_pylist()

@@ -75,7 +75,7 @@ def build(kind: type[T], values: Mapping[str, Any], keys: tuple[str, ...] = ()) 
     for key in values:
         if key not in hints:
             name = ".".join((*keys, str(key)))
-            raise SettingError((*keys, str(key)), f"unknown key {name}{did_you_mean(str(key), list(hints))}")
+            raise SettingError((*keys, key), f"unknown key {name}{did_you_mean(str(key), list(hints))}")
     found = {}
     for key, hint in hints.items():
         path = (*keys, key)

@@ -3,32 +3,34 @@
 YAML is read by ruamel.yaml, as DVC writes it: PyYAML reads the `3e-05` that `dvc exp run -S` leaves as a string.
 """
 
-import dataclasses
-import math
 import re
-import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from charm.runtime.errors import UserError, did_you_mean
+from charm.model.config import BackboneName, Draws, Head, MaxEdge, PosEmbedTraining, Seed, Sha256
+from charm.runtime.errors import UserError
+from charm.runtime.schema import Pattern, Range, SettingError, build
+from charm.tokenization.settings import (
+    Budget,
+    CoarseRatio,
+    Coverage,
+    Drop,
+    Fit,
+    NumScales,
+    Redraw,
+    Selection,
+    SeqLen,
+    Share,
+    Threshold,
+)
 from pipeline.settings.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
-
-@dataclass(frozen=True)
-class Range:
-    """Least and greatest value that a number may have."""
-
-    least: float
-    most: float = math.inf
-
-
-Share = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]
 NonNegative = Annotated[float, Range(0)]
 
@@ -37,15 +39,15 @@ NonNegative = Annotated[float, Range(0)]
 class TokenParams:
     """Settings of charm.CharmTokenizer."""
 
-    coarse_ratio: Annotated[int, Range(2, 4)]
-    num_scales: Annotated[int, Range(2, 3)]
-    budget: Literal["fixed", "fill", "share"]
+    coarse_ratio: CoarseRatio
+    num_scales: NumScales
+    budget: Budget
     native_share: Share
-    threshold: Annotated[float, Range(1)]
-    drop: Literal["uniform", "low_first"]
-    fit: Literal["nearest", "pad"]
-    saliency_coverage: Annotated[float, Range(1e-6, 1)]
-    redraw: Literal["epoch", "once"]
+    threshold: Threshold
+    drop: Drop
+    fit: Fit
+    saliency_coverage: Coverage
+    redraw: Redraw
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ class ManifestParams:
     score_range: list[float]
     accuracy_threshold: float  # in the units of score_range
     split_column: str | None
-    test_share: Share
-    val_share: Share
-    max_edge: Annotated[int, Range(32)] | None  # pixels
+    test_share: Fraction
+    val_share: Fraction
+    max_edge: MaxEdge | None
     max_pixels: Annotated[int, Range(1, 100_000_000)]  # the most that the later stages decode
-    max_reject_frac: Share
+    max_reject_frac: Fraction
     leaks: Literal["refuse", "allow"]
 
 
@@ -83,15 +85,16 @@ class ScoreParams:
 
 @dataclass(frozen=True)
 class SamHqParams:
-    prompt: str
-    box_threshold: Share
-    text_threshold: Share
+    # The detector reads 256 tokens, each of a letter at least.
+    prompt: Annotated[str, Pattern(r"(?=.*\w).{1,200}", "words, at most 200 characters in one line")]
+    box_threshold: Fraction
+    text_threshold: Fraction
     top_k: Count  # boxes
     hq_token_only: bool
     detector: str
     sam: Literal["vit_tiny", "vit_b", "vit_l", "vit_h"]
     sam_checkpoint: str | None
-    sam_sha256: str | None
+    sam_sha256: Sha256 | None
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,8 @@ class PosEmbedParams:
 
 @dataclass(frozen=True)
 class TrainParams:
-    head: Literal["cls", "cls_mean", "mean"]
-    pos_embed: Literal["frozen", "trainable"]
+    head: Head
+    pos_embed: PosEmbedTraining
     normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
@@ -131,13 +134,13 @@ class TrainParams:
     clip_norm: NonNegative
     ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
-    flip: Share
-    rotate: Share
+    flip: Fraction
+    rotate: Fraction
 
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    draws: Count
+    draws: Draws
 
 
 @dataclass(frozen=True)
@@ -162,21 +165,21 @@ class HardwareParams:
 class DaskParams:
     address: str | None
     workers: Count | None
-    memory: str
+    memory: Annotated[str, Pattern(r"auto|\d+(\.\d+)? ?([kMGT]i?)?B", "auto, or a size such as 4GB")]
 
 
 @dataclass(frozen=True)
 class Params:
     labels: str
     dataset: Literal["demo", "csv", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"]
-    selection: Literal["random", "frequency", "gradient", "entropy", "saliency"]
+    selection: Selection
     tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
-    backbone: str
+    backbone: BackboneName  # becomes a folder and part of a command in dvc.yaml
     pretrained: bool
     checkpoint: str | None
-    checkpoint_sha256: str | None
-    max_seq_len: Count
-    seed: Annotated[int, Range(0, 2**63 - 1)]
+    checkpoint_sha256: Sha256 | None
+    max_seq_len: SeqLen
+    seed: Seed
     tokens: TokenParams
     manifest: ManifestParams
     shards: ShardParams
@@ -209,27 +212,17 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     if not isinstance(node, CommentedMap):
         raise UserError(f"{path}: expected keys and values, one section per stage")
     _fill_in_recipe(node)
-    params: Params = _build(Params, node, path, "", 1)
-    # The name becomes a folder and part of a command in dvc.yaml.
-    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", params.backbone):
-        _fail(path, node, "backbone", f"backbone: {params.backbone!r} is not a name of a timm model")
-    if not re.fullmatch(r"auto|\d+(\.\d+)? ?([kMGT]i?)?B", params.dask.memory):
-        _fail(
-            path, node["dask"], "memory", f"dask.memory: expected auto, or a size such as 4GB, got {params.dask.memory}"
-        )
+    try:
+        params = build(Params, node)
+    except SettingError as error:
+        auto = "; auto takes the recipe's value" if ".".join(map(str, error.keys)) in AUTO_KEYS else ""
+        raise UserError(f"{path}:{_line_of(node, error.keys)}: {error.message}{auto}") from error
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
     if params.dataset == "csv" and not low_high[0] <= params.manifest.accuracy_threshold < low_high[1]:
         problem = f"expected a score within score_range and below its end, {low_high}, or none or all are good"
         _fail(path, node["manifest"], "accuracy_threshold", f"manifest.accuracy_threshold: {problem}")
-    sam_hq, section = params.importance.saliency.sam_hq, node["importance"]["saliency"]["sam_hq"]
-    where = "importance.saliency.sam_hq"
-    # The detector reads 256 tokens, each of a letter at least.
-    if not re.fullmatch(r"(?=.*\w).{1,200}", sam_hq.prompt):
-        _fail(path, section, "prompt", f"{where}.prompt: expected words, at most 200 characters in one line")
-    if sam_hq.sam_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sam_hq.sam_sha256):
-        _fail(path, section, "sam_sha256", f"{where}.sam_sha256: expected 64 digits of 0-9a-f, as sha256sum prints")
     _check_together(params, node, path)
     return params
 
@@ -283,59 +276,16 @@ def _fill_in_recipe(node: CommentedMap) -> None:
             holder[name] = value
 
 
+def _line_of(node: CommentedMap, keys: tuple[str, ...]) -> int:
+    """Line of the innermost of these keys; of the one above it where the file does not know it."""
+    line = 1
+    for key in keys:
+        if not isinstance(node, CommentedMap) or key not in node.lc.data:
+            break
+        line = node.lc.key(key)[0] + 1
+        node = node[key]
+    return line
+
+
 def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
-    line = node.lc.key(key)[0] + 1 if key in node.lc.data else "?"
-    raise UserError(f"{path}:{line}: {message}")
-
-
-def _build(kind: Any, node: CommentedMap, path: Path, prefix: str, line: int) -> Any:
-    """An instance of the dataclass `kind` from a mapping, whose own key is `prefix`, with a dot, in this line."""
-    hints = get_type_hints(kind, include_extras=True)
-    for key in node:
-        if key not in hints:
-            _fail(path, node, key, f"unknown key {prefix}{key}{did_you_mean(str(key), list(hints))}")
-    values = {}
-    for key, hint in hints.items():
-        if key not in node:
-            raise UserError(f"{path}:{line}: missing key {prefix}{key}")
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(node[key], CommentedMap):
-                _fail(path, node, key, f"{prefix}{key}: expected a section with keys of its own, got {node[key]!r}")
-            values[key] = _build(hint, node[key], path, f"{prefix}{key}.", node.lc.key(key)[0] + 1)
-        else:
-            problem, values[key] = _check(hint, node[key])
-            if problem:
-                auto = "; auto takes the recipe's value" if f"{prefix}{key}" in AUTO_KEYS else ""
-                _fail(path, node, key, f"{prefix}{key}: {problem}{auto}")
-    return kind(**values)
-
-
-def _check(hint: Any, value: Any) -> tuple[str, Any]:
-    """A problem, or "" and the value as plain Python type."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return "", None
-        return _check(next(arg for arg in get_args(hint) if arg is not types.NoneType), value)
-    if origin is Annotated:
-        inner, span = get_args(hint)
-        problem, value = _check(inner, value)
-        if not problem and not span.least <= value <= span.most:
-            limits = f"from {span.least} to {span.most}" if span.most < math.inf else f"of at least {span.least}"
-            problem = f"expected a number {limits}, got {value}"
-        return problem, value
-    if origin is Literal:
-        known = [str(choice) for choice in get_args(hint)]
-        return ("" if value in known else f"{value!r} is not known{did_you_mean(str(value), known)}"), value
-    if origin is list:
-        if not isinstance(value, list) or not value:
-            return f"expected a list of at least one entry, got {value!r}", value
-        checked = [_check(get_args(hint)[0], item) for item in value]
-        return next((problem for problem, _ in checked if problem), ""), [item for _, item in checked]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and is_number and abs(value) <= sys.float_info.max:  # not infinite, not nan, no integer beyond
-        return "", float(value)
-    if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and not is_number):
-        return "", hint(value)
-    came = next(base.__name__ for base in type(value).__mro__ if base.__module__ == "builtins")  # not ScalarFloat
-    return f"expected {hint.__name__}, got {value!r} ({came})", value
+    raise UserError(f"{path}:{_line_of(node, (key,))}: {message}")

@@ -42,6 +42,12 @@ def run_digest(module: str) -> str:
     return code_digest(*(name for name in import_closure(module) if name not in NO_RESULT))
 
 
+def own_closure(module: str) -> list[str]:
+    """Names the modules of its own package that importing `module` may run, itself included."""
+    package = module.rpartition(".")[0] + "."
+    return [name for name in import_closure(module) if name.startswith(package)]
+
+
 def import_closure(module: str) -> list[str]:
     """Names the first-party modules that importing `module` may run, itself and the packages above it included.
 

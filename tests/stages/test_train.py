@@ -74,7 +74,7 @@ def test_the_best_epoch_by_validation_is_published(workspace: Workspace) -> None
 
 def stop_while(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """SIGTERM comes whenever this function of the trainer is called."""
-    function = getattr(train, name)
+    function = getattr(trainer, name)
 
     def stopped(*arguments: Any, **keywords: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
