@@ -79,7 +79,8 @@ def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Te
     first = sizes.cumsum(0) - sizes
     scale = scale_id.long()
     y, x = patch_coord.long().unbind(-1)
-    return rows[first[scale] + y * widths[scale] + x]
+    # Not rows[index]: its backward adds in any order where there are two threads or more.
+    return F.embedding(first[scale] + y * widths[scale] + x, rows)
 
 
 def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:

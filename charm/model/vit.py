@@ -206,7 +206,9 @@ class CharmViT(nn.Module):
         x = self._embed(patches)
         valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
-            x = torch.where(valid, x, self.mask_token.to(x.dtype)) + self.scale_embed[scale_id.long()]
+            # Not self.scale_embed[scale_id]: its backward adds in any order where there are two threads or more.
+            scale = nn.functional.embedding(scale_id.long(), self.scale_embed)
+            x = torch.where(valid, x, self.mask_token.to(x.dtype)) + scale
         extra: dict[str, Any] = {"attn_mask": attn_mask}
         if self.rotary:
             extra["rope"] = pos_embed.unsqueeze(1)  # the same for every head
