@@ -23,7 +23,7 @@ class CharmViT(nn.Module):
     """Scores images that CharmTokenizer has cut.
 
     Args:
-        backbone: name of a timm ViT, or such a model.
+        backbone: name of a timm ViT, or such a model. The model is used as it is and loses its classifier.
         pretrained: see `create_backbone`; only with a name.
         num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
         num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
@@ -68,8 +68,8 @@ class CharmViT(nn.Module):
             vit = check_backbone(backbone, type(backbone).__name__)
         if vit.cls_token is None and head != "mean":
             raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose mean")
-        if vit.attn_pool is not None:
-            vit.reset_classifier(0, "")  # attention pooling would read padding, too
+        # A classifier that nothing reads holds up training on several devices; attention pooling would read padding.
+        vit.reset_classifier(0, None if vit.attn_pool is None else "")
         self.vit = vit
         self.head_kind = head
         self.rotary = is_rotary(vit)
