@@ -13,7 +13,18 @@ import numpy as np
 from charm.tokenization.draws import draw_uniform
 from charm.tokenization.tokens import Tokens
 
-_TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+# (flip, turns): OpenCV's code of the flip that follows a transposition, or stands alone where turns are even. One or two
+# passes over the pixels, where a flip and then a turn are three.
+_FLIPS = {
+    (False, 0): None,
+    (False, 1): 0,
+    (False, 2): -1,
+    (False, 3): 1,
+    (True, 0): 1,
+    (True, 1): None,
+    (True, 2): 0,
+    (True, 3): -1,
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +48,11 @@ def apply_symmetry(array: np.ndarray, symmetry: Symmetry) -> np.ndarray:
     if array.dtype in (np.int64, np.uint64):
         raise ValueError(f"array is {array.dtype}: OpenCV would narrow it to 32 bits; expected bool, float or narrower")
     values = array.view(np.uint8) if array.dtype == bool else array
-    if symmetry.flip:
-        values = cv2.flip(values, 1)
-    turn = _TURNS[symmetry.turns % 4]
-    if turn is not None:
-        values = cv2.rotate(values, turn)
+    if symmetry.transposes:
+        values = cv2.transpose(values)
+    flip = _FLIPS[symmetry.flip, symmetry.turns % 4]
+    if flip is not None:
+        values = cv2.flip(values, flip)
     # OpenCV drops the axis of a single channel.
     return values.reshape(*values.shape[:2], *array.shape[2:]).view(array.dtype)
 
