@@ -13,8 +13,8 @@ import numpy as np
 from charm.tokenization.draws import draw_uniform
 from charm.tokenization.tokens import Tokens
 
-# (flip, turns): OpenCV's code of the flip that follows a transposition, or stands alone where turns are even. One or two
-# passes over the pixels, where a flip and then a turn are three.
+# (flip, turns): OpenCV's code of the flip that follows a transposition, or stands alone where turns are even. These are
+# one or two passes over the pixels; a flip and then a turn would be three.
 _FLIPS = {
     (False, 0): None,
     (False, 1): 0,

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.tokenize
 
 As in training, each of 40 images is decoded and then tokenized, one after the other: an image that is cut again and
-again stays in the cache and shows half of the cost. The images are bundled photographs, enlarged, JPEG quality 92; p = 14
-and l = 1024; the importance column or mask is given. Ratios are (decoding + tokenizing) / decoding for JPEG, and
-(reading + tokenizing) / decoding for the raw shards. The budgets are 1.25 and 0.45.
+again stays in the cache and shows half of the cost. The images are bundled photographs, enlarged, JPEG quality 92;
+p = 14 and l = 1024; the importance column or mask is given. Ratios are (decoding + tokenizing) / decoding for JPEG,
+and (reading + tokenizing) / decoding for the raw shards. The budgets are 1.25 and 0.45.
 """
 
 import itertools
@@ -73,10 +73,8 @@ def write_raw(folder: Path, images: list[np.ndarray]) -> ShardReader:
 
 def list_tokenizers() -> dict[str, Tokenizer]:
     cutters: dict[str, Tokenizer] = {name: CharmTokenizer(max_seq_len=1024, selection=name) for name in SELECTIONS}
-    return cutters | {
-        "random, 3 scales": CharmTokenizer(max_seq_len=1024, num_scales=3),
-        "standard": StandardTokenizer(),
-    }
+    cutters["random, 3 scales"] = CharmTokenizer(max_seq_len=1024, num_scales=3)
+    return cutters | {"standard": StandardTokenizer()}
 
 
 def prepare(tokenizer: Tokenizer, image: np.ndarray) -> dict[str, Any]:
