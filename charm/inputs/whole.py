@@ -5,9 +5,9 @@ import math
 import cv2
 import numpy as np
 
-from charm.tokenization.augment import Symmetry, apply_symmetry
+from charm.tokenization.augment import Symmetry, turn_tokens
 from charm.tokenization.geometry import downscale
-from charm.tokenization.tokens import Tokens, gather_patches
+from charm.tokenization.tokens import Tokens
 
 
 def check_positive(**settings: int) -> None:
@@ -29,16 +29,14 @@ def resize(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
 
 
 def cut_whole(image: np.ndarray, patch_size: int, symmetry: Symmetry) -> Tokens:
-    """Every patch of a square image whose sides are multiples of the patch size, at one scale."""
-    turned = apply_symmetry(np.ascontiguousarray(image), symmetry)
+    """Cuts a square image, whose sides are multiples of the patch size, into all of its patches, at one scale."""
     side = image.shape[0] // patch_size
-    y, x = np.divmod(np.arange(side * side), side)
-    patches = np.empty((len(y), patch_size, patch_size, 3), np.uint8)
-    gather_patches(turned, y, x, out=patches)
-    return Tokens(
-        patches=patches,
-        patch_coord=np.stack([y, x], axis=1).astype(np.int32),
-        scale_id=np.zeros(len(y), np.uint8),
-        patch_valid=np.ones(len(y), bool),
+    patches = image.reshape(side, patch_size, side, patch_size, 3).swapaxes(1, 2)
+    tokens = Tokens(
+        patches=patches.reshape(-1, patch_size, patch_size, 3),
+        patch_coord=np.stack(np.divmod(np.arange(side * side), side), axis=1).astype(np.int32),
+        scale_id=np.zeros(side * side, np.uint8),
+        patch_valid=np.ones(side * side, bool),
         grids=((side, side),),
     )
+    return turn_tokens(tokens, symmetry)

@@ -38,7 +38,7 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Back
 
 
 def check_backbone(vit: Any, name: str) -> Backbone:
-    """The model itself; ValueError unless it is a vision transformer that CharmViT can do the forward pass of."""
+    """Returns the model unchanged; raises ValueError if CharmViT cannot run it."""
     if not is_rotary(vit) and (not isinstance(vit, VisionTransformer) or vit.pos_embed is None):
         raise ValueError(
             f"backbone={name!r} is a {type(vit).__name__} without learnt absolute position embeddings on a plain grid "
@@ -58,6 +58,12 @@ def check_backbone(vit: Any, name: str) -> Backbone:
         raise ValueError(
             f"backbone={name!r} has more before its blocks than a projection of patches, a CLS token and registers "
             "(convolutions or a distillation token, say): choose a plain ViT, for example vit_small_patch14_dinov2"
+        )
+    grid = vit.patch_embed.grid_size
+    if not is_rotary(vit) and grid[0] != grid[1]:
+        raise ValueError(
+            f"backbone={name!r} has position embeddings for a grid of {grid[0]} x {grid[1]} tokens: expected a square "
+            "grid; choose a square img_size"
         )
     found: Backbone = vit
     return found

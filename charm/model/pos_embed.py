@@ -21,6 +21,7 @@ def resample_pos_embed(
 
     Args:
         pos_embed: float (1, prefix + g * g, D), as timm's ViTs hold them; prefix tokens (CLS, registers) come first.
+            The grid has to be square: 4 x 9 tokens cannot be told from 6 x 6.
         grid_hw: tokens, (height, width), of the new grid.
         mode: "bilinear" (the paper) or "bicubic" (timm's choice).
         antialias: whether a smaller grid is averaged instead of sampled.
@@ -44,7 +45,8 @@ def resample_pos_embed(
     if tuple(grid_hw) == (side, side):
         return learnt.clone()
     rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
-    resampled = torch.einsum("hi,ijd,wj->hwd", rows, learnt.float(), columns)
+    with torch.autocast(learnt.device.type, enabled=False):  # which would mix them in half precision
+        resampled = torch.einsum("hi,ijd,wj->hwd", rows, learnt.float(), columns)
     return resampled.to(pos_embed.dtype)
 
 
@@ -79,7 +81,8 @@ def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Te
     first = sizes.cumsum(0) - sizes
     scale = scale_id.long()
     y, x = patch_coord.long().unbind(-1)
-    return rows[first[scale] + y * widths[scale] + x]
+    # Not rows[index]: its backward adds in any order where there are two threads or more.
+    return F.embedding(first[scale] + y * widths[scale] + x, rows)
 
 
 def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:

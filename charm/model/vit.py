@@ -24,7 +24,7 @@ class CharmViT(nn.Module):
     """Scores images that CharmTokenizer has cut.
 
     Args:
-        backbone: name of a timm ViT, or such a model.
+        backbone: name of a timm ViT, or such a model. The model is used as it is and loses its classifier.
         pretrained: see `create_backbone`; only with a name.
         num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
         num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
@@ -69,8 +69,8 @@ class CharmViT(nn.Module):
             vit = check_backbone(backbone, type(backbone).__name__)
         if vit.cls_token is None and head != "mean":
             raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose mean")
-        if vit.attn_pool is not None:
-            vit.reset_classifier(0, "")  # attention pooling would read padding, too
+        # A classifier that nothing reads holds up training on several devices; attention pooling would read padding.
+        vit.reset_classifier(0, None if vit.attn_pool is None else "")
         self.vit = vit
         self.head_kind = head
         self.rotary = is_rotary(vit)
@@ -217,7 +217,9 @@ class CharmViT(nn.Module):
         x = self._embed(patches)
         valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
-            x = torch.where(valid, x, self.mask_token.to(x.dtype)) + self.scale_embed[scale_id.long()]
+            # Not self.scale_embed[scale_id]: its backward adds in any order where there are two threads or more.
+            scale = nn.functional.embedding(scale_id.long(), self.scale_embed)
+            x = torch.where(valid, x, self.mask_token.to(x.dtype)) + scale
         extra: dict[str, Any] = {"attn_mask": attn_mask}
         if self.rotary:
             extra["rope"] = pos_embed.unsqueeze(1)  # the same for every head

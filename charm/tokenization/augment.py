@@ -1,17 +1,30 @@
 """The paper's augmentation: horizontal flips and quarter turns, of an image together with its columns and grids.
 
-An image is fitted to its grid first and transformed afterwards. Only in this order do importance maps that were
-computed beforehand stay true: importance(transform(x)) == transform(importance(x)).
+Patches are chosen and cut in the frame of the image as it is, then coordinates and patches are turned. Importance maps
+that were computed beforehand thus stay true, the same patches are shown however an image is turned, and only pixels
+that are shown are moved.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from charm.tokenization.draws import draw_uniform
+from charm.tokenization.tokens import Tokens
 
-_TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+# (flip, turns): OpenCV's code of the flip that follows a transposition, or stands alone where turns are even. These are
+# one or two passes over the pixels; a flip and then a turn would be three.
+_FLIPS = {
+    (False, 0): None,
+    (False, 1): 0,
+    (False, 2): -1,
+    (False, 3): 1,
+    (True, 0): 1,
+    (True, 1): None,
+    (True, 2): 0,
+    (True, 3): -1,
+}
 
 
 @dataclass(frozen=True)
@@ -35,13 +48,36 @@ def apply_symmetry(array: np.ndarray, symmetry: Symmetry) -> np.ndarray:
     if array.dtype in (np.int64, np.uint64):
         raise ValueError(f"array is {array.dtype}: OpenCV would narrow it to 32 bits; expected bool, float or narrower")
     values = array.view(np.uint8) if array.dtype == bool else array
-    if symmetry.flip:
-        values = cv2.flip(values, 1)
-    turn = _TURNS[symmetry.turns % 4]
-    if turn is not None:
-        values = cv2.rotate(values, turn)
+    if symmetry.transposes:
+        values = cv2.transpose(values)
+    flip = _FLIPS[symmetry.flip, symmetry.turns % 4]
+    if flip is not None:
+        values = cv2.flip(values, flip)
     # OpenCV drops the axis of a single channel.
     return values.reshape(*values.shape[:2], *array.shape[2:]).view(array.dtype)
+
+
+def turn_tokens(tokens: Tokens, symmetry: Symmetry) -> Tokens:
+    """Transforms the tokens of an image, in their order, to tokens of the transformed image."""
+    if symmetry == IDENTITY:
+        return tokens
+    num_tokens, patch_size = tokens.seq_len, tokens.patches.shape[1]
+    # One below the other, patches are one image for OpenCV. Some turns reverse the pile.
+    turned = apply_symmetry(tokens.patches[:num_tokens].reshape(-1, patch_size, 3), symmetry)
+    if symmetry.transposes:
+        turned = turned.reshape(patch_size, num_tokens, patch_size, 3).swapaxes(0, 1)
+    turned = turned.reshape(num_tokens, patch_size, patch_size, 3)[:: -1 if symmetry.turns % 4 >= 2 else 1]
+    patches, patch_coord = np.empty_like(tokens.patches), np.zeros_like(tokens.patch_coord)
+    patches[:num_tokens], patches[num_tokens:] = turned, 0
+    y, x = tokens.patch_coord[:num_tokens].T
+    height, width = np.array(tokens.grids)[tokens.scale_id[:num_tokens]].T
+    if symmetry.flip:
+        x = width - 1 - x
+    for _ in range(symmetry.turns % 4):
+        y, x, height, width = width - 1 - x, y, width, height
+    patch_coord[:num_tokens, 0], patch_coord[:num_tokens, 1] = y, x
+    grids = tuple(grid[::-1] for grid in tokens.grids) if symmetry.transposes else tokens.grids
+    return replace(tokens, patches=patches, patch_coord=patch_coord, grids=grids)
 
 
 def draw_symmetry(seed: int, epoch: int, key: str, flip: float = 0.5, rotate: float = 0.5) -> Symmetry:

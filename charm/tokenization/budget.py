@@ -3,15 +3,19 @@
 charm.tokenization.tokenizer.CharmTokenizer says what the budgets mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from charm.tokenization.geometry import exact
 
 BUDGETS = ("fixed", "fill", "share")
 DROPS = ("uniform", "low_first")
 
-# Coarse patches shown at each finer scale, native first, in the published experiments (64; 16 + 16 with three scales).
-FIXED_COUNTS = {2: (64,), 3: (16, 16)}
+# Tokens at native resolution in the published experiments: 64, 28 or 16 coarse patches of 2 x 2, 3 x 3 or 4 x 4 native
+# ones, so that coarse patches of any size leave about the same area native (Charm, table 18). With three scales 16
+# coarse patches are native, and as many are shown at the middle scale.
+FIXED_NATIVE_TOKENS = 256
 
 
 def count_detailed(
@@ -26,18 +30,18 @@ def count_detailed(
         budget: one of BUDGETS.
         native_share: of max_seq_len, for "share".
     """
+    finer = sides[:0:-1]
     if budget == "fixed":
         counts, left = [], num_coarse
-        for wanted in FIXED_COUNTS[len(sides)]:
-            counts.append(min(wanted, left))
+        for _ in finer:
+            counts.append(min(FIXED_NATIVE_TOKENS // sides[-1] ** 2, left))
             left -= counts[-1]
         return tuple(counts)
-    finer = sides[:0:-1]
     costs = [side**2 - sides[0] ** 2 for side in finer]
     spare = max(max_seq_len - num_coarse * sides[0] ** 2, 0)
     equal = spare // sum(costs)
     if budget == "share":
-        equal = max(equal, round(native_share * max_seq_len) // sum(side**2 for side in finer))
+        equal = max(equal, round(exact(native_share) * max_seq_len) // sum(side**2 for side in finer))
     counts = [min(equal, num_coarse // len(finer))] * len(finer)
     spare -= counts[0] * sum(costs)
     for scale, cost in enumerate(costs):
@@ -50,22 +54,24 @@ def count_detailed(
     return tuple(counts)
 
 
-def keep_tokens(lengths: Sequence[int], max_seq_len: int, drop: str, random_bits: np.ndarray) -> list[np.ndarray]:
-    """Which tokens stay when they are trimmed to max_seq_len.
+def keep_tokens(
+    lengths: Sequence[int], max_seq_len: int, drop: str, draw: Callable[[str, int, int], np.ndarray]
+) -> list[np.ndarray]:
+    """Chooses the tokens that stay when they are trimmed to max_seq_len.
 
     Args:
         lengths: tokens at each scale, native first.
         max_seq_len: l, at most their sum.
         drop: "uniform", or "low_first": tokens of a coarser scale go before those of a finer one.
-        words: uint64 (sum of lengths,), a keyed draw.
+        draw: `draws.draw_subset` of this image.
 
     Returns:
         bool (length,) per scale.
     """
-    if drop == "low_first":
-        order = np.lexsort((random_bits, np.repeat(np.arange(len(lengths)), lengths)))
-    else:
-        order = np.argsort(random_bits, kind="stable")
-    keep = np.zeros(len(random_bits), bool)
-    keep[order[:max_seq_len]] = True
-    return np.split(keep, np.cumsum(lengths)[:-1])
+    if drop == "uniform":
+        return np.split(draw("drop", sum(lengths), max_seq_len), np.cumsum(lengths)[:-1])
+    kept, room = [], max_seq_len
+    for length in lengths:
+        kept.append(draw("drop", length, min(length, room)))  # a draw of all or of none draws nothing
+        room -= min(length, room)
+    return kept

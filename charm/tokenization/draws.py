@@ -3,11 +3,16 @@
 The same image in the same epoch gets the same draw in any process, batch, order or number of workers. blake2b hashes
 the four into the key of a Philox counter generator, whose raw words numpy keeps stable across versions and platforms
 (numpy.random.Philox, "raw stream compatibility").
+
+A draw that has decided one choice says something about the next one, so every choice has a stream of its own.
 """
 
 import hashlib
 
 import numpy as np
+
+# Changes whenever the same arguments choose other patches: scores of two versions are not of the same patches.
+DRAWS_VERSION = 2
 
 _ROWS_APART = 8  # of an image's rows that name it; all of them would take 2.6 ms at 1024x768
 
@@ -41,6 +46,16 @@ def draw_random_bits(seed: int, epoch: int, key: str, stream: str, size: int) ->
 def draw_uniform(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
     """As `draw_random_bits`, as float64 (size,) in [0, 1) with 53 random bits."""
     return (draw_random_bits(seed, epoch, key, stream, size) >> np.uint64(11)) * 2.0**-53
+
+
+def draw_subset(seed: int, epoch: int, key: str, stream: str, size: int, count: int) -> np.ndarray:
+    """Draws `count` of `size` places, each set of places as likely; bool (size,), True where drawn."""
+    drawn = np.ones(size, bool)
+    if count < size:
+        random_bits = draw_random_bits(seed, epoch, key, f"{stream} {DRAWS_VERSION}", size)
+        # Not sorted: the set of the smallest is all that counts, and takes a tenth of the time.
+        drawn[np.argpartition(random_bits, count)[count:]] = False
+    return drawn
 
 
 def draw_order(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:

@@ -10,6 +10,8 @@ is then shown at one of `num_scales` scales, as a square of `cell_sides[scale]` 
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 
 import cv2
 import numpy as np
@@ -27,6 +29,12 @@ def cell_sides(num_scales: int, coarse_ratio: int) -> tuple[int, ...]:
         f"num_scales={num_scales} with coarse_ratio={coarse_ratio}: expected 2 scales with a ratio of 2, 3 or 4, "
         "or 3 scales with a ratio of 2 (patch sizes 2p, 3p, 4p)"
     )
+
+
+@cache
+def exact(ratio: float) -> Fraction:
+    """Returns the ratio that a decimal stands for: 1.1 * 50 is 55, and not 55.00000000000001 as in floats."""
+    return Fraction(str(ratio))
 
 
 def limit_edge(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:
@@ -66,19 +74,33 @@ def fit_to_grid(image: np.ndarray, multiple: int, fit: str = "nearest") -> np.nd
         (H', W') or (H', W', C). Both sides of an axis share the change; padding repeats the edge. An image that is
         only cropped is returned as a view.
     """
-    target = fitted_hw((image.shape[0], image.shape[1]), multiple, fit)
-    before, after = [], []
-    for axis in (0, 1):
-        missing = target[axis] - image.shape[axis]
-        if missing < 0:
-            start = -missing // 2
-            image = image[start : start + target[axis]] if axis == 0 else image[:, start : start + target[axis]]
-        before.append(max(missing, 0) // 2)
-        after.append(max(missing, 0) - before[axis])
-    if not any(before + after):
-        return image
-    padded = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_REPLICATE)
-    return padded.reshape(*target, *image.shape[2:])  # OpenCV drops the axis of a single channel
+    image_hw = (image.shape[0], image.shape[1])
+    target = fitted_hw(image_hw, multiple, fit)
+    return cut_window(image, _find_origin(image_hw, target), target)
+
+
+def _find_origin(image_hw: tuple[int, int], fitted_hw: tuple[int, int]) -> tuple[int, int]:
+    """Finds where in the image, (y, x), its fitted image begins; below 0 where padding comes first."""
+    y, x = (int((side - fitted) / 2) for side, fitted in zip(image_hw, fitted_hw, strict=True))
+    return y, x
+
+
+def cut_window(image: np.ndarray, origin: tuple[int, int], window_hw: tuple[int, int]) -> np.ndarray:
+    """Cuts a window out of an image, (H, W) or (H, W, C); a view unless the window reaches beyond the border.
+
+    Args:
+        image: any dtype that OpenCV has.
+        origin: pixel, (y, x), at which the window begins; the window holds at least one pixel of the image.
+        window_hw: pixels. Where there is no image, its edge is repeated.
+    """
+    (top, left), (height, width) = origin, window_hw
+    part = image[max(top, 0) : top + height, max(left, 0) : left + width]
+    if part.shape[:2] == window_hw:
+        return part
+    before = max(-top, 0), max(-left, 0)
+    after = height - before[0] - part.shape[0], width - before[1] - part.shape[1]
+    padded = cv2.copyMakeBorder(part, before[0], after[0], before[1], after[1], cv2.BORDER_REPLICATE)
+    return padded.reshape(*window_hw, *image.shape[2:])  # OpenCV drops the axis of a single channel
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,11 @@ class Layout:
         """Number of tokens (height, width) that would cover the image at each scale, coarsest first."""
         height, width = self.coarse_grid_hw
         return tuple((height * side, width * side) for side in self.cell_sides)
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Pixel of the image, (y, x), at which the fitted image begins; below 0 where padding comes first."""
+        return _find_origin(self.image_hw, self.fitted_hw)
 
     @property
     def num_coarse(self) -> int:

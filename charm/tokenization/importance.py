@@ -150,8 +150,10 @@ def _gradient_of_band(luminance: np.ndarray, p: int) -> np.ndarray:
     # Exact integers in float32; faster than int16 and a conversion (0.64 against 0.75 ms at 1024x768).
     dx = cv2.Sobel(luminance, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)[1:-1]
     dy = cv2.Sobel(luminance, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)[1:-1]
+    # Not cv2.magnitude, which rounds by the memory address of its output. Sums of squares are exact integers here.
+    magnitude = np.sqrt(dx * dx + dy * dy)
     # Whole rows of pixels first, which takes a sixth of the time of mean(axis=(1, 3)).
-    return np.asarray(_cells(cv2.magnitude(dx, dy), p).sum(axis=1).sum(axis=2) / p**2, np.float32)
+    return np.asarray(_cells(magnitude, p).sum(axis=1).sum(axis=2) / p**2, np.float32)
 
 
 def _entropy_of_band(luminance: np.ndarray, p: int) -> np.ndarray:

@@ -7,7 +7,8 @@ A strategy picks `count` of N coarse patches:
                                   of 1 is deterministic
     saliency                      uniformly among the patches that the salient object covers, then among the others
 
-Equal importance is broken towards the lower index (raster order).
+Equal importance at the border of the pool is broken by a draw: in raster order, a flat sky would always give its upper
+left. Every choice draws from a stream of its own.
 """
 
 import math
@@ -15,20 +16,42 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Select = Callable[[np.ndarray, int, float, np.ndarray], np.ndarray]
+from charm.tokenization.geometry import exact
+
+# `draws.draw_subset` of an image, called with (stream, size, count): bool (size,), `count` of them True.
+Draw = Callable[[str, int, int], np.ndarray]
+# Called with (scores, count, threshold, stream, draw): ascending indices, int64 (count,).
+Select = Callable[[np.ndarray, int, float, str, Draw], np.ndarray]
+
+SALIENCY_CASES = ("object", "small", "empty")
 
 
-def _select_random(scores: np.ndarray, count: int, threshold: float, random_bits: np.ndarray) -> np.ndarray:
-    return np.argsort(random_bits, kind="stable")[:count]
+def _select_random(scores: np.ndarray, count: int, threshold: float, stream: str, draw: Draw) -> np.ndarray:
+    return np.flatnonzero(draw(stream, len(scores), count))
 
 
-def _select_top(scores: np.ndarray, count: int, threshold: float, random_bits: np.ndarray) -> np.ndarray:
-    pool = np.argsort(-scores, kind="stable")[: math.ceil(threshold * count)]
-    return pool[np.argsort(random_bits[pool], kind="stable")[:count]]
+def _select_top(scores: np.ndarray, count: int, threshold: float, stream: str, draw: Draw) -> np.ndarray:
+    pool = _find_top(scores, math.ceil(exact(threshold) * count), f"{stream} ties", draw)
+    return pool[draw(stream, len(pool), count)]
 
 
-def _select_salient(scores: np.ndarray, count: int, threshold: float, random_bits: np.ndarray) -> np.ndarray:
-    return np.lexsort((random_bits, scores <= 0))[:count]
+def _find_top(scores: np.ndarray, size: int, stream: str, draw: Draw) -> np.ndarray:
+    """Finds the `size` highest scores; ascending indices."""
+    if size >= len(scores):
+        return np.arange(len(scores))
+    border = np.partition(scores, -size)[-size]
+    found = scores > border
+    level = np.flatnonzero(scores == border)
+    found[level[draw(stream, len(level), size - int(found.sum()))]] = True
+    return np.flatnonzero(found)
+
+
+def _select_salient(scores: np.ndarray, count: int, threshold: float, stream: str, draw: Draw) -> np.ndarray:
+    salient, others = np.flatnonzero(scores > 0), np.flatnonzero(scores <= 0)
+    num_salient = min(count, len(salient))
+    picked = salient[draw(stream, len(salient), num_salient)]
+    more = others[draw(f"{stream} others", len(others), count - num_salient)]
+    return np.sort(np.concatenate([picked, more]))
 
 
 SELECTIONS: dict[str, Select] = {
@@ -41,18 +64,23 @@ SELECTIONS: dict[str, Select] = {
 
 
 def select_patches(
-    selection: str, scores: np.ndarray, counts: Sequence[int], random_bits: np.ndarray, threshold: float = 2.0
+    selection: str,
+    scores: np.ndarray,
+    counts: Sequence[int],
+    draw: Draw,
+    threshold: float = 2.0,
+    stream: str = "select",
 ) -> list[np.ndarray]:
-    """Disjoint sets of coarse patches, one for each scale that is finer than the coarsest.
+    """Chooses disjoint sets of coarse patches, one for each scale that is finer than the coarsest.
 
     Args:
         selection: a key of SELECTIONS.
         scores: float (N,), importance per coarse patch in raster order; for "saliency", above 0 where the patch is
             salient; for "random", unused.
-        counts: how many patches to take for each finer scale, native resolution first; at least one scale. Their sum is
-            at most N.
-        words: uint64 (N,), a keyed draw (charm.tokenization.draws).
+        counts: how many patches to take for each finer scale, native resolution first. Their sum is at most N.
+        draw: `draws.draw_subset` of this image.
         threshold: t >= 1, how many times `count` the pool of the most important patches holds.
+        stream: names the draws; the number of the set is added.
 
     Returns:
         One int64 (count,) of ascending patch indices per count. A later set is chosen from what the earlier left.
@@ -63,18 +91,18 @@ def select_patches(
     if selection not in SELECTIONS:
         raise ValueError(f"selection={selection!r}: expected one of {', '.join(SELECTIONS)}")
     select = SELECTIONS[selection]
-    picked = select(scores, counts[0], threshold, random_bits)
-    chosen = [np.sort(picked)]
-    left = np.arange(len(random_bits))
-    for count in counts[1:]:
-        left = np.delete(left, picked)
-        picked = select(scores[left], count, threshold, random_bits[left])
-        chosen.append(np.sort(left[picked]))
+    chosen = []
+    free = np.ones(len(scores), bool)
+    for number, count in enumerate(counts):
+        left = np.flatnonzero(free)
+        picked = left[select(scores[left], count, threshold, f"{stream} {number}", draw)] if count else left[:0]
+        free[picked] = False
+        chosen.append(picked)
     return chosen
 
 
 def pool_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: float) -> np.ndarray:
-    """Which coarse patches the salient object covers.
+    """Marks the coarse patches that the salient object covers.
 
     Args:
         saliency_mask: bool (H, W), fitted to the coarse grid.
@@ -82,13 +110,37 @@ def pool_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: f
         coverage: smallest share of a patch's pixels, in (0, 1], that makes it salient.
 
     Returns:
-        float32 (grid_h, grid_w), 1 where salient. All ones if no patch is: then the whole image counts as salient
-        (Charm, appendix 8).
+        float32 (grid_h, grid_w), 1 where salient, by `judge_saliency`: of an object the patches that it covers, of a
+        small one those that it covers most, of an empty mask all (Charm, appendix 8).
     """
+    area = _count_salient(saliency_mask, coarse_patch_size)
+    least = min(_least_area(coarse_patch_size, coverage), int(area.max()))
+    return (area >= least).astype(np.float32)
+
+
+def judge_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: float) -> str:
+    """Says how `pool_saliency` reads a mask; arguments as there.
+
+    Returns:
+        One of SALIENCY_CASES: "object" covers a coarse patch by `coverage` or more, "small" covers none by as much,
+        "empty" has no pixel on the grid.
+    """
+    most = int(_count_salient(saliency_mask, coarse_patch_size).max())
+    return "empty" if most == 0 else "small" if most < _least_area(coarse_patch_size, coverage) else "object"
+
+
+def _least_area(coarse_patch_size: int, coverage: float) -> int:
+    """Pixels of a coarse patch that make it salient."""
+    return math.ceil(exact(coverage) * coarse_patch_size**2)
+
+
+def _count_salient(saliency_mask: np.ndarray, coarse_patch_size: int) -> np.ndarray:
+    """Counts the salient pixels of each coarse patch; uint32 (grid_h, grid_w)."""
     grid_h, grid_w = (side // coarse_patch_size for side in saliency_mask.shape)
-    # Two steps, the long axis in the narrowest type that holds p': 5 times faster than one sum over both. A copy, since
-    # a bool that Pillow decoded is a byte of 255, and two of those would be taken for most of a patch.
-    columns = saliency_mask.astype(np.uint8).reshape(grid_h, coarse_patch_size, -1).sum(axis=1, dtype=np.uint16)
-    area = columns.reshape(grid_h, grid_w, coarse_patch_size).sum(axis=2, dtype=np.uint32)
-    salient = area >= coverage * coarse_patch_size**2
-    return salient.astype(np.float32) if salient.any() else np.ones((grid_h, grid_w), np.float32)
+    # A copy, since a bool that Pillow decoded is a byte of 255, and two of those would be taken for most of a patch.
+    ones = saliency_mask.astype(np.uint8)
+    # Two steps, the long axis in the narrowest type that holds p': 5 times faster than one sum over both.
+    narrow = np.min_scalar_type(coarse_patch_size)
+    columns = ones.reshape(grid_h, coarse_patch_size, -1).sum(axis=1, dtype=narrow)
+    area: np.ndarray = columns.reshape(grid_h, grid_w, coarse_patch_size).sum(axis=2, dtype=np.uint32)
+    return area

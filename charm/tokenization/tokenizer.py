@@ -1,19 +1,20 @@
 """Charm tokenization: an image becomes a short sequence of patches of two or three scales (Charm, section 3.2.1)."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
 
 from charm.images.arrays import as_array, check_mask
-from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
 from charm.tokenization.budget import BUDGETS, DROPS, count_detailed, keep_tokens
-from charm.tokenization.draws import draw_random_bits
+from charm.tokenization.draws import draw_subset
 from charm.tokenization.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
 from charm.tokenization.importance import IMPORTANCE
-from charm.tokenization.selection import SELECTIONS, pool_saliency, select_patches
-from charm.tokenization.tokens import TokenBatch, Tokens, gather_scaled, stack_tokens
+from charm.tokenization.selection import SELECTIONS, Draw, pool_saliency, select_patches
+from charm.tokenization.tokens import TokenBatch, Tokens, gather_patches, stack_tokens
 
 REDRAWS = ("epoch", "once")
 
@@ -26,8 +27,9 @@ class CharmTokenizer:
     `coarse_patch_size` pixels are cut into native patches and the others are downscaled (charm.tokenization.geometry
     has the counts). How many are native is the `budget`:
 
-        fixed   64 coarse patches (three scales: 16, and 16 at the middle scale), as published. What exceeds
-                max_seq_len is dropped, what is missing is padded.
+        fixed   256 native tokens, as published: 64, 28 or 16 coarse patches for a coarse_ratio of 2, 3 or 4 (three
+                scales: 16, and 16 more at the middle scale). What exceeds max_seq_len is dropped, what is missing is
+                padded.
         fill    as many as max_seq_len has room for, (l - num_coarse) // (n * n - 1) with two scales (three scales: as
                 many native as middle, then what still fits). The few places left, too few for one more coarse patch,
                 show single native patches of a downscaled one besides it, so that the sequence has exactly
@@ -144,7 +146,8 @@ class CharmTokenizer:
                 (charm.score_patches). Computed when None. Not used by "random" and "saliency".
             saliency_mask: bool (H, W), True on the salient object. Needed by selection="saliency".
             seed, epoch, key: what is drawn at random is a function of these alone.
-            symmetry: flip and turn applied to the fitted image with its importance or mask.
+            symmetry: flip and turn applied to the tokens. Importance and mask are those of the image as it is given,
+                and the same patches are shown under every symmetry.
 
         Raises:
             ValueError: an array is not as described.
@@ -187,26 +190,17 @@ class CharmTokenizer:
             if array is not None and not isinstance(array, np.ndarray):
                 raise ValueError(f"{name} is {type(array).__name__}: expected a numpy array")
         layout = self.layout((image.shape[0], image.shape[1]))
-        multiple = layout.cell_sides[-1] * self.patch_size
-        fitted = apply_symmetry(fit_to_grid(image, multiple, self.fit), symmetry)
         if len(layout.cell_sides) == 1:
-            layout = _turn(layout, symmetry)
             y, x = np.divmod(np.arange(layout.num_coarse), layout.coarse_grid_hw[1])
-            return self._assemble(fitted, [(y, x)], layout)
-        scores = self._score(fitted, layout, importance, saliency_mask, symmetry)
-        layout = _turn(layout, symmetry)
-        epoch = epoch if self.redraw == "epoch" else 0
-        return self._assemble(fitted, self._choose(layout, scores, seed, epoch, key), layout)
+            return turn_tokens(self._assemble(image, [(y, x)], layout), symmetry)
+        scores = self._score(image, layout, importance, saliency_mask)
+        draw = partial(draw_subset, seed, epoch if self.redraw == "epoch" else 0, key)
+        return turn_tokens(self._assemble(image, self._choose(layout, scores, draw), layout), symmetry)
 
     def _score(
-        self,
-        fitted: np.ndarray,
-        layout: Layout,
-        importance: np.ndarray | None,
-        saliency_mask: np.ndarray | None,
-        symmetry: Symmetry,
+        self, image: np.ndarray, layout: Layout, importance: np.ndarray | None, saliency_mask: np.ndarray | None
     ) -> np.ndarray:
-        """Importance of each coarse patch of the transformed image, (N,) in raster order."""
+        """Importance of each coarse patch, float32 (N,) in raster order."""
         if self.selection == "random":
             return np.empty(layout.num_coarse, np.float32)
         if self.selection == "saliency":
@@ -214,9 +208,9 @@ class CharmTokenizer:
                 raise ValueError('selection="saliency" needs saliency_mask, bool (H, W)')
             check_mask(saliency_mask, layout.image_hw)
             fitted_mask = fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
-            pooled = pool_saliency(fitted_mask, self.coarse_patch_size, self.saliency_coverage)
-            return apply_symmetry(pooled, symmetry).ravel()
+            return pool_saliency(fitted_mask, self.coarse_patch_size, self.saliency_coverage).ravel()
         if importance is None:
+            fitted = fit_to_grid(image, self.coarse_patch_size, self.fit)
             return IMPORTANCE[self.selection](fitted, self.coarse_patch_size).ravel()
         if importance.shape != layout.coarse_grid_hw:
             raise ValueError(
@@ -225,15 +219,12 @@ class CharmTokenizer:
             )
         if not np.isfinite(importance).all():
             raise ValueError("importance has values that are not finite")
-        return apply_symmetry(np.asarray(importance, np.float32), symmetry).ravel()
+        return np.asarray(importance, np.float32).ravel()
 
-    def _choose(
-        self, layout: Layout, scores: np.ndarray, seed: int, epoch: int, key: str
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _choose(self, layout: Layout, scores: np.ndarray, draw: Draw) -> list[tuple[np.ndarray, np.ndarray]]:
         """Coordinates (y, x) of the tokens to show at each scale, native first."""
         counts = self.count_detailed(layout.num_coarse)
-        random_bits = draw_random_bits(seed, epoch, key, "select", layout.num_coarse)
-        cells = select_patches(self.selection, scores, counts, random_bits, self.threshold)
+        cells = select_patches(self.selection, scores, counts, draw, self.threshold)
         rest = np.ones(layout.num_coarse, bool)
         rest[np.concatenate(cells)] = False
         cells.append(np.flatnonzero(rest))
@@ -241,15 +232,14 @@ class CharmTokenizer:
         total = sum(len(cell) * side**2 for cell, side in zip(cells, sides, strict=True))
         coords = [_subdivide(cell, layout.coarse_grid_hw[1], side) for cell, side in zip(cells, sides, strict=True)]
         if total > self.max_seq_len:
-            random_bits = draw_random_bits(seed, epoch, key, "drop", total)
             # `share` has set aside the native tokens' places: only coarse ones go.
             drop = "low_first" if self.budget == "share" else self.drop
-            kept = keep_tokens([len(y) for y, _ in coords], self.max_seq_len, drop, random_bits)
+            kept = keep_tokens([len(y) for y, _ in coords], self.max_seq_len, drop, draw)
             return [(y[keep], x[keep]) for (y, x), keep in zip(coords, kept, strict=True)]
         downscaled = np.concatenate(cells[:0:-1])
         if total < self.max_seq_len and self.budget != "fixed" and len(downscaled):
             # The places that cannot hold a whole coarse patch show native patches of one besides it.
-            found = select_patches(self.selection, scores[downscaled], (1,), random_bits[downscaled], self.threshold)
+            found = select_patches(self.selection, scores[downscaled], (1,), draw, self.threshold, "extra")
             extra = _subdivide(downscaled[found[0]], layout.coarse_grid_hw[1], sides[0])
             y, x = (
                 np.concatenate([axis, more[: self.max_seq_len - total]])
@@ -258,7 +248,7 @@ class CharmTokenizer:
             coords[0] = (y, x)
         return coords
 
-    def _assemble(self, fitted: np.ndarray, coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout) -> Tokens:
+    def _assemble(self, image: np.ndarray, coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout) -> Tokens:
         """The patches of each scale one after the other, native first, padded to max_seq_len."""
         length, size = self.max_seq_len, self.patch_size
         tokens = Tokens(
@@ -270,9 +260,11 @@ class CharmTokenizer:
         )
         start = 0
         for below_native, (y, x) in enumerate(coords):
+            if len(y) == 0:
+                continue
             stop = start + len(y)
             side = layout.cell_sides[-1 - below_native]
-            gather_scaled(fitted, y, x, side, layout.cell_sides, out=tokens.patches[start:stop])
+            gather_patches(image, layout, y, x, side, out=tokens.patches[start:stop])
             tokens.patch_coord[start:stop, 0] = y
             tokens.patch_coord[start:stop, 1] = x
             tokens.scale_id[start:stop] = self.num_scales - 1 - below_native
@@ -280,18 +272,6 @@ class CharmTokenizer:
         tokens.patches[start:] = 0
         tokens.patch_valid[:start] = True
         return tokens
-
-
-def _turn(layout: Layout, symmetry: Symmetry) -> Layout:
-    """The layout of the transformed image."""
-    if not symmetry.transposes:
-        return layout
-    return replace(
-        layout,
-        image_hw=layout.image_hw[::-1],
-        fitted_hw=layout.fitted_hw[::-1],
-        coarse_grid_hw=layout.coarse_grid_hw[::-1],
-    )
 
 
 def _subdivide(cells: np.ndarray, grid_w: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,13 @@
 """An image as tokens: patches with their place and scale."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from charm.tokenization.geometry import Layout, cut_window
 
 
 @dataclass(frozen=True)
@@ -74,49 +77,92 @@ def pad_tokens(tokens: Tokens, length: int) -> Tokens:
     )
 
 
-def gather_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    """Copies the patches at grid coordinates y, x (T,) of an image, uint8 (H, W, 3), to `out`, uint8 (T, p, p, 3)."""
-    patch_size = out.shape[1]
-    grid_h, grid_w = image.shape[0] // patch_size, image.shape[1] // patch_size
-    if not image.flags.c_contiguous:  # cropped: a view
-        out[...] = image.reshape(grid_h, patch_size, grid_w, patch_size, 3)[y, :, x]
-        return
-    # One row of a patch is one element of 3 p bytes: half the time of the line above (0.05 ms for 700 patches).
-    row_type = np.dtype((np.void, 3 * patch_size))
-    rows = image.reshape(-1, 3 * patch_size).view(row_type)[:, 0]
-    index = (y[:, None] * patch_size + np.arange(patch_size)) * grid_w + x[:, None]
-    np.take(rows, index, out=out.reshape(-1, patch_size, 3 * patch_size).view(row_type)[:, :, 0], mode="clip")
+def gather_patches(image: np.ndarray, layout: Layout, y: np.ndarray, x: np.ndarray, side: int, out: np.ndarray) -> None:
+    """Copies the patches of one scale out of an image that is not fitted to its grid yet.
 
-
-def gather_scaled(
-    image: np.ndarray, y: np.ndarray, x: np.ndarray, side: int, sides: tuple[int, ...], out: np.ndarray
-) -> None:
-    """Copies the patches of one scale.
+    The fitted image itself would be a copy of the whole image, of which only the border differs.
 
     Args:
-        image: uint8 (H, W, 3), fitted to coarse patches of sides[-1] * p pixels.
+        image: uint8 (H, W, 3).
+        layout: of the image.
         y, x: integer (T,), on the grid of the scale.
-        side: tokens along a side of a coarse patch at this scale; one of `sides`.
-        sides: that of every scale, coarsest first.
+        side: tokens along a side of a coarse patch at this scale; one of layout.cell_sides.
         out: uint8 (T, p, p, 3).
     """
-    patch_size = out.shape[1]
-    if side == sides[-1]:
-        return gather_patches(image, y, x, out)
+    patch_size, native = out.shape[1], layout.cell_sides[-1]
+    (top, left), row = layout.origin, _row_type(patch_size)
+    rows = out.reshape(-1, patch_size, 3 * patch_size).view(row)[..., 0]
     # Area averages never reach across the border of a coarse patch: whole images and single patches scale alike.
-    if side == sides[0]:
-        size = (image.shape[1] * side // sides[-1], image.shape[0] * side // sides[-1])
-        return gather_patches(cv2.resize(image, size, interpolation=cv2.INTER_AREA), y, x, out)
-    if len(y) == 0:
-        return None
-    # The middle scale shows few coarse patches, and its ratio (4 : 3) is slow: 5 ms for the whole of 1024 x 768.
-    coarse_patch_size = sides[-1] * patch_size
-    cells, cell = np.unique(np.stack([y // side, x // side]), axis=1, return_inverse=True)
-    strip = np.empty((cells.shape[1], coarse_patch_size, coarse_patch_size, 3), np.uint8)
-    gather_patches(image, cells[0], cells[1], strip)
-    size = (side * patch_size, len(strip) * side * patch_size)
-    scaled = cv2.resize(strip.reshape(-1, coarse_patch_size, 3), size, interpolation=cv2.INTER_AREA)
-    return gather_patches(scaled, cell * side + y % side, x % side, out)
+    if side == native:
+        rows[...] = _gather_squares(image, top + y * patch_size, left + x * patch_size, patch_size)
+    elif native % side == 0:
+        scaled = _downscale_fitted(image, layout, native // side)
+        grid_w = scaled.shape[1] // patch_size
+        index = (y[:, None] * patch_size + np.arange(patch_size)) * grid_w + x[:, None]
+        np.take(scaled.reshape(-1, 3 * patch_size).view(row)[:, 0], index, out=rows, mode="clip")
+    else:
+        # The middle scale shows few coarse patches, and its ratio (4 : 3) is slow: 5 ms for the whole of 1024 x 768.
+        size, smaller = native * patch_size, side * patch_size
+        cells, cell = np.unique(np.stack([y // side, x // side]), axis=1, return_inverse=True)
+        squares = _gather_squares(image, top + cells[0] * size, left + cells[1] * size, size)
+        pile = squares.view(np.uint8).reshape(-1, size, 3)
+        scaled = cv2.resize(pile, (smaller, len(squares) * smaller), interpolation=cv2.INTER_AREA)
+        parts = scaled.reshape(-1, 3 * patch_size).view(row).reshape(-1, side, patch_size, side)
+        rows[...] = parts[cell, y % side, :, x % side]
+
+
+def _downscale_fitted(image: np.ndarray, layout: Layout, ratio: int) -> np.ndarray:
+    """Brings down a fitted image: uint8 (H' / ratio, W' / ratio, 3). Only coarse patches at a border are padded."""
+    (height, width), (top, left) = layout.fitted_hw, layout.origin
+    scaled = np.empty((height // ratio, width // ratio, 3), np.uint8)
+    rows, columns = (
+        _split_axis(side, fitted, coarse)
+        for side, fitted, coarse in zip(layout.image_hw, layout.fitted_hw, layout.coarse_grid_hw, strict=True)
+    )
+    for (y, end_y), (x, end_x) in itertools.product(rows, columns):
+        window = cut_window(image, (top + y, left + x), (end_y - y, end_x - x))
+        target = scaled[y // ratio : end_y // ratio, x // ratio : end_x // ratio]
+        cv2.resize(window, target.shape[1::-1], dst=target, interpolation=cv2.INTER_AREA)
+    return scaled
+
+
+def _split_axis(side: int, fitted: int, num_coarse: int) -> list[tuple[int, int]]:
+    """Splits an axis of a fitted image, in pixels, into its first coarse patch, the inner ones and its last."""
+    cell = fitted // num_coarse
+    borders = {0, fitted} if side >= fitted else {0, cell, fitted - cell, fitted}
+    return list(itertools.pairwise(sorted(borders)))
+
+
+def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: int) -> np.ndarray:
+    """Copies squares of `size` pixels; beyond the border of the image its edge repeats.
+
+    Returns:
+        (T, size), a row of a square as one element (`_row_type`).
+    """
+    if image.strides[1:] != (3, 1):  # mirrored, say
+        image = np.ascontiguousarray(image)
+    height, width = image.shape[:2]
+    if width < size:
+        image = cv2.copyMakeBorder(image, 0, 0, 0, size - width, cv2.BORDER_REPLICATE)
+        width = size
+    # Rows begin at any pixel of the image, so that the elements overlap.
+    shape, strides = (height, width - size + 1, 3 * size), (image.strides[0], 3, 1)
+    rows = np.lib.stride_tricks.as_strided(image, shape, strides, writeable=False).view(_row_type(size))[..., 0]
+    inside = np.clip(left, 0, width - size)
+    squares: np.ndarray = rows[np.clip(top[:, None] + np.arange(size), 0, height - 1), inside[:, None]]
+    beyond = left - inside  # pixels to the right of the image, below 0 to the left of it
+    for columns in np.unique(beyond[beyond != 0]):  # seldom more than one number for each border
+        at = beyond == columns
+        pile = squares[at].view(np.uint8).reshape(-1, size, 3)
+        most = max(1 - size, min(int(columns), size - 1))
+        moved = cut_window(pile, (0, most), (len(pile), size))
+        squares[at] = moved.reshape(-1, 3 * size).view(squares.dtype).reshape(-1, size)
+    return squares
+
+
+def _row_type(size: int) -> np.dtype[np.void]:
+    """A row of `size` RGB pixels as one element: numpy copies it at once."""
+    return np.dtype((np.void, 3 * size))
 
 
 @dataclass(frozen=True)

@@ -133,14 +133,39 @@ def test_contributions_sum_to_the_difference_of_the_scores(name: str, tokenizer:
     assert (found.contributions != 0).tolist() == tokens.patch_valid.tolist()
 
 
-def test_more_steps_leave_less_out() -> None:
+def test_steps_are_doubled_until_little_is_left_out() -> None:
     """Of charm_demo, whose projection of high gain bends the scores along the line."""
     torch.manual_seed(0)
     model, tokens = CharmViT("charm_demo").eval(), CharmTokenizer(max_seq_len=48, budget="fill")(IMAGE)
     tables = model.pos_embed_tables(tokens.grids)
-    found = [attribute_tokens(model, tokens, tables, steps=steps) for steps in (1, 16)]
-    one, default = (abs(each.residual / (each.score - each.baseline_score)) for each in found)
-    assert default < 0.01 < 0.5 < one
+    one, default = (attribute_tokens(model, tokens, tables, steps=steps) for steps in (1, 16))
+    assert (one.steps, default.steps) == (8, 16)
+    for found in (one, default):
+        assert abs(found.residual) <= 0.04 * abs(found.score - found.baseline_score)
+        assert found.is_complete
+
+
+@pytest.mark.parametrize(
+    ("frequency", "steps", "is_complete"),
+    [
+        pytest.param(20.0, 16, True, id="enough"),
+        pytest.param(60.0, 32, True, id="doubled"),
+        pytest.param(1e4, 256, False),
+    ],
+)
+def test_an_integral_that_does_not_settle_says_so(frequency: float, steps: int, is_complete: bool) -> None:
+    """A score that oscillates along the line between the flat image and the image."""
+    tokens = of_scales([(1, 2)], [(0, 0, 0), (0, 0, 1)], padding=0)
+    tokens.patches[:] = np.array([10, 30])[:, None, None, None]
+
+    class Wave(Linear):
+        def forward(self, patches: Tensor, *others: Tensor) -> Tensor:
+            way = (patches[:, 1].mean(dim=(1, 2, 3)) - 20) / 10
+            return way[:, None] + torch.sin(frequency * way)[:, None]
+
+    found = attribute_tokens(Wave(np.ones(1)), tokens, torch.zeros(1, 2, 1))
+    assert (found.steps, found.is_complete) == (steps, is_complete)
+    assert found.residual == pytest.approx(found.score - found.baseline_score - found.contributions.sum(), abs=1e-5)
 
 
 def test_several_outputs_are_read_as_a_distribution_over_bins() -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from charm.inputs.padding import PaddingTokenizer
+from charm.inputs.registry import Tokenizer
 from charm.inputs.square import SquareTokenizer
 from charm.inputs.standard import StandardTokenizer
-from charm.tokenization.augment import Symmetry, apply_symmetry
+from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
 from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
+from tests.charm.tokenization.test_tokenizer import SYMMETRIES, turned_places, without_padding
 
 KEYS = [f"photo-{i}" for i in range(500)]
 
@@ -210,13 +212,21 @@ def test_a_square_takes_its_mask_along() -> None:
     assert quarter <= set(map(tuple, native.tolist()))
 
 
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=str)
 @pytest.mark.parametrize(
-    "tokenizer", [PaddingTokenizer(14, 100), SquareTokenizer(CharmTokenizer(14, max_seq_len=60), 0)]
+    "tokenizer",
+    [
+        StandardTokenizer(14, 100),
+        PaddingTokenizer(14, 100),
+        SquareTokenizer(CharmTokenizer(14, max_seq_len=60, selection="gradient"), 0),
+        SquareTokenizer(CharmTokenizer(14, max_seq_len=96, num_scales=3, budget="fill"), 256),
+    ],
+    ids=["standard", "padding", "hr_ms", "ms"],
 )
-def test_other_inputs_turn_with_the_image(tokenizer: PaddingTokenizer | SquareTokenizer) -> None:
-    upright, turned = (tokenizer(coded(120, 250), key="a", symmetry=Symmetry(turns=turns)) for turns in (0, 1))
-    assert upright.grids == tuple((w, h) for h, w in turned.grids)
-    assert turned.seq_len == upright.seq_len
+def test_other_inputs_turn_with_the_image(tokenizer: Tokenizer, symmetry: Symmetry) -> None:
+    plain, turned = (tokenizer(coded(120, 250), key="a", symmetry=turn) for turn in (IDENTITY, symmetry))
+    places = turned_places(without_padding(turned), IDENTITY)
+    assert places == turned_places(without_padding(plain), symmetry)
 
 
 @pytest.mark.parametrize("scales", [2, 3])

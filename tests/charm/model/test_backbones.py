@@ -61,6 +61,12 @@ def test_every_part_of_it_is_trained(name: str) -> None:
         pytest.param(
             "vit_tiny_patch16_224", {"in_chans": 1, **TINY}, "16 x 16 pixels in 1 channels: expected square", id="grey"
         ),
+        pytest.param(
+            "vit_tiny_patch16_224",
+            TINY | {"img_size": (64, 144)},
+            "a grid of 4 x 9 tokens: expected a square",
+            id="4 x 9",
+        ),
         pytest.param("vit_small_patch14_dino", {}, "is not a model of timm .*vit_small_patch14", id="near a known one"),
         pytest.param("nonsense", {}, "'nonsense' is not a model of timm .*none", id="unknown"),
     ],

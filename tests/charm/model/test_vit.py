@@ -1,5 +1,6 @@
 """CharmViT: the plain ViT where there is nothing to add, blind to padding, and learning what it should."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -281,9 +282,37 @@ def test_trained_position_embeddings_learn() -> None:
         CharmViT("vit_small_patch16_dinov3", False, train_pos_embed=True, depth=1, embed_dim=48, num_heads=3)
 
 
-def test_a_ready_made_backbone_is_taken() -> None:
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY)
-    assert CharmViT(vit).vit is vit
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("vit_tiny_patch16_224", "cls"),
+        ("vit_base_patch16_siglip_224", "mean"),
+        ("vit_medium_patch16_reg4_gap_256", "mean"),
+        ("vit_small_patch16_dinov3", "cls"),
+    ],
+)
+def test_a_ready_made_backbone_is_taken_without_its_classifier(name: str, head: str) -> None:
+    settings = {key: value for key, value in TINY.items() if "dinov3" not in name or key != "img_size"}
+    vit = timm.create_model(name, num_classes=10, **settings)
+    kept = {key: value.clone() for key, value in vit.state_dict().items() if not re.match("head|attn_pool", key)}
+    model = CharmViT(vit, head=head)
+    assert model.vit is vit
+    assert vit.state_dict().keys() == kept.keys()
+    assert all(torch.equal(vit.state_dict()[key], value) for key, value in kept.items())
+    model(*collate(model, [TOKENIZER(image) for image in IMAGES])).sum().backward()
+    without = {key for key, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None}
+    assert not without
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_tables_are_not_rounded_by_autocast(name: str) -> None:
+    settings = {key: value for key, value in TINY.items() if "dinov3" not in name or key != "img_size"}
+    model = CharmViT(name, False, **settings)
+    expected = model.pos_embed_tables([(3, 5), (6, 10)])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.pos_embed_tables([(3, 5), (6, 10)])
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert found[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charm.tokenization.draws import draw_order, draw_random_bits, draw_uniform
+from charm.tokenization.draws import DRAWS_VERSION, draw_order, draw_random_bits, draw_subset, draw_uniform
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -38,6 +38,29 @@ def test_golden_words(where: tuple[int, int, str, str], random_bits: list[int]) 
 
 def test_golden_order() -> None:
     assert draw_order(**WHERE, size=10).tolist() == [8, 2, 7, 6, 4, 1, 0, 5, 9, 3]
+
+
+@pytest.mark.parametrize(
+    ("where", "places"),
+    [
+        pytest.param((0, 0, "photo-1", "select 0"), [9, 10, 12, 13, 15, 16], id="plain"),
+        pytest.param((-3, 7, "fotó/2.jpg", "drop"), [3, 4, 5, 7, 13, 16], id="negative seed, key beyond ASCII"),
+    ],
+)
+def test_golden_subset(where: tuple[int, int, str, str], places: list[int]) -> None:
+    assert np.flatnonzero(draw_subset(*where, 20, 6)).tolist() == places
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 0), (1, 0), (1, 1), (5, 0), (5, 4), (5, 5), (2000, 999)])
+def test_a_subset_has_the_wanted_size(size: int, count: int) -> None:
+    drawn = draw_subset(**WHERE, size=size, count=count)
+    assert (drawn.dtype, drawn.shape, drawn.sum()) == (bool, (size,), count)
+
+
+def test_a_subset_holds_the_lowest_words() -> None:
+    random_bits = draw_random_bits(**WHERE | {"stream": f"select {DRAWS_VERSION}"}, size=300)
+    drawn = draw_subset(**WHERE, size=300, count=100)
+    assert random_bits[drawn].max() < random_bits[~drawn].min()
 
 
 def test_golden_uniform_numbers() -> None:

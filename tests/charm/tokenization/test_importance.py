@@ -126,6 +126,9 @@ def test_gradient_is_sobel_on_the_whole_image() -> None:
     magnitude = np.hypot(smooth_y[:, 2:] - smooth_y[:, :-2], smooth_x[2:] - smooth_x[:-2])
     expected = magnitude.reshape(2, P, 3, P).mean(axis=(1, 3))
     np.testing.assert_allclose(IMPORTANCE["gradient"](image, P), expected, rtol=1e-5)
+    # Bit for bit, if every magnitude is the float that is nearest to it: then no processor or address has a say.
+    rounded = magnitude.astype(np.float32).reshape(2, P, 3, P).sum(axis=1).sum(axis=2) / P**2
+    np.testing.assert_array_equal(IMPORTANCE["gradient"](image, P), rounded.astype(np.float32))
 
 
 def test_gradient_of_a_ramp() -> None:
@@ -249,6 +252,52 @@ def test_equal_images_score_equal_bits_in_processes_with_one_and_two_threads() -
     ]
     assert len(digests[0].strip()) == 64
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("p", [28, 42])
+def test_where_an_image_lies_in_memory_does_not_matter(name: str, p: int) -> None:
+    """Libraries treat the head and the tail of an array apart from what their vectors hold, by its address."""
+    image = smooth_and_noisy(6, 16)[:84, :252]  # its planes of floats are small enough to share pages with others
+    random = np.random.default_rng(0)
+    expected = IMPORTANCE[name](image, p).tobytes()
+    others = []
+    for offset in range(200):
+        buffer = np.empty(image.size + 64, np.uint8)
+        moved = buffer[offset % 64 :][: image.size].reshape(image.shape)
+        moved[:] = image
+        # What else is allocated moves the output and the planes between.
+        others.append(np.empty(16 * random.integers(1, 2000), np.uint8))
+        assert IMPORTANCE[name](moved, p).tobytes() == expected, offset
+
+
+GOLDEN = {  # float32 (3, 4)
+    "frequency": [
+        [0.016460927, 0.023150554, 0.031192809, 0.97032297],
+        [2.8187912, 2.6322951, 3.2047417, 3.5367155],
+        [3.7890158, 3.8865283, 4.1944413, 4.2569246],
+    ],
+    "gradient": [
+        [30.560432, 39.623116, 50.759495, 76.591469],
+        [145.40891, 157.64896, 173.45744, 165.20808],
+        [203.75122, 217.21574, 222.82899, 224.04445],
+    ],
+    "entropy": [
+        [6.690855, 7.0912328, 7.4665022, 7.2662911],
+        [7.3235722, 7.4757609, 7.6406307, 7.5568209],
+        [7.4310102, 7.4443641, 7.5510263, 7.4134202],
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_golden_maps(name: str) -> None:
+    """Of integers alone, so that no generator or decoder is in the way; the order holds on any machine."""
+    y, x = np.mgrid[: 3 * 28, : 4 * 28]
+    image = np.stack([y * x // 9, y * y // 5 + x, (x * x * y) // 700], axis=2).astype(np.uint8)
+    found = IMPORTANCE[name](image, 28)
+    np.testing.assert_allclose(found, GOLDEN[name], rtol=1e-6)
+    np.testing.assert_array_equal(np.argsort(found, axis=None), np.argsort(GOLDEN[name], axis=None))
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -1,7 +1,7 @@
 """CharmTokenizer: what holds for an image of any size under any setting."""
 
 import itertools
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from charm.tokenization.augment import Symmetry, apply_symmetry
-from charm.tokenization.budget import FIXED_COUNTS
+from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.tokenization.budget import FIXED_NATIVE_TOKENS
 from charm.tokenization.geometry import fit_to_grid
 from charm.tokenization.importance import score_patches
-from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.selection import SELECTIONS
+from charm.tokenization.tokenizer import REDRAWS, CharmTokenizer
 from charm.tokenization.tokens import Tokens
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
@@ -83,7 +84,7 @@ def expected_counts(tokenizer: CharmTokenizer, num_coarse: int) -> tuple[int, ..
     """The docstring's formula, for two scales."""
     cell, room = tokenizer.sides[-1] ** 2, tokenizer.max_seq_len
     fill = max(room - num_coarse, 0) // (cell - 1)
-    wanted = {"fixed": 64, "fill": fill, "share": max(fill, int(tokenizer.native_share * room) // cell)}
+    wanted = {"fixed": 256 // cell, "fill": fill, "share": max(fill, int(tokenizer.native_share * room) // cell)}
     return (min(wanted[tokenizer.budget], num_coarse),)
 
 
@@ -110,7 +111,7 @@ def test_form(case: tuple[CharmTokenizer, np.ndarray], symmetry: Symmetry) -> No
         assert shown(tokens, scale).max(initial=0) <= 1
     if tokens.grids[0] == (0, 0):  # single-scale
         assert set(tokens.scale_id[:num].tolist()) == {tokenizer.num_scales - 1}
-        assert tokens.patch_coord[:num].tolist() == [list(yx) for yx in np.ndindex(tokens.grids[-1])]
+        assert num == tokens.grids[-1][0] * tokens.grids[-1][1]
         np.testing.assert_array_equal(tokens.to_image(), fitted(tokenizer, image, symmetry))
 
 
@@ -220,28 +221,68 @@ def test_redraw(scales: tuple[int, int], budget: str) -> None:
         assert same(once(NOISE, **other), first) == ("epoch" in other)
 
 
+def turned_places(tokens: Tokens, symmetry: Symmetry) -> dict[tuple[int, int, int], bytes]:
+    """The tokens of the turned image by (scale, y, x), turned one by one with numpy alone."""
+    found = {}
+    for patch, (y, x), scale in list(zip(tokens.patches, tokens.patch_coord, tokens.scale_id, strict=True)):
+        place = np.zeros(tokens.grids[scale], bool)
+        place[y, x] = True
+        place = np.rot90(place[:, ::-1] if symmetry.flip else place, symmetry.turns)
+        patch = np.rot90(patch[:, ::-1] if symmetry.flip else patch, symmetry.turns)
+        ((row, column),) = np.argwhere(place).tolist()
+        found[int(scale), row, column] = patch.tobytes()
+    return found
+
+
+def without_padding(tokens: Tokens) -> Tokens:
+    num = tokens.seq_len
+    names = ("patches", "patch_coord", "scale_id", "patch_valid")
+    return replace(tokens, **{name: getattr(tokens, name)[:num] for name in names})
+
+
+@SETTINGS
+@given(cases(), st.sampled_from(sorted(SELECTIONS)), st.sampled_from(REDRAWS), st.integers(0, 3), st.booleans())
+def test_tokens_of_a_turned_image_are_the_turned_tokens(
+    case: tuple[CharmTokenizer, np.ndarray], selection: str, redraw: str, epoch: int, is_given: bool
+) -> None:
+    tokenizer, image = replace(case[0], selection=selection, redraw=redraw), case[1]
+    arguments: dict[str, Any] = {"key": "photo-1", "epoch": epoch}
+    if selection == "saliency":
+        arguments["saliency_mask"] = image[..., 0] > 200
+    elif is_given:
+        grid = tokenizer.layout(image.shape[:2]).coarse_grid_hw
+        arguments["importance"] = np.random.default_rng(epoch).integers(0, 3, grid).astype(np.float32)
+    plain = tokenizer(image, **arguments)
+    for symmetry in SYMMETRIES:
+        turned = tokenizer(image, symmetry=symmetry, **arguments)
+        assert turned.seq_len == plain.seq_len
+        identity = turned_places(without_padding(turned), IDENTITY)
+        assert identity == turned_places(without_padding(plain), symmetry)
+
+
 @SETTINGS
 @given(cases(), symmetries, st.sampled_from(["frequency", "gradient", "entropy"]))
-def test_symmetry_turns_the_fitted_image_and_its_importance(
+def test_importance_that_is_given_is_the_importance_that_is_computed(
     case: tuple[CharmTokenizer, np.ndarray], symmetry: Symmetry, selection: str
 ) -> None:
-    settings = {f.name: getattr(case[0], f.name) for f in fields(CharmTokenizer) if f.init}
-    tokenizer, image = CharmTokenizer(**{**settings, "selection": selection}), case[1]
-    image = fit_to_grid(image, tokenizer.coarse_patch_size, tokenizer.fit)
-    layout = tokenizer.layout(image.shape[:2])
-    assume(len(layout.cell_sides) > 1)
-    turned = np.ascontiguousarray(apply_symmetry(image, symmetry))
-    assume(len(tokenizer.layout(turned.shape[:2]).cell_sides) > 1)
+    tokenizer, image = replace(case[0], selection=selection), case[1]
+    assume(len(tokenizer.layout(image.shape[:2]).cell_sides) > 1)
     scores = score_patches(image, selection, tokenizer.coarse_patch_size, tokenizer.fit)
-    assert scores.shape == layout.coarse_grid_hw
-    turned_scores = apply_symmetry(scores, symmetry)
-    np.testing.assert_allclose(score_patches(turned, selection, tokenizer.coarse_patch_size), turned_scores, rtol=1e-4)
-    given_column = tokenizer(image, importance=scores, key="photo-1", symmetry=symmetry)
-    assert_same(given_column, tokenizer(turned, importance=turned_scores, key="photo-1"))
     computed = tokenizer(image, key="photo-1", symmetry=symmetry)
-    assert_same(computed, tokenizer(turned, key="photo-1"))
-    if selection == "entropy":  # exactly symmetric
-        assert_same(computed, given_column)
+    assert_same(computed, tokenizer(image, importance=scores, key="photo-1", symmetry=symmetry))
+
+
+@pytest.mark.parametrize("scales", SCALES.values(), ids=list(SCALES))
+def test_an_image_is_cut_like_its_fitted_copy(scales: tuple[int, int]) -> None:
+    """Only the border is padded, and views and mirrored views are read where they lie."""
+    settings: dict[str, Any] = {"num_scales": scales[0], "coarse_ratio": scales[1], "max_seq_len": 200}
+    for fit, p, (height, width) in itertools.product(["nearest", "pad"], [7, 8], [(301, 411), (15, 2000), (2000, 9)]):
+        tokenizer = CharmTokenizer(p, **settings, budget="fill", fit=fit)
+        image = np.resize(NOISE, (height, width, 3))
+        expected = tokenizer(fitted(tokenizer, image), key="photo-1")
+        views = [image, np.pad(image, ((3, 4), (5, 6), (0, 0)))[3:-4, 5:-6], image[:, ::-1].copy()[:, ::-1]]
+        for view in views:
+            assert_same(tokenizer(view, key="photo-1"), expected)
 
 
 @pytest.mark.parametrize("scales", SCALES.values(), ids=list(SCALES))
@@ -263,37 +304,17 @@ def test_golden_tokens() -> None:
     y, x = np.mgrid[:48, :64]
     image = np.stack([y * 4, x * 3, (y * x) % 256], axis=2).astype(np.uint8)
     tokens = CharmTokenizer(8, 2, 2, 20, budget="fill")(image, seed=3, epoch=1, key="photo-1")
-    native = [[0, 0], [0, 1], [1, 0], [1, 1], [2, 6], [2, 7], [3, 6], [3, 7], [0, 6], [0, 7]]
-    coarse = [[0, 1], [0, 2], [0, 3], [1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [2, 3]]
+    native = [[2, 0], [2, 1], [3, 0], [3, 1], [2, 2], [2, 3], [3, 2], [3, 3], [2, 6], [2, 7]]
+    coarse = [[0, 0], [0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 0], [2, 1], [2, 2], [2, 3]]
     assert tokens.grids == ((3, 4), (6, 8))
     assert tokens.patch_coord.tolist() == native + coarse
     assert tokens.scale_id.tolist() == [1] * 10 + [0] * 10
-    assert tokens.patches[1, 0, 0].tolist() == [0, 24, 0]
+    assert tokens.patches[1, 0, 0].tolist() == [64, 24, 128]
     assert tokens.patches[-1, -1, -1].tolist() == [186, 188, 90]
-    assert tokens.patches.sum(axis=(1, 2, 3))[[0, 5, 10]].tolist() == [2352, 24624, 13504]
+    assert tokens.patches.sum(axis=(1, 2, 3))[[0, 5, 10]].tolist() == [10032, 18480, 6976]
     dropped = CharmTokenizer(8, 2, 2, 20)(image, seed=3, epoch=1, key="photo-1")  # all 48 native, 20 are kept
-    assert [10 * y + x for y, x in dropped.patch_coord.tolist()] == [
-        10,
-        11,
-        2,
-        5,
-        14,
-        15,
-        6,
-        7,
-        21,
-        31,
-        23,
-        25,
-        26,
-        50,
-        51,
-        42,
-        53,
-        45,
-        55,
-        57,
-    ]
+    kept = [11, 2, 3, 15, 17, 30, 23, 33, 35, 26, 36, 40, 50, 51, 42, 53, 45, 54, 55, 46]
+    assert [10 * y + x for y, x in dropped.patch_coord.tolist()] == kept
 
 
 @pytest.mark.parametrize("scales", SCALES.values(), ids=list(SCALES))
@@ -311,12 +332,18 @@ def test_images_of_any_shape(image_hw: tuple[int, int], scales: tuple[int, int])
 
 
 def test_published_counts() -> None:
-    assert FIXED_COUNTS == {2: (64,), 3: (16, 16)}
+    assert FIXED_NATIVE_TOKENS == 256
     image = np.zeros((640, 640, 3), np.uint8)
     # 23 x 23 coarse patches: 64 * 4 + 465 = 721 tokens, of which uniform dropping keeps 512 / 721.
     native = [int((CharmTokenizer()(image, key=str(i)).scale_id == 1).sum()) for i in range(40)]
     assert np.mean(native) == pytest.approx(256 * 512 / 721, abs=5)
     assert (CharmTokenizer(drop="low_first")(image).scale_id == 1).sum() == 256
+    for scales, native_tokens, counts in (((2, 2), 256, (64,)), ((2, 3), 252, (28,)), ((2, 4), 256, (16,))):
+        tokenizer = CharmTokenizer(num_scales=scales[0], coarse_ratio=scales[1], drop="low_first", max_seq_len=700)
+        assert tokenizer.count_detailed(500) == counts
+        assert (tokenizer(image).scale_id == 1).sum() == native_tokens
+    assert CharmTokenizer(num_scales=3).count_detailed(100) == (16, 16)
+    assert CharmTokenizer(num_scales=3).count_detailed(20) == (16, 4)
 
 
 @pytest.mark.parametrize(
