@@ -150,6 +150,8 @@ def check(hint: Any, value: Any) -> tuple[str, Any]:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and is_number and abs(value) <= sys.float_info.max:  # not infinite, not nan, no integer beyond
         return "", float(value)
+    if hint is float and is_number:
+        return f"expected a finite number, got {value!r}", value
     if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and not is_number):
         return "", hint(value)
     came = next(base.__name__ for base in type(value).__mro__ if base.__module__ == "builtins")  # not ScalarFloat

@@ -9,9 +9,6 @@ import numpy as np
 
 from charm.tokenization.geometry import exact
 
-BUDGETS = ("fixed", "fill", "share")
-DROPS = ("uniform", "low_first")
-
 # Tokens at native resolution in the published experiments: 64, 28 or 16 coarse patches of 2 x 2, 3 x 3 or 4 x 4 native
 # ones, so that coarse patches of any size leave about the same area native (Charm, table 18). With three scales 16
 # coarse patches are native, and as many are shown at the middle scale.
@@ -27,7 +24,7 @@ def count_detailed(
         num_coarse: coarse patches of the image.
         sides: tokens along a side of a coarse patch at each scale, coarsest first (`geometry.cell_sides`).
         max_seq_len: l, tokens.
-        budget: one of BUDGETS.
+        budget: "fixed", "fill" or "share".
         native_share: of max_seq_len, for "share".
     """
     finer = sides[:0:-1]

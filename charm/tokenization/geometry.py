@@ -12,11 +12,12 @@ is then shown at one of `num_scales` scales, as a square of `cell_sides[scale]` 
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from typing import get_args
 
 import cv2
 import numpy as np
 
-FITS = ("nearest", "pad")
+from charm.tokenization.settings import Fit
 
 
 def cell_sides(num_scales: int, coarse_ratio: int) -> tuple[int, ...]:
@@ -52,16 +53,16 @@ def downscale(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, image_hw[::-1], interpolation=cv2.INTER_AREA)
 
 
-def fitted_hw(image_hw: tuple[int, int], multiple: int, fit: str = "nearest") -> tuple[int, int]:
+def fitted_hw(image_hw: tuple[int, int], multiple: int, fit: Fit = "nearest") -> tuple[int, int]:
     """The size, in pixels, of an image after `fit_to_grid`; never less than one cell of the grid on a side."""
-    if fit not in FITS:
-        raise ValueError(f"fit={fit!r}: expected one of {', '.join(FITS)}")
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit={fit!r}: expected one of {', '.join(get_args(Fit))}")
     slack = multiple // 2 if fit == "nearest" else multiple - 1
     height, width = ((side + slack) // multiple * multiple for side in image_hw)
     return max(height, multiple), max(width, multiple)
 
 
-def fit_to_grid(image: np.ndarray, multiple: int, fit: str = "nearest") -> np.ndarray:
+def fit_to_grid(image: np.ndarray, multiple: int, fit: Fit = "nearest") -> np.ndarray:
     """Crops or pads each axis by itself to a multiple, without resizing.
 
     Args:
@@ -137,7 +138,7 @@ class Layout:
 
 
 def plan_layout(
-    image_hw: tuple[int, int], patch_size: int, sides: tuple[int, ...], max_seq_len: int, fit: str = "nearest"
+    image_hw: tuple[int, int], patch_size: int, sides: tuple[int, ...], max_seq_len: int, fit: Fit = "nearest"
 ) -> Layout:
     """Single-scale where the image fits into the sequence (s <= l), else the scales of `sides` (see `cell_sides`)."""
     height, width = fitted_hw(image_hw, patch_size, fit)

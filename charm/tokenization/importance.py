@@ -20,6 +20,7 @@ import numpy as np
 
 from charm.images.arrays import as_array
 from charm.tokenization.geometry import fit_to_grid
+from charm.tokenization.settings import Fit
 
 # Pixels that are worked on at a time, so that the float planes stay in the cache and memory does not grow with the
 # image: at 3000x2000 this takes 0.4 (gradient) to 0.7 (entropy) of the time of the whole at once.
@@ -86,7 +87,7 @@ IMPORTANCE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 }
 
 
-def score_patches(image: Any, name: str, coarse_patch_size: int, fit: str = "nearest") -> np.ndarray:
+def score_patches(image: Any, name: str, coarse_patch_size: int, fit: Fit = "nearest") -> np.ndarray:
     """Fits an image to its coarse grid and scores each coarse patch by the importance map `name`.
 
     Args:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from charm.tokenization.geometry import exact
+from charm.tokenization.settings import Selection
 
 # `draws.draw_subset` of an image, called with (stream, size, count): bool (size,), `count` of them True.
 Draw = Callable[[str, int, int], np.ndarray]
@@ -54,7 +55,7 @@ def _select_salient(scores: np.ndarray, count: int, threshold: float, stream: st
     return np.sort(np.concatenate([picked, more]))
 
 
-SELECTIONS: dict[str, Select] = {
+SELECTIONS: dict[Selection, Select] = {
     "random": _select_random,
     "frequency": _select_top,
     "gradient": _select_top,
@@ -64,7 +65,7 @@ SELECTIONS: dict[str, Select] = {
 
 
 def select_patches(
-    selection: str,
+    selection: Selection,
     scores: np.ndarray,
     counts: Sequence[int],
     draw: Draw,

@@ -2,21 +2,33 @@
 
 from dataclasses import dataclass, field, fields
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
 
 from charm.images.arrays import as_array, check_mask
+from charm.runtime.schema import check_fields
 from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
-from charm.tokenization.budget import BUDGETS, DROPS, count_detailed, keep_tokens
+from charm.tokenization.budget import count_detailed, keep_tokens
 from charm.tokenization.draws import draw_subset
-from charm.tokenization.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
+from charm.tokenization.geometry import Layout, cell_sides, fit_to_grid, plan_layout
 from charm.tokenization.importance import IMPORTANCE
-from charm.tokenization.selection import SELECTIONS, Draw, pool_saliency, select_patches
+from charm.tokenization.selection import Draw, pool_saliency, select_patches
+from charm.tokenization.settings import (
+    Budget,
+    CoarseRatio,
+    Coverage,
+    Drop,
+    Fit,
+    NumScales,
+    PatchSize,
+    Redraw,
+    Selection,
+    SeqLen,
+    Share,
+    Threshold,
+)
 from charm.tokenization.tokens import TokenBatch, Tokens, gather_patches, stack_tokens
-
-REDRAWS = ("epoch", "once")
 
 
 @dataclass(frozen=True)
@@ -57,42 +69,23 @@ class CharmTokenizer:
         ValueError: a setting is out of its range.
     """
 
-    patch_size: int = 14
-    coarse_ratio: int = 2
-    num_scales: int = 2
-    max_seq_len: int = 512
-    selection: str = "random"
-    threshold: float = 2.0
-    budget: str = "fixed"
-    native_share: float = 0.5
-    drop: str = "uniform"
-    fit: str = "nearest"
-    saliency_coverage: float = 0.5
-    redraw: str = "epoch"
+    patch_size: PatchSize = 14
+    coarse_ratio: CoarseRatio = 2
+    num_scales: NumScales = 2
+    max_seq_len: SeqLen = 512
+    selection: Selection = "random"
+    threshold: Threshold = 2.0
+    budget: Budget = "fixed"
+    native_share: Share = 0.5
+    drop: Drop = "uniform"
+    fit: Fit = "nearest"
+    saliency_coverage: Coverage = 0.5
+    redraw: Redraw = "epoch"
     sides: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "sides", cell_sides(self.num_scales, self.coarse_ratio))
-        for name, known in (
-            ("selection", SELECTIONS),
-            ("budget", BUDGETS),
-            ("drop", DROPS),
-            ("fit", FITS),
-            ("redraw", REDRAWS),
-        ):
-            if getattr(self, name) not in tuple(known):  # a list is in no dict, and no error that says so
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
-        for name, kind, least, most in (
-            ("patch_size", Integral, 1, 256),
-            ("max_seq_len", Integral, 1, 2**20),
-            ("threshold", Real, 1, 2**20),
-            ("native_share", Real, 1e-6, 1),
-            ("saliency_coverage", Real, 1e-6, 1),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not least <= float(value) <= most:
-                word = "an integer" if kind is Integral else "a number"
-                raise ValueError(f"{name}={value!r}: expected {word} from {least} to {most}")
 
     @property
     def reads(self) -> str | None:
