@@ -31,7 +31,7 @@ class Writer:
     """A writer under test. Its functions are called with the folder that they work in, which is the current one, too.
 
     Attributes:
-        prepare: makes what is there before, in an empty folder.
+        prepare: makes what is there before, in an empty folder; called once, each stop begins with a copy.
         write: what is stopped.
         read: all that the public readers give; None where nothing is there.
         gap: whether a reader may find nothing, or an error, after a stop; else it finds the old or the new content.
@@ -51,7 +51,10 @@ def sweep(writer: Writer, folder: Path) -> dict[str, int]:
     Returns:
         Numbers for the gate: operations, cases, refused (how often a reader raised UserError), failures.
     """
-    _start(writer, folder)
+    _empty(folder)
+    writer.prepare(folder)
+    prepared = folder.parent / "prepared"
+    _copy(folder, prepared)
     before, empty = _look(writer, folder), writer.result(folder)
     with Disk(folder) as disk:
         writer.write(folder)
@@ -62,7 +65,8 @@ def sweep(writer: Writer, folder: Path) -> dict[str, int]:
     found: Counter[str] = Counter(operations=len(disk.operations), cases=0, refused=0, failures=0)
     for effect in EFFECTS:
         for stop_at in disk.points(effect):
-            _start(writer, folder)
+            _empty(folder)
+            _copy(prepared, folder)
             left_before = set(folder.rglob(".*.part"))
             stopped = _stop(writer, folder, stop_at, effect)
             seen, left = _look(writer, folder), set(folder.rglob(".*.part")) - left_before
@@ -88,11 +92,25 @@ def _stop(writer: Writer, folder: Path, stop_at: int, effect: str) -> Disk:
     return disk
 
 
-def _start(writer: Writer, folder: Path) -> None:
+def _empty(folder: Path) -> None:
     for left in folder.iterdir():
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     os.chdir(folder)
-    writer.prepare(folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """As the files were made, with their times; names of one file, as the store and what is published, stay so."""
+    copies: dict[int, str] = {}
+
+    def copy_file(old: str, new: str) -> None:
+        number = Path(old).lstat().st_ino
+        if number in copies:
+            os.link(copies[number], new)
+        else:
+            shutil.copy2(old, new, follow_symlinks=False)
+            copies[number] = new
+
+    shutil.copytree(source, target, symlinks=True, copy_function=copy_file, dirs_exist_ok=True)
 
 
 def _look(writer: Writer, folder: Path) -> object:
