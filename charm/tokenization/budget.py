@@ -4,6 +4,7 @@ charm.tokenization.tokenizer.CharmTokenizer says what the budgets mean.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,47 @@ def count_detailed(
         more = min(spare // (costs[0] - costs[1]), counts[1])
         counts = [counts[0] + more, counts[1] - more]
     return tuple(counts)
+
+
+class AreaSeen(NamedTuple):
+    """How an image's area is seen, as fractions that sum to 1.
+
+    Attributes:
+        native: at native resolution.
+        downscaled: downscaled only.
+        dropped: not at all.
+    """
+
+    native: float
+    downscaled: float
+    dropped: float
+
+
+def measure_area(counts: Sequence[int], sides: Sequence[int], max_seq_len: int, budget: str, drop: str) -> AreaSeen:
+    """Measures how the area of an image is seen; where tokens are dropped at random, in expectation.
+
+    Args:
+        counts: coarse patches at each scale, native first.
+        sides: tokens along a side of a coarse patch at each scale, native first.
+        max_seq_len, budget, drop: as of the tokenizer.
+    """
+    lengths = [count * side**2 for count, side in zip(counts, sides, strict=True)]
+    spare = max_seq_len - sum(lengths)
+    kept: list[float] = list(lengths)
+    if spare < 0 and drop == "uniform" and budget != "share":
+        kept = [length * max_seq_len / sum(lengths) for length in lengths]
+    elif spare < 0:
+        room = max_seq_len
+        for scale, length in enumerate(lengths):
+            kept[scale] = min(length, room)
+            room -= min(length, room)
+    native, *coarser = (tokens / side**2 for tokens, side in zip(kept, sides, strict=True))
+    downscaled = sum(coarser)
+    if spare > 0 and budget != "fixed" and downscaled:  # the places left show a part of a downscaled patch natively
+        extra = min(spare / sides[0] ** 2, 1.0)
+        native, downscaled = native + extra, downscaled - extra
+    whole = sum(counts)
+    return AreaSeen(native / whole, downscaled / whole, max(0.0, 1 - (native + downscaled) / whole))
 
 
 def keep_tokens(

@@ -9,7 +9,7 @@ import numpy as np
 
 from charm.images.arrays import as_array, check_mask
 from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
-from charm.tokenization.budget import BUDGETS, DROPS, count_detailed, keep_tokens
+from charm.tokenization.budget import BUDGETS, DROPS, AreaSeen, count_detailed, keep_tokens, measure_area
 from charm.tokenization.draws import draw_subset
 from charm.tokenization.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
 from charm.tokenization.importance import IMPORTANCE
@@ -119,6 +119,21 @@ class CharmTokenizer:
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
         """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
         return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
+
+    def area_seen(self, image_hw: tuple[int, int]) -> AreaSeen:
+        """How much of the area of an image of this size is seen natively, downscaled and not at all.
+
+        Of the image as it is fitted to its grid; known from the size alone.
+
+        >>> [round(fraction, 2) for fraction in CharmTokenizer(max_seq_len=512).area_seen((3024, 4032))]
+        [0.0, 0.03, 0.97]
+        """
+        layout = self.layout(image_hw)
+        if len(layout.cell_sides) == 1:
+            return AreaSeen(1.0, 0.0, 0.0)
+        counts = self.count_detailed(layout.num_coarse)
+        counts += (layout.num_coarse - sum(counts),)
+        return measure_area(counts, self.sides[::-1], self.max_seq_len, self.budget, self.drop)
 
     @overload
     def __call__(self, image: list[Any], **arguments: Any) -> TokenBatch: ...

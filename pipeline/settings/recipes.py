@@ -40,7 +40,7 @@ _QUALITY = "its technical quality, as people rated it"
 # The labels of csv are described in params.yaml.
 DATASETS: dict[str, DatasetRecipe] = {
     "demo": DatasetRecipe(val_share=0.1, leaks="refuse"),
-    # A camera's photograph has 12 million pixels or more, of which 1024 tokens would show 6 % at native resolution.
+    # A camera's photograph has 12 million pixels or more, of which 1024 tokens show 6 %.
     "csv": DatasetRecipe(max_edge=1024, val_share=0.1, leaks="refuse"),
     "ava": DatasetRecipe(10, (1.0, 10.0), 5.0, max_seq_len=512, batch_size=64),
     "para": DatasetRecipe(9, (1.0, 5.0), 3.0, max_edge=1024),
