@@ -68,6 +68,10 @@ class AreaSeen(NamedTuple):
     downscaled: float
     dropped: float
 
+    def __str__(self) -> str:
+        native, downscaled, dropped = (f"{100 * fraction:.0f} %" for fraction in self)
+        return f"{native} native, {downscaled} downscaled, {dropped} dropped"
+
 
 def measure_area(counts: Sequence[int], sides: Sequence[int], max_seq_len: int, budget: str, drop: str) -> AreaSeen:
     """Measures how the area of an image is seen; where tokens are dropped at random, in expectation.

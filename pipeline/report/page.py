@@ -20,6 +20,7 @@ from charm.model.metrics import METRICS
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.manifest.table import read_manifest
+from pipeline.pos_embeds.area import read_area
 from pipeline.report.contact_sheet import make_contact_sheet
 from pipeline.report.gallery import Scored, choose_images, show_image
 from pipeline.settings.inputs import build_tokenizer
@@ -126,6 +127,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         training=_plot_training(history, config.training.best_epoch),
         scatter=_plot_scatter(scored, chosen),
         gallery=gallery,
+        area=read_area(data / "pos_embeds"),
         sheet=sheet,
         coarse_patch_size=tokenizer.coarse_patch_size if isinstance(tokenizer, CharmTokenizer) else None,
         settings=list_settings(asdict(params)),

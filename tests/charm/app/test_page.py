@@ -124,7 +124,9 @@ def test_outlines_go_around_the_patches_that_the_scorer_cut(page: Page, scorer: 
         assert sorted(map(tuple, native.tolist())) == [
             (y, x) for y in range(grid_h) for x in range(grid_w) if outlined[y, x]
         ]
-        assert f" {len(native)} patches " in (card.locator(".note").text_content() or "")
+        said = card.locator(".note").text_content() or ""
+        assert f" {len(native)} patches " in said
+        assert "downscaled to" not in said  # no photo is larger than in training
 
 
 def test_names_are_text_and_nothing_else(page: Page) -> None:
@@ -148,7 +150,9 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     card.locator("label", has_text="What the model sees").click()
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: What the model sees"
     assert card.locator("path").count() == 0
-    assert (card.locator(".note").text_content() or "").startswith(f"{tokens.seq_len} tokens of at most 96")
+    said = card.locator(".note").text_content() or ""
+    assert said.startswith(f"{tokens.seq_len} tokens of at most 96")
+    assert said.endswith(f" Of the area: {scorer.tokenizer.area_seen(PHOTOS[name].shape[:2])}.")  # type: ignore[union-attr]
 
     page.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: What moved the score"
@@ -157,7 +161,7 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     direction = -1 if "lowered" in said else 1
     assert direction * total == pytest.approx(score - flat, abs=0.02)
     assert score == pytest.approx(scorer.score_tokens([[tokens]])[0].score, abs=0.006)
-    assert "compared with the same picture without detail" in said
+    assert "compared with the same photograph without detail" in said
 
     page.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: Why these patches"
