@@ -159,4 +159,4 @@ def render_card(config: ModelConfig) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(CARD_TEMPLATE.name).render(vars(config), names=METRICS)
+    return environment.get_template(CARD_TEMPLATE.name).render(vars(config), names=METRICS, doubts=config.doubts)

@@ -130,7 +130,8 @@ def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribu
         image: data URI of an overlay, one pixel per native patch: RAISED and LOWERED, more opaque where there was more.
         limit: what the full colours stand for, of the score, per native patch.
         total: the sum of all, which is score - baseline_score but for the error of an integral.
-        score, baseline_score: of this draw, and of the same image without detail, flat in its mean colour.
+        score, baseline_score: of this draw, and of the same image without detail, flat in its mean colour; not clipped
+            to the scale, or the sum would not be right.
         raised, lowered: the colours, as CSS has them.
     """
     low, high = scorer.score_range

@@ -163,6 +163,7 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         scorer, limits = self._scorer, self._limits
+        evaluation = scorer.config.evaluation
         return JSONResponse(
             {
                 "status": "ok",
@@ -172,6 +173,8 @@ class Service:
                 "draws": scorer.draws,
                 "dataset": scorer.config.data.dataset,
                 "meaning": scorer.config.labels.meaning,
+                "evaluation": evaluation and {"scored": evaluation.scored, "srcc": evaluation.metrics["srcc"]},
+                "doubts": scorer.config.doubts,
                 "weights_sha256": scorer.weights_sha256,
                 "limits": {"files": limits.files, "file_bytes": limits.file_bytes, "body_bytes": limits.body_bytes},
             }

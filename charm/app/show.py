@@ -71,7 +71,9 @@ def describe_tokens(model: Preparation, image: np.ndarray, tokens: Tokens) -> li
 def describe_area(model: Preparation, image: np.ndarray) -> str | None:
     """Says how much of uint8 (H, W, 3), at the size at which it is seen, the tokens show; None where it is resized."""
     tokenizer = model.tokenizer
-    return str(tokenizer.area_seen(model.limited_hw(image.shape[:2]))) if isinstance(tokenizer, CharmTokenizer) else None
+    return (
+        str(tokenizer.area_seen(model.limited_hw(image.shape[:2]))) if isinstance(tokenizer, CharmTokenizer) else None
+    )
 
 
 def _count_dropped(tokenizer: CharmTokenizer | SquareTokenizer, limited: np.ndarray) -> int:

@@ -107,6 +107,35 @@ class EvaluationConfig:
     metrics: dict[str, dict[str, float | None]]
 
 
+_BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
+_TRY = (
+    "What may help: a backbone with published weights (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a "
+    "larger max_seq_len."
+)
+
+
+def list_doubts(dataset: str, started_from: str | None, evaluation: EvaluationConfig | None) -> list[str]:
+    """Lists what speaks against a model's scores, each with what to try; empty if nothing does.
+
+    Args:
+        dataset: that it learnt from.
+        started_from: as in TrainingConfig.
+        evaluation: None before `evaluate`.
+    """
+    doubts = []
+    if started_from is None and dataset != _BUILT_IN:
+        doubts.append(
+            "The backbone started from random weights, and what it lacks no few thousand images can teach it. Choose a "
+            "backbone with published weights and pretrained: true, or a checkpoint."
+        )
+    if evaluation is not None:
+        value, low, high = (evaluation.metrics["srcc"][end] for end in ("value", "low", "high"))
+        found = "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+        if low is None or low <= 0:
+            doubts.append(f"On the test images the order of the scores is no better than chance: SRCC {found}. {_TRY}")
+    return doubts
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A model's config.json.
@@ -134,6 +163,11 @@ class ModelConfig:
     training: TrainingConfig
     versions: dict[str, str]
     evaluation: EvaluationConfig | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against the scores (`list_doubts`)."""
+        return list_doubts(self.data.dataset, self.training.started_from, self.evaluation)
 
     def to_json(self) -> dict[str, Any]:
         """Returns what JSON can hold; `from_json` undoes it."""

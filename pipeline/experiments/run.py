@@ -130,7 +130,7 @@ def read_results() -> dict[str, dict[str, Any] | None]:
                 if named is None or state == "failed":
                     continue
                 digest = _digest_run(revision)
-                if digest != named[1]:
+                if digest is None or digest != named[1]:
                     problem = "it was not run with the settings that its name stands for"
                     print(f"left out: {revision['name']}: {problem}", file=sys.stderr)
                 elif state == "success":

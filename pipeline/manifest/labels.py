@@ -46,6 +46,7 @@ class Listed:
         split: train, val or test; None where the labels do not say, and it is drawn: validation from what is not given
             where any is, else test as well.
         where: file and line of the label, for messages.
+        photograph: that the image was cut from; None for one of its own.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Listed:
     target: tuple[float, ...]
     split: str | None
     where: str
+    photograph: str | None = None
 
 
 @dataclass(frozen=True)

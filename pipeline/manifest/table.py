@@ -59,6 +59,7 @@ class DatasetFacts:
         root: folder that the paths start from.
         listed, packed, leaks: counts of images.
         rejected, notes, splits: counts by reason, by note and by split.
+        photographs: by split, how many the images were cut from; as many as images but in the built-in data set.
         split_sha256: tells which files are in which split.
         sha256: of manifest.parquet.
     """
@@ -76,6 +77,7 @@ class DatasetFacts:
     rejected: dict[str, int]
     notes: dict[str, int]
     splits: dict[str, int]
+    photographs: dict[str, int]
     split_sha256: str
     sha256: str
 
@@ -178,6 +180,7 @@ def write_manifest(
         rejected=_count(row["reason"] for row in rejected),
         notes=_count(note for row in kept for note in row["notes"]),
         splits=_count(row["split"] for row in kept),
+        photographs=_count_photographs(kept, listing),
         split_sha256=_hash_splits(kept),
         sha256=file_sha256(folder / "manifest.parquet"),
     )
@@ -185,6 +188,12 @@ def write_manifest(
     write_csv(folder / "rejected.csv", ("name", "path", "reason", "meaning"), listed)
     write_record(folder / "dataset.json", asdict(facts))
     return facts
+
+
+def _count_photographs(kept: list[dict[str, Any]], listing: Listing) -> dict[str, int]:
+    """Counts by split the photographs that the kept images were cut from."""
+    photographs = {image.path: image.photograph for image in listing.images}
+    return _count(split for split, _ in {(row["split"], photographs.get(row["path"]) or row["path"]) for row in kept})
 
 
 def _count(values: Iterable[str]) -> dict[str, int]:

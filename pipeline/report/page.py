@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from charm.hub import read_config
 from charm.images.reasons import REASONS
-from charm.model.config import ModelConfig
+from charm.model.config import ModelConfig, list_doubts
 from charm.model.metrics import METRICS
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -123,6 +123,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         dataset=Path(params.labels).name if params.dataset == "csv" else facts.dataset,
         metrics={name: tuple(results.evaluation.metrics[name].values()) for name in METRICS},
         results=results,
+        doubts=list_doubts(facts.dataset, config.training.started_from, results.evaluation),
         rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in results.rejected.items()],
         training=_plot_training(history, config.training.best_epoch),
         scatter=_plot_scatter(scored, chosen),

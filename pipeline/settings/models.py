@@ -41,7 +41,7 @@ def describe_start(params: Params, model: CharmViT) -> tuple[str | None, str | N
     if params.checkpoint:
         return Path(params.checkpoint).name, None
     facts = (getattr(model.vit, "pretrained_cfg", None) or {}) if params.pretrained else {}
-    return facts.get("hf_hub_id"), facts.get("license")
+    return facts.get("hf_hub_id") or facts.get("url") or None, facts.get("license")
 
 
 def vit_config(params: Params, num_bins: int) -> ViTConfig:

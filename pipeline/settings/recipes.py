@@ -37,9 +37,11 @@ class DatasetRecipe:
 
 
 _QUALITY = "its technical quality, as people rated it"
-# The labels of csv are described in params.yaml.
+# The labels of csv are described in params.yaml; what they mean only their columns say.
 DATASETS: dict[str, DatasetRecipe] = {
-    "demo": DatasetRecipe(val_share=0.1, leaks="refuse"),
+    "demo": DatasetRecipe(
+        val_share=0.1, leaks="refuse", meaning="how little it is blurred or noisy, which nobody judged"
+    ),
     # A camera's photograph has 12 million pixels or more, of which 1024 tokens show 6 %.
     "csv": DatasetRecipe(max_edge=1024, val_share=0.1, leaks="refuse"),
     "ava": DatasetRecipe(10, (1.0, 10.0), 5.0, max_seq_len=512, batch_size=64),

@@ -115,7 +115,13 @@ def test_correlations_of_a_constant_prediction_are_undefined(
     ends = ("", "_low", "_high")
     assert {metrics[f"{name}{end}"] for name in ("plcc", "srcc", "krcc") for end in ends} == {None}
     assert isinstance(metrics["acc"], float)
-    assert "PLCC undefined  SRCC undefined  ACC 0." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "PLCC undefined  SRCC undefined  ACC 0." in printed
+    last = printed.splitlines()[-2:]
+    assert last[0].startswith("evaluate: warning: The backbone started from random weights")
+    assert last[1].startswith("evaluate: warning: On the test images the order of the scores is no better than chance")
+    evaluate.main(params)
+    assert capsys.readouterr().out.splitlines() == ["evaluate: finished before, published again", *last]
 
 
 def test_what_the_manifest_and_the_column_say_of_the_data_is_told(

@@ -156,6 +156,18 @@ def test_numbers_are_those_of_the_run(params: Params) -> None:
     assert "undefined where all predicted scores" in page
 
 
+def test_what_scores_mean_and_what_speaks_against_them(params: Params) -> None:
+    page = make_page(params)
+    assert "A score guesses nothing." in page  # the meaning of these labels
+    assert "learnt from 1 image," in page
+    assert "<b>Beware.</b> On the test images the order of the scores is no better than chance: SRCC undefined." in page
+    assert "random weights" not in page  # of the built-in data
+    Path("runs/evaluate/metrics.json").write_text(
+        json.dumps(METRICS | {"srcc": 0.5, "srcc_low": 0.4, "srcc_high": 0.6})
+    )
+    assert "Beware" not in make_page(params)
+
+
 def test_the_area_that_is_seen_is_told(params: Params) -> None:
     page = make_page(params)
     assert "in the median 10 % native, 30 % downscaled, 60 % dropped; of the image" in page

@@ -236,6 +236,7 @@ def test_undefined_correlations_are_said_and_end_training_by_mae(
     printed = capsys.readouterr().out
     assert printed.count("val SRCC undefined  PLCC undefined") == 4
     assert printed.count("chosen by MAE") == 1
+    assert printed.count("train: warning: The backbone started from random weights") == 1  # and on data of one's own
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
