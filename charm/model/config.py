@@ -125,8 +125,8 @@ def list_doubts(dataset: str, started_from: str | None, evaluation: EvaluationCo
     doubts = []
     if started_from is None and dataset != _BUILT_IN:
         doubts.append(
-            "The backbone started from random weights, and what it lacks no few thousand images can teach it. Choose a "
-            "backbone with published weights and pretrained: true, or a checkpoint."
+            "The backbone started from random weights and knows nothing but these images, which is seldom enough. "
+            "Choose a backbone with published weights and pretrained: true, or a checkpoint."
         )
     if evaluation is not None:
         value, low, high = (evaluation.metrics["srcc"][end] for end in ("value", "low", "high"))
