@@ -201,8 +201,8 @@ def tokenize(
 
     What the model's tokenizer does to it: the size of the photograph, the size that it is fitted to, grids and tokens
     of each scale, how many tokens were dropped or are padding, how much of its area is seen, and what the draw of
-    patches follows from. The file has the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load opens
-    it.
+    patches follows from. The file has the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load
+    opens it.
     """
     with reporting():
         from charm.app.reading import load_preparation
