@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from charm.images.convert import pillow_to_rgb
-from charm.images.decode import Limits, decode_image
+from charm.images.decode import decode_image
+from charm.images.limits import LIMITS
 from charm.images.reasons import Rejected
 from charm.images.tiff import check_tags, tiff_to_rgb
 
@@ -94,7 +95,7 @@ def _explaining(convert: Callable[[], tuple[np.ndarray, list[str]]]) -> np.ndarr
 
 def _read(file: IO[bytes]) -> bytes:
     """The bytes of a file, or one more than are accepted."""
-    return file.read(Limits().max_bytes + 1)
+    return file.read(LIMITS.max_bytes + 1)
 
 
 def _read_original(image: Any) -> bytes | None:
@@ -112,7 +113,7 @@ def _read_original(image: Any) -> bytes | None:
             if is_loaded and image.filename:
                 with Path(image.filename).open("rb") as opened:
                     data = _read(opened)
-        if len(data) > Limits().max_bytes and not is_loaded:
+        if len(data) > LIMITS.max_bytes and not is_loaded:
             return data  # for `decode_image` to refuse
         # Opened again: another frame or a draft (JPEG) is not what the file holds; after loading, pixels are compared.
         again = Image.open(io.BytesIO(data))

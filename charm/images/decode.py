@@ -20,6 +20,7 @@ from charm.images.headers import (
     read_png_header,
     read_webp_size,
 )
+from charm.images.limits import LIMITS, Limits
 from charm.images.mending import mend_jpeg, mend_png, strip_padding
 from charm.images.reasons import Rejected as Rejected
 from charm.images.tiff import open_tiff, tiff_to_rgb
@@ -27,22 +28,9 @@ from charm.images.tiff import open_tiff, tiff_to_rgb
 # Limits, below, are checked before any pixel is decoded and replace Pillow's own, which warns at 89 million.
 Image.MAX_IMAGE_PIXELS = None
 
-EXTENSIONS = ("bmp", "jpg", "png", "tif", "webp")  # of the allowed formats
-MAX_PIXELS = 100_000_000
-
 # How the RAW files of cameras begin that are not plain TIFF: Canon, Olympus, Panasonic, Fujifilm, Sigma, Minolta.
 _RAW_STARTS = (b"II\x1a\0\0\0HEAPCCDR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
 _MENDINGS = 3  # tries at a JPEG whose scans are padded
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may ask for before any of its pixels is decoded."""
-
-    max_pixels: int = MAX_PIXELS
-    max_bytes: int = 400_000_000  # 100 million pixels of 4 channels, not compressed
-    max_side: int = 65_500  # pixels; the longest side of a JPEG
-    max_scans: int = 64  # of a JPEG; encoders make 10 to 20, and each is a pass over all pixels
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,7 @@ class Decoded:
     notes: tuple[str, ...]
 
 
-def decode_image(data: bytes, limits: Limits = Limits()) -> Decoded:
+def decode_image(data: bytes, limits: Limits = LIMITS) -> Decoded:
     """Decodes an image of an allowed format; JPEG strictly, where other decoders fill damaged parts in silence.
 
     16 bits become 8, palettes and CMYK become RGB, transparent pixels are put on white, EXIF orientation is applied,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from charm.images.decode import Limits, Rejected, decode_image
+from charm.images.decode import Rejected, decode_image
+from charm.images.limits import ENDINGS, LIMITS, Limits
 from charm.images.quarantine import Quarantine, read_file
 from charm.images.reasons import REASONS
 from charm.runtime.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _TRIES = 3  # for a file that is written to meanwhile
 # Of Unicode: control characters, halves of pairs (bytes that are no UTF-8), and what breaks lines.
 _ESCAPED = {"Cc", "Cs", "Zl", "Zp"}
@@ -142,7 +142,7 @@ def read_image(path: str) -> np.ndarray:
     """
     if Path(path).is_dir():
         raise UserError(f"{escape_path(path)} is a folder: expected one photograph")
-    reader = ImageFileReader(Limits())
+    reader = ImageFileReader(LIMITS)
     try:
         return decode_image(reader.read(find_image_files([path])[0]), reader.limits).pixels
     except Rejected as error:

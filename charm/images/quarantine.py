@@ -17,11 +17,12 @@ import stat
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from charm.images.decode import Limits, decode_image
+from charm.images.decode import decode_image
+from charm.images.limits import BOUNDS, Bounds, Limits
 from charm.images.reasons import REASONS, Rejected
 from charm.runtime.disk import say_unprotected
 
@@ -44,21 +45,6 @@ _LOST = ("timeout", "memory", "crashed")
 _OPEN_FLAGS = os.O_RDONLY
 for _name in ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
     _OPEN_FLAGS |= getattr(os, _name, 0)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What one file may cost.
-
-    Attributes:
-        cpu_seconds: of computing, which does not depend on what else the machine does.
-        wall_seconds: of waiting, for example for a disk that does not answer.
-        megabytes: of memory, beyond what the child has before the first file.
-    """
-
-    cpu_seconds: float = 10.0
-    wall_seconds: float = 60.0
-    megabytes: int = 1500
 
 
 def inspect_file(root: Path, path: str, limits: Limits) -> dict[str, Any]:
@@ -108,7 +94,7 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
         raise Rejected("unreadable") from None
 
 
-def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bounds = Bounds()) -> list[dict[str, Any]]:
+def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bounds = BOUNDS) -> list[dict[str, Any]]:
     """As `inspect_file`, for each path, in a child process; a file that it does not survive costs only itself.
 
     Raises:
@@ -127,7 +113,7 @@ class Quarantine:
         bounds: what it may cost.
     """
 
-    def __init__(self, root: Path, limits: Limits, bounds: Bounds = Bounds()) -> None:
+    def __init__(self, root: Path, limits: Limits, bounds: Bounds = BOUNDS) -> None:
         self._settings = {"root": str(root.absolute()), "limits": asdict(limits), "bounds": asdict(bounds)}
         self._wall_seconds = bounds.wall_seconds
         self._process: subprocess.Popen[bytes] | None = None

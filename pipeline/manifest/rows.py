@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from charm.images.decode import Limits
+from charm.images.limits import Limits
 from charm.images.quarantine import inspect_in_child
 from charm.runtime.errors import UserError, did_you_mean
 from charm.tokenization.draws import draw_random_bits

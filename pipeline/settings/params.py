@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from charm.images.limits import LIMITS
 from charm.model.config import BackboneName, Draws, Head, MaxEdge, PosEmbedTraining, Seed, Sha256
 from charm.runtime.errors import UserError
 from charm.runtime.schema import Pattern, Range, SettingError, build
@@ -61,7 +62,7 @@ class ManifestParams:
     test_share: Fraction
     val_share: Fraction
     max_edge: MaxEdge | None
-    max_pixels: Annotated[int, Range(1, 100_000_000)]  # the most that the later stages decode
+    max_pixels: Annotated[int, Range(1, LIMITS.max_pixels)]
     max_reject_frac: Fraction
     leaks: Literal["refuse", "allow"]
 

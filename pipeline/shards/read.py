@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from charm.images.decode import EXTENSIONS, Rejected, decode_image
+from charm.images.decode import Rejected, decode_image
+from charm.images.limits import FORMATS
 from charm.runtime.errors import UserError
 from pipeline.shards.folders import Folder, open_folder
 from pipeline.work.store import parse_record
 
 _RAW = "npy"
-_IMAGES = frozenset({*EXTENSIONS, _RAW})
+_IMAGES = frozenset({*FORMATS, _RAW})
 _AT_ONCE = 64  # sidecars asked for together: on another machine each costs a round trip
 
 
