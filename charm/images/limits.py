@@ -1,6 +1,9 @@
 """The formats that are read and what an image file may ask for. Reasons, help texts and the page use these."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from charm.runtime.schema import Range
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Bounds:
 
 
 LIMITS, BOUNDS = Limits(), Bounds()
+MaxEdge = Annotated[int, Range(32, LIMITS.max_side)]  # pixels
 
 
 def list_words(words: list[str], last: str) -> str:

@@ -6,16 +6,9 @@ The stages `train` and `evaluate` write it as config.json beside the weights; no
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from charm.images.limits import LIMITS
-from charm.runtime.schema import Pattern, Range, SettingError, build
-
-Sha256 = Annotated[str, Pattern(r"[0-9a-f]{64}", "64 digits of 0-9a-f, as sha256sum prints")]
-BackboneName = Annotated[str, Pattern(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", "a name of a timm model")]
-Head = Literal["cls", "cls_mean", "mean"]
-PosEmbedTraining = Literal["frozen", "trainable"]
-Seed = Annotated[int, Range(0, 2**63 - 1)]
-Draws = Annotated[int, Range(1, 64)]
-MaxEdge = Annotated[int, Range(32, LIMITS.max_side)]  # pixels
+from charm.images.limits import MaxEdge
+from charm.runtime.fields import BackboneName, Draws, Head, PosEmbedTraining, Seed
+from charm.runtime.schema import Range, SettingError, build
 
 
 @dataclass(frozen=True)

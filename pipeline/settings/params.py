@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from charm.images.limits import LIMITS
-from charm.model.config import BackboneName, Draws, Head, MaxEdge, PosEmbedTraining, Seed, Sha256
+from charm.images.limits import LIMITS, MaxEdge
 from charm.runtime.errors import UserError
+from charm.runtime.fields import BackboneName, Draws, Head, PosEmbedTraining, Seed, Sha256
 from charm.runtime.schema import Pattern, Range, SettingError, build
 from charm.tokenization.settings import (
     Budget,

@@ -84,7 +84,7 @@ def test_scores_are_the_scorers_in_the_order_of_the_images(client: httpx.Client,
     rows = reply.json()["scores"]
     assert [row["name"] for row in rows] == [f"{index}.jpg" for index in range(len(JPEGS))]
     scores = [score_alone(scorer, data) for data in JPEGS]
-    assert len({round(score.score, 3) for score in scores}) == len(JPEGS)
+    assert len({round(score.raw, 3) for score in scores}) == len(JPEGS)
     assert all(map(is_score, rows, scores))
     assert all(row["distribution"] is None for row in rows)
     assert reply.json()["score_range"] == [1, 5]
@@ -263,7 +263,7 @@ def test_explain_is_about_the_score(client: httpx.Client, scorer: CharmScorer) -
     assert card["name"] == "a.jpg"
     assert is_score(card, score_alone(scorer, JPEGS[0], draws=3))
     first = score_alone(scorer, JPEGS[0], draws=1)
-    assert card["contributions"]["score"] == pytest.approx(first.score, abs=1e-5)
+    assert card["contributions"]["score"] == pytest.approx(first.raw, abs=1e-5)
     assert card["image_hw"] == [120, 260]
 
 
