@@ -40,7 +40,7 @@ class PaddingTokenizer:
         return square_side(self.edge, self.patch_size, self.max_seq_len)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """As `Tokens.grids`; the same for every size."""
+        """Returns the grid of the square, as in `Tokens.grids`; the same for every size."""
         return ((self.grid_side, self.grid_side),)
 
     def __call__(
