@@ -1,4 +1,4 @@
-"""What the settings of CharmTokenizer may be. The same types check params.yaml; nothing here needs numpy."""
+"""The values that settings of CharmTokenizer may have. The same types check params.yaml; nothing here needs numpy."""
 
 from typing import Annotated, Literal
 
