@@ -23,7 +23,7 @@ from charm.runtime.disk import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor
 
-# torch and jinja2 are imported in functions: whoever needs only the config need not wait seconds for torch.
+# torch and jinja2 are imported in functions: reading only the config must not wait seconds for torch.
 
 AnyPath = str | os.PathLike[str]
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -48,7 +48,7 @@ class SavedModel:
 
 
 def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str, bytes]:
-    """Encodes the files of a model's folder, by name. Equal models give equal bytes.
+    """Encodes the files of a model's folder, by name; equal models give equal bytes.
 
     Args:
         tensors: `state_dict` of a CharmViT.
@@ -83,7 +83,7 @@ def read_config(folder: AnyPath) -> tuple[ModelConfig, str]:
 
     Raises:
         OSError: the file is missing.
-        ValueError: it is damaged, was changed, is of another kind, or says what no model can be.
+        ValueError: the file is damaged, was changed, is of another kind, or describes an impossible model.
     """
     path = Path(folder) / "config.json"
     try:
@@ -124,11 +124,11 @@ def read_model(folder: AnyPath) -> SavedModel:
 
 
 def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Reads type and shape of each tensor in a model's folder, by name, and no tensor.
+    """Reads type and shape of each tensor in a model's folder, by name, without reading the tensors.
 
     Raises:
         OSError: the file is missing.
-        ValueError: it is no safetensors file.
+        ValueError: the file is no safetensors file.
     """
     path = Path(folder) / "model.safetensors"
     with open(path, "rb") as file:
@@ -146,7 +146,7 @@ def _digest(config: dict[str, Any]) -> str:
 
 
 def render_card(config: ModelConfig) -> str:
-    """Renders the model card, Markdown with the head that hubs read, of what the config says."""
+    """Renders the model card from a config: Markdown, with the head that hubs read."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from charm.model.metrics import METRICS
