@@ -3,8 +3,8 @@
 The folder is laid out as model hubs expect it:
 
     model.safetensors   the tensors of a CharmViT
-    config.json         what it takes to score images with it, and what it was made from; it knows the sha256 of the
-                        tensors and of its own rest, so that damage cannot pass for another model
+    config.json         the facts needed to score images, and the data and settings of the training; it holds the sha256
+                        of the tensors and of its own rest, so that damage cannot pass for another model
     README.md           the model card, for people
 """
 
@@ -34,10 +34,10 @@ _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model's folder, as it was read.
+    """The content of a model's folder.
 
     Attributes:
-        config: what the model is.
+        config: of the model.
         weights_sha256: of model.safetensors, which names the model.
         tensors: `state_dict` of a CharmViT.
     """
@@ -52,7 +52,7 @@ def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str,
 
     Args:
         tensors: `state_dict` of a CharmViT.
-        config: what the model is.
+        config: of the model.
     """
     from safetensors.torch import save
 

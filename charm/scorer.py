@@ -48,11 +48,11 @@ class CharmScorer(Preparation):
 
     Args:
         model: a trained CharmViT; put into evaluation mode.
-        config: what the model is.
-        device: where the model runs.
+        config: of the model.
+        device: of the model.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
         full_size: whether images may be larger than those of the model's training.
-        weights_sha256: of the weights, which names the model; "" where it comes from no file.
+        weights_sha256: of the weights, which names the model; "" if the model comes from no file.
 
     Attributes:
         model, config, weights_sha256: as given.

@@ -28,7 +28,7 @@ def as_array(image: Any) -> np.ndarray:
 
     Raises:
         Rejected: a file or a PIL image that is refused; it is a ValueError.
-        ValueError: anything else; says what came and what was expected.
+        ValueError: any other object; says what came and what was expected.
         OSError: the path cannot be read.
     """
     if isinstance(image, str | Path):

@@ -23,11 +23,11 @@ _ESCAPED = {"Cc", "Cs", "Zl", "Zp"}
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file to look at.
+    """An image file that a user named, or that was found below a named folder.
 
     Attributes:
-        path: as it was named, or found below a folder that was.
-        root: the folder that it may not lead out of, by links.
+        path: as named by the user, or found below a named folder.
+        root: the folder that links in the path may not lead out of.
     """
 
     path: str
@@ -90,10 +90,10 @@ def escape_path(path: str) -> str:
 
 
 class ImageFileReader:
-    """Bytes of photographs that a child process has decoded and survived; each thread that reads has its own child.
+    """Reads image files after a child process has decoded and survived them; each thread has a child of its own.
 
     Args:
-        limits: what a file may ask for.
+        limits: of a file.
     """
 
     def __init__(self, limits: Limits) -> None:

@@ -22,12 +22,13 @@ _ORIENTATION = 0x0112
 
 
 class TooManyParts(ValueError):
-    """More segments or chunks than any camera or editor writes."""
+    """Raised for a file of more segments or chunks than any camera or editor writes."""
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """
+    """Facts from the header of a JPEG file.
+
     Attributes:
         height, width: as stored, before any EXIF orientation.
         is_common: 8 bits a sample, Huffman-coded, grey, colours or inks, colours subsampled alike by 1, 2 or 4.
@@ -147,7 +148,8 @@ def read_webp_size(data: bytes) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PngHeader:
-    """
+    """Facts from the header of a PNG file.
+
     Attributes:
         bit_depth: bits per channel, or per index of a palette.
         min_bytes: no PNG of this size is shorter.

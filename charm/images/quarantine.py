@@ -1,4 +1,4 @@
-"""First contact with files that nobody has opened before, in a child process that may die of them.
+"""Opens files that have never been opened before in a child process, which may die of them.
 
     parent -> child   a line of JSON with the root, limits and bounds; then a line per path
     child -> parent   "ready"; then a line of JSON per path: {"reason": ...} or the facts of a good image
@@ -36,7 +36,7 @@ _ROOT = Path(__file__).parents[2]
 # The child gets the variables that it needs to run, not the keys and addresses that an environment may hold.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # numpy would start one per core
-_LONGEST_REPLY = 2**16
+_LONGEST_REPLY = 2**16  # bytes; a child that writes without end must not fill the memory of the parent
 _OUT_OF_TIME = -getattr(signal, "SIGPROF", 0) or None  # exit code of a child whose timer ended it
 _START_SECONDS = 120  # for its imports, on a busy machine with a slow disk
 _END_SECONDS = 5
@@ -236,6 +236,7 @@ def _limit_resources(megabytes: int) -> None:
     """Forbids this process to write files and core dumps, and limits its memory to `megabytes` more than now."""
     if resource is None:
         return
+    # The mask is inherited: a blocked signal of a timer would not end a decoder that hangs.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -13,7 +13,7 @@ from charm.tokenization.tokens import Tokens
 
 @dataclass(frozen=True)
 class PaddingTokenizer:
-    """Longest edge to `edge` pixels, the shorter one padded with black on both sides: a square, in proportion.
+    """Resizes the longest edge to `edge` pixels and pads the shorter one with black on both sides to a square.
 
     The padding is part of the image and attended to, as in the paper. Where max_seq_len has no room for the patches,
     the edge shrinks to the largest square grid that fits (the paper's 1296 tokens need l >= 1296).

@@ -14,7 +14,7 @@ from charm.tokenization.tokens import Tokens
 
 
 class Preparation:
-    """Turns images into tokens as they were in a model's training.
+    """Turns images into tokens as in a model's training.
 
     Args:
         settings: the input's `name` and the settings of CharmTokenizer.
@@ -59,7 +59,7 @@ class Preparation:
 
         Args:
             config: of the model.
-            full_size: whether images that are larger than those of its training are left as they are, up to max_edge.
+            full_size: whether images larger than those of the model's training keep their size, up to max_edge.
         """
         return cls(config.tokenizer, choose_edge(config, full_size), config.seed, config.draws, config.saliency)
 

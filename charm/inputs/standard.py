@@ -16,7 +16,7 @@ _LONGEST = 8  # times the shorter side; of longer images only a part is resized
 
 @dataclass(frozen=True)
 class StandardTokenizer:
-    """Shortest edge to 8 / 7 of `crop` pixels (256 for 224), then a square crop, cut into the patches of a plain ViT.
+    """Resizes the shortest edge to 8 / 7 of `crop` pixels (256 for 224), and cuts a square crop into a ViT's patches.
 
     Where max_seq_len has no room for the patches of the crop, both sizes shrink in proportion, to the largest square
     grid that fits.

@@ -32,7 +32,7 @@ class ViTConfig:
 
 @dataclass(frozen=True)
 class PosEmbedConfig:
-    """How learnt position embeddings were resampled; "rotary" ones are not."""
+    """The resampling of learnt position embeddings; "rotary" ones are not resampled."""
 
     mode: Literal["bilinear", "bicubic", "rotary"]
     antialias: bool

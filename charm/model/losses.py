@@ -1,7 +1,7 @@
 """Losses: L1 for scores, Earth Mover's Distance for score distributions (Charm, section 3.3), MSE besides.
 
-Each gives one value per sample, so that whoever sums them decides over which batch the mean is taken. Prediction and
-target of different shapes are a ValueError.
+Each gives one value per sample: the caller takes the mean, over the batch of its choice. Prediction and target of
+different shapes raise ValueError.
 """
 
 from collections.abc import Callable

@@ -13,7 +13,7 @@ MISTAKE, STOPPED = 2, 130  # exit codes
 
 
 class Interrupts:
-    """Records the two signals while it is entered, in the main thread alone.
+    """Records SIGTERM and SIGINT while it is entered, in the main thread alone.
 
     A signal that is ignored, as Ctrl-C is where a script's job runs in the background, stays ignored.
 

@@ -48,7 +48,7 @@ class Pattern:
 
 
 class SettingError(ValueError):
-    """A value that a field may not have.
+    """Raised for a value that a field may not have.
 
     Attributes:
         keys: path to the value, outermost first.

@@ -1,6 +1,6 @@
 """How many coarse patches are shown in detail, and which tokens go when there are too many (Charm, section 3.2.1).
 
-charm.tokenization.tokenizer.CharmTokenizer says what the budgets mean.
+The docstring of charm.tokenization.tokenizer.CharmTokenizer explains the budgets.
 """
 
 from collections.abc import Callable, Sequence

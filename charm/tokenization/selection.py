@@ -111,8 +111,8 @@ def pool_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: f
         coverage: smallest share of a patch's pixels, in (0, 1], that makes it salient.
 
     Returns:
-        float32 (grid_h, grid_w), 1 where salient, by `judge_saliency`: of an object the patches that it covers, of a
-        small one those that it covers most, of an empty mask all (Charm, appendix 8).
+        float32 (grid_h, grid_w), 1 where salient, by `judge_saliency`: the patches that an object covers; if it is
+        small, the patches that it covers most; all patches of an empty mask (Charm, appendix 8).
     """
     area = _count_salient(saliency_mask, coarse_patch_size)
     least = min(_least_area(coarse_patch_size, coverage), int(area.max()))

@@ -40,8 +40,8 @@ class CharmTokenizer:
     has the counts). How many are native is the `budget`:
 
         fixed   256 native tokens, as published: 64, 28 or 16 coarse patches for a coarse_ratio of 2, 3 or 4 (three
-                scales: 16, and 16 more at the middle scale). What exceeds max_seq_len is dropped, what is missing is
-                padded.
+                scales: 16, and 16 more at the middle scale). Tokens beyond max_seq_len are dropped, a shorter sequence
+                is padded.
         fill    as many as max_seq_len has room for, (l - num_coarse) // (n * n - 1) with two scales (three scales: as
                 many native as middle, then what still fits). The few places left, too few for one more coarse patch,
                 show single native patches of a downscaled one besides it, so that the sequence has exactly

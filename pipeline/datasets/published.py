@@ -21,7 +21,7 @@ class DatasetFolder:
 
     Attributes:
         dataset: its name in params.yaml.
-        source: where its labels and images are.
+        source: places of its labels and images.
         layout: the files that are read.
         page: address to get them from.
     """
@@ -136,7 +136,7 @@ def read_name(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def read_number(row: dict[str, Any], column: str, where: str) -> float:
-    """Reads a cell as number; raises UserError if it is none."""
+    """Reads a cell as number; raises UserError if it is not one."""
     try:
         return float(row[column])
     except (TypeError, ValueError):

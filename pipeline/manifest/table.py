@@ -99,17 +99,17 @@ class Manifest:
 
     @property
     def targets(self) -> np.ndarray:
-        """float64 (N, num_bins), a score on 0..1 or the shares of bins."""
+        """The targets, float64 (N, num_bins): a score on 0..1 or the shares of bins."""
         return np.array(self.table["target"].to_pylist(), np.float64).reshape(len(self.table), -1)
 
     @property
     def image_hws(self) -> list[tuple[int, int]]:
-        """Pixels, (height, width), as packed."""
+        """The sizes of the images as packed, (height, width) in pixels."""
         return list(zip(self.table["height"].to_pylist(), self.table["width"].to_pylist(), strict=True))
 
     @property
     def unit_bins(self) -> np.ndarray:
-        """Score of each bin on 0..1; a single 1 for scores, so that target @ unit_bins is the score."""
+        """The score of each bin on 0..1; a single 1 for scores, so that target @ unit_bins is the score."""
         count = self.facts.num_bins
         return np.linspace(0, 1, count) if count > 1 else np.ones(1)
 

@@ -34,7 +34,7 @@ class ColumnReader:
         shards: name -> sha256 of its tar, in order.
 
     Raises:
-        UserError: the shards' names or keys are not those of the images, or they were made from other images.
+        UserError: names or keys of the shards differ from the images', or the maps were made from other images.
     """
 
     def __init__(self, folder: Path | str, images: ShardReader, name: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Reads members of shards (pipeline.shards.write says what they are) by key: in any order, from any process."""
+"""Reads members of shards (format: pipeline.shards.write) by key: in any order, from any process."""
 
 import fnmatch
 import io

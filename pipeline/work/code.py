@@ -32,7 +32,7 @@ def code_digest(*modules: str) -> str:
     Comments, docstrings, layout, printed lines and the texts of errors do not count.
 
     Args:
-        modules: names; "module:function" stands for that function and what it uses of its module.
+        modules: names; "module:function" stands for the function and all that it uses of its module.
     """
     return fingerprint([_normalize(*module.partition(":")[::2]) for module in modules])
 

@@ -144,7 +144,7 @@ def keep_finished(kind: str, made_from: str, out: Path) -> None:
 
 
 def publish_finished(kind: str, made_from: str, out: Path) -> bool:
-    """Fills an output folder with what `keep_finished` kept; False if the store does not have it whole."""
+    """Fills an output folder with the files of `keep_finished`; returns False if the store does not have them whole."""
     kept = store_folder(kind) / made_from
     try:
         files = read_record(kept.with_suffix(".json"))["files"]
