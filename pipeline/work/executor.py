@@ -95,7 +95,7 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
 def _stopped_between_jobs() -> Iterator[Callable[[], None]]:
     """Yields a function that raises KeyboardInterrupt if a signal has come; raises it at the end, too.
 
-    Interrupted at any other place, Dask leaves processes behind and prints long tracebacks.
+    Interrupted at any other place, Dask leaves processes behind and says so at length.
     """
     with Interrupts() as interrupts:
         try:
