@@ -47,7 +47,7 @@ def decode_image(data: bytes, limits: Limits = LIMITS) -> Decoded:
 
     16 bits become 8, palettes and CMYK become RGB, transparent pixels are put on white, EXIF orientation is applied,
     and of several images in a file the first is taken. CMYK JPEGs are read as inverted, as programs write them. Whole
-    files that decoders warn of are read, and noted; a file whose first image is not its image is refused.
+    files that decoders warn of are read, and noted; a file whose first image is only a thumbnail or mask is refused.
 
     Raises:
         Rejected: empty, format, raw, thumbnail, mode, too_many_bytes, too_large, too_long, too_many_parts, corrupt.
@@ -59,7 +59,8 @@ def decode_image(data: bytes, limits: Limits = LIMITS) -> Decoded:
         raise Rejected("too_many_bytes")
     extension = _find_format(data)
     try:
-        # Pillow's, about metadata; not for JPEG, which Pillow does not decode here: the filters are of all threads.
+        # Pillow warns about metadata. JPEG, which Pillow does not decode here, goes without the filter: it would hold
+        # for all threads.
         with contextlib.nullcontext() if extension == "jpg" else warnings.catch_warnings(action="ignore"):
             pixels, notes = _DECODERS[extension](data, limits)
     except (Rejected, MemoryError):
@@ -67,14 +68,14 @@ def decode_image(data: bytes, limits: Limits = LIMITS) -> Decoded:
     except TooManyParts:
         raise Rejected("too_many_parts") from None
     except Exception as error:  # the parsers raise many kinds on damaged files
-        if "memory" in str(error):  # as the C libraries say it
+        if "memory" in str(error):  # the C libraries report a lack of memory in words only
             raise MemoryError from error
         raise Rejected("corrupt") from None
     return Decoded(pixels, extension, tuple(notes))
 
 
 def _find_format(data: bytes) -> str:
-    """The extension of the format that the first bytes are of. Nothing is guessed from the rest, nor from the name."""
+    """Returns the extension of the format that the first bytes show; neither the rest nor the name is looked at."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -102,7 +103,7 @@ def _check_size(height: int, width: int, limits: Limits) -> None:
 
 
 def _decode_jpeg(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    """Pixels, upright, and notes."""
+    """Decodes a JPEG file to upright pixels, uint8 (H, W, 3), and notes."""
     header = read_jpeg_header(data)
     _check_size(header.height, header.width, limits)
     if not header.is_common:
@@ -122,7 +123,7 @@ def _decode_jpeg(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
 
 
 def _decode_strictly(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[str]]:
-    """Pixels as stored, and notes; ValueError on whatever libjpeg warns of."""
+    """Decodes a JPEG file to pixels as stored, and notes; raises ValueError if libjpeg warns of anything."""
     height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
     if (height, width) != (header.height, header.width):
         raise Rejected("corrupt")  # the limits must have been checked against the sizes that the decoder goes by
@@ -133,7 +134,7 @@ def _decode_strictly(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[
 
 
 def _decode_mended(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[str]]:
-    """As `_decode_strictly`, with padding taken away from the ends of scans."""
+    """Decodes a mended JPEG file as `_decode_strictly` does, without the padding at the ends of scans."""
     for _ in range(_MENDINGS):
         try:
             pixels, notes = _decode_strictly(data, header)
@@ -178,7 +179,7 @@ _DECODERS = {"jpg": _decode_jpeg, "webp": _decode_webp, "png": _decode_png, "bmp
 
 @contextlib.contextmanager
 def _refusing_unknown_kinds() -> Iterator[None]:
-    """Tells what Pillow does not know from what is damaged."""
+    """Rejects a file as "mode" where Pillow does not know its kind of pixels, and as "corrupt" where it is damaged."""
     try:
         yield
     except (SyntaxError, OSError) as error:
@@ -193,7 +194,7 @@ def _check_opened(image: ImageFile.ImageFile, limits: Limits) -> list[str]:
 
 
 def _decode_opened(image: ImageFile.ImageFile, bits: int, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    """Pixels of an image that Pillow has opened, and notes."""
+    """Decodes an image that Pillow has opened to pixels, uint8 (H, W, 3), and notes."""
     notes = _check_opened(image, limits)
     pixels, done = pillow_to_rgb(image, bits)
     return pixels, notes + done

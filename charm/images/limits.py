@@ -1,4 +1,4 @@
-"""The formats that are read and what an image file may ask for. Reasons, help texts and the page use these."""
+"""The formats that are read, and the limits of an image file. Reasons, help texts and the page use these."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -28,7 +28,7 @@ ENDINGS = tuple(ending for one in FORMATS.values() for ending in one.endings)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may ask for before any of its pixels is decoded."""
+    """Limits of an image file, checked before any of its pixels is decoded."""
 
     max_pixels: int = 100_000_000
     max_bytes: int = 400_000_000  # 100 million pixels of 4 channels, not compressed
@@ -38,10 +38,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What opening a file in a child process may take.
+    """Resources that opening a file in a child process may take.
 
     Attributes:
-        cpu_seconds: of computing, which does not depend on what else the machine does.
+        cpu_seconds: of computing; independent of the load of the machine.
         wall_seconds: of waiting, for example for a disk that does not answer.
         megabytes: of memory, beyond what the child has before the first file.
     """
@@ -71,4 +71,5 @@ def in_megabytes(count: int) -> str:
 
 
 def in_millions(count: int) -> str:
+    """Returns a count in millions, as people write it."""
     return f"{count / 1e6:g} million"

@@ -1,4 +1,4 @@
-"""Why an image is left out, and what was done to one that is kept."""
+"""Reasons for which an image is left out, and notes about what was done to a kept image."""
 
 from charm.images.limits import BOUNDS, LIMITS, in_megabytes, in_millions, list_formats
 
@@ -23,7 +23,7 @@ REASONS = {
     "crashed": "the decoder broke down",
 }
 
-# Reasons that may lie in the machine and not in the file: it is looked at again in the next run.
+# Reasons that may lie in the machine and not in the file: the next run looks at such a file again.
 PASSING = {"unreadable", "memory", "timeout", "crashed"}
 
 # Everything that can have been done to the pixels of a kept image.

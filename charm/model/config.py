@@ -1,4 +1,4 @@
-"""What a trained model is: all that it takes to build it, to hand it images, and to say what its scores mean.
+"""The description of a trained model: all it takes to build it, to give it images, and to interpret its scores.
 
 The stages `train` and `evaluate` write it as config.json beside the weights; nothing here needs torch.
 """
@@ -25,7 +25,7 @@ class ViTConfig:
 
 @dataclass(frozen=True)
 class PosEmbedConfig:
-    """How learnt position embeddings were resampled; "rotary" ones are not."""
+    """The resampling of learnt position embeddings; "rotary" ones are not resampled."""
 
     mode: Literal["bilinear", "bicubic", "rotary"]
     antialias: bool
@@ -33,7 +33,7 @@ class PosEmbedConfig:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What the labels were.
+    """The labels that the model was trained on.
 
     Attributes:
         num_bins: of the distributions; 1 for scores.
@@ -50,7 +50,7 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class SaliencyConfig:
-    """How the masks were made that the model was trained with; `settings` and `detector` are of sam_hq."""
+    """The detector of the masks that the model was trained with; `settings` and `detector` are of sam_hq."""
 
     backend: Literal["mbd", "sam_hq"]
     settings: dict[str, Any]
@@ -59,7 +59,7 @@ class SaliencyConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images the model was made from: `splits` counts them, `split_sha256` tells who was in which split."""
+    """The images that the model was made from: `splits` counts them, `split_sha256` tells which split each was in."""
 
     dataset: str
     sha256: str
@@ -69,7 +69,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How it was trained.
+    """Facts about a model's training.
 
     Attributes:
         best_epoch: counted from 1.
@@ -86,7 +86,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How it did on the test images.
+    """Results of a model on the test images.
 
     Attributes:
         scored: number of images.
@@ -106,12 +106,12 @@ class ModelConfig:
     """A model's config.json.
 
     Attributes:
-        model: what CharmViT is built from.
+        model: the arguments of CharmViT.
         tokenizer: the input's `name`, and the settings of CharmTokenizer.
         pos_embeds, labels, saliency, data, training: see there.
         max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
         seed: of the draws of patches.
-        draws: how many an image's score is averaged over.
+        draws: number of draws that an image's score is averaged over.
         versions: of the libraries that it was trained with.
         evaluation: None before `evaluate`.
     """
@@ -130,15 +130,15 @@ class ModelConfig:
     evaluation: EvaluationConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what JSON can hold; `from_json` undoes it."""
+        """Returns the config as values that JSON can hold; `from_json` undoes it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Any) -> "ModelConfig":
-        """Builds the config from what `to_json` gave.
+        """Builds the config from the values of `to_json`.
 
         Raises:
-            ValueError: a key is unknown or missing, a value is not one that it may be, or two do not fit.
+            ValueError: a key is unknown or missing, a value is not allowed, or two values contradict each other.
         """
         if not isinstance(values, dict):
             raise ValueError(f"expected keys and values, got {type(values).__name__}")

@@ -1,6 +1,6 @@
 """How many coarse patches are shown in detail, and which tokens go when there are too many (Charm, section 3.2.1).
 
-charm.tokenization.tokenizer.CharmTokenizer says what the budgets mean.
+The docstring of charm.tokenization.tokenizer.CharmTokenizer explains the budgets.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ FIXED_NATIVE_TOKENS = 256
 def count_detailed(
     num_coarse: int, sides: Sequence[int], max_seq_len: int, budget: str, native_share: float
 ) -> tuple[int, ...]:
-    """How many of `num_coarse` coarse patches are shown at each finer scale, native first.
+    """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first.
 
     Args:
         num_coarse: coarse patches of the image.
         sides: tokens along a side of a coarse patch at each scale, coarsest first (`geometry.cell_sides`).
         max_seq_len: l, tokens.
         budget: "fixed", "fill" or "share".
-        native_share: of max_seq_len, for "share".
+        native_share: fraction of max_seq_len that native (and middle) tokens take, for "share".
     """
     finer = sides[:0:-1]
     if budget == "fixed":

@@ -40,8 +40,8 @@ class CharmTokenizer:
     has the counts). How many are native is the `budget`:
 
         fixed   256 native tokens, as published: 64, 28 or 16 coarse patches for a coarse_ratio of 2, 3 or 4 (three
-                scales: 16, and 16 more at the middle scale). What exceeds max_seq_len is dropped, what is missing is
-                padded.
+                scales: 16, and 16 more at the middle scale). Tokens beyond max_seq_len are dropped, a shorter sequence
+                is padded.
         fill    as many as max_seq_len has room for, (l - num_coarse) // (n * n - 1) with two scales (three scales: as
                 many native as middle, then what still fits). The few places left, too few for one more coarse patch,
                 show single native patches of a downscaled one besides it, so that the sequence has exactly
@@ -98,19 +98,19 @@ class CharmTokenizer:
         return self.sides[-1] * self.patch_size
 
     def layout(self, image_hw: tuple[int, int]) -> Layout:
-        """Grids of an image of this size."""
+        """Returns the sizes and grids of an image of this size, (height, width) in pixels."""
         return plan_layout(image_hw, self.patch_size, self.sides, self.max_seq_len, self.fit)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """As `Tokens.grids`, known from the size alone."""
+        """Returns the grids that `Tokens.grids` will have, from the size alone."""
         return self._all_grids(self.layout(image_hw))
 
     def _all_grids(self, layout: Layout) -> tuple[tuple[int, int], ...]:
-        """One for every scale, (0, 0) for those that the layout does not use."""
+        """Returns a grid for every scale, (0, 0) for a scale that the layout does not use."""
         return ((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids
 
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
-        """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
+        """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first."""
         return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
 
     @overload
@@ -138,7 +138,7 @@ class CharmTokenizer:
             importance: float (grid_h, grid_w), one score per coarse patch of the image fitted to its coarse grid
                 (charm.score_patches). Computed when None. Not used by "random" and "saliency".
             saliency_mask: bool (H, W), True on the salient object. Needed by selection="saliency".
-            seed, epoch, key: what is drawn at random is a function of these alone.
+            seed, epoch, key: all random draws are a function of these alone.
             symmetry: flip and turn applied to the tokens. Importance and mask are those of the image as it is given,
                 and the same patches are shown under every symmetry.
 
@@ -164,7 +164,7 @@ class CharmTokenizer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `CharmTokenizer` was called with, defaults included."""
+        """The arguments that `CharmTokenizer` was built with, defaults included."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
 
     def _tokenize(
@@ -193,7 +193,7 @@ class CharmTokenizer:
     def _score(
         self, image: np.ndarray, layout: Layout, importance: np.ndarray | None, saliency_mask: np.ndarray | None
     ) -> np.ndarray:
-        """Importance of each coarse patch, float32 (N,) in raster order."""
+        """Returns the importance of each coarse patch, float32 (N,) in raster order; unset values for "random"."""
         if self.selection == "random":
             return np.empty(layout.num_coarse, np.float32)
         if self.selection == "saliency":
@@ -215,7 +215,7 @@ class CharmTokenizer:
         return np.asarray(importance, np.float32).ravel()
 
     def _choose(self, layout: Layout, scores: np.ndarray, draw: Draw) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Coordinates (y, x) of the tokens to show at each scale, native first."""
+        """Chooses the tokens to show at each scale, native first; returns their coordinates (y, x)."""
         counts = self.count_detailed(layout.num_coarse)
         cells = select_patches(self.selection, scores, counts, draw, self.threshold)
         rest = np.ones(layout.num_coarse, bool)
@@ -225,13 +225,13 @@ class CharmTokenizer:
         total = sum(len(cell) * side**2 for cell, side in zip(cells, sides, strict=True))
         coords = [_subdivide(cell, layout.coarse_grid_hw[1], side) for cell, side in zip(cells, sides, strict=True)]
         if total > self.max_seq_len:
-            # `share` has set aside the native tokens' places: only coarse ones go.
+            # `share` has reserved the places of native tokens: only coarse tokens are dropped.
             drop = "low_first" if self.budget == "share" else self.drop
             kept = keep_tokens([len(y) for y, _ in coords], self.max_seq_len, drop, draw)
             return [(y[keep], x[keep]) for (y, x), keep in zip(coords, kept, strict=True)]
         downscaled = np.concatenate(cells[:0:-1])
         if total < self.max_seq_len and self.budget != "fixed" and len(downscaled):
-            # The places that cannot hold a whole coarse patch show native patches of one besides it.
+            # The places left are too few for one more coarse patch: they show some native patches of a downscaled one.
             found = select_patches(self.selection, scores[downscaled], (1,), draw, self.threshold, "extra")
             extra = _subdivide(downscaled[found[0]], layout.coarse_grid_hw[1], sides[0])
             y, x = (
@@ -242,7 +242,7 @@ class CharmTokenizer:
         return coords
 
     def _assemble(self, image: np.ndarray, coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout) -> Tokens:
-        """The patches of each scale one after the other, native first, padded to max_seq_len."""
+        """Cuts the patches of each scale, native first, and pads the sequence to max_seq_len."""
         length, size = self.max_seq_len, self.patch_size
         tokens = Tokens(
             patches=np.empty((length, size, size, 3), np.uint8),
@@ -268,7 +268,7 @@ class CharmTokenizer:
 
 
 def _subdivide(cells: np.ndarray, grid_w: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
+    """Lists the side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
     row, column = np.divmod(cells, grid_w)
     within_y, within_x = np.divmod(np.arange(side * side), side)
     return (row[:, None] * side + within_y).ravel(), (column[:, None] * side + within_x).ravel()
