@@ -1,6 +1,6 @@
 """How many coarse patches are shown in detail, and which tokens go when there are too many (Charm, section 3.2.1).
 
-charm.tokenization.tokenizer.CharmTokenizer says what the budgets mean.
+The docstring of charm.tokenization.tokenizer.CharmTokenizer explains the budgets.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,9 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from charm.tokenization.geometry import exact
-
-BUDGETS = ("fixed", "fill", "share")
-DROPS = ("uniform", "low_first")
 
 # Tokens at native resolution in the published experiments: 64, 28 or 16 coarse patches of 2 x 2, 3 x 3 or 4 x 4 native
 # ones, so that coarse patches of any size leave about the same area native (Charm, table 18). With three scales 16
@@ -22,14 +19,14 @@ FIXED_NATIVE_TOKENS = 256
 def count_detailed(
     num_coarse: int, sides: Sequence[int], max_seq_len: int, budget: str, native_share: float
 ) -> tuple[int, ...]:
-    """How many of `num_coarse` coarse patches are shown at each finer scale, native first.
+    """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first.
 
     Args:
         num_coarse: coarse patches of the image.
         sides: tokens along a side of a coarse patch at each scale, coarsest first (`geometry.cell_sides`).
         max_seq_len: l, tokens.
-        budget: one of BUDGETS.
-        native_share: of max_seq_len, for "share".
+        budget: "fixed", "fill" or "share".
+        native_share: fraction of max_seq_len that native (and middle) tokens take, for "share".
     """
     finer = sides[:0:-1]
     if budget == "fixed":

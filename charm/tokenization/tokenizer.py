@@ -2,21 +2,33 @@
 
 from dataclasses import dataclass, field, fields
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
 
 from charm.images.arrays import as_array, check_mask
+from charm.runtime.schema import check_fields
 from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
-from charm.tokenization.budget import BUDGETS, DROPS, AreaSeen, count_detailed, keep_tokens, measure_area
+from charm.tokenization.budget import AreaSeen, count_detailed, keep_tokens, measure_area
 from charm.tokenization.draws import draw_subset
-from charm.tokenization.geometry import FITS, Layout, cell_sides, fit_to_grid, plan_layout
+from charm.tokenization.geometry import Layout, cell_sides, fit_to_grid, plan_layout
 from charm.tokenization.importance import IMPORTANCE
-from charm.tokenization.selection import SELECTIONS, Draw, pool_saliency, select_patches
+from charm.tokenization.selection import Draw, pool_saliency, select_patches
+from charm.tokenization.settings import (
+    Budget,
+    CoarseRatio,
+    Coverage,
+    Drop,
+    Fit,
+    NumScales,
+    PatchSize,
+    Redraw,
+    Selection,
+    SeqLen,
+    Share,
+    Threshold,
+)
 from charm.tokenization.tokens import TokenBatch, Tokens, gather_patches, stack_tokens
-
-REDRAWS = ("epoch", "once")
 
 
 @dataclass(frozen=True)
@@ -28,8 +40,8 @@ class CharmTokenizer:
     has the counts). How many are native is the `budget`:
 
         fixed   256 native tokens, as published: 64, 28 or 16 coarse patches for a coarse_ratio of 2, 3 or 4 (three
-                scales: 16, and 16 more at the middle scale). What exceeds max_seq_len is dropped, what is missing is
-                padded.
+                scales: 16, and 16 more at the middle scale). Tokens beyond max_seq_len are dropped, a shorter sequence
+                is padded.
         fill    as many as max_seq_len has room for, (l - num_coarse) // (n * n - 1) with two scales (three scales: as
                 many native as middle, then what still fits). The few places left, too few for one more coarse patch,
                 show single native patches of a downscaled one besides it, so that the sequence has exactly
@@ -57,42 +69,23 @@ class CharmTokenizer:
         ValueError: a setting is out of its range.
     """
 
-    patch_size: int = 14
-    coarse_ratio: int = 2
-    num_scales: int = 2
-    max_seq_len: int = 512
-    selection: str = "random"
-    threshold: float = 2.0
-    budget: str = "fixed"
-    native_share: float = 0.5
-    drop: str = "uniform"
-    fit: str = "nearest"
-    saliency_coverage: float = 0.5
-    redraw: str = "epoch"
+    patch_size: PatchSize = 14
+    coarse_ratio: CoarseRatio = 2
+    num_scales: NumScales = 2
+    max_seq_len: SeqLen = 512
+    selection: Selection = "random"
+    threshold: Threshold = 2.0
+    budget: Budget = "fixed"
+    native_share: Share = 0.5
+    drop: Drop = "uniform"
+    fit: Fit = "nearest"
+    saliency_coverage: Coverage = 0.5
+    redraw: Redraw = "epoch"
     sides: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "sides", cell_sides(self.num_scales, self.coarse_ratio))
-        for name, known in (
-            ("selection", SELECTIONS),
-            ("budget", BUDGETS),
-            ("drop", DROPS),
-            ("fit", FITS),
-            ("redraw", REDRAWS),
-        ):
-            if getattr(self, name) not in tuple(known):  # a list is in no dict, and no error that says so
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
-        for name, kind, least, most in (
-            ("patch_size", Integral, 1, 256),
-            ("max_seq_len", Integral, 1, 2**20),
-            ("threshold", Real, 1, 2**20),
-            ("native_share", Real, 1e-6, 1),
-            ("saliency_coverage", Real, 1e-6, 1),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not least <= float(value) <= most:
-                word = "an integer" if kind is Integral else "a number"
-                raise ValueError(f"{name}={value!r}: expected {word} from {least} to {most}")
 
     @property
     def reads(self) -> str | None:
@@ -105,23 +98,23 @@ class CharmTokenizer:
         return self.sides[-1] * self.patch_size
 
     def layout(self, image_hw: tuple[int, int]) -> Layout:
-        """Grids of an image of this size."""
+        """Returns the sizes and grids of an image of this size, (height, width) in pixels."""
         return plan_layout(image_hw, self.patch_size, self.sides, self.max_seq_len, self.fit)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """As `Tokens.grids`, known from the size alone."""
+        """Returns the grids that `Tokens.grids` will have, from the size alone."""
         return self._all_grids(self.layout(image_hw))
 
     def _all_grids(self, layout: Layout) -> tuple[tuple[int, int], ...]:
-        """One for every scale, (0, 0) for those that the layout does not use."""
+        """Returns a grid for every scale, (0, 0) for a scale that the layout does not use."""
         return ((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids
 
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
-        """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
+        """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first."""
         return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
 
     def area_seen(self, image_hw: tuple[int, int]) -> AreaSeen:
-        """How much of the area of an image of this size is seen natively, downscaled and not at all.
+        """Returns how much of the area of an image of this size is seen natively, downscaled and not at all.
 
         Of the image as it is fitted to its grid; known from the size alone.
 
@@ -160,7 +153,7 @@ class CharmTokenizer:
             importance: float (grid_h, grid_w), one score per coarse patch of the image fitted to its coarse grid
                 (charm.score_patches). Computed when None. Not used by "random" and "saliency".
             saliency_mask: bool (H, W), True on the salient object. Needed by selection="saliency".
-            seed, epoch, key: what is drawn at random is a function of these alone.
+            seed, epoch, key: all random draws are a function of these alone.
             symmetry: flip and turn applied to the tokens. Importance and mask are those of the image as it is given,
                 and the same patches are shown under every symmetry.
 
@@ -186,7 +179,7 @@ class CharmTokenizer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `CharmTokenizer` was called with, defaults included."""
+        """The arguments that `CharmTokenizer` was built with, defaults included."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
 
     def _tokenize(
@@ -215,7 +208,7 @@ class CharmTokenizer:
     def _score(
         self, image: np.ndarray, layout: Layout, importance: np.ndarray | None, saliency_mask: np.ndarray | None
     ) -> np.ndarray:
-        """Importance of each coarse patch, float32 (N,) in raster order."""
+        """Returns the importance of each coarse patch, float32 (N,) in raster order; unset values for "random"."""
         if self.selection == "random":
             return np.empty(layout.num_coarse, np.float32)
         if self.selection == "saliency":
@@ -237,7 +230,7 @@ class CharmTokenizer:
         return np.asarray(importance, np.float32).ravel()
 
     def _choose(self, layout: Layout, scores: np.ndarray, draw: Draw) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Coordinates (y, x) of the tokens to show at each scale, native first."""
+        """Chooses the tokens to show at each scale, native first; returns their coordinates (y, x)."""
         counts = self.count_detailed(layout.num_coarse)
         cells = select_patches(self.selection, scores, counts, draw, self.threshold)
         rest = np.ones(layout.num_coarse, bool)
@@ -247,13 +240,13 @@ class CharmTokenizer:
         total = sum(len(cell) * side**2 for cell, side in zip(cells, sides, strict=True))
         coords = [_subdivide(cell, layout.coarse_grid_hw[1], side) for cell, side in zip(cells, sides, strict=True)]
         if total > self.max_seq_len:
-            # `share` has set aside the native tokens' places: only coarse ones go.
+            # `share` has reserved the places of native tokens: only coarse tokens are dropped.
             drop = "low_first" if self.budget == "share" else self.drop
             kept = keep_tokens([len(y) for y, _ in coords], self.max_seq_len, drop, draw)
             return [(y[keep], x[keep]) for (y, x), keep in zip(coords, kept, strict=True)]
         downscaled = np.concatenate(cells[:0:-1])
         if total < self.max_seq_len and self.budget != "fixed" and len(downscaled):
-            # The places that cannot hold a whole coarse patch show native patches of one besides it.
+            # The places left are too few for one more coarse patch: they show some native patches of a downscaled one.
             found = select_patches(self.selection, scores[downscaled], (1,), draw, self.threshold, "extra")
             extra = _subdivide(downscaled[found[0]], layout.coarse_grid_hw[1], sides[0])
             y, x = (
@@ -264,7 +257,7 @@ class CharmTokenizer:
         return coords
 
     def _assemble(self, image: np.ndarray, coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout) -> Tokens:
-        """The patches of each scale one after the other, native first, padded to max_seq_len."""
+        """Cuts the patches of each scale, native first, and pads the sequence to max_seq_len."""
         length, size = self.max_seq_len, self.patch_size
         tokens = Tokens(
             patches=np.empty((length, size, size, 3), np.uint8),
@@ -290,7 +283,7 @@ class CharmTokenizer:
 
 
 def _subdivide(cells: np.ndarray, grid_w: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
+    """Lists the side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
     row, column = np.divmod(cells, grid_w)
     within_y, within_x = np.divmod(np.arange(side * side), side)
     return (row[:, None] * side + within_y).ravel(), (column[:, None] * side + within_x).ravel()

@@ -9,7 +9,7 @@ from pipeline.settings.recipes import DATASETS
 
 
 def read(source: Source) -> Listing:
-    """Renders the images into the folder `rendered`; the seed turns over which photographs are held out."""
+    """Renders the images into the folder `rendered`; the seed decides which photographs are held out."""
     rendered = source.rendered
     rendered.mkdir(parents=True, exist_ok=True)
     splits = split_sources(source.seed)

@@ -18,7 +18,7 @@ import pytest
 import simplejpeg
 
 from charm.app.explain import attribute_score
-from charm.app.guard import LIMITS, ServerLimits
+from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.server import bind, serve
 from charm.attribution import Attribution
 from charm.images import quarantine
@@ -460,7 +460,8 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 def test_limits_as_promised() -> None:
-    assert (LIMITS.body_bytes, LIMITS.file_bytes, LIMITS.pixels, LIMITS.files) == (10**8, 4 * 10**7, 10**8, 64)
+    limits = SERVER_LIMITS
+    assert (limits.body_bytes, limits.file_bytes, limits.pixels, limits.files) == (10**8, 4 * 10**7, 10**8, 64)
 
 
 def test_a_black_image_is_a_image(client: httpx.Client) -> None:
@@ -470,7 +471,7 @@ def test_a_black_image_is_a_image(client: httpx.Client) -> None:
 
 def test_a_refusal_arrives_while_the_body_is_still_being_sent(scorer: CharmScorer) -> None:
     """A connection that is closed on unread data takes the answer with it."""
-    with run_server(scorer, replace(LIMITS, body_bytes=8_000_000)) as address:
+    with run_server(scorer, replace(SERVER_LIMITS, body_bytes=8_000_000)) as address:
         for _ in range(5):
             for body in (bytes(15_000_000), iter([bytes(1_000_000)] * 15)):
                 with connect(address) as client:

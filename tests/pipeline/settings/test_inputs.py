@@ -1,15 +1,19 @@
 """From settings to a tokenizer."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from charm.inputs.standard import StandardTokenizer
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.settings.inputs import build_cutter, build_tokenizer, count_draws
-from pipeline.settings.params import EvaluateParams, Params
+from pipeline.settings.params import EvaluateParams, Params, load_params
 
 
 def test_every_setting_arrives(shipped_params: Params) -> None:
@@ -28,6 +32,38 @@ def test_every_setting_arrives(shipped_params: Params) -> None:
     assert isinstance(tokenizer, CharmTokenizer)
     assert {name: getattr(tokenizer, name) for name in asdict(tokens)} == asdict(tokens)
     assert (tokenizer.patch_size, tokenizer.max_seq_len, tokenizer.selection) == (16, 99, "entropy")
+
+
+NUMBERS = st.one_of(
+    st.integers(-1, 5),
+    st.sampled_from([0.0, 1e-7, 1e-6, 0.5, 1.0, 1.0000001, 2**20, 2**20 + 1, 1e300, float("nan"), float("inf")]),
+)
+WORDS = st.sampled_from(["fixed", "fill", "share", "uniform", "low_first", "nearest", "pad", "epoch", "once", "", "no"])
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_accepted_at_the_door_is_accepted_by_the_tokenizer(data: st.DataObject, tmp_path: Path) -> None:
+    """And what is refused there, the tokenizer refuses, too. One or two settings have any value."""
+    document = YAML(typ="safe").load(Path(__file__).parents[3] / "params.yaml")
+    document["importance"]["frequency"]["coarse_patch_sizes"] = [28, 42, 56]
+    document["tokens"]["budget"] = "fixed"
+    names = [*document["tokens"], "max_seq_len", "selection"]
+    for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
+        value = data.draw(st.one_of(NUMBERS, WORDS, st.none(), st.booleans(), st.just([1])))
+        (document["tokens"] if name in document["tokens"] else document)[name] = value
+    file = tmp_path / "params.yaml"
+    YAML(typ="safe").dump(document, file)
+    wanted = document["tokens"] | {"max_seq_len": document["max_seq_len"], "selection": document["selection"]}
+    if wanted["max_seq_len"] == "auto":
+        wanted["max_seq_len"] = 96
+    try:
+        CharmTokenizer(patch_size=14, **wanted)
+    except ValueError:
+        with pytest.raises(UserError):
+            load_params(file)
+    else:
+        build_cutter(load_params(file), 14)
 
 
 def test_setting_of_the_tokenizer_has_no_other_default(shipped_params: Params) -> None:
