@@ -93,6 +93,7 @@ def evaluate(params: Params, inputs: Inputs, model: CharmViT, saved: SavedModel,
         leaks=facts.leaks,
         notes=facts.notes,
         saliency_empty_rate=masks["empty_rate"] if masks else None,
+        saliency_small_rate=float(found.is_small.mean()) if masks else None,
     )
     results.write(out / "metrics.json")
     columns = [_format(predictions[name]) for name in ("target", "predicted", "spread", "raw")]

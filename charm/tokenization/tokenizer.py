@@ -13,7 +13,7 @@ from charm.tokenization.budget import AreaSeen, count_detailed, keep_tokens, mea
 from charm.tokenization.draws import draw_subset
 from charm.tokenization.geometry import Layout, cell_sides, fit_to_grid, plan_layout
 from charm.tokenization.importance import IMPORTANCE
-from charm.tokenization.selection import Draw, pool_saliency, select_patches
+from charm.tokenization.selection import Draw, judge_saliency, pool_saliency, select_patches
 from charm.tokenization.settings import (
     Budget,
     CoarseRatio,
@@ -205,6 +205,13 @@ class CharmTokenizer:
         draw = partial(draw_subset, seed, epoch if self.redraw == "epoch" else 0, key)
         return turn_tokens(self._assemble(image, self._choose(layout, scores, draw), layout), symmetry)
 
+    def judge_mask(self, saliency_mask: np.ndarray) -> str:
+        """Tells whether the mask, bool (H, W), is of an "object", a "small" one, or "empty" (judge_saliency)."""
+        return judge_saliency(self._fit_mask(saliency_mask), self.coarse_patch_size, self.saliency_coverage)
+
+    def _fit_mask(self, saliency_mask: np.ndarray) -> np.ndarray:
+        return fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
+
     def _score(
         self, image: np.ndarray, layout: Layout, importance: np.ndarray | None, saliency_mask: np.ndarray | None
     ) -> np.ndarray:
@@ -215,8 +222,7 @@ class CharmTokenizer:
             if saliency_mask is None:
                 raise ValueError('selection="saliency" needs saliency_mask, bool (H, W)')
             check_mask(saliency_mask, layout.image_hw)
-            fitted_mask = fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
-            return pool_saliency(fitted_mask, self.coarse_patch_size, self.saliency_coverage).ravel()
+            return pool_saliency(self._fit_mask(saliency_mask), self.coarse_patch_size, self.saliency_coverage).ravel()
         if importance is None:
             fitted = fit_to_grid(image, self.coarse_patch_size, self.fit)
             return IMPORTANCE[self.selection](fitted, self.coarse_patch_size).ravel()

@@ -46,6 +46,7 @@ METRICS = {
     "leaks": 0,
     "notes": {},
     "saliency_empty_rate": None,
+    "saliency_small_rate": None,
     "listed": 7,
     "packed": 6,
     "rejected": {"corrupt": 1},

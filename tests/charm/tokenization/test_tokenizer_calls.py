@@ -143,3 +143,14 @@ def test_a_tokenizer_needs_no_torch_and_dir_shows_it() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("salient", "found"),
+    [(slice(0, 0), "empty"), (slice(10, 20), "small"), (slice(0, 28), "object")],
+    ids=["nothing", "10 pixels", "a coarse patch"],
+)
+def test_masks_are_judged_by_the_coarse_patches_that_they_cover(salient: slice, found: str) -> None:
+    mask = np.zeros((100, 120), bool)
+    mask[salient, salient] = True
+    assert CharmTokenizer(patch_size=14, selection="saliency").judge_mask(mask) == found
