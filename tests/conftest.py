@@ -1,6 +1,8 @@
 """A handful of small images, their manifest and their shards; each test that changes them takes a copy."""
 
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,40 @@ from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
 from pipeline.work.store import parse_record, read_sidecar
 
+pytest_plugins = ["tests.gates"]
+
+# Who starts the tests may ignore or block signals, as a shell does for a job in the background; processes that the
+# tests start would inherit that. Nor are these processes to compile every library anew.
+for _number, _handler in {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}.items():
+    signal.signal(_number, _handler)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parents[1]
 # (height, width): some of a single scale at 24 tokens of 14 pixels, some of two; upright and lying, odd sizes.
 SIZES = ((60, 80), (120, 90), (100, 150), (41, 57), (85, 113), (130, 70), (112, 112))
 PER_SHARD = 4
+
+
+# Begun first, so that none of them is left alone at the end; seconds of computing, each, on a quiet core.
+SLOW = (
+    "tests/stages/test_dvc.py",
+    "tests/faults/test_crash.py",
+    "tests/stages/test_train.py",
+    "tests/faults/test_kill.py",
+)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One file, or some tests of one, start at once in this process; more are shared out over the cores."""
+    files = {argument.split("::")[0] for argument in config.args}
+    return 0 if len(files) == 1 and files.pop().endswith(".py") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files first; within a file, the order is kept."""
+    place = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(SLOW)))
 
 
 @dataclass(frozen=True)

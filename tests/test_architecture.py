@@ -1,12 +1,13 @@
 """What may import what, and one word per stage in its places."""
 
+import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ruamel.yaml import YAML
 
 from pipeline.settings.params import Params
@@ -123,58 +124,98 @@ def test_charm_knows_no_workshop() -> None:
     assert strays == []
 
 
-def run_fresh(code: str) -> str:
-    """What a process of its own prints: what another library imports counts, too."""
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
+HEAVY = {*HOMES, "torch", "timm", "pyarrow", "huggingface_hub", "jinja2", "scipy"}
+WORKSHOP = {"pipeline", "stages", "dvc", "dask", "ruamel", "webdataset"}
+# What a process does that has imported nothing -> what it must not load: heavy libraries are loaded by who needs them.
+# What another library imports counts, too.
+FRESH: dict[str, set[str]] = {
+    "import charm": HEAVY,
+    "import charm; assert 'CharmTokenizer' in dir(charm); charm.CharmTokenizer": HEAVY,
+    "import charm, numpy; charm.CharmTokenizer()(numpy.zeros((9, 9, 3), 'u1'))": HEAVY,
+    "import charm.app.command": WORKSHOP,
+    # `charm --help` does not wait for torch.
+    "import charm.app.command; sys.argv = ['charm', '--help']; charm.app.command.main()": {
+        *("torch", "timm", "cv2", "numpy", "pyarrow")
+    },
+    # A mistake in params.yaml is told at once: in under a second of computing, for others may use this machine.
+    "import pipeline.settings.params as p; p.load_params(); assert time.process_time() - start < 1": {
+        *("numpy", "torch", "dask", "pyarrow", "cv2")
+    },
+    "from stages import importance; from pipeline.settings.params import load_params; importance.main(load_params())": {
+        *("transformers", "segment_anything_hq", "torch")
+    },
+    # SAM-HQ's library would change the timm of who trains.
+    "import stages.train, stages.evaluate": set(HOMES),
+    "import charm; [getattr(charm, name) for name in charm.__all__]": WORKSHOP,
+}
+# Each code in a fork of its own, and so without what the codes before it have imported.
+FORKS = """
+import contextlib, io, json, os, sys, time, traceback
+for number, (code, unwanted) in enumerate(json.load(sys.stdin)):
+    if os.fork() == 0:
+        printed, start = io.StringIO(), time.process_time()
+        try:
+            with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+                exec(code)
+            found = sorted(set(unwanted) & set(sys.modules))
+        except BaseException:
+            found = traceback.format_exc()
+        with open(f"{number}.json", "w") as file:
+            json.dump([found, printed.getvalue()], file)
+        os._exit(0)
+    os.wait()
+"""
 
 
-def test_what_a_fresh_process_loads() -> None:
-    """Heavy libraries are loaded by whoever needs them, and torch not by who only cuts patches."""
-    heavy = {*HOMES, "torch", "timm", "pyarrow", "huggingface_hub", "jinja2", "scipy"}
-    loaded = "print(*sorted(%r & set(sys.modules)))"
-    assert run_fresh(f"import sys, charm; {loaded % heavy}") == ""
-    assert (
-        run_fresh(
-            f"import sys, charm; charm.CharmTokenizer()(__import__('numpy').zeros((9, 9, 3), 'u1')); {loaded % heavy}"
-        )
-        == ""
-    )
-    assert run_fresh(f"import sys, stages.train, stages.evaluate; {loaded % set(HOMES)}") == ""
-    workshop = {"pipeline", "stages", "dvc", "dask", "ruamel", "webdataset"}
-    everything = "[getattr(charm, name) for name in charm.__all__]"
-    assert run_fresh(f"import sys, charm, charm.app.command; {everything}; {loaded % workshop}") == ""
+def test_what_a_fresh_process_loads(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    asked = json.dumps([(code, sorted(unwanted)) for code, unwanted in FRESH.items()])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", FORKS], cwd=tmp_path, env=environment, input=asked, text=True, check=True)
+    told = {code: json.loads((tmp_path / f"{number}.json").read_text()) for number, code in enumerate(FRESH)}
+    assert {code: loaded for code, (loaded, _) in told.items() if loaded} == {}
+    printed = {said for _, said in told.values() if said}
+    help_page, nothing_to_make = sorted(printed)
+    assert help_page.startswith("Usage: charm ")
+    assert nothing_to_make == "importance: the input charm with selection random reads no map\n"
 
 
 def test_stages_are_those_of_dvc() -> None:
     assert tuple(PIPELINE["stages"]) == STAGES
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_what_a_stage_imports_lies_within_its_deps(stage: str) -> None:
-    deps = [str(dep) for dep in PIPELINE["stages"][stage]["deps"]]
-    listed = [dep for dep in deps if dep.split("/")[0] in PACKAGES]
-    assert all((ROOT / dep).exists() for dep in listed)
-    files = import_closure(f"stages.{stage}")
+def test_what_a_stage_imports_lies_within_its_deps() -> None:
     templates = {
         path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.jinja")
     }
-    read = {name for name in templates if any(Path(name).name in (ROOT / file).read_text() for file in files)}
-    within = {name: [dep for dep in listed if name == dep or name.startswith(f"{dep}/")] for name in files | read}
-    assert [name for name, rooms in within.items() if not rooms] == []
-    # Nothing is listed in vain.
-    assert set(listed) == {room for rooms in within.values() for room in rooms}
+    gone, strays, in_vain = [], [], []
+    for stage in STAGES:
+        listed = [dep for dep in map(str, PIPELINE["stages"][stage]["deps"]) if dep.split("/")[0] in PACKAGES]
+        gone += [f"{stage}: {dep}" for dep in listed if not (ROOT / dep).exists()]
+        files = import_closure(f"stages.{stage}")
+        read = {name for name in templates if any(Path(name).name in (ROOT / file).read_text() for file in files)}
+        within = {name: [dep for dep in listed if name == dep or name.startswith(f"{dep}/")] for name in files | read}
+        strays += [f"{stage}: {name}" for name, rooms in within.items() if not rooms]
+        used = {room for rooms in within.values() for room in rooms}
+        in_vain += [f"{stage}: {dep}" for dep in listed if dep not in used]
+    assert (gone, strays, in_vain) == ([], [], [])
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_one_word_in_all_its_places(stage: str) -> None:
-    description = PIPELINE["stages"][stage]
-    assert description["cmd"] == f"python -m stages.{stage}"
-    assert stage in {field.name for field in fields(Params)}
-    assert stage in YAML(typ="safe").load(ROOT / "params.yaml")
-    folder = "runs" if stage in ("train", "evaluate", "report") else "data"
-    assert description["outs"] == [f"{folder}/{stage}"]
-    assert (ROOT / "tests" / "stages" / f"test_{stage}.py").is_file()
+def test_one_word_in_all_its_places() -> None:
+    sections, written = {field.name for field in fields(Params)}, YAML(typ="safe").load(ROOT / "params.yaml")
+    strays = []
+    for stage in STAGES:
+        description = PIPELINE["stages"][stage]
+        folder = "runs" if stage in ("train", "evaluate", "report") else "data"
+        places = {
+            "command": description["cmd"] == f"python -m stages.{stage}",
+            "section of Params": stage in sections,
+            "section of params.yaml": stage in written,
+            "output": description["outs"] == [f"{folder}/{stage}"],
+            "test file": (ROOT / "tests" / "stages" / f"test_{stage}.py").is_file(),
+        }
+        strays += [f"{stage}: {place}" for place, is_so in places.items() if not is_so]
+    assert strays == []
 
 
 def test_no_setting_stands_in_an_output_a_command_or_a_key_of_params() -> None:
@@ -187,11 +228,11 @@ def test_stage_scripts_are_stages_and_nothing_else() -> None:
     assert {path.stem for path in (ROOT / "stages").glob("*.py")} == {*STAGES, "__init__"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_folder_that_a_stage_reads_is_some_stages_out(stage: str) -> None:
-    made = [out for other in PIPELINE["stages"].values() for out in other["outs"]]
-    read = [str(dep) for dep in PIPELINE["stages"][stage]["deps"] if str(dep).startswith(("data/", "runs/"))]
-    assert all(any(dep.startswith(out) for out in made) for dep in read)
+def test_every_folder_that_a_stage_reads_is_some_stages_out() -> None:
+    made = [out for stage in PIPELINE["stages"].values() for out in stage["outs"]]
+    deps = {str(dep) for stage in PIPELINE["stages"].values() for dep in stage["deps"]}
+    read = [dep for dep in deps if dep.startswith(("data/", "runs/"))]
+    assert [dep for dep in read if not any(dep.startswith(out) for out in made)] == []
 
 
 def test_every_plot_has_an_id_of_its_own() -> None:

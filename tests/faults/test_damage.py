@@ -27,7 +27,7 @@ from tests.faults.artifacts import read_small_checkpoint, read_small_model, save
 from tests.faults.conftest import Gate
 from tests.faults.processes import made, run_inline, write_workspace
 
-FLIPS = 1000
+FLIPS, RELIABLE_FLIPS = 100, 1000  # bits of each artifact, by default and with --reliability
 SHARD = "shard-000001"
 AREA = AreaSummary(AreaSeen(0.5, 0.5, 0.0), AreaSeen(0.25, 0.25, 0.5))
 SIDES = torch.cartesian_prod(torch.arange(5), torch.arange(5))  # rows of the axes of two and of three tokens
@@ -61,12 +61,18 @@ def data(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def damaged(path: Path) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def flips(request: pytest.FixtureRequest) -> int:
+    """How many bits of an artifact are tried."""
+    return FLIPS if request.config.getoption("--reliability") is None else RELIABLE_FLIPS
+
+
+def damaged(path: Path, flips: int) -> Iterator[str]:
     """Puts `path` into each damaged state, names it, and puts back what was there."""
     whole = path.read_bytes()
     draws = np.random.default_rng(len(whole))
     try:
-        for place, bit in zip(draws.integers(0, len(whole), FLIPS), draws.integers(0, 8, FLIPS), strict=True):
+        for place, bit in zip(draws.integers(0, len(whole), flips), draws.integers(0, 8, flips), strict=True):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(bit)]) + whole[place + 1 :])
             yield f"bit {bit} of byte {place} flipped"
         for length in range(0, len(whole), 512 if len(whole) > 8192 else 16):
@@ -140,7 +146,7 @@ ARTIFACTS = {
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
-def test_damage(name: str, data: Path, shipped_params: Params, gate: Gate) -> None:
+def test_damage(name: str, data: Path, flips: int, shipped_params: Params, gate: Gate) -> None:
     """What readers do not touch, padding and headers of tars, `verify --full` finds."""
     artifact, path = ARTIFACTS[name], (data / ARTIFACTS[name].file).resolve()
     params = replace(shipped_params, selection="saliency" if "masks" in name else "gradient")
@@ -148,7 +154,7 @@ def test_damage(name: str, data: Path, shipped_params: Params, gate: Gate) -> No
     checked = path.parents[1] if path.parent.name == "importance" else data
     assert find_damage(params, checked) == ""
     found = Counter(cases=0, refused=0, found_by_verify=0, failures=0)
-    for what in damaged(path):
+    for what in damaged(path, flips):
         found["cases"] += 1
         try:
             right = artifact.read(data) == whole
@@ -166,22 +172,22 @@ def test_damage(name: str, data: Path, shipped_params: Params, gate: Gate) -> No
     gate("G3", f"{name}: bits flipped, and cut", **found)
 
 
-def test_damage_of_what_only_verify_reads(data: Path, shipped_params: Params, gate: Gate) -> None:
+def test_damage_of_what_only_verify_reads(data: Path, flips: int, shipped_params: Params, gate: Gate) -> None:
     alone = data.parent / "random"
     path = alone / "importance/column.json"
     assert find_damage(shipped_params, alone) == ""
-    cases = [path.name in find_damage(shipped_params, alone) for _ in damaged(path)]
+    cases = [path.name in find_damage(shipped_params, alone) for _ in damaged(path, flips)]
     gate("G3", "column.json: bits flipped, and cut", cases=len(cases), failures=cases.count(False))
 
 
-def test_damage_of_a_checkpoint(data: Path, gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_of_a_checkpoint(data: Path, flips: int, gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
     """The one before stands in, and it is said why."""
     work = data.parent / "work"
     newest = sorted(path for path in work.iterdir() if path.is_dir())[-1]
     assert read_small_checkpoint(work) == (2, [2.0])
     for path in sorted(newest.iterdir()):
         found = Counter(cases=0, refused=0, failures=0)
-        for _ in damaged(path):
+        for _ in damaged(path, flips):
             found["cases"] += 1
             seen, said = read_small_checkpoint(work), newest.name in capsys.readouterr().out
             found["refused"] += said

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.settings.params import DaskParams, Params, load_params
 from stages import importance, manifest, pos_embeds, shards, train
+from tests.no_cluster import use_no_cluster
 
 ROOT = Path(__file__).parents[2]
 NUM_GOOD = 27
@@ -75,6 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
         patch.chdir(folder)
         patch.delenv("CHARM_STORE", raising=False)
         patch.delenv("DVC_ROOT", raising=False)
+        use_no_cluster(patch)
         manifest.main(params)
         shards.main(params)
         for name in ("gradient", "saliency", "random"):

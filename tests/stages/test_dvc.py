@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,18 +20,28 @@ from pipeline.settings.params import SamHqParams
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from tests.stages.conftest import ROOT, write_images
+from tests.stages.warm_python import warm_python
 
 ALL = ["manifest", "shards", "importance", "pos_embeds", "train", "evaluate", "report"]
 
 
 class Repository:
-    """A copy of the project with a commit, on two dozen small images."""
+    """A copy of the project with a commit, on two dozen small images.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "charm"
+    Args:
+        folder: gets the copy and the images.
+        python: the folder of the `python` that runs DVC and the stages.
+    """
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        self.folder, self._python = folder / "charm", python / "python"
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "CHARM_", "GIT_"))},
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("DVC_", "CHARM_", "DASK_", "GIT_"))
+            },
+            "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
             "GIT_AUTHOR_NAME": "test",
             "GIT_AUTHOR_EMAIL": "test@example.org",
             "GIT_COMMITTER_NAME": "test",
@@ -68,7 +80,7 @@ class Repository:
     def dvc(self, *arguments: str, succeeds: bool | None = True) -> str:
         """What it printed, both streams; succeeds=None: whether it does or not."""
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
+            [self._python, "-m", "dvc", *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -84,12 +96,46 @@ class Repository:
         return re.findall(r"^Running stage '([^']+)'", self.dvc(*arguments), flags=re.MULTILINE)
 
 
+CLUSTER = """
+import sys
+from dask.distributed import LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@contextmanager
+def use_one_cluster(repository: Repository, script: Path) -> Iterator[None]:
+    """All stages share a Dask cluster of one worker, which takes five seconds to start."""
+    script.write_text(CLUSTER)
+    with subprocess.Popen(
+        [sys.executable, script],
+        cwd=repository.folder,
+        env=repository.environment | {"PYTHONPATH": str(repository.folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        repository.environment["DASK_SCHEDULER_ADDRESS"] = process.stdout.readline().strip()
+        try:
+            yield
+        finally:
+            process.stdin.close()
+
+
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
     """After the first `dvc repro`, which runs every stage."""
-    made = Repository(tmp_path_factory.mktemp("dvc"))
-    assert made.ran("repro") == ALL
-    return made
+    with warm_python(tmp_path_factory.mktemp("python")) as python:
+        made = Repository(tmp_path_factory.mktemp("dvc"), python)
+        with use_one_cluster(made, python / "cluster.py"):
+            assert made.ran("repro") == ALL
+            yield made
 
 
 def test_a_second_repro_runs_nothing(repository: Repository) -> None:

@@ -1,9 +1,6 @@
 import contextlib
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +19,6 @@ from pipeline.shards.read import ShardReader
 from pipeline.work import executor
 from pipeline.work.store import parse_record
 from stages import importance
-from tests.stages.conftest import ROOT
 
 Workspace = tuple[Path, Params]
 
@@ -192,25 +188,6 @@ def test_large_shards_are_made_in_blocks_and_a_run_that_stopped_goes_on(
     shutil.rmtree("other/saliency_blocks")
     assert "saliency: 3 of 3 shards are there, 0 to make" in run()
     assert len(worked) == 4  # whole shards need no blocks
-
-
-def test_a_run_without_saliency_loads_neither_of_its_libraries(tmp_path: Path) -> None:
-    """In a fresh process; tests/test_architecture.py has the same of training, whose timm one of them would change."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    code = (
-        "import sys; from stages import importance; from pipeline.settings.params import load_params; "
-        "importance.main(load_params()); "
-        "print(*sorted({'transformers', 'segment_anything_hq', 'torch'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "importance: the input charm with selection random reads no map\n\n"
 
 
 def test_relative_paths_start_at_the_repository_in_a_queued_experiment_too(

@@ -12,6 +12,7 @@ from pipeline.settings.params import Params
 from pipeline.shards.read import ShardReader
 from pipeline.work.store import read_mark
 from stages import manifest, shards
+from tests.no_cluster import use_no_cluster
 
 Workspace = tuple[Path, Params]
 
@@ -50,6 +51,7 @@ def test_an_image_that_changed_since_it_was_listed_is_refused_and_the_advice_hel
 ) -> None:
     """The advice is to run the manifest again, which opens the file again, whatever its stat says."""
     folder, params = workspace
+    use_no_cluster(monkeypatch)
     monkeypatch.chdir(tmp_path)
     if keeps_stat:
         stat = stat_image(folder / "images", Listed("3.jpg", "3.jpg", (0.0,), None, ""))[1:5]

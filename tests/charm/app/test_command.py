@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,7 +14,7 @@ from charm.app.command import app
 from charm.images import find
 from charm.images.find import read_image
 from charm.scorer import CharmScorer
-from tests.conftest import ROOT, draw_image
+from tests.conftest import draw_image
 
 OPTIONS = {
     "score": ["--model", "--draws", "--out", "--overwrite", "--device", "--precision"],
@@ -49,18 +47,6 @@ def test_the_first_page_names_all_commands() -> None:
     listed = ended.stdout.partition("Commands:")[2].splitlines()
     assert [line.split()[0] for line in listed if line] == list(OPTIONS)
     assert not any(line.endswith("...") for line in listed)
-
-
-def test_help_does_not_wait_for_torch() -> None:
-    """In a fresh process, as the command starts."""
-    code = (
-        "import sys, charm.app.command as command\n"
-        "try: command.main()\n"
-        "except SystemExit: print({'torch', 'timm', 'cv2', 'numpy', 'pyarrow'} & set(sys.modules))"
-    )
-    run = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("Usage: charm ")
-    assert run.stdout.endswith("set()\n")
 
 
 def test_show(photo: str, model_folder: Path) -> None:
