@@ -132,6 +132,7 @@ def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribu
         total: the sum of all, which is score - baseline_score but for the error of an integral.
         score, baseline_score: of this draw, and of the same image without detail, flat in its mean colour; not clipped
             to the scale, or the sum would not be right.
+        left_out: by how much the total is short of score - baseline_score; 0 where it is within the tolerance.
         raised, lowered: the colours, as CSS has them.
     """
     low, high = scorer.score_range
@@ -144,6 +145,7 @@ def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribu
         "total": float(shown.sum(dtype=np.float64)),
         "score": low + (high - low) * attribution.score,
         "baseline_score": low + (high - low) * attribution.baseline_score,
+        "left_out": 0.0 if attribution.is_complete else (high - low) * attribution.residual,
         "raised": f"rgb{RAISED}",
         "lowered": f"rgb{LOWERED}",
     }

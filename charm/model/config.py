@@ -141,7 +141,7 @@ class ModelConfig:
         max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
         seed: of the draws of patches.
         draws: number of draws that an image's score is averaged over.
-        versions: of the libraries that it was trained with.
+        versions: of the libraries, and of the way that patches are drawn, with which it was trained.
         evaluation: None before `evaluate`.
     """
 
