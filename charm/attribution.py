@@ -1,9 +1,9 @@
-"""Which tokens moved the score: integrated gradients (Sundararajan, Taly, Yan, ICML 2017, section 3) over pixels.
+"""Contributions of tokens to the score: integrated gradients over pixels (Sundararajan, Taly, Yan, ICML 2017, sec. 3).
 
 An image is compared with one that is flat in its mean colour. Between the two its pixels change along a straight line,
-and a token's contribution is what the score gains along it through that token's pixels: how much what the token shows
-beyond the mean colour moved the score, up (above 0) or down. Contributions sum to the score minus the flat image's
-score ("completeness"), but for the error of the integral. Points on the line are doubled until that error, the
+and a token's contribution is the gain of the score along it through that token's pixels: how far the token's
+difference from the mean colour moved the score, up (above 0) or down. Contributions sum to the score minus the flat
+image's score ("completeness"), but for the error of the integral. Points on the line are doubled until that error, the
 residual, is at most RELATIVE_TOLERANCE of the difference between the two scores, or ABSOLUTE_TOLERANCE.
 """
 
@@ -26,7 +26,7 @@ _AT_ONCE = 4  # images per pass; bounds the activations that are kept for a grad
 
 @dataclass(frozen=True)
 class Attribution:
-    """What moved a score.
+    """The contributions of tokens to a score.
 
     Attributes:
         contributions: float32 (L,), in units of the score; zero where padding.
@@ -42,17 +42,17 @@ class Attribution:
 
     @property
     def residual(self) -> float:
-        """What the contributions leave out: score - baseline_score - their sum; 0 for an exact integral."""
+        """The error of the integral: score - baseline_score - the sum of contributions."""
         return self.score - self.baseline_score - float(self.contributions.sum(dtype=np.float64))
 
     @property
     def is_complete(self) -> bool:
-        """Whether the residual is within the tolerance."""
+        """Whether the residual is within RELATIVE_TOLERANCE or ABSOLUTE_TOLERANCE."""
         tolerance = RELATIVE_TOLERANCE * abs(self.score - self.baseline_score)
         return abs(self.residual) <= max(tolerance, ABSOLUTE_TOLERANCE)
 
 
-@torch.inference_mode(False)  # and gradients on, also where the caller has them off
+@torch.inference_mode(False)  # turns gradients on, too, where the caller has turned them off
 def attribute_tokens(
     model: nn.Module,
     tokens: Tokens,
@@ -60,10 +60,10 @@ def attribute_tokens(
     bins: Sequence[float] | None = None,
     steps: int = 16,
 ) -> Attribution:
-    """The contribution of each token of an image to its score.
+    """Computes the contribution of each token of an image to its score.
 
     Args:
-        model: a CharmViT, used in the mode that it is in: call `eval()` first where training mode is random. Neither
+        model: a CharmViT, used in the mode that it is in: call `eval()` first if training mode is random. Neither
             its mode nor its parameters and their gradients change.
         tokens: of one image.
         pos_embed: float (1, L, D), or the image's tables (`CharmViT.pos_embed_tables`), on the model's device.
@@ -92,10 +92,10 @@ def attribute_tokens(
     detail = patches - flat  # zero where padding
     coord, scale_id = (torch.from_numpy(array).to(device) for array in (tokens.patch_coord, tokens.scale_id))
     gathered = pos_embed[0] if isinstance(pos_embed, Tensor) else gather_pos_embed(pos_embed, coord, scale_id)
-    embedded = gathered.detach().clone()  # one from inference mode itself cannot take part in gradients
+    embedded = gathered.detach().clone()  # a tensor made in inference mode cannot take part in gradients
 
     def score_at(shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Images that are this share (B,) of the way from the flat one, (B, L, p, p, 3), and their scores, (B,)."""
+        """Returns images at fractions (B,) of the way from the flat one, (B, L, p, p, 3), and their scores, (B,)."""
         points = (flat + shares[:, None, None, None, None] * detail).requires_grad_()
         others = (coord, scale_id, valid, embedded)
         outputs = model(points, *(array.expand(len(shares), *array.shape) for array in others))
@@ -119,7 +119,7 @@ def attribute_tokens(
 
 
 def map_contributions(tokens: Tokens, contributions: np.ndarray) -> np.ndarray:
-    """Contributions where they lie in the image, those of all scales together.
+    """Maps contributions to their places in the image, those of all scales together.
 
     A token's contribution is spread evenly over the area that it shows: a coarse one's over n * n native cells, one of
     the middle of three scales over 4/3 * 4/3. Where tokens of several scales show one place, they add up.
@@ -151,7 +151,7 @@ def map_contributions(tokens: Tokens, contributions: np.ndarray) -> np.ndarray:
 
 
 def _score(outputs: Tensor, bins: Sequence[float] | None) -> Tensor:
-    """(B,) from the outputs of a model, (B, num_outputs)."""
+    """Returns the scores, (B,), from the outputs of a model, (B, num_outputs)."""
     if outputs.shape[1] == 1:
         return outputs[:, 0]
     if bins is None or len(bins) != outputs.shape[1]:
@@ -161,7 +161,7 @@ def _score(outputs: Tensor, bins: Sequence[float] | None) -> Tensor:
 
 
 def _spread(length: int, finer: int) -> np.ndarray:
-    """How much of each of `length` equal parts of an axis lies in each of `finer` ones, (length, finer)."""
+    """Returns how much of each of `length` equal parts of an axis lies in each of `finer` parts, (length, finer)."""
     # Borders in whole numbers, of 1 / (length * finer) of the axis: no sliver is shown where none is.
     first, start = np.arange(length)[:, None] * finer, np.arange(finer) * length
     overlap = np.minimum(first + finer, start + length) - np.maximum(first, start)

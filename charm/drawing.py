@@ -1,4 +1,4 @@
-"""Drawings of what a model sees of an image, shared by the report, the page and `charm show`."""
+"""Drawings of an image as a model sees it, shared by the report, the page and `charm show`."""
 
 import base64
 
@@ -10,12 +10,12 @@ from charm.tokenization.tokens import Tokens
 
 SHOWN_EDGE = 480  # pixels, longest edge of a shown image
 JPEG_QUALITY = 85
-SHADE = 150  # alpha, 0..255, laid over what is not native; 128 left bright skies as bright as native patches
+SHADE = 150  # alpha, 0..255, over all but native patches; 128 left bright skies as bright as native patches
 UNITS = {"frequency": "log power", "gradient": "Sobel magnitude", "entropy": "bits"}
 
 
 def mark_cells(tokens: Tokens, scale: int, side: int = 1) -> np.ndarray:
-    """Cells of side * side patches that hold a token of a scale: bool (h / side, w / side), the scale's grid (h, w)."""
+    """Marks cells of side * side patches that hold a token of a scale of grid (h, w): bool (h / side, w / side)."""
     grid_h, grid_w = tokens.grids[scale]
     marked = np.zeros((grid_h // side, grid_w // side), bool)
     y, x = tokens.patch_coord[tokens.patch_valid & (tokens.scale_id == scale)].T // side
@@ -24,7 +24,7 @@ def mark_cells(tokens: Tokens, scale: int, side: int = 1) -> np.ndarray:
 
 
 def trace_cells(marked: np.ndarray, cell_size: int) -> str:
-    """SVG path of a square of cell_size pixels around each True of a bool (h, w)."""
+    """Returns the SVG path of a square of cell_size pixels around each True of a bool (h, w)."""
     return "".join(
         f"M{x * cell_size} {y * cell_size}h{cell_size}v{cell_size}h-{cell_size}z" for y, x in np.argwhere(marked)
     )
@@ -40,36 +40,36 @@ def shrink(image: np.ndarray, shown_edge: int = SHOWN_EDGE) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray) -> str:
-    """Data URI of uint8 (H, W, 3), RGB."""
+    """Encodes uint8 (H, W, 3), RGB, as a data URI of a JPEG file."""
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=JPEG_QUALITY, colorsubsampling="420")
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
 def encode_heat(values: np.ndarray) -> str:
-    """Data URI of (h, w), one pixel per value, from the lowest (dark blue) to the highest (yellow)."""
+    """Encodes (h, w) as a data URI of one pixel per value, from the lowest (dark blue) to the highest (yellow)."""
     return embed_png(paint_heat(values))
 
 
 def paint_heat(values: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3), RGB, of (h, w): from the lowest (dark blue) to the highest (yellow)."""
+    """Colours values, (h, w), from the lowest (dark blue) to the highest (yellow): uint8 (h, w, 3), RGB."""
     low, high = float(values.min()), float(values.max())
     levels = np.rint((values - low) * (255 / (high - low if high > low else 1))).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
 def encode_shade(native: np.ndarray) -> str:
-    """Data URI of a black overlay for bool (h, w): transparent where True."""
+    """Encodes bool (h, w) as a data URI of a black overlay, transparent where True."""
     overlay = np.zeros((*native.shape, 4), np.uint8)
     overlay[..., 3] = np.where(native, 0, SHADE)
     return embed_png(overlay)
 
 
 def embed_png(image: np.ndarray) -> str:
-    """Data URI of uint8 (h, w, 3), RGB, or (h, w, 4), RGBA."""
+    """Encodes uint8 (h, w, 3), RGB, or (h, w, 4), RGBA, as a data URI of a PNG file."""
     return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """A file, of uint8 (h, w, 3), RGB, or (h, w, 4), RGBA."""
+    """Encodes uint8 (h, w, 3), RGB, or (h, w, 4), RGBA, as the bytes of a PNG file."""
     order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
     return cv2.imencode(".png", cv2.cvtColor(image, order))[1].tobytes()

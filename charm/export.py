@@ -1,6 +1,6 @@
 """The encoder of a CharmViT for use without PyTorch code: tokens with their position embeddings -> outputs.
 
-    data = export_onnx(model)  # what an .onnx file holds, weights included
+    data = export_onnx(model)  # the content of an .onnx file, weights included
     program = export_program(model)  # for torch.export.save
 
 Both take the same inputs, by these names and in this order, for any B and L from 1 on:
@@ -40,20 +40,20 @@ class _Encoder(nn.Module):
         self.model = model
 
     def forward(self, patches: Tensor, pos_embed: Tensor, scale_id: Tensor, patch_valid: Tensor) -> Tensor:
-        """float (B, num_outputs)."""
+        """Returns the outputs, float (B, num_outputs)."""
         attended = self.model.attn_mask(patch_valid)
-        # Numbers to add, once for all blocks: from bools each block would make its own, and look for NaN besides.
+        # A mask of numbers to add, made once: from bools each block would make its own, and look for NaN besides.
         attn_mask = torch.zeros_like(attended, dtype=pos_embed.dtype).masked_fill(~attended, -torch.inf)
         return self.model.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
 
 
 def export_program(model: CharmViT) -> ExportedProgram:
-    """The encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
+    """Exports the encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
 
-    The model itself stays as it is, wherever it is and whether it is being trained or not.
+    The model itself keeps its device, type and mode.
     """
     encoder = _Encoder(copy.deepcopy(model).cpu().float()).eval()
-    batch_size, seq_len, p = 2, 3, model.patch_size  # any but 1, which would be taken for a constant
+    batch_size, seq_len, p = 2, 3, model.patch_size  # sizes of 1 would be taken for constants
     width = model.pos_embed_tables([(1, 1)])[0].shape[-1]
     example = (
         torch.zeros(batch_size, seq_len, p, p, 3, dtype=torch.uint8),
@@ -70,7 +70,7 @@ def export_program(model: CharmViT) -> ExportedProgram:
 
 
 def export_onnx(model: CharmViT) -> bytes:
-    """The encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
+    """Exports the encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
 
     Raises:
         ValueError: the weights are too large for one file.
@@ -96,7 +96,7 @@ def export_onnx(model: CharmViT) -> bytes:
     )
     assert exported is not None  # None is for the exporter that dynamo=True replaces
     shape: Any = exported.model.graph.inputs[0].shape
-    exported.rename_axes({shape[0]: "B", shape[1]: "L"})  # on the way from the program their names are lost
-    ClearMetadataAndDocStringPass()(exported.model)  # where each node comes from: not the same twice
+    exported.rename_axes({shape[0]: "B", shape[1]: "L"})  # torch.onnx.export loses the names of the axes
+    ClearMetadataAndDocStringPass()(exported.model)  # the origin of nodes differs from one export to the next
     data: bytes = exported.model_proto.SerializeToString()
     return data

@@ -3,8 +3,8 @@
 The folder is laid out as model hubs expect it:
 
     model.safetensors   the tensors of a CharmViT
-    config.json         what it takes to score images with it, and what it was made from; it knows the sha256 of the
-                        tensors and of its own rest, so that damage cannot pass for another model
+    config.json         the facts needed to score images, and the data and settings of the training; it holds the sha256
+                        of the tensors and of its own rest, so that damage cannot pass for another model
     README.md           the model card, for people
 """
 
@@ -23,7 +23,7 @@ from charm.runtime.disk import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor
 
-# torch and jinja2 are imported in functions: whoever needs only the config need not wait seconds for torch.
+# torch and jinja2 are imported in functions: reading only the config must not wait seconds for torch.
 
 AnyPath = str | os.PathLike[str]
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -34,10 +34,10 @@ _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model's folder, as it was read.
+    """The content of a model's folder.
 
     Attributes:
-        config: what the model is.
+        config: of the model.
         weights_sha256: of model.safetensors, which names the model.
         tensors: `state_dict` of a CharmViT.
     """
@@ -48,11 +48,11 @@ class SavedModel:
 
 
 def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str, bytes]:
-    """Encodes the files of a model's folder, by name. Equal models give equal bytes.
+    """Encodes the files of a model's folder, by name; equal models give equal bytes.
 
     Args:
         tensors: `state_dict` of a CharmViT.
-        config: what the model is.
+        config: of the model.
     """
     from safetensors.torch import save
 
@@ -83,7 +83,7 @@ def read_config(folder: AnyPath) -> tuple[ModelConfig, str]:
 
     Raises:
         OSError: the file is missing.
-        ValueError: it is damaged, was changed, is of another kind, or says what no model can be.
+        ValueError: the file is damaged, was changed, is of another kind, or describes an impossible model.
     """
     path = Path(folder) / "config.json"
     try:
@@ -124,11 +124,11 @@ def read_model(folder: AnyPath) -> SavedModel:
 
 
 def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Reads type and shape of each tensor in a model's folder, by name, and no tensor.
+    """Reads type and shape of each tensor in a model's folder, by name, without reading the tensors.
 
     Raises:
         OSError: the file is missing.
-        ValueError: it is no safetensors file.
+        ValueError: the file is no safetensors file.
     """
     path = Path(folder) / "model.safetensors"
     with open(path, "rb") as file:
@@ -146,7 +146,7 @@ def _digest(config: dict[str, Any]) -> str:
 
 
 def render_card(config: ModelConfig) -> str:
-    """Renders the model card, Markdown with the head that hubs read, of what the config says."""
+    """Renders the model card from a config: Markdown, with the head that hubs read."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from charm.model.metrics import METRICS
@@ -159,4 +159,4 @@ def render_card(config: ModelConfig) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(CARD_TEMPLATE.name).render(vars(config), names=METRICS)
+    return environment.get_template(CARD_TEMPLATE.name).render(vars(config), names=METRICS, doubts=config.doubts)

@@ -21,13 +21,13 @@ from charm.model.vit import PRECISIONS, CharmViT, autocast
 from charm.runtime.weights import list_problems
 from charm.tokenization.tokens import Tokens
 
-_FLOATS = ("F16", "BF16", "F32", "F64")  # of safetensors
+_FLOATS = ("F16", "BF16", "F32", "F64")  # names of safetensors
 _BATCH_TOKENS = 8192  # of a batch, padding included: 16 images of 512
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model says of an image, on the scale of the labels that it was trained with.
+    """A model's score of an image, on the scale of the labels that it was trained with.
 
     Attributes:
         score: within `CharmScorer.score_range`.
@@ -48,11 +48,11 @@ class CharmScorer(Preparation):
 
     Args:
         model: a trained CharmViT; put into evaluation mode.
-        config: what the model is.
-        device: where the model runs.
+        config: of the model.
+        device: of the model.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
-        full_size: whether images are seen larger than the model's training had them.
-        weights_sha256: of the weights, which names the model; "" where it comes from no file.
+        full_size: whether images may be larger than those of the model's training.
+        weights_sha256: of the weights, which names the model; "" if the model comes from no file.
 
     Attributes:
         model, config, weights_sha256: as given.
@@ -129,7 +129,7 @@ class CharmScorer(Preparation):
 
         Args:
             image: an image of any size: numpy uint8 (H, W, 3) RGB, PIL, or torch uint8 (3, H, W) RGB; or a list.
-            draws: of patches, whose scores are averaged; None = as many as `evaluate` took.
+            draws: number of draws of patches, whose scores are averaged; None = as in `evaluate`.
             saliency_mask: bool (H, W), True on the salient object; for a list, a list. For models that were trained
                 with `selection: saliency`, and for no others.
 
@@ -150,7 +150,7 @@ class CharmScorer(Preparation):
         return scores if isinstance(image, list) else scores[0]
 
     def score_tokens(self, tokens: Sequence[Sequence[Tokens]]) -> list[Score]:
-        """The scores of images, each with its draws, from `tokenize`; in batches of sequences of about one length."""
+        """Scores images from their draws by `tokenize`, in batches of sequences of about one length."""
         flat = [one for draws in tokens for one in draws]
         shares = np.empty((len(flat), len(self.unit_bins)))
         for batch in _group_by_length([one.seq_len for one in flat]):
@@ -159,7 +159,7 @@ class CharmScorer(Preparation):
         return [self._summarize(part) for part in np.split(shares, ends[:-1])] if tokens else []
 
     def _summarize(self, shares: np.ndarray) -> Score:
-        """shares: float64 (draws, num_outputs)."""
+        """Averages the draws of an image; shares: float64 (draws, num_outputs)."""
         low, high = self.score_range
         scores = low + (high - low) * (shares @ self.unit_bins)
         raw = float(scores.mean())
@@ -170,7 +170,7 @@ class CharmScorer(Preparation):
 
     @torch.inference_mode()
     def _predict(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        """float64 (B, num_outputs): scores on the scale of 0..1, or the shares of the bins."""
+        """Returns float64 (B, num_outputs): scores on 0..1, or the shares of the bins."""
         length = max(1, max(one.seq_len for one in tokens))
 
         def stack(name: str) -> torch.Tensor:
@@ -183,7 +183,7 @@ class CharmScorer(Preparation):
         return np.asarray(shares.double().cpu())
 
     def embed_positions(self, tokens: Sequence[Tokens], length: int) -> torch.Tensor:
-        """Position embeddings of the first `length` tokens of each image: float32 (B, length, D), on the device."""
+        """Returns embeddings of the first `length` tokens of each image: float32 (B, length, D), on the device."""
         sides = {side for one in tokens for grid in one.grids for side in grid} - {0}
         axes = PosEmbedAxes({side: self._axis(side) for side in sorted(sides)}, self._learnt).to(
             torch.device(self.device)
@@ -196,7 +196,7 @@ class CharmScorer(Preparation):
         return None if self.model.rotary else self.model.learnt_grid.detach().float()
 
     def _axis(self, length: int) -> torch.Tensor:
-        """Of charm.model.axes, made on first use."""
+        """Returns an axis for charm.model.axes of `length` tokens; made on first use."""
         if length not in self._axes:
             if self.model.rotary:
                 self._axes[length] = torch.stack(self.model.rotary_axis(length)).float().cpu()
@@ -208,7 +208,7 @@ class CharmScorer(Preparation):
 
 
 def _check_weights(folder: AnyPath, config: ModelConfig) -> None:
-    """Raises ValueError unless a folder's weights are those of its config, before any of them is read or made."""
+    """Raises ValueError unless a folder's weights fit its config; reads and makes no weights."""
     with torch.device("meta"):
         expected = CharmViT.from_config(config.model).state_dict()
     found = read_weights_header(folder)
@@ -222,7 +222,7 @@ def _check_weights(folder: AnyPath, config: ModelConfig) -> None:
 
 
 def _group_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of sequences in batches of at most `_BATCH_TOKENS`, padding included; longest first."""
+    """Groups indices of sequences to batches of at most `_BATCH_TOKENS`, padding included; longest first."""
     batches: list[list[int]] = []
     room = 0
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):

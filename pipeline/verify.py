@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from charm.hub import MODEL_FILES, read_model
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
+from pipeline.pos_embeds.area import read_area
 from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader, read_column_facts
@@ -98,6 +99,7 @@ def _count_samples(folder: Path, reader: ShardReader, full: bool) -> str:
 
 def _check_pos_embeds(folder: Path, backbone: str) -> str:
     PosEmbeds(folder, backbone)
+    read_area(folder)
     return "position embeddings"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from charm.hub import CARD_TEMPLATE, SavedModel, write_model_folder
+from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
 from charm.model.config import EvaluationConfig
 from charm.model.vit import CharmViT
 from charm.runtime.devices import choose_device
@@ -39,11 +39,13 @@ def main(params: Params) -> None:
     made_from = _fingerprint(params, inputs, saved)
     if publish_finished("evaluated", made_from, OUT):
         print("evaluate: finished before, published again")
-        return
-    with tempfile.TemporaryDirectory(dir=store_folder("evaluated"), prefix=".making-") as folder:
-        evaluate(params, inputs, model, saved, Path(folder))
-        keep_finished("evaluated", made_from, Path(folder))
-    publish_finished("evaluated", made_from, OUT)
+    else:
+        with tempfile.TemporaryDirectory(dir=store_folder("evaluated"), prefix=".making-") as folder:
+            evaluate(params, inputs, model, saved, Path(folder))
+            keep_finished("evaluated", made_from, Path(folder))
+        publish_finished("evaluated", made_from, OUT)
+    for doubt in read_config(OUT / "model")[0].doubts:
+        print(f"evaluate: warning: {doubt}")
 
 
 def evaluate(params: Params, inputs: Inputs, model: CharmViT, saved: SavedModel, out: Path) -> None:
@@ -91,6 +93,7 @@ def evaluate(params: Params, inputs: Inputs, model: CharmViT, saved: SavedModel,
         leaks=facts.leaks,
         notes=facts.notes,
         saliency_empty_rate=masks["empty_rate"] if masks else None,
+        saliency_small_rate=float(found.is_small.mean()) if masks else None,
     )
     results.write(out / "metrics.json")
     columns = [_format(predictions[name]) for name in ("target", "predicted", "spread", "raw")]

@@ -1,9 +1,13 @@
-"""Prepare the backbone's position embeddings for every grid that the images have."""
+"""Prepare the backbone's position embeddings for every grid that the images have.
+
+The grids also tell how much of the images is seen: area_seen.json has it beside the position embeddings.
+"""
 
 from pathlib import Path
 
 from charm.tokenization.geometry import limit_edge
 from pipeline.manifest.table import read_manifest
+from pipeline.pos_embeds.area import AreaSummary, summarize_area, write_area
 from pipeline.pos_embeds.axes import list_axes, write_axes, write_rotary_axes
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import start_model
@@ -17,7 +21,11 @@ def main(params: Params) -> None:
     model = start_model(params, num_bins=1)
     # In evaluation images are seen no larger than those of the training.
     sizes = {*manifest.image_hws, *(limit_edge(size, manifest.train_edge) for size in manifest.image_hws)}
-    axes = list_axes(build_tokenizer(params, model.patch_size), sizes)
+    tokenizer = build_tokenizer(params, model.patch_size)
+    axes = list_axes(tokenizer, sizes)
+    area = summarize_area(tokenizer, manifest.image_hws)
+    out.mkdir(parents=True, exist_ok=True)
+    write_area(out, area)
     if model.rotary:
         write_rotary_axes(out, params.backbone, {length: model.rotary_axis(length) for length in axes})
     else:
@@ -25,6 +33,17 @@ def main(params: Params) -> None:
             out, params.backbone, model.learnt_grid.detach(), axes, params.pos_embeds.mode, params.pos_embeds.antialias
         )
     print(f"pos_embeds: {params.backbone}, grids of {axes[0]} to {axes[-1]} tokens a side")
+    if area is not None:
+        _show_area(area, params.max_seq_len, manifest.facts.max_edge)
+
+
+def _show_area(area: AreaSummary, max_seq_len: int, max_edge: int | None) -> None:
+    print(f"pos_embeds: of an image's area, median: {area.median}; lowest: {area.lowest}")
+    if area.median.dropped > 0.5:
+        print(
+            "pos_embeds: warning: more than half of the area of most images is dropped; raise max_seq_len "
+            f"({max_seq_len}) or lower manifest.max_edge ({max_edge or 'no limit'})"
+        )
 
 
 if __name__ == "__main__":

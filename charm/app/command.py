@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 import charm
+from charm.app.limits import SERVER_LIMITS
+from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_formats, list_words
 from charm.runtime.interrupts import reporting
 
 _MODEL = "runs/evaluate/model"
@@ -44,7 +46,45 @@ Precision = Annotated[
         help="Of the model's matrix products: float32, bfloat16 or float16, which GPUs are faster with.",
     ),
 ]
-Photo = Annotated[str, typer.Argument(metavar="PHOTO", help="A JPEG, PNG, WebP, BMP or TIFF file.")]
+Photo = Annotated[str, typer.Argument(metavar="PHOTO", help=f"A {list_formats('or')} file.")]
+
+
+# Texts with numbers of the limits, which a docstring cannot have.
+_SCORE_HELP = f"""Score photographs.
+
+    \b
+        charm score beach.jpg
+        charm score photos/ --out scores.csv
+
+    Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
+    the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
+    raw (the score before it was clipped to the scale), downscaled_to (height and width at which the model saw a
+    photograph that is larger than those of its training), distribution (the share of each bin, of models that were
+    trained on distributions) and reason. Lists are JSON in a CSV file.
+
+    A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
+    others are scored, and the exit code is 3. Each file is opened first in a process of its own, which may take
+    {BOUNDS.cpu_seconds:g} seconds and {BOUNDS.megabytes / 1000:g} GB.
+
+    A table may be stopped and killed at any time: FILE.partial holds what is finished, and the same command goes on
+    from there. A file that was changed since is scored again.
+
+    In paths, bytes that are no UTF-8, control characters and backslashes are written as \\xff, \\n and \\\\.
+"""
+_SERVE_HELP = f"""Serve a page and an HTTP API that score photographs.
+
+    \b
+        charm serve
+        curl -F photo=@beach.jpg -F photo=@street.png http://127.0.0.1:8000/score
+
+    The page ranks the photographs that are dropped on it, and shows of each the patches that stayed native, what the
+    model sees and what moved the score. POST /score takes up to {SERVER_LIMITS.files} images and
+    {in_megabytes(SERVER_LIMITS.body_bytes)}, an image up to {in_megabytes(SERVER_LIMITS.file_bytes)}, and
+    ?draws=1 to {SERVER_LIMITS.draws}; POST /explain one image; GET /health and /metrics tell about the model and the
+    server. Photographs are opened in a process of their own and removed once they are read.
+
+    There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
+"""
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,15 +108,15 @@ def start(
     """
 
 
-@app.command()
+@app.command(help=_SCORE_HELP)
 def score(
     paths: Annotated[
         list[str],
         typer.Argument(
             metavar="PATH",
             help="Files are taken as they are named. Folders are searched with all that is below them, by name, for "
-            "files that end in jpg, jpeg, png, webp, bmp, tif or tiff; what is hidden is passed over, and links that "
-            "lead out of their folder are rejected.",
+            f"files that end in {list_words([ending[1:] for ending in ENDINGS], 'or')}; what is hidden is passed over, "
+            "and links that lead out of their folder are rejected.",
         ),
     ],
     model: Model = _MODEL,
@@ -102,27 +142,6 @@ def score(
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Score photographs.
-
-    \b
-        charm score beach.jpg
-        charm score photos/ --out scores.csv
-
-    Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
-    the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
-    raw (the score before it was clipped to the scale), downscaled_to (height and width at which the model saw a
-    photograph that is larger than those of its training), distribution (the share of each bin, of models that were
-    trained on distributions) and reason. Lists are JSON in a CSV file.
-
-    A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
-    others are scored, and the exit code is 3. Each file is opened first in a process of its own, which may take 10
-    seconds and 1.5 GB.
-
-    A table may be stopped and killed at any time: FILE.partial holds what is finished, and the same command goes on
-    from there. A file that was changed since is scored again.
-
-    In paths, bytes that are no UTF-8, control characters and backslashes are written as \\xff, \\n and \\\\.
-    """
     with reporting("what is made is kept, and the same command goes on from here" if out else ""):
         from charm.app.score import Options, score_files
 
@@ -200,8 +219,9 @@ def tokenize(
         charm tokenize beach.jpg --out tokens.npz
 
     What the model's tokenizer does to it: the size of the photograph, the size that it is fitted to, grids and tokens
-    of each scale, how many tokens were dropped or are padding, and what the draw of patches follows from. The file has
-    the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load opens it.
+    of each scale, how many tokens were dropped or are padding, how much of its area is seen, and what the draw of
+    patches follows from. The file has the arrays patches, patch_coord, scale_id, patch_valid and grids; numpy.load
+    opens it.
     """
     with reporting():
         from charm.app.reading import load_preparation
@@ -242,7 +262,7 @@ def export(
         print(f"written to {out}, {len(data) / 1e6:.1f} MB")
 
 
-@app.command()
+@app.command(help=_SERVE_HELP)
 def serve(
     model: Model = _MODEL,
     host: Annotated[
@@ -253,7 +273,7 @@ def serve(
         int | None,
         typer.Option(
             min=1,
-            max=16,
+            max=SERVER_LIMITS.draws,
             metavar="K",
             help="How many draws of patches a score is averaged over, where a request does not say; more than one give "
             "the page spreads to show. Else as many as in the model's evaluation.",
@@ -262,19 +282,6 @@ def serve(
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Serve a page and an HTTP API that score photographs.
-
-    \b
-        charm serve
-        curl -F photo=@beach.jpg -F photo=@street.png http://127.0.0.1:8000/score
-
-    The page ranks the photographs that are dropped on it, and shows of each the patches that stayed native, what the
-    model sees and what moved the score. POST /score takes up to 64 images and 100 MB, an image up to 40 MB, and
-    ?draws=1 to 16; POST /explain one image; GET /health and /metrics tell about the model and the server. Photographs
-    are opened in a process of their own and removed once they are read.
-
-    There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
-    """
     with reporting():
         from charm.app.server import serve
 

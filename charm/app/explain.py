@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from charm.app.show import find_importance, fit_image
+from charm.app.show import describe_area, find_importance, fit_image
 from charm.attribution import Attribution, attribute_tokens, map_contributions
 from charm.drawing import UNITS, embed_png, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink
 from charm.scorer import CharmScorer, Score
@@ -37,6 +37,7 @@ class Shown:
 
     Attributes:
         image_hw: pixels, (height, width), of the photo.
+        downscaled_to: pixels, (height, width), at which the model sees it; None where that is its own size.
         frame_hw: pixels, of the frame.
         photo: data URI of the photo in the frame.
         native: SVG path around the native patches, in the frame's pixels.
@@ -44,10 +45,12 @@ class Shown:
         seen: data URI of the image rebuilt from its tokens.
         tokens: number of tokens per scale, native first, with how many pixels of the frame one of them is wide.
         max_seq_len: most tokens that an image may have.
+        area_seen: how much of the frame is native, downscaled and dropped; None for inputs that resize an image.
         importance: None where there was nothing to choose, or chance did.
     """
 
     image_hw: tuple[int, int]
+    downscaled_to: tuple[int, int] | None
     frame_hw: tuple[int, int]
     photo: str
     native: str
@@ -55,6 +58,7 @@ class Shown:
     seen: str
     tokens: tuple[dict[str, float], ...]
     max_seq_len: int
+    area_seen: str | None
     importance: Importance | None
 
 
@@ -67,8 +71,11 @@ def show_tokens(
     frame_h, frame_w = (side * patch_size for side in tokens.grids[-1])
     native = mark_cells(tokens, scales[0])
     counts = [int((tokens.patch_valid & (tokens.scale_id == scale)).sum()) for scale in scales]
+    image_hw = image.shape[0], image.shape[1]
+    seen_hw = scorer.limited_hw(image_hw)
     return Shown(
-        image_hw=(image.shape[0], image.shape[1]),
+        image_hw=image_hw,
+        downscaled_to=None if seen_hw == image_hw else seen_hw,
         frame_hw=(frame_h, frame_w),
         photo=encode_jpeg(shrink(fit_image(scorer, image, tokens), SHOWN_EDGE)),
         native=trace_border(native, patch_size),
@@ -80,6 +87,7 @@ def show_tokens(
             if tokens.grids[scale] != (0, 0)
         ),
         max_seq_len=len(tokens.patch_valid),
+        area_seen=describe_area(scorer, image),
         importance=_show_importance(scorer, image, tokens, saliency_mask) if native.any() else None,
     )
 
@@ -122,7 +130,9 @@ def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribu
         image: data URI of an overlay, one pixel per native patch: RAISED and LOWERED, more opaque where there was more.
         limit: what the full colours stand for, of the score, per native patch.
         total: the sum of all, which is score - baseline_score but for the error of an integral.
-        score, baseline_score: of this draw, and of the same image without detail, flat in its mean colour.
+        score, baseline_score: of this draw, and of the same image without detail, flat in its mean colour; not clipped
+            to the scale, or the sum would not be right.
+        left_out: by how much the total is short of score - baseline_score; 0 where it is within the tolerance.
         raised, lowered: the colours, as CSS has them.
     """
     low, high = scorer.score_range
@@ -135,6 +145,7 @@ def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribu
         "total": float(shown.sum(dtype=np.float64)),
         "score": low + (high - low) * attribution.score,
         "baseline_score": low + (high - low) * attribution.baseline_score,
+        "left_out": 0.0 if attribution.is_complete else (high - low) * attribution.residual,
         "raised": f"rgb{RAISED}",
         "lowered": f"rgb{LOWERED}",
     }

@@ -1,16 +1,17 @@
-"""What a request must be before anybody looks into it: for this host, from this page or no page, and not too large."""
+"""Checks host, origin and size of a request before its body is read."""
 
 import asyncio
 import contextlib
 import ipaddress
 import socket
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from charm.app.limits import ServerLimits
 
 _DRAIN_SECONDS = 2  # for the rest of a body that is not wanted
 EVERYWHERE = ("", "0.0.0.0", "::")  # what a server listens on to be reached under all of a machine's addresses
@@ -22,36 +23,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-
-
-@dataclass(frozen=True)
-class ServerLimits:
-    """What clients may ask for.
-
-    Attributes:
-        body_bytes: of a request.
-        file_bytes: of an image's file.
-        pixels: of an image.
-        files: images of a request.
-        draws: of an image.
-        requests: that are read or answered at once; each may have a body on the disk.
-        sequences: draws of images that are being read, cut or scored at once; 0.3 MB of memory each at 512 tokens.
-        decoders: images that are decoded at once; up to 0.6 GB each at 100 million pixels.
-        stall_seconds: without a byte of a request that is not at its end.
-    """
-
-    body_bytes: int = 100_000_000
-    file_bytes: int = 40_000_000
-    pixels: int = 100_000_000
-    files: int = 64
-    draws: int = 16
-    requests: int = 64
-    sequences: int = 1024
-    decoders: int = 2
-    stall_seconds: float = 30.0
-
-
-LIMITS = ServerLimits()
 
 
 class Refused(Exception):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charm.hub import read_config
-from charm.images.decode import Limits, decode_image
+from charm.images.decode import decode_image
+from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
 from charm.model.config import SaliencyConfig
 from charm.runtime.errors import UserError

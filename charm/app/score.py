@@ -23,8 +23,9 @@ import cv2
 from charm.app.journal import Journal, open_journal, read_state
 from charm.app.reading import load_scorer, tokenize_file
 from charm.app.rows import Row, choose_format, format_line, write_table
-from charm.images.decode import Limits, Rejected
+from charm.images.decode import Rejected
 from charm.images.find import ImageFile, ImageFileReader, escape_path, find_image_files
+from charm.images.limits import LIMITS, in_millions
 from charm.images.reasons import REASONS
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
@@ -40,7 +41,7 @@ _JOURNAL_VERSION = 2
 # What a manifest has other words for.
 _OUR_REASONS = {
     "outside": "a link that leads out of the folder in which it was found; name the file itself to score it",
-    "too_large": "more than 100 million pixels",
+    "too_large": f"more than {in_millions(LIMITS.max_pixels)} pixels",
 }
 
 Opened = tuple[Row, list[Tokens]]
@@ -147,7 +148,7 @@ def stream_rows(
     cv2.setNumThreads(1)  # one per reader, beside those of the model
     groups = [list(image_files[start : start + GROUP]) for start in range(0, len(image_files), GROUP)]
     workers = 1 if scorer.needs_mask else min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 2))
-    reader, pool = ImageFileReader(Limits()), ThreadPoolExecutor(workers, "photographs")
+    reader, pool = ImageFileReader(LIMITS), ThreadPoolExecutor(workers, "photographs")
     try:
         read = _reading(scorer, reader, draws)
         for group, opened in _read_ahead(pool, read, groups):

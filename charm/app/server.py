@@ -31,10 +31,12 @@ from starlette.types import ASGIApp
 
 from charm.app.batcher import Batcher
 from charm.app.explain import Shown, attribute_score, describe_card, describe_score, show_contributions, show_tokens
-from charm.app.guard import EVERYWHERE, LIMITS, Guard, Refused, ServerLimits, describe_refusal
+from charm.app.guard import EVERYWHERE, Guard, Refused, describe_refusal
+from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads, read_files
 from charm.images.decode import Rejected
+from charm.images.limits import FORMATS, list_formats
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
@@ -96,7 +98,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits = LIMITS) -> ASGIApp:
+def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
     """The application; threads and child processes live from its start-up to its shut-down."""
     service = Service(scorer, limits)
     app = Starlette(
@@ -136,7 +138,8 @@ class Service:
 
     def __init__(self, scorer: CharmScorer, limits: ServerLimits) -> None:
         self._scorer, self._limits = scorer, limits
-        self._page = _PAGE.read_text()
+        media_types = ",".join(one.media_type for one in FORMATS.values())
+        self._page = _PAGE.read_text().replace("MEDIA_TYPES", media_types).replace("FORMATS", list_formats("or"))
         self._requests, self._sequences = 0, 0  # under way
         self._answered = 0
         self._rejected: Counter[str] = Counter()
@@ -163,6 +166,7 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         scorer, limits = self._scorer, self._limits
+        evaluation = scorer.config.evaluation
         return JSONResponse(
             {
                 "status": "ok",
@@ -172,6 +176,8 @@ class Service:
                 "draws": scorer.draws,
                 "dataset": scorer.config.data.dataset,
                 "meaning": scorer.config.labels.meaning,
+                "evaluation": evaluation and {"scored": evaluation.scored, "srcc": evaluation.metrics["srcc"]},
+                "doubts": scorer.config.doubts,
                 "weights_sha256": scorer.weights_sha256,
                 "limits": {"files": limits.files, "file_bytes": limits.file_bytes, "body_bytes": limits.body_bytes},
             }

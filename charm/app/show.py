@@ -61,9 +61,19 @@ def describe_tokens(model: Preparation, image: np.ndarray, tokens: Tokens) -> li
         lines.append(f"scale {scale}    {count} tokens on a grid of {_show_size(grid)}, {kind}")
     if isinstance(tokenizer, CharmTokenizer | SquareTokenizer):
         lines.append(f"dropped    {_count_dropped(tokenizer, limited)} tokens")
+    if area := describe_area(model, image):
+        lines.append(f"area seen  {area}")
     lines.append(f"padding    {len(tokens.patch_valid) - tokens.seq_len} of {len(tokens.patch_valid)} tokens")
     lines.append(f"drawn by   {pixel_key(limited)}, seed {seed}")
     return lines
+
+
+def describe_area(model: Preparation, image: np.ndarray) -> str | None:
+    """Says how much of uint8 (H, W, 3), at the size at which it is seen, the tokens show; None where it is resized."""
+    tokenizer = model.tokenizer
+    return (
+        str(tokenizer.area_seen(model.limited_hw(image.shape[:2]))) if isinstance(tokenizer, CharmTokenizer) else None
+    )
 
 
 def _count_dropped(tokenizer: CharmTokenizer | SquareTokenizer, limited: np.ndarray) -> int:

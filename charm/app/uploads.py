@@ -17,9 +17,11 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from charm.app.guard import Refused, ServerLimits
-from charm.images.decode import Limits, Rejected, decode_image
-from charm.images.quarantine import Bounds, Quarantine
+from charm.app.guard import Refused
+from charm.app.limits import ServerLimits
+from charm.images.decode import Rejected, decode_image
+from charm.images.limits import Bounds, Limits
+from charm.images.quarantine import Quarantine
 from charm.images.reasons import REASONS
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Images as people have them -> uint8 (H, W, 3), RGB."""
+"""Converts images in the forms that people have them to numpy arrays, uint8 (H, W, 3), RGB."""
 
 import io
 from collections.abc import Callable
@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from charm.images.convert import pillow_to_rgb
-from charm.images.decode import Limits, decode_image
+from charm.images.decode import decode_image
+from charm.images.limits import LIMITS
 from charm.images.reasons import Rejected
 from charm.images.tiff import check_tags, tiff_to_rgb
 
-_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of those that `decode_image` decodes
+_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of the formats of `decode_image`
 
 
 def as_array(image: Any) -> np.ndarray:
@@ -23,11 +24,11 @@ def as_array(image: Any) -> np.ndarray:
         image: numpy uint8 (H, W, 3), RGB; a PIL image; a torch uint8 (3, H, W), RGB; a file's path or its bytes.
 
     Returns:
-        uint8 (H, W, 3), RGB. Files and PIL images become what `charm.images.decode.decode_image` says of files.
+        uint8 (H, W, 3), RGB. Files and PIL images are converted as `charm.images.decode.decode_image` describes.
 
     Raises:
         Rejected: a file or a PIL image that is refused; it is a ValueError.
-        ValueError: anything else; says what came and what was expected.
+        ValueError: any other object; says what came and what was expected.
         OSError: the path cannot be read.
     """
     if isinstance(image, str | Path):
@@ -48,11 +49,11 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def _from_pil(image: Any) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, of an image object of Pillow.
+    """Converts an image object of Pillow to uint8 (H, W, 3), RGB.
 
-    Decoding the file that an object was opened from gives what `decode_image` gives, refusals of damage and of RAW
-    files included, which Pillow's pixels no longer show. But only as long as the object still is what its file holds:
-    one that was loaded may have been drawn on, and its file may have been overwritten. A copy knows no file.
+    The file that the object was opened from is decoded where possible, so that damage and RAW files are refused as by
+    `decode_image`; Pillow's pixels no longer show either. This holds only while the object still equals its file: a
+    loaded image may have been drawn on, and the file may have been overwritten. A copy of an image knows no file.
     """
     if isinstance(image, ImageFile.ImageFile):
         data = _read_original(image)
@@ -68,7 +69,7 @@ def _from_pil(image: Any) -> np.ndarray:
 
 
 def _from_opened(image: Any) -> np.ndarray:
-    """As `_from_pil`, of an object whose file is gone or that was changed, by the rules of its format."""
+    """Converts an image object as `_from_pil` does, from its own pixels: its file is gone, or it was changed."""
     if image.format not in _FORMATS:
         raise Rejected("format")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -83,7 +84,7 @@ def _convert(image: Image.Image) -> np.ndarray:
 
 
 def _explaining(convert: Callable[[], tuple[np.ndarray, list[str]]]) -> np.ndarray:
-    """The pixels; ValueError where Pillow cannot load an image, as after its file was closed."""
+    """Returns the converted pixels; raises ValueError if Pillow cannot load them, as after the file was closed."""
     try:
         return convert()[0]
     except Rejected:
@@ -93,12 +94,12 @@ def _explaining(convert: Callable[[], tuple[np.ndarray, list[str]]]) -> np.ndarr
 
 
 def _read(file: IO[bytes]) -> bytes:
-    """The bytes of a file, or one more than are accepted."""
-    return file.read(Limits().max_bytes + 1)
+    """Reads a file to its end, but at most one byte more than the limit accepts."""
+    return file.read(LIMITS.max_bytes + 1)
 
 
 def _read_original(image: Any) -> bytes | None:
-    """The bytes of the file that an object was opened from; None if they are gone or the object has changed since."""
+    """Reads the file that an object was opened from; returns None if it is gone or the object has changed since."""
     is_loaded = image._im is not None
     try:
         file = image.fp or getattr(image, "_fp", None)
@@ -112,7 +113,7 @@ def _read_original(image: Any) -> bytes | None:
             if is_loaded and image.filename:
                 with Path(image.filename).open("rb") as opened:
                     data = _read(opened)
-        if len(data) > Limits().max_bytes and not is_loaded:
+        if len(data) > LIMITS.max_bytes and not is_loaded:
             return data  # for `decode_image` to refuse
         # Opened again: another frame or a draft (JPEG) is not what the file holds; after loading, pixels are compared.
         again = Image.open(io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""BMP: which kinds of pixels Pillow decodes right."""
+"""BMP: refuses the kinds of pixels that Pillow decodes wrongly."""
 
 import io
 import struct
@@ -22,13 +22,13 @@ def open_bmp(data: bytes) -> BmpImagePlugin.BmpImageFile:
     image = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
     start, header = struct.unpack_from("<II", data, 10)
     (bits,) = struct.unpack_from("<H", data, 24 if header == _CORE else 28)
-    # A palette of greys is left out, and indices are read as if they had as many bits as grey has then; runs are
-    # taken to begin at even places of the file.
+    # Pillow drops a palette of greys and then reads the indices with the bits of grey; it takes runs to begin at
+    # even places of the file.
     if (image.mode == "1" and bits != 1) or (image.mode == "L" and bits != 8):
         raise Rejected("mode")
     if image.info["compression"] in _RUN_LENGTHS and start % 2:
         raise Rejected("mode")
-    # Without masks of colours nobody knows where they are; one bit of alpha is left out by Pillow.
+    # Without colour masks the layout of a pixel is unknown; Pillow leaves out a single bit of alpha.
     if image.info["compression"] == _BIT_FIELDS:
         masks = struct.unpack_from("<4I", data, 54)
         if not any(masks[:3]) or (bits == 16 and header >= _WITH_ALPHA and masks[3]):

@@ -17,7 +17,7 @@ _UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> tuple[np.ndarray, list[str]]:
-    """(H, W, 3) as stored -> as its EXIF orientation asks, and notes."""
+    """Turns pixels, (H, W, 3) as stored, upright by their EXIF orientation; returns them with notes."""
     if orientation not in _UPRIGHT:
         return pixels, []
     mirror, turns = _UPRIGHT[orientation]
@@ -25,12 +25,12 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> tuple[np.ndarray, list
 
 
 def pillow_to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
-    """Pixels of an image of Pillow, uint8 (H, W, 3), and notes; decodes the image where it has not been decoded yet.
+    """Converts an image of Pillow to uint8 (H, W, 3), and notes; decodes the image if it is not decoded yet.
 
-    It is turned by EXIF alone, as in browsers: not by XMP, nor by EXIF in a PNG's text.
+    The image is turned by EXIF alone, as in browsers: not by XMP, nor by EXIF in a PNG's text.
 
     Args:
-        image: with `info` as its file has it.
+        image: an image of Pillow, with `info` as its file has it.
         bits: per channel, as in the file.
 
     Raises:
@@ -42,14 +42,14 @@ def pillow_to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]
         raise Rejected("mode")  # Pillow compares the transparent colour of 2, 4 or 16 bits with pixels of 8
     image.load()
     pixels, notes = _to_rgb(image, bits)
-    # Only now: a PNG may have its EXIF after the pixels.
+    # Read only after the pixels: a PNG may have its EXIF behind them.
     exif = image.info.get("exif", b"")
     pixels, turned = turn_upright(pixels, read_orientation(exif) if isinstance(exif, bytes) else 1)
     return pixels, notes + turned
 
 
 def _to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
-    """uint8 (H, W, 3) of any mode of _MODES, and notes."""
+    """Converts an image in any mode of _MODES to uint8 (H, W, 3), and notes."""
     mode = image.mode
     has_alpha = mode in _ALPHA or (mode not in _SIXTEEN_BITS and "transparency" in image.info)
     if has_alpha and isinstance(image.info.get("compression"), int) and image.getextrema()[-1] == (0, 0):
@@ -60,9 +60,9 @@ def _to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     # In strips, so that an image of 100 million pixels is in memory twice and not four times.
     for rows in _strips(image.height, image.width):
-        is_whole = rows.stop - rows.start == image.height  # then spared a copy
+        is_whole = rows.stop - rows.start == image.height  # an image of one strip is spared the copy of `crop`
         strip = image if is_whole else image.crop((0, rows.start, image.width, rows.stop))
-        if mode in _SIXTEEN_BITS:  # which Pillow's own conversion would clip at 255
+        if mode in _SIXTEEN_BITS:  # Pillow's own conversion would clip at 255
             pixels[rows] = (np.asarray(strip) >> (bits - 8)).astype(np.uint8)[..., None]
             continue
         if has_alpha:
@@ -83,7 +83,7 @@ def _to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
 
 
 def inks_to_rgb(inks: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 4), 255 = no ink, -> uint8 (H, W, 3): each colour times black, rounded as Pillow rounds it."""
+    """Converts inks, uint8 (H, W, 4), 255 = no ink, to RGB, uint8 (H, W, 3): colour times black, rounded as Pillow."""
     pixels = np.empty((*inks.shape[:2], 3), np.uint8)
     for rows in _strips(*inks.shape[:2]):
         product = inks[rows, :, :3].astype(np.uint16) * inks[rows, :, 3:] + np.uint16(128)
@@ -92,7 +92,7 @@ def inks_to_rgb(inks: np.ndarray) -> np.ndarray:
 
 
 def _strips(height: int, width: int) -> Iterator[slice]:
-    """Slices of rows, of some four million pixels each."""
+    """Yields slices of rows, of some four million pixels each."""
     step = max(1, 2**22 // width)
     for start in range(0, height, step):
         yield slice(start, min(start + step, height))

@@ -20,6 +20,7 @@ from charm.images.headers import (
     read_png_header,
     read_webp_size,
 )
+from charm.images.limits import LIMITS, Limits
 from charm.images.mending import mend_jpeg, mend_png, strip_padding
 from charm.images.reasons import Rejected as Rejected
 from charm.images.tiff import open_tiff, tiff_to_rgb
@@ -27,22 +28,9 @@ from charm.images.tiff import open_tiff, tiff_to_rgb
 # Limits, below, are checked before any pixel is decoded and replace Pillow's own, which warns at 89 million.
 Image.MAX_IMAGE_PIXELS = None
 
-EXTENSIONS = ("bmp", "jpg", "png", "tif", "webp")  # of the allowed formats
-MAX_PIXELS = 100_000_000
-
 # How the RAW files of cameras begin that are not plain TIFF: Canon, Olympus, Panasonic, Fujifilm, Sigma, Minolta.
 _RAW_STARTS = (b"II\x1a\0\0\0HEAPCCDR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
 _MENDINGS = 3  # tries at a JPEG whose scans are padded
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may ask for before any of its pixels is decoded."""
-
-    max_pixels: int = MAX_PIXELS
-    max_bytes: int = 400_000_000  # 100 million pixels of 4 channels, not compressed
-    max_side: int = 65_500  # pixels; the longest side of a JPEG
-    max_scans: int = 64  # of a JPEG; encoders make 10 to 20, and each is a pass over all pixels
 
 
 @dataclass(frozen=True)
@@ -54,12 +42,12 @@ class Decoded:
     notes: tuple[str, ...]
 
 
-def decode_image(data: bytes, limits: Limits = Limits()) -> Decoded:
+def decode_image(data: bytes, limits: Limits = LIMITS) -> Decoded:
     """Decodes an image of an allowed format; JPEG strictly, where other decoders fill damaged parts in silence.
 
     16 bits become 8, palettes and CMYK become RGB, transparent pixels are put on white, EXIF orientation is applied,
     and of several images in a file the first is taken. CMYK JPEGs are read as inverted, as programs write them. Whole
-    files that decoders warn of are read, and noted; a file whose first image is not its image is refused.
+    files that decoders warn of are read, and noted; a file whose first image is only a thumbnail or mask is refused.
 
     Raises:
         Rejected: empty, format, raw, thumbnail, mode, too_many_bytes, too_large, too_long, too_many_parts, corrupt.
@@ -71,7 +59,8 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> Decoded:
         raise Rejected("too_many_bytes")
     extension = _find_format(data)
     try:
-        # Pillow's, about metadata; not for JPEG, which Pillow does not decode here: the filters are of all threads.
+        # Pillow warns about metadata. JPEG, which Pillow does not decode here, goes without the filter: it would hold
+        # for all threads.
         with contextlib.nullcontext() if extension == "jpg" else warnings.catch_warnings(action="ignore"):
             pixels, notes = _DECODERS[extension](data, limits)
     except (Rejected, MemoryError):
@@ -79,14 +68,14 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> Decoded:
     except TooManyParts:
         raise Rejected("too_many_parts") from None
     except Exception as error:  # the parsers raise many kinds on damaged files
-        if "memory" in str(error):  # as the C libraries say it
+        if "memory" in str(error):  # the C libraries report a lack of memory in words only
             raise MemoryError from error
         raise Rejected("corrupt") from None
     return Decoded(pixels, extension, tuple(notes))
 
 
 def _find_format(data: bytes) -> str:
-    """The extension of the format that the first bytes are of. Nothing is guessed from the rest, nor from the name."""
+    """Returns the extension of the format that the first bytes show; neither the rest nor the name is looked at."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -114,7 +103,7 @@ def _check_size(height: int, width: int, limits: Limits) -> None:
 
 
 def _decode_jpeg(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    """Pixels, upright, and notes."""
+    """Decodes a JPEG file to upright pixels, uint8 (H, W, 3), and notes."""
     header = read_jpeg_header(data)
     _check_size(header.height, header.width, limits)
     if not header.is_common:
@@ -134,7 +123,7 @@ def _decode_jpeg(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
 
 
 def _decode_strictly(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[str]]:
-    """Pixels as stored, and notes; ValueError on whatever libjpeg warns of."""
+    """Decodes a JPEG file to pixels as stored, and notes; raises ValueError if libjpeg warns of anything."""
     height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
     if (height, width) != (header.height, header.width):
         raise Rejected("corrupt")  # the limits must have been checked against the sizes that the decoder goes by
@@ -145,7 +134,7 @@ def _decode_strictly(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[
 
 
 def _decode_mended(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[str]]:
-    """As `_decode_strictly`, with padding taken away from the ends of scans."""
+    """Decodes a mended JPEG file as `_decode_strictly` does, without the padding at the ends of scans."""
     for _ in range(_MENDINGS):
         try:
             pixels, notes = _decode_strictly(data, header)
@@ -190,7 +179,7 @@ _DECODERS = {"jpg": _decode_jpeg, "webp": _decode_webp, "png": _decode_png, "bmp
 
 @contextlib.contextmanager
 def _refusing_unknown_kinds() -> Iterator[None]:
-    """Tells what Pillow does not know from what is damaged."""
+    """Rejects a file as "mode" where Pillow does not know its kind of pixels, and as "corrupt" where it is damaged."""
     try:
         yield
     except (SyntaxError, OSError) as error:
@@ -205,7 +194,7 @@ def _check_opened(image: ImageFile.ImageFile, limits: Limits) -> list[str]:
 
 
 def _decode_opened(image: ImageFile.ImageFile, bits: int, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    """Pixels of an image that Pillow has opened, and notes."""
+    """Decodes an image that Pillow has opened to pixels, uint8 (H, W, 3), and notes."""
     notes = _check_opened(image, limits)
     pixels, done = pillow_to_rgb(image, bits)
     return pixels, notes + done

@@ -1,4 +1,4 @@
-"""Photographs that people have: which files they are, and their bytes, opened apart first."""
+"""Image files that a user names: finds them, and reads their bytes after a child process has decoded them."""
 
 import hashlib
 import os
@@ -10,24 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from charm.images.decode import Limits, Rejected, decode_image
+from charm.images.decode import Rejected, decode_image
+from charm.images.limits import ENDINGS, LIMITS, Limits
 from charm.images.quarantine import Quarantine, read_file
 from charm.images.reasons import REASONS
 from charm.runtime.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _TRIES = 3  # for a file that is written to meanwhile
-# Of Unicode: control characters, halves of pairs (bytes that are no UTF-8), and what breaks lines.
+# Unicode categories: control characters, lone surrogates (bytes that are no UTF-8), line and paragraph separators.
 _ESCAPED = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file to look at.
+    """An image file that a user named, or that was found below a named folder.
 
     Attributes:
-        path: as it was named, or found below a folder that was.
-        root: the folder that it may not lead out of, by links.
+        path: as named by the user, or found below a named folder.
+        root: the folder that links in the path may not lead out of.
     """
 
     path: str
@@ -35,18 +35,18 @@ class ImageFile:
 
     @property
     def place(self) -> str:
-        """Its path wherever one is."""
+        """The absolute path."""
         return str(Path(self.path).absolute())
 
 
 def find_image_files(paths: Sequence[str]) -> list[ImageFile]:
-    """Files as they are named; of folders, what is in them and below, sorted by name, that ends as an image does.
+    """Finds the files at some paths, and those with the ending of an image in or below folders, sorted by name.
 
-    Hidden files and folders, and links to folders, are passed over. A file that comes up twice is taken once. What
-    cannot be looked into, and links that lead out of their folder, come along to be rejected: nothing gets lost.
+    Hidden files and folders, and links to folders, are passed over. A file that comes up twice is taken once. Folders
+    that cannot be read, and links that lead out of their folder, are listed to be rejected: nothing gets lost.
 
     Raises:
-        UserError: nothing is there by a name, or no photograph by all of them.
+        UserError: a path does not exist, or no path leads to an image.
     """
     found: dict[str, ImageFile] = {}
     for path in paths:
@@ -65,11 +65,11 @@ def find_image_files(paths: Sequence[str]) -> list[ImageFile]:
 
 
 def _walk(folder: str, root: Path) -> Iterator[tuple[str, ImageFile]]:
-    """(what it is known by, photograph) in order of names."""
+    """Yields (identity, image file) of a folder in order of names; equal identities are one file."""
     try:
         with os.scandir(folder) as entries:
             inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda one: one.name)
-    except OSError:  # said with the files that cannot be opened
+    except OSError:  # the folder is listed, to be reported with the files that cannot be opened
         yield folder, ImageFile(folder, root)
         return
     for entry in inside:
@@ -82,7 +82,7 @@ def _walk(folder: str, root: Path) -> Iterator[tuple[str, ImageFile]]:
 
 
 def escape_path(path: str) -> str:
-    """A path as text in one line: bytes that are no UTF-8 as \\xff, control characters as \\n, and \\ as \\\\."""
+    """Escapes a path to one line of text: bytes that are no UTF-8 as \\xff, control characters as \\n, \\ as \\\\."""
     text = path.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in _ESCAPED else char for char in text
@@ -90,10 +90,10 @@ def escape_path(path: str) -> str:
 
 
 class ImageFileReader:
-    """Bytes of photographs that a child process has decoded and survived; each thread that reads has its own child.
+    """Reads image files after a child process has decoded and survived them; each thread has a child of its own.
 
     Args:
-        limits: what a file may ask for.
+        limits: of a file.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -102,10 +102,10 @@ class ImageFileReader:
         self._opened: list[Quarantine] = []
 
     def read(self, image_file: ImageFile) -> bytes:
-        """Exactly the bytes that the child has seen.
+        """Reads exactly the bytes that the child has decoded.
 
         Raises:
-            Rejected: they are no good image.
+            Rejected: the file is no good image.
             RuntimeError: the child does not start.
         """
         quarantine = self._quarantine(image_file.root)
@@ -119,7 +119,7 @@ class ImageFileReader:
         raise Rejected("unreadable")
 
     def _quarantine(self, root: Path) -> Quarantine:
-        """The thread's; files of one root come one after another, so that it seldom changes."""
+        """Returns the thread's own quarantine of a root; files come root by root, so that it is seldom started anew."""
         if getattr(self._own, "root", None) != root:
             if hasattr(self._own, "quarantine"):
                 self._own.quarantine.close()
@@ -135,14 +135,14 @@ class ImageFileReader:
 
 
 def read_image(path: str) -> np.ndarray:
-    """One photograph: uint8 (H, W, 3), RGB, upright.
+    """Reads one image file to uint8 (H, W, 3), RGB, upright.
 
     Raises:
-        UserError: there is none by this name, or it cannot be read.
+        UserError: the file does not exist or cannot be read.
     """
     if Path(path).is_dir():
         raise UserError(f"{escape_path(path)} is a folder: expected one photograph")
-    reader = ImageFileReader(Limits())
+    reader = ImageFileReader(LIMITS)
     try:
         return decode_image(reader.read(find_image_files([path])[0]), reader.limits).pixels
     except Rejected as error:

@@ -1,4 +1,4 @@
-"""What an image file says of itself, read without decoding a pixel."""
+"""Headers of image files, read without decoding a pixel: sizes, kinds, orientation, least number of bytes."""
 
 import re
 import struct
@@ -22,12 +22,13 @@ _ORIENTATION = 0x0112
 
 
 class TooManyParts(ValueError):
-    """More segments or chunks than any camera or editor writes."""
+    """Raised for a file of more segments or chunks than any camera or editor writes."""
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """
+    """Facts from the header of a JPEG file.
+
     Attributes:
         height, width: as stored, before any EXIF orientation.
         is_common: 8 bits a sample, Huffman-coded, grey, colours or inks, colours subsampled alike by 1, 2 or 4.
@@ -76,7 +77,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) of each segment up to the end of the first image; what lies between them is skipped."""
+    """Yields (marker, content) of each segment up to the end of the first image; bytes in between are skipped."""
     end = 2
     for _ in range(MAX_SEGMENTS):
         match = MARKER.search(data, end)
@@ -90,7 +91,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_common_sampling(sampling: list[tuple[int, int]]) -> bool:
-    """Whether these are the (across, down) of one, three or four components that TurboJPEG decodes."""
+    """Tells whether TurboJPEG decodes one, three or four components of these samplings, (across, down)."""
     if len(sampling) == 1:
         return True
     if len(sampling) not in (3, 4) or sampling[1] != sampling[2] or sampling[3:] not in ([], sampling[:1]):
@@ -100,17 +101,17 @@ def _is_common_sampling(sampling: list[tuple[int, int]]) -> bool:
 
 
 def _min_jpeg_bytes(height: int, width: int, sampling: list[tuple[int, int]], is_progressive: bool) -> int:
-    """Huffman codes have at least 1 bit: each block of 8x8 takes one, or two with the end of its details."""
+    """Returns the fewest bytes of a JPEG: each block of 8x8 takes one Huffman code of 1 bit, two unless progressive."""
     across, down = 8 * max(h for h, _ in sampling), 8 * max(v for _, v in sampling)
     blocks = sum(-(-width * h // across) * -(-height * v // down) for h, v in sampling)
     return blocks * (1 if is_progressive else 2) // 8
 
 
 def read_orientation(exif: bytes) -> int:
-    """1 to 8 (EXIF 2.3, tag 274); 1 where there is none or the EXIF data is damaged.
+    """Returns the orientation, 1 to 8 (EXIF 2.3, tag 274); 1 if there is none or the EXIF data is damaged.
 
     Args:
-        exif: from its byte order on, or from "Exif" on.
+        exif: the data from the byte order on, or from "Exif" on.
     """
     if exif.startswith(b"Exif\0"):
         exif = exif[6:]
@@ -131,7 +132,7 @@ def read_orientation(exif: bytes) -> int:
 
 
 def read_webp_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of the canvas (RFC 9649). Pillow allocates it before one could ask Pillow."""
+    """Returns (height, width) of the canvas (RFC 9649), before Pillow opens the file and allocates the canvas."""
     kind = data[12:16]
     if kind == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
@@ -147,7 +148,8 @@ def read_webp_size(data: bytes) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PngHeader:
-    """
+    """Facts from the header of a PNG file.
+
     Attributes:
         bit_depth: bits per channel, or per index of a palette.
         min_bytes: no PNG of this size is shorter.
@@ -160,6 +162,7 @@ class PngHeader:
 
 
 def read_png_header(data: bytes) -> PngHeader:
+    """Reads the header of a PNG file; raises ValueError, LookupError or struct.error if it is damaged."""
     if data[12:16] != b"IHDR":
         raise ValueError("no header")
     width, height, bit_depth, colour_type = struct.unpack_from(">IIBB", data, 16)

@@ -1,7 +1,7 @@
-"""Files that decoders complain about although every pixel is there -> bytes that they have no complaint about.
+"""Mends files that decoders complain about although every pixel is there.
 
-What is mended is decoded strictly again: a decoder names its first complaint only, so that a harmless one may hide
-real damage behind it.
+Mended bytes are decoded strictly again: a decoder names its first complaint only, and a harmless one may hide real
+damage behind it.
 """
 
 import re
@@ -37,11 +37,11 @@ _CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 def mend_jpeg(data: bytes, complaint: str) -> bytes:
     """Rewrites the first image of a JPEG with markers as the standard has them; entropy-coded data stay as they are.
 
-    The parameters of sequential scans, the version of JFIF and Adobe's transform become what decoders take them for
-    anyway, bytes between segments and segments that say nothing of pixels are left out, and a missing end is added.
+    The parameters of sequential scans, the version of JFIF and Adobe's transform are set to the values that decoders
+    assume anyway, bytes between segments and segments without pixels are left out, and a missing end is added.
 
     Args:
-        complaint: what libjpeg says of the data.
+        complaint: libjpeg's message about the data.
 
     Raises:
         ValueError: the complaint is about pixels, a segment is damaged, or scans are missing.
@@ -95,7 +95,7 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
 
 
 def _mend_scan(content: bytearray, coding: int, precision: dict[int, list[int]]) -> None:
-    """Mends the header of a scan and notes how much of the coefficients came with it."""
+    """Mends the header of a scan; records in `precision` the lowest bit that came of each coefficient."""
     if coding != PROGRESSIVE and coding in HUFFMAN_FRAMES:
         content[-3:] = _SEQUENTIAL
     first, last, bits = content[-3:]
@@ -105,19 +105,19 @@ def _mend_scan(content: bytearray, coding: int, precision: dict[int, list[int]])
 
 
 def _is_segment(between: bytes) -> bool:
-    """Whether bytes outside of segments are one whose marker was damaged: their length is what they say it is."""
+    """Tells whether bytes between segments are a segment with a damaged marker: their length field fits."""
     return len(between) >= 4 and struct.unpack_from(">H", between, 2)[0] + 2 == len(between)
 
 
 def strip_padding(data: bytes, complaint: str) -> bytes:
-    """Takes equal bytes away from the end of the scan that libjpeg finds too long.
+    """Removes equal bytes from the end of the scan that libjpeg finds too long.
 
-    All bytes of the last one's value go. Where the scan had needed some of them, as after a cut that was filled up
-    with zeros, decoding strictly fails then. Other bytes stay: they may be what is left of damaged data, which
-    decoders read too fast.
+    All bytes at the end with the value of the last byte are removed. If the scan needed some of them, as after a cut
+    that was filled up with zeros, strict decoding then fails. Bytes of other values stay: they may belong to damaged
+    data, which decoders read too fast.
 
     Raises:
-        ValueError: the complaint is about something else, or there are no such bytes.
+        ValueError: the complaint is about something else, or the scan does not end in equal bytes.
     """
     match = _EXTRANEOUS.search(complaint)
     if match is None:
@@ -135,11 +135,11 @@ def strip_padding(data: bytes, complaint: str) -> bytes:
 
 
 def mend_png(data: bytes) -> bytes:
-    """Compares every checksum up to the end of the image; decoders leave some out.
+    """Checks every checksum of a PNG up to the end of the image, and mends damage that leaves the pixels whole.
 
     Returns:
-        The data themselves, or without ancillary chunks of a wrong checksum, which decoders skip, and with the end that
-        was missing. Whether all pixels are there is for the decoder to tell.
+        The data unchanged; or without ancillary chunks of a wrong checksum, which decoders skip, and with a missing end
+        added. Whether all pixels are there is for the decoder to tell.
 
     Raises:
         ValueError, struct.error: damaged, cut short, or too many chunks.
@@ -166,5 +166,5 @@ def mend_png(data: bytes) -> bytes:
 
 
 def _is_ancillary(name: bytes) -> bool:
-    """Whether a chunk says nothing of the pixels; by one flipped bit IDAT is iDAT. tRNS is what is transparent."""
+    """Tells whether a chunk says nothing of pixels; tRNS (transparency) does, and iDAT, an IDAT with a flipped bit."""
     return name.isalpha() and name[:1].islower() and name.upper() not in _CRITICAL and name != b"tRNS"

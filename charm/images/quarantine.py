@@ -1,10 +1,10 @@
-"""First contact with files that nobody has opened before, in a child process that may die of them.
+"""Opens files that have never been opened before in a child process, which may die of them.
 
     parent -> child   a line of JSON with the root, limits and bounds; then a line per path
     child -> parent   "ready"; then a line of JSON per path: {"reason": ...} or the facts of a good image
 
-The child opens, hashes and decodes; the parent blames each path with what happens to the child while it has it. A child
-that was lost in any way is replaced, and the rest goes on in the next.
+The child opens, hashes and decodes. A child that dies or hangs is replaced. That becomes the reason of the path that it
+had if the path was its first one; else the path is tried again in the next child.
 """
 
 import contextlib
@@ -17,11 +17,12 @@ import stat
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from charm.images.decode import Limits, decode_image
+from charm.images.decode import decode_image
+from charm.images.limits import BOUNDS, Bounds, Limits
 from charm.images.reasons import REASONS, Rejected
 from charm.runtime.disk import say_unprotected
 
@@ -32,37 +33,22 @@ except ImportError:  # Windows
 
 _COMMAND = (sys.executable, "-m", "charm.images.quarantine")
 _ROOT = Path(__file__).parents[2]
-# What the child needs to run at all; not the keys and addresses that an environment may hold besides.
+# The child gets the variables that it needs to run, not the keys and addresses that an environment may hold.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # numpy would start one per core
-_LONGEST_REPLY = 2**16
+_LONGEST_REPLY = 2**16  # bytes; a child that writes without end must not fill the memory of the parent
 _OUT_OF_TIME = -getattr(signal, "SIGPROF", 0) or None  # exit code of a child whose timer ended it
 _START_SECONDS = 120  # for its imports, on a busy machine with a slow disk
 _END_SECONDS = 5
 _LOST = ("timeout", "memory", "crashed")
-# Neither waits for the other end of a pipe nor follows a link that was put there since.
+# Opening neither waits for the other end of a pipe nor follows a link that was put there after the path was resolved.
 _OPEN_FLAGS = os.O_RDONLY
 for _name in ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
     _OPEN_FLAGS |= getattr(os, _name, 0)
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What one file may cost.
-
-    Attributes:
-        cpu_seconds: of computing, which does not depend on what else the machine does.
-        wall_seconds: of waiting, for example for a disk that does not answer.
-        megabytes: of memory, beyond what the child has before the first file.
-    """
-
-    cpu_seconds: float = 10.0
-    wall_seconds: float = 60.0
-    megabytes: int = 1500
-
-
 def inspect_file(root: Path, path: str, limits: Limits) -> dict[str, Any]:
-    """Opens, hashes and decodes one file in this process: {"reason": ...}, with the facts where it is ""."""
+    """Opens, hashes and decodes a file in this process; returns {"reason": ...}, with the facts where it is ""."""
     try:
         data = read_file(root, path, limits)
         decoded = decode_image(data, limits)
@@ -83,7 +69,7 @@ def inspect_file(root: Path, path: str, limits: Limits) -> dict[str, Any]:
 
 
 def read_file(root: Path, path: str, limits: Limits) -> bytes:
-    """The bytes of a regular file below the root; of nothing else, whatever the path is made of.
+    """Reads a regular file below the root; refuses links that lead out of it, devices and pipes.
 
     Raises:
         Rejected: missing, outside, unreadable, too_many_bytes.
@@ -108,8 +94,8 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
         raise Rejected("unreadable") from None
 
 
-def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bounds = Bounds()) -> list[dict[str, Any]]:
-    """As `inspect_file`, for each path, in a child process; a file that it does not survive costs only itself.
+def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bounds = BOUNDS) -> list[dict[str, Any]]:
+    """Inspects each path as `inspect_file` does, in a child process; a file that kills the child costs only itself.
 
     Raises:
         RuntimeError: the child does not start.
@@ -119,22 +105,22 @@ def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bound
 
 
 class Quarantine:
-    """The parent's side: one child process at a time, started when there is something to look at. One thread's own.
+    """The parent's side: one child process at a time, started for the first file. To be used by one thread.
 
     Args:
         root: a folder; nothing outside of it is opened.
-        limits: what a file may ask for.
-        bounds: what it may cost.
+        limits: of a file.
+        bounds: of the time and memory that a file may take.
     """
 
-    def __init__(self, root: Path, limits: Limits, bounds: Bounds = Bounds()) -> None:
+    def __init__(self, root: Path, limits: Limits, bounds: Bounds = BOUNDS) -> None:
         self._settings = {"root": str(root.absolute()), "limits": asdict(limits), "bounds": asdict(bounds)}
         self._wall_seconds = bounds.wall_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._replies: queue.Queue[bytes] = queue.Queue()
 
     def inspect_file(self, path: str) -> dict[str, Any]:
-        """As the function, for a path from the root or an absolute one below it, in the child process.
+        """Inspects a file in the child process; the path is relative to the root, or absolute and below it.
 
         Raises:
             RuntimeError: the child does not start.
@@ -145,7 +131,7 @@ class Quarantine:
             if facts["reason"] not in _LOST:
                 return facts
             self.close()
-            if is_fresh:  # blamed only where it fails as the first one, too: earlier files may have worn the child out
+            if is_fresh:  # a file is blamed only if it also fails in a fresh process: earlier files may have done harm
                 return facts
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -182,7 +168,7 @@ class Quarantine:
         return {"reason": "timeout" if process.wait() == _OUT_OF_TIME else "crashed"}
 
     def _receive(self, seconds: float) -> bytes | None:
-        """The next line; what there is of it where the child died; None after so many seconds."""
+        """Returns the next line; only its beginning if the child died; None after so many seconds."""
         try:
             return self._replies.get(timeout=seconds)
         except queue.Empty:
@@ -193,7 +179,7 @@ class Quarantine:
         process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin is not None  # what it writes to is closed by the thread that reads it
+        assert process.stdin is not None  # its stdout is closed by the thread that reads it
         process.stdin.close()
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a disk that does not answer
@@ -201,7 +187,7 @@ class Quarantine:
 
 
 def _send(process: subprocess.Popen[bytes], value: Any) -> bool:
-    """Whether the child is there to read it."""
+    """Sends a value to the child as a line of JSON; returns False if the child is gone."""
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(value).encode() + b"\n")
@@ -211,7 +197,7 @@ def _send(process: subprocess.Popen[bytes], value: Any) -> bool:
 
 
 def _read_lines(stream: IO[bytes], lines: "queue.Queue[bytes]") -> None:
-    """Hands on each line without its end, last what there is of one; runs in a thread, as a read cannot time out."""
+    """Puts each line of a stream into a queue, the unfinished one last; runs in a thread, as a read cannot time out."""
     with stream:
         rest = b""
         while part := stream.read(_LONGEST_REPLY):
@@ -224,16 +210,16 @@ def _read_lines(stream: IO[bytes], lines: "queue.Queue[bytes]") -> None:
 
 
 def serve() -> None:
-    """The child's side, until the parent closes the pipe or is gone."""
+    """Runs the child's side until the parent closes the pipe or is gone."""
     replies = os.dup(sys.stdout.fileno())
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what libraries print is no reply
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # output of libraries must not be taken for a reply
     requests = sys.stdin.buffer
     settings = json.loads(requests.readline())
     root, limits, bounds = Path(settings["root"]), Limits(**settings["limits"]), Bounds(**settings["bounds"])
     _limit_resources(bounds.megabytes)
     os.write(replies, b"ready\n")
     for line in requests:
-        # Both end the process where nothing else could; the second one only where the parent is gone.
+        # Both end a process that hangs in a decoder; the second acts only if the parent, which waits less, is gone.
         _set_timers(bounds.cpu_seconds, 2 * bounds.wall_seconds)
         facts = inspect_file(root, json.loads(line), limits)
         _set_timers(0, 0)
@@ -247,9 +233,10 @@ def _set_timers(cpu_seconds: float, wall_seconds: float) -> None:
 
 
 def _limit_resources(megabytes: int) -> None:
-    """No files written, no core dumps, and so much memory beyond what is in use now."""
+    """Forbids this process to write files and core dumps, and limits its memory to `megabytes` more than now."""
     if resource is None:
         return
+    # The mask is inherited: a blocked signal of a timer would not end a decoder that hangs.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -1,4 +1,6 @@
-"""Why an image is left out, and what was done to one that is kept."""
+"""Reasons for which an image is left out, and notes about what was done to a kept image."""
+
+from charm.images.limits import BOUNDS, LIMITS, in_megabytes, in_millions, list_formats
 
 # Every reason for which a listed image can be left out.
 REASONS = {
@@ -7,21 +9,21 @@ REASONS = {
     "unreadable": "the file cannot be opened",
     "name": "the name or the path is not text in UTF-8",
     "empty": "the file has no bytes",
-    "format": "not a JPEG, PNG, WebP, BMP or TIFF file",
+    "format": f"not a {list_formats('or')} file",
     "raw": "a camera's RAW file: develop it to JPEG, PNG or TIFF first",
     "thumbnail": "its first image is a thumbnail or a mask of another image in the file",
     "mode": "a kind of pixels that is not supported, for example floating point, signed numbers or 12-bit JPEG",
-    "too_many_bytes": "more than 400 MB",
-    "too_large": "more pixels than manifest.max_pixels (100 million at most)",
-    "too_long": "a side of more than 65500 pixels",
+    "too_many_bytes": f"more than {in_megabytes(LIMITS.max_bytes)}",
+    "too_large": f"more pixels than manifest.max_pixels ({in_millions(LIMITS.max_pixels)} at most)",
+    "too_long": f"a side of more than {LIMITS.max_side} pixels",
     "too_many_parts": "more scans or chunks than any camera or editor writes",
     "corrupt": "damaged or cut short",
-    "memory": "decoding needs more than 1.5 GB",
-    "timeout": "decoding takes more than 10 seconds",
+    "memory": f"decoding needs more than {BOUNDS.megabytes / 1000:g} GB",
+    "timeout": f"decoding takes more than {BOUNDS.cpu_seconds:g} seconds",
     "crashed": "the decoder broke down",
 }
 
-# Reasons that may lie in the machine and not in the file: it is looked at again in the next run.
+# Reasons that may lie in the machine and not in the file: the next run looks at such a file again.
 PASSING = {"unreadable", "memory", "timeout", "crashed"}
 
 # Everything that can have been done to the pixels of a kept image.

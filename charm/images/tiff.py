@@ -1,4 +1,4 @@
-"""TIFF: which directory of the file holds the image, and which kinds of pixels Pillow decodes right."""
+"""TIFF: finds the directory that holds the image, and refuses the kinds of pixels that Pillow decodes wrongly."""
 
 import io
 import struct
@@ -54,7 +54,7 @@ def open_tiff(data: bytes) -> TiffImagePlugin.TiffImageFile:
     planes, extra = directories[0].get(_PLANES, (1,)), directories[0].get(_EXTRA, ())
     is_short = max(directories[0].get(_BITS, (1,))) <= 8 and directories[0].get(_COMPRESSION, (_RAW,)) == (_RAW,)
     if planes == (2,) and (len(extra) > 1 or (extra not in ((), (2,)) and is_short)):
-        raise Rejected("mode")  # where Pillow's names of planes run out, it speaks of a damaged file
+        raise Rejected("mode")  # Pillow has no names for so many planes and would call the file damaged
     image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
     _check_kind(image)
     tags: Any = image.tag_v2
@@ -79,7 +79,7 @@ def tiff_to_rgb(image: TiffImagePlugin.TiffImageFile) -> tuple[np.ndarray, list[
         Rejected: mode.
     """
     tags: Any = image.tag_v2
-    is_turned = tags.get(_ORIENTATION) in range(2, 9)  # by Pillow, while it loads, which then forgets it
+    is_turned = tags.get(_ORIENTATION) in range(2, 9)  # Pillow turns the image while it loads, and then drops the tag
     # A fourth channel that no tag explains: Pillow takes it for alpha, other readers do not.
     is_unclear = tags.get(_PHOTOMETRIC) == _RGB and tags.get(_SAMPLES) == 4 and not tags.get(_EXTRA)
     pixels, notes = pillow_to_rgb(image, int(max(tags.get(_BITS, (1,)))))
@@ -89,7 +89,7 @@ def tiff_to_rgb(image: TiffImagePlugin.TiffImageFile) -> tuple[np.ndarray, list[
 
 
 def check_tags(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Raises Rejected for what `open_tiff` refuses, as far as the tags of an image tell whose file is gone."""
+    """Raises Rejected for an image whose file is gone, as `open_tiff` would, as far as its tags tell."""
     tags: Any = image.tag_v2
     known = {tag: tags[tag] for tag in _READ if tag in tags}
     _check_first([{tag: (value,) if isinstance(value, int) else tuple(value) for tag, value in known.items()}])
@@ -99,9 +99,8 @@ def check_tags(image: TiffImagePlugin.TiffImageFile) -> None:
 def _check_kind(image: TiffImagePlugin.TiffImageFile) -> None:
     """Raises Rejected unless Pillow decodes this combination of tags right, as tests/charm/images/test_tiff.py shows.
 
-    Of the combinations that Pillow opens, some come out wrong without a word: signed values as unsigned ones,
-    logarithms and inks as colours, alpha of grey in a compressed plane of its own as 0, subsampled colours as complete
-    ones.
+    Pillow opens some combinations and decodes them wrongly without a warning: signed values as unsigned, logarithms
+    and inks as colours, alpha of grey in a compressed plane of its own as 0, subsampled colours as complete.
     """
     tags: Any = image.tag_v2
     photometric, compression = tags.get(_PHOTOMETRIC), tags.get(_COMPRESSION, _RAW)
@@ -115,7 +114,7 @@ def _check_kind(image: TiffImagePlugin.TiffImageFile) -> None:
         or (photometric == _YCBCR and not _is_full_range(tags, compression, is_planar))
         or (is_planar and compression == _JPEG)
         or (is_planar and photometric not in (_RGB, _CMYK) and not _is_one_plane(tags, compression))
-        # Reversed bits: Pillow does so for what it reads itself, and libtiff before it decompresses.
+        # Reversed bits: Pillow reverses them only in what it reads itself, and libtiff before it decompresses.
         or (tags.get(_FILL_ORDER, 1) != 1 and compression not in _FAX and (is_planar or compression != _RAW))
     )
     if is_wrong:
@@ -123,13 +122,13 @@ def _check_kind(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _is_one_plane(tags: Any, compression: int) -> bool:
-    """Whether there is one plane that Pillow reads as an image without planes; uncompressed, only some kinds."""
+    """Tells whether Pillow reads a single plane as an image without planes; uncompressed, it does so for some kinds."""
     is_byte = max(tags.get(_BITS, (1,))) == 8 and tags[_PHOTOMETRIC] in (_GREY, _PALETTE)
     return bool(tags.get(_SAMPLES, 1) == 1 and (compression != _RAW or is_byte))
 
 
 def _is_full_range(tags: Any, compression: int, is_planar: bool) -> bool:
-    """Whether brightness and colours are as in JPEG; as in video, or subsampled without JPEG, is not supported."""
+    """Tells whether brightness and colours have the range of JPEG, not of video, and are complete unless JPEG-coded."""
     if compression == _JPEG and not is_planar:
         return True
     reference = tuple(tags.get(_REFERENCE_BLACK_WHITE, _FULL_RANGE))
@@ -137,10 +136,10 @@ def _is_full_range(tags: Any, compression: int, is_planar: bool) -> bool:
 
 
 def _format_key(tags: Any) -> tuple[Any, ...]:
-    """The key of Pillow's table of formats, for three or four samples in planes of their own."""
+    """Returns the key of Pillow's table of formats for three or four samples in planes of their own."""
     extra = tuple(tags.get(_EXTRA, ()))
     bits = tuple(tags[_BITS])
-    if extra and max(extra) == 0:  # of no meaning: Pillow leaves them out
+    if extra and max(extra) == 0:  # samples without a meaning, which Pillow leaves out
         bits, extra = bits[: -len(extra)], ()
     return tags.prefix, tags[_PHOTOMETRIC], (1,), 1, bits, extra
 
@@ -168,7 +167,7 @@ def _first(directory: dict[int, tuple[int, ...]], tag: int, default: int) -> int
 
 
 def _read_directories(data: bytes) -> list[dict[int, tuple[int, ...]]]:
-    """Tag -> values of each directory and each of their SubIFDs, which also have the key -1; integers only.
+    """Reads tag -> integer values of each directory and each SubIFD; a SubIFD also has the key -1.
 
     Raises:
         struct.error: the first directory is not there.
@@ -200,7 +199,7 @@ def _read_directories(data: bytes) -> list[dict[int, tuple[int, ...]]]:
 
 
 def _read_directory(data: bytes, where: int, order: str, is_big: bool) -> tuple[dict[int, tuple[int, ...]], int]:
-    """Those integers of a directory that tell its kind, and where the next one is (0: nowhere)."""
+    """Reads the integers of the tags _READ from a directory, and the place of the next directory (0: none)."""
     head, entry, word = ("Q", "HHQ8s", "Q") if is_big else ("H", "HHI4s", "I")
     (count,) = struct.unpack_from(order + head, data, where)
     start, size = where + struct.calcsize(order + head), struct.calcsize(order + entry)

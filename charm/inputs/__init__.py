@@ -1,4 +1,4 @@
-"""What an image becomes for a vision transformer: an array comes in, `Tokens` go out; one module per input.
+"""Inputs of a vision transformer: an array of an image comes in, `Tokens` go out; one module per input.
 
 Called by training, evaluation and the scorer, which find an input by its name in `charm.inputs.registry`.
 """

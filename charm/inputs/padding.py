@@ -13,7 +13,7 @@ from charm.tokenization.tokens import Tokens
 
 @dataclass(frozen=True)
 class PaddingTokenizer:
-    """Longest edge to `edge` pixels, the shorter one padded with black on both sides: a square, in proportion.
+    """Resizes the longest edge to `edge` pixels and pads the shorter one with black on both sides to a square.
 
     The padding is part of the image and attended to, as in the paper. Where max_seq_len has no room for the patches,
     the edge shrinks to the largest square grid that fits (the paper's 1296 tokens need l >= 1296).
@@ -40,7 +40,7 @@ class PaddingTokenizer:
         return square_side(self.edge, self.patch_size, self.max_seq_len)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """As `Tokens.grids`; the same for every size."""
+        """Returns the grid of the square, as in `Tokens.grids`; the same for every size."""
         return ((self.grid_side, self.grid_side),)
 
     def __call__(

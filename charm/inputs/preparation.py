@@ -14,23 +14,23 @@ from charm.tokenization.tokens import Tokens
 
 
 class Preparation:
-    """Turns images into tokens as they were in a model's training.
+    """Turns images into tokens as in a model's training.
 
     Args:
         settings: the input's `name` and the settings of CharmTokenizer.
         max_edge: pixels; larger images are downscaled first.
         seed: of the draws of patches.
-        draws: how many an image is tokenized by.
+        draws: number of draws of patches per image.
         saliency: how masks are made, if the input needs them.
         device: where a detector of the salient object runs.
 
     Attributes:
-        tokenizer: that cuts images.
+        tokenizer: cuts images into tokens.
         patch_size: of the backbone, pixels.
         settings, max_edge, seed, draws, saliency, device: as given.
 
     Raises:
-        ValueError: a setting is none of an input.
+        ValueError: the input is unknown, or a setting is not one that it may have.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Preparation:
 
     @classmethod
     def from_config(cls, config: ModelConfig, full_size: bool = False) -> "Preparation":
-        """Prepares images as a model's config says.
+        """Builds the preparation that a model's config describes.
 
         Args:
             config: of the model.
-            full_size: whether images that are larger than those of its training are left as they are, up to max_edge.
+            full_size: whether images larger than those of the model's training keep their size, up to max_edge.
         """
         return cls(config.tokenizer, choose_edge(config, full_size), config.seed, config.draws, config.saliency)
 
     @property
     def needs_mask(self) -> bool:
-        """Whether images come with a mask of their salient object."""
+        """Whether images need a mask of their salient object."""
         return self.tokenizer.reads == "saliency"
 
     def tokenize(
         self, image: Any, saliency_mask: np.ndarray | None = None, *, draws: int | None = None
     ) -> list[Tokens]:
-        """The tokens of an image, once per draw; several threads may call it. Arguments as for a call."""
+        """Tokenizes an image once per draw; arguments as of CharmScorer. Several threads may call it."""
         count = self.draws if draws is None else draws
         if count < 1:
             raise ValueError(f"draws={count}: expected at least 1")
@@ -99,6 +99,6 @@ class Preparation:
 
 
 def choose_edge(config: ModelConfig, full_size: bool = False) -> int | None:
-    """Returns the longest edge, in pixels, that a model is to see: of a larger image it knows nothing."""
+    """Returns the longest edge, in pixels, that a model is shown; it was trained on no larger images."""
     edges = [config.max_edge, None if full_size else config.training.edge]
     return min((edge for edge in edges if edge is not None), default=None)

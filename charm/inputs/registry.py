@@ -9,7 +9,7 @@ from charm.tokenization.tokenizer import CharmTokenizer
 
 Tokenizer = CharmTokenizer | StandardTokenizer | PaddingTokenizer | SquareTokenizer
 
-# Called as (what cuts patches, whether in training): all take their patch size and length from it, some their patches.
+# Called as (cutter, training): every input takes patch size and length from the cutter; some let it cut the patches.
 TOKENIZERS: dict[str, Callable[[CharmTokenizer, bool], Tokenizer]] = {
     "charm": lambda cutter, training: cutter,
     "standard": lambda cutter, training: StandardTokenizer(cutter.patch_size, cutter.max_seq_len, training),

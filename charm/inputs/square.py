@@ -14,7 +14,7 @@ from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens, pad_tokens
 
 _MOST_EDGE = 10_000  # pixels: of a strip of 1 x 60,000, which is no large file, the square would take 11 GB
-_NATIVE_SHARE = 64 / 81  # of the coarse patches of a small square; as of 256 pixels with p = 14 and budget "fixed"
+_NATIVE_SHARE = 64 / 81  # of the coarse patches of a small square; 256 pixels, p = 14 and budget "fixed" give it
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class SquareTokenizer:
     """Charm on an image that is first resized to a square, which distorts it.
 
     Args:
-        charm: cuts the square. Where it would leave it whole, since it has few patches, 64 of 81 coarse patches stay
-            native and the others are downscaled ("some areas", section 4.4.1).
+        charm: cuts the square. Of a square with so few patches that it would be left whole, 64 of 81 coarse patches
+            stay native and the others are downscaled ("some areas", section 4.4.1).
         edge: pixels; 0 for the image's own longest edge, up to 10,000.
     """
 
@@ -36,11 +36,11 @@ class SquareTokenizer:
 
     @property
     def reads(self) -> str | None:
-        """The column of saliency masks, which are squared with the image; stored scores are of another grid."""
+        """The column of masks, for selection "saliency"; stored scores are of another grid and are not read."""
         return "saliency" if self.charm.reads == "saliency" else None
 
     def plan(self, image_hw: tuple[int, int]) -> tuple[int, CharmTokenizer]:
-        """The square's edge, and a tokenizer that has too few tokens to leave the square whole."""
+        """Returns the square's edge, pixels, and a tokenizer with too few tokens to leave the square whole."""
         edge = self._edge(image_hw)
         whole, sides = self.charm.layout((edge, edge)), self.charm.sides
         if len(whole.cell_sides) > 1 or whole.num_coarse == 1:
@@ -52,16 +52,16 @@ class SquareTokenizer:
         return edge, replace(self.charm, max_seq_len=min(length, most), budget="fill")
 
     def _edge(self, image_hw: Sequence[int]) -> int:
-        """Of the square, pixels."""
+        """Returns the edge of the square, pixels."""
         return self.edge or min(max(image_hw), _MOST_EDGE)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """The square of an image, uint8 (H, W, 3): uint8 (edge, edge, 3)."""
+        """Resizes an image, uint8 (H, W, 3), to its square, uint8 (edge, edge, 3)."""
         edge = self._edge(image.shape[:2])
         return resize(image, (edge, edge))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """As `Tokens.grids`, known from the size alone."""
+        """Returns the grids that `Tokens.grids` will have, from the size alone."""
         edge, cutter = self.plan(image_hw)
         return cutter.grids((edge, edge))
 
@@ -75,7 +75,7 @@ class SquareTokenizer:
         key: str = "",
         symmetry: Symmetry = IDENTITY,
     ) -> Tokens:
-        """Tokenizes one image; see CharmTokenizer. Importance is computed: given maps are of another grid."""
+        """Tokenizes one image; see CharmTokenizer. Importance is computed, as stored maps are of another grid."""
         array = as_array(image)
         edge, cutter = self.plan((array.shape[0], array.shape[1]))
         if saliency_mask is not None:
@@ -84,4 +84,4 @@ class SquareTokenizer:
             saliency_mask = resized.view(bool)
         square = self.resize(array)
         tokens = cutter(square, saliency_mask=saliency_mask, seed=seed, epoch=epoch, key=key, symmetry=symmetry)
-        return pad_tokens(tokens, self.charm.max_seq_len)  # as long as those of a larger image of the same batch
+        return pad_tokens(tokens, self.charm.max_seq_len)  # images of one batch have sequences of one length

@@ -16,7 +16,7 @@ _LONGEST = 8  # times the shorter side; of longer images only a part is resized
 
 @dataclass(frozen=True)
 class StandardTokenizer:
-    """Shortest edge to 8 / 7 of `crop` pixels (256 for 224), then a square crop, cut into the patches of a plain ViT.
+    """Resizes the shortest edge to 8 / 7 of `crop` pixels (256 for 224), and cuts a square crop into a ViT's patches.
 
     Where max_seq_len has no room for the patches of the crop, both sizes shrink in proportion, to the largest square
     grid that fits.
@@ -45,7 +45,7 @@ class StandardTokenizer:
         return square_side(self.crop, self.patch_size, self.max_seq_len)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """As `Tokens.grids`; the same for every size."""
+        """Returns the grid of the crop, as in `Tokens.grids`; the same for every size."""
         return ((self.grid_side, self.grid_side),)
 
     def __call__(
@@ -63,9 +63,9 @@ class StandardTokenizer:
 
 
 def _shorten(image: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Of a strip, the part around the crop: 1 x 20000 pixels would be resized to 256 x 5,120,000, 4 GB.
+    """Cuts the part around the crop out of a strip: 1 x 20000 pixels would be resized to 256 x 5,120,000, 4 GB.
 
-    The crop stands at the same share `at` of what is left over before and after, so it shows the same place.
+    The crop is later placed at the same fraction `at` of the leftover length, so it shows the same place.
     """
     longest = _LONGEST * min(image.shape[:2])
     top, left = (int(u * max(side - longest, 0)) for u, side in zip(at, image.shape[:2], strict=True))

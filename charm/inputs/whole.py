@@ -1,4 +1,4 @@
-"""Images resized as a whole and cut into every patch of one grid: what inputs of a single scale share."""
+"""Resizing of whole images, and cutting into all patches of one grid: shared by the inputs of a single scale."""
 
 import math
 
@@ -11,19 +11,20 @@ from charm.tokenization.tokens import Tokens
 
 
 def check_positive(**settings: int) -> None:
+    """Raises ValueError unless each setting is at least 1."""
     for name, value in settings.items():
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
 
 
 def square_side(pixels: int, patch_size: int, max_seq_len: int) -> int:
-    """Tokens along a side of the largest square grid within `pixels` and within max_seq_len tokens."""
+    """Returns the tokens along a side of the largest square grid within `pixels` and max_seq_len tokens."""
     return max(1, min(pixels // patch_size, math.isqrt(max_seq_len)))
 
 
 def resize(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
-    """Area average along an axis that gets shorter, bilinear along one that gets longer."""
-    # One after the other: OpenCV's area average is none where either axis gets longer.
+    """Resizes an image, uint8 (H, W, C): area average along an axis that shrinks, bilinear along one that grows."""
+    # Two steps: OpenCV does not average by area as soon as either axis grows.
     shrunk = downscale(image, (min(image_hw[0], image.shape[0]), min(image_hw[1], image.shape[1])))
     return cv2.resize(shrunk, image_hw[::-1], interpolation=cv2.INTER_LINEAR)
 

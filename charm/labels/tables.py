@@ -10,10 +10,10 @@ from charm.runtime.errors import UserError, did_you_mean
 
 
 def read_text(file: Path) -> str:
-    """The text of a file in UTF-8.
+    """Reads a text file in UTF-8.
 
     Raises:
-        UserError: it cannot be read, or with its line the byte that is no text.
+        UserError: the file cannot be read, or a byte is no text; says which byte in which line.
     """
     try:
         data = file.read_bytes()
@@ -31,10 +31,10 @@ def read_text(file: Path) -> str:
 
 
 def read_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """(file and line, cells) of each row of a CSV file, the header first; a blank line has no cells.
+    """Yields (file and line, cells) of each row of a CSV file, the header first; a blank line has no cells.
 
     Raises:
-        UserError: with file and line, not a CSV file.
+        UserError: not a CSV file; says file and line.
     """
     rows = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     try:
@@ -45,11 +45,11 @@ def read_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def read_table(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (file and line, column -> cell) of each row of a CSV or, by its ending, Parquet file, but blank ones.
+    """Yields (file and line, column -> cell) of each row that is not blank of a CSV or, by its ending, Parquet file.
 
     Raises:
-        UserError: with file and line: another kind of file, a column of `needed` that is not there or twice, or a row
-            with too few or too many cells.
+        UserError: another kind of file, a column of `needed` that is missing or there twice, or a row with too few or
+            too many cells; says file and line.
     """
     return _read_parquet(file, needed) if file.suffix == ".parquet" else _read_csv(file, needed)
 
@@ -63,7 +63,7 @@ def _check_columns(where: str, columns: list[str], needed: list[str]) -> None:
 
 
 def _read_csv(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file and line, row) of each row that is not blank."""
+    """Yields (file and line, column -> cell) of each row of a CSV file that is not blank."""
     rows = read_cells(file)
     _, header = next(rows, ("", []))
     if not header:

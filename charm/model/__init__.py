@@ -1,4 +1,4 @@
-"""The vision transformer and what judges it: tokens come in, scores go out; losses and metrics compare them to labels.
+"""The vision transformer, its losses and metrics: tokens come in, scores go out and are compared to labels.
 
 Called by training, evaluation, the scorer and the export.
 """

@@ -17,11 +17,11 @@ from charm.tokenization.tokens import Tokens
 
 
 class PosEmbedAxes:
-    """Rows for an image's tokens, embeddings for rows.
+    """Looks up the row numbers of an image's tokens, and position embeddings by row numbers.
 
     Args:
-        axes: number of tokens n -> what an axis of that length needs: float32 (n, g), its interpolation weights; of a
-            rotary backbone (DINOv3) float32 (2, n, 2 * d), its share of the rows and of the columns
+        axes: number of tokens n -> axis of that length: float32 (n, g), its interpolation weights; of a rotary backbone
+            (DINOv3) float32 (2, n, 2 * d), its share of the rows and of the columns
             (charm.model.vit.CharmViT.rotary_axis).
         learnt: float32 (g, g, D), the backbone's grid; None if it is rotary.
     """
@@ -34,11 +34,11 @@ class PosEmbedAxes:
             start += axis.shape[-2]
         stacked = torch.cat(list(axes.values()), dim=-2)
         self._rotary = learnt is None
-        # What `gather` mixes, on the device: rows and columns if rotary, else the learnt grid, positions and weights.
+        # `gather` mixes these on the device: rows and columns if rotary, else the learnt grid, positions and weights.
         self._parts: tuple[Tensor, ...] = tuple(stacked) if learnt is None else (learnt, *axis_taps(stacked))
 
     def to(self, device: torch.device) -> Self:
-        """Moves what `gather` reads; returns itself."""
+        """Moves the tensors that `gather` reads to a device; returns the object itself."""
         self._parts = tuple(part.to(device) for part in self._parts)
         return self
 
@@ -47,10 +47,10 @@ class PosEmbedAxes:
         return self._parts[0].device
 
     def rows(self, tokens: Tokens) -> np.ndarray:
-        """int32 (L, 2): for each token, where the weights of its row and of its column are; 0 where padding.
+        """Returns int32 (L, 2): the number of the weights of each token's row and column; 0 where padding.
 
         Raises:
-            ValueError: a grid has an axis of another length.
+            ValueError: a grid has an axis of a length that is not prepared.
         """
         first = np.zeros((len(tokens.grids), 2), np.int32)
         for scale, grid in enumerate(tokens.grids):
@@ -63,11 +63,11 @@ class PosEmbedAxes:
         return np.where(tokens.patch_valid[:, None], first[tokens.scale_id] + tokens.patch_coord, 0).astype(np.int32)
 
     def gather(self, rows: Tensor, trained: Tensor | None = None) -> Tensor:
-        """Position embeddings on the device that `to` chose.
+        """Returns the position embeddings of tokens, on the device that `to` chose.
 
         Args:
-            rows: integer (..., 2), of `rows`.
-            trained: float (g, g, D), mixed instead of the learnt grid: what fine-tuning has made of it.
+            rows: integer (..., 2), from the method `rows`.
+            trained: float (g, g, D), the fine-tuned grid, to be mixed instead of the learnt one.
 
         Returns:
             float32 (..., D), differentiable with respect to `trained`; (..., 2 * d) for a rotary backbone.

@@ -1,4 +1,4 @@
-"""Which timm models CharmViT can be built around, by name."""
+"""Backbones of timm that CharmViT can be built around: created by name, others refused."""
 
 import difflib
 from typing import Any
@@ -17,7 +17,7 @@ Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, w
 
 
 def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Backbone:
-    """A timm vision transformer without its classifier.
+    """Builds a timm vision transformer without its classifier.
 
     Args:
         name: as in `timm.list_models("vit_*")`; "charm_demo" for the small built-in one.
@@ -25,13 +25,13 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Back
         settings: passed on to timm.
 
     Raises:
-        ValueError: unknown to timm, or not a vision transformer with position embeddings that fit any grid.
+        ValueError: timm has no such model, or it is not a vision transformer with position embeddings for any grid.
     """
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), n=5))
         raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
-    if pretrained:  # is it one whose weights are worth their download?
+    if pretrained:  # a backbone that cannot be used is refused before its weights are downloaded
         with torch.random.fork_rng(devices=[]):
             check_backbone(timm.create_model(name, pretrained=False, num_classes=0, **settings), name)
     return check_backbone(timm.create_model(name, pretrained=pretrained, num_classes=0, **settings), name)
@@ -70,7 +70,7 @@ def check_backbone(vit: Any, name: str) -> Backbone:
 
 
 def is_rotary(vit: nn.Module) -> bool:
-    """Whether positions enter as DINOv3's rotary embeddings: coordinates from -1 to 1 over the image, per axis."""
+    """Tells whether positions enter as DINOv3's rotary embeddings: coordinates from -1 to 1 on each image axis."""
     return (
         isinstance(vit, Eva)
         and vit.pos_embed is None

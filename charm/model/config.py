@@ -1,4 +1,4 @@
-"""What a trained model is: all that it takes to build it, to hand it images, and to say what its scores mean.
+"""The description of a trained model: all it takes to build it, to give it images, and to interpret its scores.
 
 The stages `train` and `evaluate` write it as config.json beside the weights; nothing here needs torch.
 """
@@ -6,15 +6,9 @@ The stages `train` and `evaluate` write it as config.json beside the weights; no
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from charm.runtime.schema import Pattern, Range, SettingError, build
-
-Sha256 = Annotated[str, Pattern(r"[0-9a-f]{64}", "64 digits of 0-9a-f, as sha256sum prints")]
-BackboneName = Annotated[str, Pattern(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", "a name of a timm model")]
-Head = Literal["cls", "cls_mean", "mean"]
-PosEmbedTraining = Literal["frozen", "trainable"]
-Seed = Annotated[int, Range(0, 2**63 - 1)]
-Draws = Annotated[int, Range(1, 64)]
-MaxEdge = Annotated[int, Range(32, 65_500)]  # pixels
+from charm.images.limits import MaxEdge
+from charm.runtime.fields import BackboneName, Draws, Head, PosEmbedTraining, Seed
+from charm.runtime.schema import Range, SettingError, build
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,7 @@ class ViTConfig:
 
 @dataclass(frozen=True)
 class PosEmbedConfig:
-    """How learnt position embeddings were resampled; "rotary" ones are not."""
+    """The resampling of learnt position embeddings; "rotary" ones are not resampled."""
 
     mode: Literal["bilinear", "bicubic", "rotary"]
     antialias: bool
@@ -39,7 +33,7 @@ class PosEmbedConfig:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What the labels were.
+    """The labels that the model was trained on.
 
     Attributes:
         num_bins: of the distributions; 1 for scores.
@@ -56,7 +50,7 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class SaliencyConfig:
-    """How the masks were made that the model was trained with; `settings` and `detector` are of sam_hq."""
+    """The detector of the masks that the model was trained with; `settings` and `detector` are of sam_hq."""
 
     backend: Literal["mbd", "sam_hq"]
     settings: dict[str, Any]
@@ -65,7 +59,7 @@ class SaliencyConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images the model was made from: `splits` counts them, `split_sha256` tells who was in which split."""
+    """The images that the model was made from: `splits` counts them, `split_sha256` tells which split each was in."""
 
     dataset: str
     sha256: str
@@ -75,7 +69,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How it was trained.
+    """Facts about a model's training.
 
     Attributes:
         best_epoch: counted from 1.
@@ -92,7 +86,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How it did on the test images.
+    """Results of a model on the test images.
 
     Attributes:
         scored: number of images.
@@ -107,18 +101,47 @@ class EvaluationConfig:
     metrics: dict[str, dict[str, float | None]]
 
 
+_BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
+_TRY = (
+    "What may help: a backbone with published weights (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a "
+    "larger max_seq_len."
+)
+
+
+def list_doubts(dataset: str, started_from: str | None, evaluation: EvaluationConfig | None) -> list[str]:
+    """Lists what speaks against a model's scores, each with what to try; empty if nothing does.
+
+    Args:
+        dataset: that it learnt from.
+        started_from: as in TrainingConfig.
+        evaluation: None before `evaluate`.
+    """
+    doubts = []
+    if started_from is None and dataset != _BUILT_IN:
+        doubts.append(
+            "The backbone started from random weights and knows nothing but these images, which is seldom enough. "
+            "Choose a backbone with published weights and pretrained: true, or a checkpoint."
+        )
+    if evaluation is not None:
+        value, low, high = (evaluation.metrics["srcc"][end] for end in ("value", "low", "high"))
+        found = "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+        if low is None or low <= 0:
+            doubts.append(f"On the test images the order of the scores is no better than chance: SRCC {found}. {_TRY}")
+    return doubts
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A model's config.json.
 
     Attributes:
-        model: what CharmViT is built from.
+        model: the arguments of CharmViT.
         tokenizer: the input's `name`, and the settings of CharmTokenizer.
         pos_embeds, labels, saliency, data, training: see there.
         max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
         seed: of the draws of patches.
-        draws: how many an image's score is averaged over.
-        versions: of the libraries that it was trained with.
+        draws: number of draws that an image's score is averaged over.
+        versions: of the libraries, and of the way that patches are drawn, with which it was trained.
         evaluation: None before `evaluate`.
     """
 
@@ -135,16 +158,21 @@ class ModelConfig:
     versions: dict[str, str]
     evaluation: EvaluationConfig | None = None
 
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against the scores (`list_doubts`)."""
+        return list_doubts(self.data.dataset, self.training.started_from, self.evaluation)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns what JSON can hold; `from_json` undoes it."""
+        """Returns the config as values that JSON can hold; `from_json` undoes it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Any) -> "ModelConfig":
-        """Builds the config from what `to_json` gave.
+        """Builds the config from the values of `to_json`.
 
         Raises:
-            ValueError: a key is unknown or missing, a value is not one that it may be, or two do not fit.
+            ValueError: a key is unknown or missing, a value is not allowed, or two values contradict each other.
         """
         if not isinstance(values, dict):
             raise ValueError(f"expected keys and values, got {type(values).__name__}")

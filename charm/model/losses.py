@@ -1,7 +1,7 @@
 """Losses: L1 for scores, Earth Mover's Distance for score distributions (Charm, section 3.3), MSE besides.
 
-Each gives one value per sample, so that whoever sums them decides over which batch the mean is taken. Prediction and
-target of different shapes are a ValueError.
+Each gives one value per sample: the caller takes the mean, over the batch of its choice. Prediction and target of
+different shapes raise ValueError.
 """
 
 from collections.abc import Callable
@@ -10,19 +10,19 @@ from torch import Tensor
 
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Absolute error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
+    """Computes the absolute error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
     _check_shapes(prediction, target)
     return (prediction - target).abs().mean(dim=-1)
 
 
 def mse_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
+    """Computes the squared error, mean over the outputs; (B, 1) and (B, 1) -> (B,)."""
     _check_shapes(prediction, target)
     return (prediction - target).square().mean(dim=-1)
 
 
 def emd_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared-norm Earth Mover's Distance between distributions over ordered bins (Talebi and Milanfar, NIMA, r = 2).
+    """Computes the Earth Mover's Distance of distributions over ordered bins (Talebi and Milanfar, NIMA, r = 2).
 
     Args:
         prediction: logits, float (B, num_bins).
@@ -39,7 +39,7 @@ def emd_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def _check_shapes(prediction: Tensor, target: Tensor) -> None:
-    """ValueError where they would be broadcast: (B, 1) less (B,) is (B, B), every prediction with every target."""
+    """Raises ValueError if shapes differ: (B, 1) less (B,) would be (B, B), every prediction with every target."""
     if prediction.shape != target.shape:
         came = f"prediction is {tuple(prediction.shape)}, target {tuple(target.shape)}"
         raise ValueError(f"{came}: expected the same shape")

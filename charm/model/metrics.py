@@ -12,7 +12,7 @@ METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then t
 
 
 def _correlate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., float]:
-    """nan, "undefined", where either side is constant or has fewer than two scores: there is no order to agree with."""
+    """Makes a statistic return nan, "undefined", if one side is constant or there are fewer than two scores."""
 
     def correlation(prediction: np.ndarray, target: np.ndarray) -> float:
         if len(target) < 2 or np.ptp(prediction) == 0 or np.ptp(target) == 0:
@@ -23,7 +23,7 @@ def _correlate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable
 
 
 def _pearson(prediction: np.ndarray, target: np.ndarray) -> float:
-    """scipy.stats.pearsonr without its test of significance: 10 microseconds instead of 250 for 200 scores."""
+    """Computes scipy.stats.pearsonr without its test of significance: 10 microseconds instead of 250 for 200 scores."""
     x, y = (scores - scores.mean(dtype=np.float64) for scores in (prediction, target))
     return float(x @ y / (math.sqrt(x @ x) * math.sqrt(y @ y)))
 
@@ -34,19 +34,19 @@ krcc = _correlate(lambda x, y: stats.kendalltau(x, y)[0])  # Kendall's tau-b
 
 
 def accuracy(prediction: np.ndarray, target: np.ndarray, threshold: float) -> float:
-    """ACC: share of images that both sides put on the same side of `threshold` (above it = good)."""
+    """Computes ACC, the fraction of images that both put on the same side of `threshold` (above it = good)."""
     # Labels pass through float32 on a scale of 0..1, where one that equals the threshold may come out 3e-8 above it.
     above = threshold + 1e-6
     return float(np.mean((prediction > above) == (target > above))) if len(target) else math.nan
 
 
 def mae(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Mean absolute error."""
+    """Computes the mean absolute error; nan without scores."""
     return float(np.mean(np.abs(prediction - target))) if len(target) else math.nan
 
 
 def score_agreement(prediction: np.ndarray, target: np.ndarray, threshold: float) -> dict[str, float]:
-    """All of them by name; nan where undefined."""
+    """Computes all METRICS by name; nan where undefined."""
     return {
         "plcc": plcc(prediction, target),
         "srcc": srcc(prediction, target),
@@ -64,7 +64,7 @@ def bootstrap_intervals(
     resamples: int = 1000,
     confidence: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """The interval of each metric over other samples of as many images: (low, high) by name.
+    """Computes the bootstrap interval of each metric over samples of as many images: (low, high) by name.
 
     Images are drawn with replacement, each with both of its scores; low and high are percentiles of the metric over
     the resamples. A resample whose scores are all equal is left out; nan where the metric itself is undefined.
@@ -96,7 +96,7 @@ def bootstrap_intervals(
 
 
 def _rank_places(places: np.ndarray) -> np.ndarray:
-    """ProcessGroup from 1, equals sharing the mean of theirs: float (N,), of small integers (N,)."""
+    """Ranks small integers (N,) from 1, equal ones by their mean rank; returns float (N,)."""
     counts = np.bincount(places)
     ranks: np.ndarray = (counts.cumsum() - (counts - 1) / 2)[places]
     return ranks

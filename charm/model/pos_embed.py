@@ -45,13 +45,13 @@ def resample_pos_embed(
     if tuple(grid_hw) == (side, side):
         return learnt.clone()
     rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
-    with torch.autocast(learnt.device.type, enabled=False):  # which would mix them in half precision
+    with torch.autocast(learnt.device.type, enabled=False):  # autocast would mix in half precision
         resampled = torch.einsum("hi,ijd,wj->hwd", rows, learnt.float(), columns)
     return resampled.to(pos_embed.dtype)
 
 
 def learnt_grid(pos_embed: Tensor, num_prefix_tokens: int | None = None) -> Tensor:
-    """The square grid within position embeddings, (1, prefix + g * g, D) -> (g, g, D); see `resample_pos_embed`."""
+    """Returns the square grid of position embeddings, (1, prefix + g * g, D) -> (g, g, D); see `resample_pos_embed`."""
     if pos_embed.ndim != 3 or pos_embed.shape[0] != 1:
         raise ValueError(f"pos_embed is {tuple(pos_embed.shape)}: expected (1, prefix + g * g, D)")
     total = pos_embed.shape[1]
@@ -63,16 +63,16 @@ def learnt_grid(pos_embed: Tensor, num_prefix_tokens: int | None = None) -> Tens
 
 
 def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Tensor) -> Tensor:
-    """The position embedding of each token of one image.
+    """Looks up the position embedding of each token of one image.
 
     Args:
-        tables: one (h, w, D) per scale, coarsest first, resampled to the image's grids; any for a scale that the
+        tables: (h, w, D) per scale, coarsest first, resampled to the image's grids; any table for a scale that the
             image does not use.
         patch_coord: integer (L, 2), (y, x) on the grid of the token's scale.
         scale_id: integer (L,).
 
     Returns:
-        (L, D); the first table's first one where the token is padding.
+        (L, D); the first embedding of the first table where the token is padding.
     """
     embed_dim = tables[0].shape[-1]
     rows = torch.cat([table.reshape(-1, embed_dim) for table in tables])
@@ -86,7 +86,7 @@ def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Te
 
 
 def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:
-    """How `resample_pos_embed` mixes the rows (or columns) of a learnt grid along one axis.
+    """Returns the weights by which `resample_pos_embed` mixes the rows (or columns) of a learnt grid.
 
     Interpolation is separable: a token's embedding is the learnt grid, summed with the weights of its row and of its
     column. A few numbers per row thus stand for whole tables, which would grow with the square of the grid.
@@ -101,14 +101,14 @@ def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool
     """
     if length == side:
         return torch.eye(side)
-    # Every unit vector along the last axis. Along the other, torch 2.15 computes wrong values for a width of 1 with
-    # antialias=True, which is also why whole grids are mixed from axis weights and not handed to F.interpolate.
+    # Unit vectors are interpolated along the last axis. Along the other, torch 2.15 computes wrong values for a width
+    # of 1 with antialias=True; for the same reason whole grids are mixed from axis weights, not by F.interpolate.
     weights = F.interpolate(torch.eye(side)[None, None], size=(side, length), mode=mode, antialias=antialias)
     return weights[0, 0].T.contiguous()
 
 
 def axis_taps(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The entries of axis weights that are not zero.
+    """Returns the entries of axis weights that are not zero.
 
     Args:
         weights: float (T, g).
@@ -123,14 +123,14 @@ def axis_taps(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mix_pos_embed(learnt: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]) -> Tensor:
-    """Position embeddings from the taps (`axis_taps`) of each token's row and column.
+    """Mixes position embeddings from the taps (`axis_taps`) of each token's row and column.
 
     Args:
         learnt: float (g, g, D), the learnt grid.
         y, x: positions, int64 (..., K), and weights, float (..., K).
 
     Returns:
-        (..., D); what `resample_pos_embed` has at that place, to rounding. Differentiable with respect to `learnt`.
+        (..., D); equal to `resample_pos_embed` at that place, to rounding. Differentiable with respect to `learnt`.
     """
     side, _, embed_dim = learnt.shape
     rows = learnt.reshape(side * side, embed_dim)

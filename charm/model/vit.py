@@ -28,7 +28,7 @@ class CharmViT(nn.Module):
         pretrained: see `create_backbone`; only with a name.
         num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
         num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
-        head: what the linear layer reads: "cls" (the paper); "mean" of the tokens that are not padding, for backbones
+        head: input of the linear layer: "cls" (the paper); "mean" of the tokens that are not padding, for backbones
             without a CLS token (SigLIP's attention pooling is left out); or "cls_mean", both side by side.
         normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training; the paper
             does not (table 9).
@@ -106,39 +106,39 @@ class CharmViT(nn.Module):
 
     @property
     def patch_size(self) -> int:
-        """p, pixels."""
+        """p, the side of a patch, pixels."""
         return int(self.vit.patch_embed.patch_size[0])
 
     @property
     def pos_embed(self) -> Tensor:
-        """What the backbone learnt, float (1, num_pos_prefix + g * g, D)."""
+        """The learnt position embeddings of the backbone, float (1, num_pos_prefix + g * g, D)."""
         assert self.vit.pos_embed is not None  # check_backbone refuses the others
         return self.vit.pos_embed
 
     @property
     def num_pos_prefix(self) -> int:
-        """How many prefix tokens (CLS, registers) have a position embedding of their own."""
+        """Number of prefix tokens (CLS, registers) that have a position embedding of their own."""
         return 0 if self.rotary or self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
 
     @property
     def learnt_grid(self) -> Tensor:
-        """Its position embeddings without the prefix, float (g, g, D)."""
+        """The learnt position embeddings without the prefix, float (g, g, D)."""
         return learnt_grid(self.pos_embed, self.num_pos_prefix)
 
     @property
     def trained_grid(self) -> Tensor | None:
-        """`learnt_grid` if it is fine-tuned, and so may differ from what the backbone brought; else None."""
+        """`learnt_grid` if it is fine-tuned, and so may differ from the published one; else None."""
         return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
 
     @property
     def num_layers(self) -> int:
-        """One more than the last of `layer_of`."""
+        """Number of layers that `layer_of` tells apart."""
         return len(self.vit.blocks) + 2
 
     def layer_of(self, parameter: str) -> int:
-        """Where a named parameter is: 0 = before the blocks, then each block, the last = after them or not pre-trained.
+        """Returns the layer of a named parameter: 0 before the blocks, then one per block, the last for all others.
 
-        The scale embedding is not: slowed down like its neighbours before the blocks, it would not learn.
+        The scale embedding is in the last: slowed down like its neighbours before the blocks, it would not learn.
         """
         if block := re.match(r"vit\.blocks\.(\d+)\.", parameter):
             return int(block[1]) + 1
@@ -146,16 +146,16 @@ class CharmViT(nn.Module):
         return 0 if first else self.num_layers - 1
 
     def pos_embed_tables(self, grids: Sequence[tuple[int, int]], mode: str = "bilinear") -> list[Tensor]:
-        """The backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0).
+        """Returns the backbone's position embeddings on each grid, (h, w, D); empty for a grid of (0, 0).
 
-        Those of a rotary backbone are the sines and cosines of the tokens' places within the image, (h, w, 2 * d) for
-        heads of width d: a coarse token stands in the middle of the native ones that it stands for.
+        A rotary backbone has the sines and cosines of the tokens' places within the image, (h, w, 2 * d) for heads of
+        width d: the place of a coarse token is the middle of the native tokens that it replaces.
         """
         unused = self._pos_embed_table((1, 1), mode)[:0, :0]
         return [unused if grid == (0, 0) else self._pos_embed_table(grid, mode) for grid in grids]
 
     def rotary_axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """A rotary backbone's share of the rows and of the columns of a grid, (length, 2 * d) each.
+        """Returns a rotary backbone's share of the rows and of the columns of a grid, (length, 2 * d) each.
 
         The table of a grid of (h, w) is the sum of the rows' share for h and the columns' share for w.
         """
@@ -206,14 +206,14 @@ class CharmViT(nn.Module):
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
-        padded = not bool(patch_valid.all())  # without padding no mask, for the fast kernels
+        padded = not bool(patch_valid.all())  # without padding there is no mask, so that the fast kernels are used
         attn_mask = self.attn_mask(patch_valid).to(patches.device, non_blocking=True) if padded else None
         return self.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
 
     def encode(
         self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
     ) -> Tensor:
-        """`forward` on position embeddings that are looked up and with the mask given: no step depends on the data."""
+        """Scores a batch as `forward`, from embeddings per token and a given mask; no step depends on the data."""
         x = self._embed(patches)
         valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
@@ -224,7 +224,7 @@ class CharmViT(nn.Module):
         if self.rotary:
             extra["rope"] = pos_embed.unsqueeze(1)  # the same for every head
         else:
-            x = x + pos_embed.to(self.pos_embed.dtype)  # and not that of x, which autocast may have made half
+            x = x + pos_embed.to(self.pos_embed.dtype)  # not to x.dtype, which autocast may have made half
         x = torch.cat([self._prefix().expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         x = self.vit.norm_pre(x)
         for block in self.vit.blocks:
@@ -239,7 +239,7 @@ class CharmViT(nn.Module):
         return output
 
     def _pool(self, x: Tensor, valid: Tensor) -> Tensor:
-        """What the head reads, (B, D or 2 * D), from (B, prefix + L, D) and bool (B, L, 1)."""
+        """Pools (B, prefix + L, D), with `valid` bool (B, L, 1), to the input of the head, (B, D or 2 * D)."""
         cls: Tensor = self.vit.fc_norm(x[:, 0])  # in the place of `norm` for backbones that were trained on the mean
         if self.head_kind == "cls":
             return cls
@@ -248,7 +248,7 @@ class CharmViT(nn.Module):
         return mean if self.head_kind == "mean" else torch.cat([cls, mean], dim=1)
 
     def _embed(self, patches: Tensor) -> Tensor:
-        """The backbone's patch projection, as one matrix product."""
+        """Applies the backbone's patch projection as one matrix product: (B, L, p, p, 3) -> (B, L, D)."""
         proj = self.vit.patch_embed.proj
         pixels = patches.flatten(2).to(proj.weight.dtype) / 255
         if self.pixel_mean is not None:
@@ -263,17 +263,17 @@ class CharmViT(nn.Module):
         return embedded
 
     def _prefix(self) -> Tensor:
-        """CLS and register tokens with their own position embeddings, (1, prefix, D); prefix may be 0."""
+        """Returns CLS and register tokens with their own position embeddings, (1, prefix, D); prefix may be 0."""
         none = self.vit.patch_embed.proj.weight.new_zeros(1, 0, self.vit.embed_dim)
         prefix = torch.cat([none, *(t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None)], dim=1)
         return prefix + self.pos_embed[:, : self.num_pos_prefix] if self.num_pos_prefix else prefix
 
     def attn_mask(self, patch_valid: Tensor) -> Tensor:
-        """True where a key may be attended to, (B, 1, 1, prefix + L)."""
+        """Returns bool (B, 1, 1, prefix + L), True where a key may be attended to."""
         prefix = patch_valid.new_ones(patch_valid.shape[0], self.vit.num_prefix_tokens)
         return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Within it matrix products are made in one of PRECISIONS; a CharmViT keeps pixels and scores in float32."""
+    """Returns a context with matrix products in one of PRECISIONS; a CharmViT keeps pixels and scores in float32."""
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")

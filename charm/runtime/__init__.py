@@ -1,4 +1,4 @@
-"""What touches the machine: files, locks, devices, signals and weights, and the error that a user can put right.
+"""Access to the machine: files, locks, devices, signals and weights, and the error that a user can put right.
 
-Every room calls it; it calls none.
+Every other package calls it; it calls no other.
 """

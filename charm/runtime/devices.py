@@ -1,4 +1,4 @@
-"""Where models run."""
+"""The device that models run on: a GPU where there is one, or the device of a name."""
 
 import torch
 
@@ -6,7 +6,7 @@ from charm.runtime.errors import UserError
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """`auto` takes a GPU where there is one; each of several processes (`local_rank`) the one of its number."""
+    """Opens a device by name; "auto" takes a GPU if there is one, and one of several processes the GPU `local_rank`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if local_rank is not None and name.startswith("cuda"):
@@ -17,7 +17,7 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def open_device(name: str) -> torch.device:
-    """A device that can be used.
+    """Opens a device by its torch name.
 
     Raises:
         UserError: there is no such device.

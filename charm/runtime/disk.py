@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what they are known by."""
+"""Files on disk: written whole or not at all, hashed, locked."""
 
 import contextlib
 import csv
@@ -25,7 +25,7 @@ _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 
 def fingerprint(*parts: Any) -> str:
-    """sha256 of values that JSON can hold."""
+    """Returns the sha256 of values that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -36,12 +36,12 @@ def file_sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there whole or not at all: written aside, flushed to disk, renamed.
+    """Opens a file to be there whole or not at all: it is written aside, flushed to disk, renamed.
 
     Raises:
-        UserError: there is no room for it; what was there before still is.
+        UserError: there is no room for the file; an earlier file at the path stays as it is.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # containers share names of hosts and processes
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # host and process id do not tell containers apart
     try:
         with open(part, "wb", buffering=_BUFFER) as file:
             yield file
@@ -86,7 +86,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 def lock_file(file: IO[Any], wait: bool = True) -> bool:
     """Takes the lock of an open file, which lasts until the file is closed, however the process ends.
 
-    Where the system has no such locks, as Windows, two processes are not kept apart, which is said once.
+    A system without such locks, as Windows, does not keep two processes apart, which is said once.
 
     Returns:
         Whether the lock was taken; with `wait` it always is.

@@ -1,4 +1,4 @@
-"""What a user can put right."""
+"""The error that a user can put right, and parts of its messages."""
 
 import difflib
 
@@ -8,12 +8,12 @@ class UserError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """Of what a library says at length."""
+    """Returns the first line of an error's text, or its type if it has no text."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def did_you_mean(came: str, known: list[str]) -> str:
-    """ "; did you mean 'x'?" where one of the known words is near, else the words themselves."""
+    """Returns "; did you mean 'x'?" if one of the known words is near, else all known words."""
     near = difflib.get_close_matches(came, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
 

@@ -13,12 +13,12 @@ MISTAKE, STOPPED = 2, 130  # exit codes
 
 
 class Interrupts:
-    """Records the two signals while it is entered, in the main thread alone.
+    """Records SIGTERM and SIGINT while it is entered, in the main thread alone.
 
     A signal that is ignored, as Ctrl-C is where a script's job runs in the background, stays ignored.
 
     Attributes:
-        came: whether one has come.
+        came: whether a signal has come.
     """
 
     def __init__(self) -> None:
@@ -41,19 +41,19 @@ class Interrupts:
         self.came = True
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if one has come."""
+        """Raises KeyboardInterrupt if a signal has come."""
         if self.came:
             raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def reporting(when_stopped: str = "") -> Iterator[None]:
-    """Ends the process with one line instead of a traceback for what a user can put right, and for a signal.
+    """Ends the process with one line, not a traceback, after a signal or an error that a user can put right.
 
-    Exit codes are MISTAKE and STOPPED. SIGTERM is taken as Ctrl-C is.
+    Exit codes are STOPPED and MISTAKE. SIGTERM is handled like Ctrl-C.
 
     Args:
-        when_stopped: said after "stopped".
+        when_stopped: printed after "stopped".
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -67,15 +67,15 @@ def reporting(when_stopped: str = "") -> Iterator[None]:
             if (error.name or "").split(".")[0] not in EXTRAS:
                 raise
             error = UserError(name_extra(error))
-        if isinstance(error, OSError) and error.errno is None:  # not what the operating system says of a path
+        if isinstance(error, OSError) and error.errno is None:  # raised by a library, not by the operating system
             raise
         if isinstance(error, BrokenPipeError):
-            raise  # of who reads the output, `head` for example
+            raise  # the reader of the output, `head` for example, has closed it
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(MISTAKE) from error
     except KeyboardInterrupt:
         print("; ".join(filter(None, ["stopped", when_stopped])), file=sys.stderr)
         raise SystemExit(STOPPED) from None
     finally:
-        if signal.getsignal(signal.SIGTERM) is stop:  # and not what was set meanwhile
+        if signal.getsignal(signal.SIGTERM) is stop:  # a handler that was set meanwhile stays
             signal.signal(signal.SIGTERM, before)

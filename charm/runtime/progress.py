@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a line every half minute in a log."""
+"""Progress of a long job: a bar on a terminal, a line every half minute in a log."""
 
 import sys
 import time
@@ -7,14 +7,14 @@ _LOG_EVERY = 30.0  # seconds
 
 
 class Progress:
-    """Shows on stderr how much of something is done.
+    """Shows on stderr how much of a job is done.
 
     Args:
-        label: what is under way.
-        total: how much there is.
-        unit: of what, for example "shard".
-        done: how much of it was done before.
-        silent: whether nothing is shown, as where the results themselves appear on the terminal.
+        label: name of the job.
+        total: number of units.
+        unit: name of a unit, for example "shard".
+        done: number of units that were done before.
+        silent: whether nothing is shown, for example because the results themselves appear on the terminal.
     """
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0, silent: bool = False) -> None:
@@ -28,7 +28,7 @@ class Progress:
             self._bar = tqdm(desc=label, total=total, initial=done, unit=unit)
 
     def move(self, count: int = 1) -> None:
-        """Notes that so much more is done."""
+        """Counts `count` more units as done."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)

@@ -1,4 +1,4 @@
-"""Settings and facts as dataclasses: a field says which values it may have, and whoever reads it from a file checks it.
+"""Settings and facts as dataclasses: a field's type says which values it may have, and `build` checks them.
 
     threshold: Annotated[float, Range(1)]
     fit: Literal["nearest", "pad"]
@@ -38,7 +38,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a text has to match as a whole, and how to call it."""
+    """A regular expression that a text has to match as a whole, and its name for messages."""
 
     pattern: str
     name: str
@@ -48,10 +48,10 @@ class Pattern:
 
 
 class SettingError(ValueError):
-    """A value that a field may not have.
+    """Raised for a value that a field may not have.
 
     Attributes:
-        keys: the way to it, outermost first.
+        keys: path to the value, outermost first.
         message: the problem, with these keys.
     """
 
@@ -66,7 +66,7 @@ def build(kind: type[T], values: Mapping[str, Any], keys: tuple[str, ...] = ()) 
     Args:
         kind: a dataclass; its fields may be dataclasses, which are sections.
         values: as read from JSON or YAML.
-        keys: the way to `values`, for messages.
+        keys: path to `values`, for messages.
 
     Raises:
         SettingError: a key is unknown or missing, or a value is not one that its field may have.
@@ -96,7 +96,7 @@ def build(kind: type[T], values: Mapping[str, Any], keys: tuple[str, ...] = ()) 
 
 
 def field_hints(kind: Any) -> dict[str, Any]:
-    """Returns what each field that is an argument of a dataclass may be, by its name."""
+    """Returns the type of each field that is an argument of a dataclass, by its name."""
     hints = get_type_hints(kind, include_extras=True)
     return {one.name: hints[one.name] for one in dataclasses.fields(kind) if one.init}
 
@@ -104,7 +104,7 @@ def field_hints(kind: Any) -> dict[str, Any]:
 def check_fields(instance: Any) -> None:
     """Raises ValueError unless each argument of a dataclass has a value that its field may have.
 
-    Numbers of numpy will do, and an integer where a float is expected.
+    Numbers of numpy are accepted, and an integer where a float is expected.
     """
     for name, hint in field_hints(type(instance)).items():
         value = getattr(instance, name)
@@ -123,7 +123,7 @@ def choices(kind: Any, name: str) -> tuple[str, ...]:
 
 
 def check(hint: Any, value: Any) -> tuple[str, Any]:
-    """Returns a problem, or "" and the value as plain Python type."""
+    """Checks a value against a type; returns the problem or "", and the value as plain Python type."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         if value is None:
@@ -135,7 +135,7 @@ def check(hint: Any, value: Any) -> tuple[str, Any]:
         return problem or next(filter(None, (rule.problem(value) for rule in rules)), ""), value
     if origin is Literal:
         known = [str(choice) for choice in get_args(hint)]
-        is_known = isinstance(value, str) and value in known  # a list is in no list of words, and has no hash
+        is_known = isinstance(value, str) and value in known  # a list is never one of the words
         return ("" if is_known else f"{value!r} is not known{did_you_mean(str(value), known)}"), value
     if origin in (list, tuple):
         return _check_sequence(hint, value)
@@ -154,12 +154,13 @@ def check(hint: Any, value: Any) -> tuple[str, Any]:
         return f"expected a finite number, got {value!r}", value
     if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and not is_number):
         return "", hint(value)
-    came = next(base.__name__ for base in type(value).__mro__ if base.__module__ == "builtins")  # not ScalarFloat
+    # The built-in type is named: float, and not ruamel.yaml's ScalarFloat.
+    came = next(base.__name__ for base in type(value).__mro__ if base.__module__ == "builtins")
     return f"expected {hint.__name__}, got {value!r} ({came})", value
 
 
 def _check_sequence(hint: Any, value: Any) -> tuple[str, Any]:
-    """Of a list, which has an entry at least, or of a tuple of a given length."""
+    """Does `check` for a list, which needs at least one entry, or a tuple of a given length."""
     kinds = get_args(hint)
     if get_origin(hint) is list:
         if not isinstance(value, list) or not value:
@@ -176,7 +177,7 @@ def _is_optional(hint: Any) -> bool:
 
 
 def _section_of(hint: Any) -> Any:
-    """The dataclass that a field holds, or may hold; None for other fields."""
+    """Returns the dataclass that a field holds, or may hold besides None; None for other fields."""
     for kind in get_args(hint) if _is_optional(hint) else (hint,):
         if dataclasses.is_dataclass(kind):
             return kind

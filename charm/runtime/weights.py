@@ -1,4 +1,4 @@
-"""Weights from files: read without running anything in them, and strictly those of a model."""
+"""Weights from files: read without running any code in them, and required to be exactly those of a model."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError, first_line
 
-# What a backbone here goes without: classifiers, attention pooling, the token of masked pre-training.
+# Parts that backbones do without here: classifiers, attention pooling, the token of masked pre-training.
 _LEFT_OUT = ("head.", "head_dist.", "attn_pool.", "mask_token")
 _WRAPPERS = ("state_dict", "model")  # under which trainers put the weights beside other things
 
@@ -23,7 +23,7 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
     would lose by being resampled twice.
 
     Raises:
-        UserError: the file is missing, no weights, not that of the checksum, or of another backbone.
+        UserError: the file is missing, holds no weights, has another checksum, or is of another backbone.
     """
     tensors = {name: value for name, value in _read_weights(path, sha256).items() if not name.startswith(_LEFT_OUT)}
     expected = backbone.state_dict()
@@ -64,12 +64,12 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; of tensors and plain values alone, so that nothing is executed."""
+    """Reads a file of torch.save to the CPU; tensors and plain values alone, so that nothing is executed."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> str:
-    """Names of tensors that do not fit a model: how many of each kind, with the first three; "" if there are none."""
+    """Describes tensors that do not fit a model: how many of each kind, and the first three names; "" if all fit."""
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     found = {kind: sorted(names) for kind, names in kinds.items()}
     return "; ".join(

@@ -1,4 +1,4 @@
-"""Shares the GPUs of a machine out among its workers, who know nothing of each other."""
+"""Shares the GPUs of a machine out among its workers, which do not know of each other."""
 
 import getpass
 import os
@@ -17,7 +17,7 @@ _held: list[IO[str]] = []  # locks of this process
 
 
 def choose_worker_device(name: str) -> torch.device:
-    """Where this process runs its models.
+    """Opens the device that this process runs its models on.
 
     Raises:
         UserError: there is no such device.
@@ -26,7 +26,7 @@ def choose_worker_device(name: str) -> torch.device:
 
 
 def name_worker_device(name: str) -> str:
-    """`auto` takes a GPU where there is one; of several, `auto` and `cuda` take one that no other worker has."""
+    """Names the device of this process; "auto" and "cuda" take the GPU, of several the one with the fewest workers."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name != "cuda" or torch.cuda.device_count() < 2:
@@ -37,11 +37,11 @@ def name_worker_device(name: str) -> str:
 
 
 def claim_gpu(gpus: Sequence[str], folder: Path) -> int:
-    """The first GPU that the fewest workers of this machine have, as an index; this process has it until it ends.
+    """Claims the first GPU with the fewest workers of this machine until this process ends; returns its index.
 
     Args:
-        gpus: their names, in the order that torch counts them.
-        folder: for one lock per GPU and worker, which the kernel frees however a process ends.
+        gpus: names of the GPUs, in the order that torch counts them.
+        folder: holds one lock per GPU and worker, which the kernel frees however a process ends.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for turn in count():

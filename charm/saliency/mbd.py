@@ -1,8 +1,8 @@
-"""Find the salient object of a photograph without weights, by the Minimum Barrier Distance (MB+).
+"""Finds the salient object of a photograph without weights, by the Minimum Barrier Distance (MB+).
 
-Zhang, Sclaroff, Lin, Shen, Price, Mech, "Minimum Barrier Salient Object Detection at 80 FPS", ICCV 2015. What the
-image's border cannot reach without crossing a contrast stands out (MB), and so does what has another colour than
-the border strips (the +). The way through this file is the paper's: barrier distance, border contrast, their sum,
+Zhang, Sclaroff, Lin, Shen, Price, Mech, "Minimum Barrier Salient Object Detection at 80 FPS", ICCV 2015. Places
+that no path from the image's border reaches without crossing a contrast stand out (MB), and so do places of another
+colour than the border strips (the +). The steps are those of the paper: barrier distance, border contrast, their sum,
 smoothing, centre weight, sigmoid; then Otsu's threshold makes the saliency mask.
 
     saliency_mask = detect(image)
@@ -30,7 +30,7 @@ F32 = npt.NDArray[np.float32]
 
 
 def detect(image: U8) -> npt.NDArray[np.bool_]:
-    """Mark the salient pixels of an image.
+    """Marks the salient pixels of an image.
 
     Args:
         image: uint8 (H, W, 3), RGB, any size from 1 x 1.
@@ -47,7 +47,7 @@ def detect(image: U8) -> npt.NDArray[np.bool_]:
 
 
 def saliency_map(image: U8) -> F32:
-    """Rate how much each place of an image stands out (paper, MB+ and post-processing).
+    """Rates how much each place of an image stands out (paper, MB+ and post-processing).
 
     Args:
         image: uint8 (H, W, 3), RGB, any size from 1 x 1.
@@ -72,7 +72,7 @@ def saliency_map(image: U8) -> F32:
 
 
 def barrier_distance(image: U8, rounds: int = SWEEP_ROUNDS) -> U8:
-    """Measure the minimum barrier distance of each pixel to the image's border, each channel for itself.
+    """Measures the minimum barrier distance of each pixel to the image's border, each channel for itself.
 
     The barrier of a path is its greatest value less its least; the distance is the least barrier of all 4-connected
     paths to the border. Like the paper's raster scan (Fast-MBD) this keeps one path for each pixel,
@@ -96,7 +96,7 @@ def barrier_distance(image: U8, rounds: int = SWEEP_ROUNDS) -> U8:
 
 
 def _sweep_rows(paths: U16, image: U8) -> U16:
-    """Prolong the best paths down the rows and, beside it, up; both (H, W, C), see `barrier_distance`.
+    """Prolongs the best paths down the rows and, beside it, up; both (H, W, C), see `barrier_distance`.
 
     Down and up share each NumPy call: on rows this short the calls cost more than the numbers, and the result does
     not depend on which comes first.
@@ -122,7 +122,7 @@ def _sweep_rows(paths: U16, image: U8) -> U16:
 
 
 def border_contrast(image: U8) -> F32:
-    """Measure how unlike the image's border strips each colour is (paper, backgroundness cue).
+    """Measures how unlike the image's border strips each colour is (paper, backgroundness cue).
 
     To each of the four strips the Mahalanobis distance is taken and scaled to a greatest value of 1. The greatest of
     the four is left out of the sum: the object may lie on one strip, and then that strip is no background.
@@ -149,7 +149,7 @@ def border_contrast(image: U8) -> F32:
 
 
 def smooth_regions(saliency: U8) -> U8:
-    """Level out details smaller than a kernel, keep the outlines of what is larger (paper, post-processing).
+    """Levels out details smaller than a kernel, keeps the outlines of larger regions (paper, post-processing).
 
     An opening by reconstruction, then a closing by reconstruction; the kernel grows with the root of the map's mean,
     that is with the edge of what stands out.
@@ -167,9 +167,9 @@ def smooth_regions(saliency: U8) -> U8:
 
 
 def _reconstruct(marker: U8, ceiling: U8) -> U8:
-    """Dilate `marker` under `ceiling`, both uint8 (H, W), until nothing changes.
+    """Dilates `marker` under `ceiling`, both uint8 (H, W), until nothing changes.
 
-    Some 100 to 400 rounds of two OpenCV calls, in a quarter to a half of skimage.morphology.reconstruction's time.
+    It takes 100 to 400 rounds of two OpenCV calls, a quarter to a half of skimage.morphology.reconstruction's time.
     """
     kernel = np.ones((3, 3), np.uint8)
     while True:
@@ -180,7 +180,7 @@ def _reconstruct(marker: U8, ceiling: U8) -> U8:
 
 
 def _centre_weight(height: int, width: int) -> F32:
-    """Weight places by their distance to the centre: float32 (height, width), 1 there, `CORNER_WEIGHT` in corners."""
+    """Returns weights by the distance to the centre: float32 (height, width), 1 there, `CORNER_WEIGHT` in corners."""
     y = np.linspace(-1, 1, height) * height
     x = np.linspace(-1, 1, width) * width
     return (1 - (1 - CORNER_WEIGHT) * np.hypot(y[:, None], x) / math.hypot(height, width)).astype(np.float32)
@@ -194,6 +194,6 @@ def _shrink(image: U8) -> U8:
 
 
 def _scale_to_one(values: F32) -> F32:
-    """Scale non-negative values to a greatest value of 1; all 0 stays 0."""
+    """Scales non-negative values to a greatest value of 1; all 0 stays 0."""
     greatest = values.max()
     return np.asarray(values / greatest, np.float32) if greatest > 0 else values

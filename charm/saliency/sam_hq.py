@@ -1,8 +1,8 @@
-"""Find the object that a text names: boxes by Grounding DINO, masks in them by SAM-HQ, their union.
+"""Finds the object that a text names: boxes by Grounding DINO, masks in them by SAM-HQ, their union.
 
 SAM-HQ, the paper's choice (section 4.2, appendix 8), takes boxes and points, but no text, so a detector has to read
-the prompt. This is the only home of transformers and segment_anything_hq, and both are imported when models are
-loaded, no sooner: that takes seconds, and the latter puts models of its own into timm's registry under timm's names.
+the prompt. Only this module uses transformers and segment_anything_hq, and imports them only when models are loaded:
+that takes seconds, and the latter puts models of its own into timm's registry under timm's names.
 
     found = detect(image, settings)
 """
@@ -31,7 +31,7 @@ MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all 
 
 @dataclass(frozen=True)
 class SamHqSettings:
-    """What to find and by what; as the section importance.saliency.sam_hq of a run has it, but for:
+    """The prompt and the models; as in the section importance.saliency.sam_hq of a run, except for:
 
     Attributes:
         sam_checkpoint: path of the file.
@@ -55,7 +55,7 @@ class SamHqSettings:
 
 @dataclass(frozen=True)
 class Found:
-    """What a prompt found in an image.
+    """The objects that a prompt found in an image.
 
     Attributes:
         saliency_mask: bool (H, W), True in the union of all objects; all False where there is none.
@@ -80,7 +80,7 @@ class Models:
 
 
 def detect(image: np.ndarray, settings: SamHqSettings) -> Found:
-    """Marks what the prompt names in an image; the models are loaded once per process.
+    """Marks the objects that the prompt names in an image; the models are loaded once per process.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -96,9 +96,9 @@ def detect(image: np.ndarray, settings: SamHqSettings) -> Found:
 
 
 def _find_boxes(models: Models, image: np.ndarray, settings: SamHqSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best boxes, float32 (N, 4), in pixels and the models' order (x, y, x, y), and their scores, float32 (N,)."""
+    """Finds the best boxes, float32 (N, 4), in pixels and the models' order (x, y, x, y), with scores, float32 (N,)."""
     height, width = image.shape[:2]
-    if max(height, width) > MAX_ASPECT * min(height, width):  # not one pixel wide in a model's eyes
+    if max(height, width) > MAX_ASPECT * min(height, width):  # in a model it would be less than a pixel wide
         return torch.zeros(0, 4), torch.zeros(0)
     # Without the data format an image of three rows would be taken for one of three planes.
     inputs = models.processor(
@@ -122,13 +122,13 @@ def _find_boxes(models: Models, image: np.ndarray, settings: SamHqSettings) -> t
 
 
 def format_prompt(prompt: str) -> str:
-    """As Grounding DINO was trained: lower case, each phrase ended by a full stop."""
+    """Formats a prompt as in Grounding DINO's training: lower case, with a full stop at the end."""
     text = prompt.strip().lower()
     return text if text.endswith(".") else f"{text}."
 
 
 def _segment_boxes(models: Models, image: np.ndarray, boxes: torch.Tensor, hq_token_only: bool) -> np.ndarray:
-    """The union of the masks in some boxes of an image: bool (H, W)."""
+    """Returns the union of the masks in some boxes of an image, bool (H, W)."""
     height, width = image.shape[:2]
     union = torch.zeros(height, width, dtype=torch.bool, device=models.device)
     if len(boxes) == 0:
@@ -149,7 +149,7 @@ def _segment_boxes(models: Models, image: np.ndarray, boxes: torch.Tensor, hq_to
 
 
 def _half_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """For the image encoder on a GPU, where nearly all the time goes. Boxes and mask edges stay in 32 bits."""
+    """Returns a context of half precision on a GPU, for the image encoder, which takes nearly all the time."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -160,7 +160,7 @@ _loading = threading.Lock()
 
 
 def load_models(settings: SamHqSettings) -> Models:
-    """Both models, ready to use; loaded once per process.
+    """Loads both models, ready to use; once per process.
 
     Raises:
         UserError: a file is not what it should be, or there is no such device.
@@ -182,7 +182,7 @@ def _load(sam: str, checkpoint: str, sha256: str, folder: str, device: str) -> M
 
 
 def load_detector(folder: Path) -> tuple[Any, Any]:
-    """Processor and model of Grounding DINO from a folder with safetensors; nothing is unpickled.
+    """Loads processor and model of Grounding DINO from a folder with safetensors; unpickles nothing.
 
     Raises:
         UserError: the folder holds another model, or not all of this one.
@@ -199,7 +199,7 @@ def load_detector(folder: Path) -> tuple[Any, Any]:
             local_files_only=True,
             use_safetensors=True,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # they are counted here
+            ignore_mismatched_sizes=True,  # the report below names them
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises many kinds on files of another model
@@ -230,7 +230,7 @@ SAM_MODELS: dict[str, Callable[[], Any]] = {
 
 
 def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
-    """A SAM-HQ with the weights of a checkpoint, on the CPU, ready to use.
+    """Builds a SAM-HQ with the weights of a checkpoint, on the CPU, ready to use.
 
     Raises:
         UserError: the file is missing, has another sha256, cannot be read safely, or is of another model.
@@ -265,7 +265,7 @@ def _refuse_mismatch(what: str, missing: Iterable[str], unexpected: Iterable[str
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """segment_anything_hq imports by names that timm has deprecated, and overwrites entries of timm's registry."""
+    """Silences warnings: segment_anything_hq imports deprecated names of timm and overwrites timm's registry."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

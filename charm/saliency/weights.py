@@ -50,15 +50,15 @@ SAM_HQ = {
 
 
 def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Path, str]:
-    """The checkpoint of a SAM-HQ model, and its sha256.
+    """Finds the checkpoint of a SAM-HQ model; returns its path and sha256.
 
     Args:
         sam: a key of SAM_HQ.
-        path: of a file; None = the published one, downloaded if need be.
-        sha256: that the file at `path` has to have; None = that of the published one.
+        path: of a file; None takes the published file, downloaded if need be.
+        sha256: required of the file at `path`; None requires that of the published file.
 
     Raises:
-        UserError: no such file, or another one; no download.
+        UserError: there is no such file, it has another sha256, or it cannot be downloaded.
     """
     published = SAM_HQ[sam]
     if path is None:
@@ -81,13 +81,13 @@ def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Pat
 
 
 def find_detector(detector: str) -> tuple[Path, str]:
-    """The folder of a Grounding DINO, and one sha256 of all its files.
+    """Finds the folder of a Grounding DINO; returns its path and one sha256 of all its files.
 
     Args:
         detector: a folder, or a name on the Hugging Face hub, of which safetensors are downloaded if need be.
 
     Raises:
-        UserError: neither of both, or no download.
+        UserError: there is no such folder or name, or no download.
     """
     folder = _resolve(detector)
     if not folder.is_dir():
@@ -99,12 +99,12 @@ def find_detector(detector: str) -> tuple[Path, str]:
 
 
 def _resolve(path: str) -> Path:
-    """Absolute: workers of a cluster may have another working folder."""
+    """Returns the absolute path, as workers of a cluster may have another working folder."""
     return Path(path).expanduser().resolve()
 
 
 def cache_folder() -> Path:
-    """Where downloads stay: $XDG_CACHE_HOME/charm or ~/.cache/charm."""
+    """Returns the folder that keeps downloads: $XDG_CACHE_HOME/charm or ~/.cache/charm."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "charm"
 
 
@@ -124,10 +124,10 @@ def _fetch_published(published: Published) -> Path:
 
 
 def download(url: str, target: Path, published: Published) -> None:
-    """Downloads a file whole or not at all; what came before a cut stays beside it, as .part, and is gone on from.
+    """Downloads a file whole or not at all; a download that is cut is kept beside it, as .part, and continued.
 
     Raises:
-        UserError: no connection, no such file, or another file.
+        UserError: there is no connection or no such file, or the file has another sha256.
     """
     part = target.with_suffix(".part")
     print(f"downloading {url} ({published.size / 1e6:.0f} MB) to {target.parent}", flush=True)
@@ -155,7 +155,7 @@ def download(url: str, target: Path, published: Published) -> None:
 
 
 def _append(url: str, part: Path) -> None:
-    """Adds what is missing of a file to what has come; starts anew where the server does not know ranges."""
+    """Appends the missing rest of a file to its part; starts anew if the server does not support ranges."""
     with open(part, "ab") as file:
         start = file.tell()
         request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
@@ -165,7 +165,7 @@ def _append(url: str, part: Path) -> None:
             error.close()
             if error.code != 416:
                 raise
-            return  # nothing is missing: what came is whole, or of another file, which its sha256 tells
+            return  # the range is empty: the part is whole, or of another file, which its sha256 will tell
         with response:
             if start and not re.match(rf"bytes {start}-", response.headers.get("Content-Range") or ""):
                 file.truncate(0)

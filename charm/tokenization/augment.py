@@ -13,8 +13,8 @@ import numpy as np
 from charm.tokenization.draws import draw_uniform
 from charm.tokenization.tokens import Tokens
 
-# (flip, turns): OpenCV's code of the flip that follows a transposition, or stands alone where turns are even. These are
-# one or two passes over the pixels; a flip and then a turn would be three.
+# (flip, turns) -> OpenCV's code of a flip, which follows a transposition if `turns` is odd. This takes one or two
+# passes over the pixels; a flip and then a turn would take three.
 _FLIPS = {
     (False, 0): None,
     (False, 1): 0,
@@ -58,7 +58,7 @@ def apply_symmetry(array: np.ndarray, symmetry: Symmetry) -> np.ndarray:
 
 
 def turn_tokens(tokens: Tokens, symmetry: Symmetry) -> Tokens:
-    """Transforms the tokens of an image, in their order, to tokens of the transformed image."""
+    """Transforms the tokens of an image to those of the transformed image, in the same order."""
     if symmetry == IDENTITY:
         return tokens
     num_tokens, patch_size = tokens.seq_len, tokens.patches.shape[1]
@@ -81,6 +81,6 @@ def turn_tokens(tokens: Tokens, symmetry: Symmetry) -> Tokens:
 
 
 def draw_symmetry(seed: int, epoch: int, key: str, flip: float = 0.5, rotate: float = 0.5) -> Symmetry:
-    """With probability `flip` a flip; with probability `rotate` a turn by 90, 180 or 270 degrees, equally often."""
+    """Draws a flip with probability `flip`, and with probability `rotate` a turn by 90, 180 or 270 degrees."""
     flips, rotates, turn = draw_uniform(seed, epoch, key, "augment", 3)
     return Symmetry(bool(flips < flip), 1 + int(3 * turn) if rotates < rotate else 0)

@@ -1,9 +1,10 @@
 """How many coarse patches are shown in detail, and which tokens go when there are too many (Charm, section 3.2.1).
 
-charm.tokenization.tokenizer.CharmTokenizer says what the budgets mean.
+The docstring of charm.tokenization.tokenizer.CharmTokenizer explains the budgets.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,14 +19,14 @@ FIXED_NATIVE_TOKENS = 256
 def count_detailed(
     num_coarse: int, sides: Sequence[int], max_seq_len: int, budget: str, native_share: float
 ) -> tuple[int, ...]:
-    """How many of `num_coarse` coarse patches are shown at each finer scale, native first.
+    """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first.
 
     Args:
         num_coarse: coarse patches of the image.
         sides: tokens along a side of a coarse patch at each scale, coarsest first (`geometry.cell_sides`).
         max_seq_len: l, tokens.
         budget: "fixed", "fill" or "share".
-        native_share: of max_seq_len, for "share".
+        native_share: fraction of max_seq_len that native (and middle) tokens take, for "share".
     """
     finer = sides[:0:-1]
     if budget == "fixed":
@@ -49,6 +50,51 @@ def count_detailed(
         more = min(spare // (costs[0] - costs[1]), counts[1])
         counts = [counts[0] + more, counts[1] - more]
     return tuple(counts)
+
+
+class AreaSeen(NamedTuple):
+    """How an image's area is seen, as fractions that sum to 1.
+
+    Attributes:
+        native: at native resolution.
+        downscaled: downscaled only.
+        dropped: not at all.
+    """
+
+    native: float
+    downscaled: float
+    dropped: float
+
+    def __str__(self) -> str:
+        native, downscaled, dropped = (f"{100 * fraction:.0f} %" for fraction in self)
+        return f"{native} native, {downscaled} downscaled, {dropped} dropped"
+
+
+def measure_area(counts: Sequence[int], sides: Sequence[int], max_seq_len: int, budget: str, drop: str) -> AreaSeen:
+    """Measures how the area of an image is seen; where tokens are dropped at random, in expectation.
+
+    Args:
+        counts: coarse patches at each scale, native first.
+        sides: tokens along a side of a coarse patch at each scale, native first.
+        max_seq_len, budget, drop: as of the tokenizer.
+    """
+    lengths = [count * side**2 for count, side in zip(counts, sides, strict=True)]
+    spare = max_seq_len - sum(lengths)
+    kept: list[float] = list(lengths)
+    if spare < 0 and drop == "uniform" and budget != "share":
+        kept = [length * max_seq_len / sum(lengths) for length in lengths]
+    elif spare < 0:
+        room = max_seq_len
+        for scale, length in enumerate(lengths):
+            kept[scale] = min(length, room)
+            room -= min(length, room)
+    native, *coarser = (tokens / side**2 for tokens, side in zip(kept, sides, strict=True))
+    downscaled = sum(coarser)
+    if spare > 0 and budget != "fixed" and downscaled:  # the places left show a part of a downscaled patch natively
+        extra = min(spare / sides[0] ** 2, 1.0)
+        native, downscaled = native + extra, downscaled - extra
+    whole = sum(counts)
+    return AreaSeen(native / whole, downscaled / whole, max(0.0, 1 - (native + downscaled) / whole))
 
 
 def keep_tokens(

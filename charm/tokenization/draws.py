@@ -14,20 +14,20 @@ import numpy as np
 # Changes whenever the same arguments choose other patches: scores of two versions are not of the same patches.
 DRAWS_VERSION = 2
 
-_ROWS_APART = 8  # of an image's rows that name it; all of them would take 2.6 ms at 1024x768
+_ROWS_APART = 8  # every eighth row of an image is hashed; all rows would take 2.6 ms at 1024x768
 
 
 def pixel_key(image: np.ndarray) -> str:
-    """A key that follows from an image, uint8 (H, W, 3), alone.
+    """Returns a key that follows from the pixels of an image, uint8 (H, W, 3), alone.
 
-    Evaluation draws by it, so that a photograph has one score whatever its file is called and whoever asks.
+    Evaluation draws by this key, so that an image has one score under any file name.
     """
     rows = np.ascontiguousarray(image[::_ROWS_APART])
     return f"{image.shape[0]}x{image.shape[1]}-{hashlib.blake2b(rows.data, digest_size=16).hexdigest()}"
 
 
 def draw_random_bits(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
-    """Independent uniform words.
+    """Draws independent uniform words of 64 bits.
 
     Args:
         seed, epoch: any integers.
@@ -44,20 +44,20 @@ def draw_random_bits(seed: int, epoch: int, key: str, stream: str, size: int) ->
 
 
 def draw_uniform(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
-    """As `draw_random_bits`, as float64 (size,) in [0, 1) with 53 random bits."""
+    """Draws float64 (size,), uniform in [0, 1), each with 53 random bits; arguments as for `draw_random_bits`."""
     return (draw_random_bits(seed, epoch, key, stream, size) >> np.uint64(11)) * 2.0**-53
 
 
 def draw_subset(seed: int, epoch: int, key: str, stream: str, size: int, count: int) -> np.ndarray:
-    """Draws `count` of `size` places, each set of places as likely; bool (size,), True where drawn."""
+    """Draws `count` of `size` places, every set equally likely; returns bool (size,), True where drawn."""
     drawn = np.ones(size, bool)
     if count < size:
         random_bits = draw_random_bits(seed, epoch, key, f"{stream} {DRAWS_VERSION}", size)
-        # Not sorted: the set of the smallest is all that counts, and takes a tenth of the time.
+        # Not sorted: only the set of the smallest counts, and finding it takes a tenth of the time.
         drawn[np.argpartition(random_bits, count)[count:]] = False
     return drawn
 
 
 def draw_order(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
-    """A uniform permutation, int64 (size,); stable, so that even equal words leave one answer."""
+    """Draws a uniform permutation, int64 (size,); the sort is stable, so that equal words leave one answer."""
     return np.argsort(draw_random_bits(seed, epoch, key, stream, size), kind="stable")

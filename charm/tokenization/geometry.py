@@ -21,7 +21,7 @@ from charm.tokenization.settings import Fit
 
 
 def cell_sides(num_scales: int, coarse_ratio: int) -> tuple[int, ...]:
-    """Tokens along a side of one coarse patch at each scale, coarsest first: (1, n) or (2, 3, 4)."""
+    """Returns the tokens along a side of one coarse patch at each scale, coarsest first: (1, n) or (2, 3, 4)."""
     if num_scales == 2 and coarse_ratio in (2, 3, 4):
         return (1, coarse_ratio)
     if num_scales == 3 and coarse_ratio == 2:
@@ -39,7 +39,7 @@ def exact(ratio: float) -> Fraction:
 
 
 def limit_edge(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, int]:
-    """The size, in pixels, of an image whose longest edge may be `max_edge`; in proportion, never enlarged."""
+    """Returns the size, in pixels, of an image reduced in proportion to a longest edge of at most `max_edge`."""
     if max_edge is None or max(image_hw) <= max_edge:
         return image_hw
     height, width = (max(1, round(side * max_edge / max(image_hw))) for side in image_hw)
@@ -47,14 +47,14 @@ def limit_edge(image_hw: tuple[int, int], max_edge: int | None) -> tuple[int, in
 
 
 def downscale(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W) or (H, W, C) at another size, averaged by area; itself where it has that size."""
+    """Resizes uint8 (H, W) or (H, W, C) by area average; returns the image unchanged if it already has that size."""
     if image.shape[:2] == tuple(image_hw):
         return image
     return cv2.resize(image, image_hw[::-1], interpolation=cv2.INTER_AREA)
 
 
 def fitted_hw(image_hw: tuple[int, int], multiple: int, fit: Fit = "nearest") -> tuple[int, int]:
-    """The size, in pixels, of an image after `fit_to_grid`; never less than one cell of the grid on a side."""
+    """Returns the size, in pixels, of an image after `fit_to_grid`; at least one cell of the grid on a side."""
     if fit not in get_args(Fit):
         raise ValueError(f"fit={fit!r}: expected one of {', '.join(get_args(Fit))}")
     slack = multiple // 2 if fit == "nearest" else multiple - 1
@@ -66,7 +66,7 @@ def fit_to_grid(image: np.ndarray, multiple: int, fit: Fit = "nearest") -> np.nd
     """Crops or pads each axis by itself to a multiple, without resizing.
 
     Args:
-        image: any dtype that OpenCV has, (H, W) or (H, W, C).
+        image: (H, W) or (H, W, C), any dtype that OpenCV has.
         multiple: pixels.
         fit: "nearest" crops or pads to the nearer multiple, so that at most multiple / 2 pixels change (more only
             where a side is shorter than that); "pad" never crops.
@@ -106,7 +106,7 @@ def cut_window(image: np.ndarray, origin: tuple[int, int], window_hw: tuple[int,
 
 @dataclass(frozen=True)
 class Layout:
-    """What the tokens of an image of a given size look like.
+    """Sizes and grids of an image's tokens, which follow from the image's size.
 
     Attributes:
         image_hw: pixels, (height, width), of the image.
@@ -140,7 +140,7 @@ class Layout:
 def plan_layout(
     image_hw: tuple[int, int], patch_size: int, sides: tuple[int, ...], max_seq_len: int, fit: Fit = "nearest"
 ) -> Layout:
-    """Single-scale where the image fits into the sequence (s <= l), else the scales of `sides` (see `cell_sides`)."""
+    """Plans one scale if the image fits into the sequence (s <= l), else the scales of `sides` (see `cell_sides`)."""
     height, width = fitted_hw(image_hw, patch_size, fit)
     grid = (height // patch_size, width // patch_size)
     if grid[0] * grid[1] <= max_seq_len:

@@ -28,7 +28,7 @@ BAND_PIXELS = 1 << 18
 
 
 def frequency(image: np.ndarray, coarse_patch_size: int) -> np.ndarray:
-    """Log-power of each patch's spectrum, weighted towards high frequencies.
+    """Computes the log-power of each patch's spectrum, weighted towards high frequencies.
 
     log(1 + sum over k of r(k)^4 |F(k)|^2), where F is the 2-D FFT of the patch's luminance less its mean, under a Hann
     window, scaled to power per pixel (squared grey levels), and r is the frequency, 1 at the corner of the spectrum.
@@ -52,7 +52,7 @@ def frequency(image: np.ndarray, coarse_patch_size: int) -> np.ndarray:
 
 
 def gradient(image: np.ndarray, coarse_patch_size: int) -> np.ndarray:
-    """Mean Sobel magnitude per patch, in units of the 3x3 Sobel filter (8 per grey level and pixel of a ramp).
+    """Computes the mean Sobel magnitude per patch, in units of the 3x3 filter (8 per grey level and pixel of a ramp).
 
     The filter runs over the whole image. On single patches, zero-padded as in the official code, the border dominates
     and bright flat patches win (rank correlation with this map 0.49 on 12 photographs, 0.06 on the worst).
@@ -66,11 +66,11 @@ def gradient(image: np.ndarray, coarse_patch_size: int) -> np.ndarray:
 
 
 def entropy(image: np.ndarray, coarse_patch_size: int) -> np.ndarray:
-    """Shannon entropy of the 256-bin histogram of each patch's luminance.
+    """Computes the Shannon entropy of the 256-bin histogram of each patch's luminance.
 
-    Of the luminance, not of the three channels in one histogram as in the official code: there a flat patch of a
-    saturated colour has log2(3) = 1.58 bits, and a flat grey one none. On seven photographs at p' = 28 the rank
-    correlation of the two is 0.93 (0.84 to 0.995), the top 64 overlap by 0.79, and luminance takes 0.4 of the time.
+    The official code puts the three channels into one histogram instead: there a flat patch of a saturated colour has
+    log2(3) = 1.58 bits, and a flat grey one 0. On seven photographs at p' = 28 the rank correlation of the two is 0.93
+    (0.84 to 0.995), the top 64 overlap by 0.79, and luminance takes 0.4 of the time.
 
     Takes the same image, uint8 (H, W, 3) fitted to the grid, as `frequency`.
 
@@ -117,7 +117,7 @@ def score_patches(image: Any, name: str, coarse_patch_size: int, fit: Fit = "nea
 
 
 def _luminance(image: np.ndarray) -> np.ndarray:
-    """BT.601 luminance, uint8 (H, W); OpenCV's is integer arithmetic, the same for each pixel wherever it stands."""
+    """Computes BT.601 luminance, uint8 (H, W), in OpenCV's integer arithmetic: the same for a pixel at any place."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
@@ -168,13 +168,13 @@ def _entropy_of_band(luminance: np.ndarray, p: int) -> np.ndarray:
 
 
 def _cells(plane: np.ndarray, p: int) -> np.ndarray:
-    """A view of a plane (H, W) as (grid_h, p', grid_w, p')."""
+    """Returns a view of a plane (H, W) as (grid_h, p', grid_w, p')."""
     return plane.reshape(plane.shape[0] // p, p, plane.shape[1] // p, p)
 
 
 @cache
 def _spectrum_weights(p: int) -> tuple[np.ndarray, np.ndarray]:
-    """The window, float32 (p', p'), and what the real and imaginary parts of rfft2 are multiplied with, flattened."""
+    """Returns the window, float32 (p', p'), and flattened factors for the real and imaginary parts of rfft2."""
     # Hann sampled at the pixels' centres, so that it is its own mirror image and has no zeros.
     side = np.sin(np.pi * (np.arange(p) + 0.5) / p) ** 2
     window = np.outer(side, side)
@@ -187,7 +187,7 @@ def _spectrum_weights(p: int) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _entropy_terms(num_pixels: int) -> np.ndarray:
-    """-q log2 q for q = count / num_pixels, float64 (num_pixels + 1,), by count; 0 for a count of 0."""
+    """Returns -q log2 q for q = count / num_pixels, float64 (num_pixels + 1,), by count; 0 for a count of 0."""
     share = np.arange(num_pixels + 1) / num_pixels
     share[0] = 1.0
     return -share * np.log2(share) + 0.0

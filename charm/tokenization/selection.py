@@ -37,7 +37,7 @@ def _select_top(scores: np.ndarray, count: int, threshold: float, stream: str, d
 
 
 def _find_top(scores: np.ndarray, size: int, stream: str, draw: Draw) -> np.ndarray:
-    """Finds the `size` highest scores; ascending indices."""
+    """Finds the `size` highest scores; returns their indices in ascending order."""
     if size >= len(scores):
         return np.arange(len(scores))
     border = np.partition(scores, -size)[-size]
@@ -84,7 +84,7 @@ def select_patches(
         stream: names the draws; the number of the set is added.
 
     Returns:
-        One int64 (count,) of ascending patch indices per count. A later set is chosen from what the earlier left.
+        One int64 (count,) of ascending patch indices per count. A later set is chosen from the patches that are left.
 
     Raises:
         ValueError: unknown selection.
@@ -111,8 +111,8 @@ def pool_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: f
         coverage: smallest share of a patch's pixels, in (0, 1], that makes it salient.
 
     Returns:
-        float32 (grid_h, grid_w), 1 where salient, by `judge_saliency`: of an object the patches that it covers, of a
-        small one those that it covers most, of an empty mask all (Charm, appendix 8).
+        float32 (grid_h, grid_w), 1 where salient, by `judge_saliency`: the patches that an object covers; if it is
+        small, the patches that it covers most; all patches of an empty mask (Charm, appendix 8).
     """
     area = _count_salient(saliency_mask, coarse_patch_size)
     least = min(_least_area(coarse_patch_size, coverage), int(area.max()))
@@ -120,7 +120,7 @@ def pool_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: f
 
 
 def judge_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: float) -> str:
-    """Says how `pool_saliency` reads a mask; arguments as there.
+    """Tells how `pool_saliency` reads a mask; takes the same arguments.
 
     Returns:
         One of SALIENCY_CASES: "object" covers a coarse patch by `coverage` or more, "small" covers none by as much,
@@ -131,7 +131,7 @@ def judge_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: 
 
 
 def _least_area(coarse_patch_size: int, coverage: float) -> int:
-    """Pixels of a coarse patch that make it salient."""
+    """Returns the fewest salient pixels that make a coarse patch salient."""
     return math.ceil(exact(coverage) * coarse_patch_size**2)
 
 

@@ -1,4 +1,4 @@
-"""What the settings of CharmTokenizer may be. The same types check params.yaml; nothing here needs numpy."""
+"""Types of the settings of CharmTokenizer, by which settings from files are checked, too; nothing here needs numpy."""
 
 from typing import Annotated, Literal
 

@@ -9,11 +9,11 @@ import numpy as np
 from charm.images.arrays import as_array, check_mask
 from charm.runtime.schema import check_fields
 from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
-from charm.tokenization.budget import count_detailed, keep_tokens
+from charm.tokenization.budget import AreaSeen, count_detailed, keep_tokens, measure_area
 from charm.tokenization.draws import draw_subset
 from charm.tokenization.geometry import Layout, cell_sides, fit_to_grid, plan_layout
 from charm.tokenization.importance import IMPORTANCE
-from charm.tokenization.selection import Draw, pool_saliency, select_patches
+from charm.tokenization.selection import Draw, judge_saliency, pool_saliency, select_patches
 from charm.tokenization.settings import (
     Budget,
     CoarseRatio,
@@ -40,8 +40,8 @@ class CharmTokenizer:
     has the counts). How many are native is the `budget`:
 
         fixed   256 native tokens, as published: 64, 28 or 16 coarse patches for a coarse_ratio of 2, 3 or 4 (three
-                scales: 16, and 16 more at the middle scale). What exceeds max_seq_len is dropped, what is missing is
-                padded.
+                scales: 16, and 16 more at the middle scale). Tokens beyond max_seq_len are dropped, a shorter sequence
+                is padded.
         fill    as many as max_seq_len has room for, (l - num_coarse) // (n * n - 1) with two scales (three scales: as
                 many native as middle, then what still fits). The few places left, too few for one more coarse patch,
                 show single native patches of a downscaled one besides it, so that the sequence has exactly
@@ -98,20 +98,35 @@ class CharmTokenizer:
         return self.sides[-1] * self.patch_size
 
     def layout(self, image_hw: tuple[int, int]) -> Layout:
-        """Grids of an image of this size."""
+        """Returns the sizes and grids of an image of this size, (height, width) in pixels."""
         return plan_layout(image_hw, self.patch_size, self.sides, self.max_seq_len, self.fit)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """As `Tokens.grids`, known from the size alone."""
+        """Returns the grids that `Tokens.grids` will have, from the size alone."""
         return self._all_grids(self.layout(image_hw))
 
     def _all_grids(self, layout: Layout) -> tuple[tuple[int, int], ...]:
-        """One for every scale, (0, 0) for those that the layout does not use."""
+        """Returns a grid for every scale, (0, 0) for a scale that the layout does not use."""
         return ((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids
 
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
-        """How many of `num_coarse` coarse patches are shown at each finer scale, native first."""
+        """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first."""
         return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
+
+    def area_seen(self, image_hw: tuple[int, int]) -> AreaSeen:
+        """Returns how much of the area of an image of this size is seen natively, downscaled and not at all.
+
+        Of the image as it is fitted to its grid; known from the size alone.
+
+        >>> [round(fraction, 2) for fraction in CharmTokenizer(max_seq_len=512).area_seen((3024, 4032))]
+        [0.0, 0.03, 0.97]
+        """
+        layout = self.layout(image_hw)
+        if len(layout.cell_sides) == 1:
+            return AreaSeen(1.0, 0.0, 0.0)
+        counts = self.count_detailed(layout.num_coarse)
+        counts += (layout.num_coarse - sum(counts),)
+        return measure_area(counts, self.sides[::-1], self.max_seq_len, self.budget, self.drop)
 
     @overload
     def __call__(self, image: list[Any], **arguments: Any) -> TokenBatch: ...
@@ -138,7 +153,7 @@ class CharmTokenizer:
             importance: float (grid_h, grid_w), one score per coarse patch of the image fitted to its coarse grid
                 (charm.score_patches). Computed when None. Not used by "random" and "saliency".
             saliency_mask: bool (H, W), True on the salient object. Needed by selection="saliency".
-            seed, epoch, key: what is drawn at random is a function of these alone.
+            seed, epoch, key: all random draws are a function of these alone.
             symmetry: flip and turn applied to the tokens. Importance and mask are those of the image as it is given,
                 and the same patches are shown under every symmetry.
 
@@ -164,7 +179,7 @@ class CharmTokenizer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `CharmTokenizer` was called with, defaults included."""
+        """The arguments that `CharmTokenizer` was built with, defaults included."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
 
     def _tokenize(
@@ -190,18 +205,24 @@ class CharmTokenizer:
         draw = partial(draw_subset, seed, epoch if self.redraw == "epoch" else 0, key)
         return turn_tokens(self._assemble(image, self._choose(layout, scores, draw), layout), symmetry)
 
+    def judge_mask(self, saliency_mask: np.ndarray) -> str:
+        """Tells whether the mask, bool (H, W), is of an "object", a "small" one, or "empty" (judge_saliency)."""
+        return judge_saliency(self._fit_mask(saliency_mask), self.coarse_patch_size, self.saliency_coverage)
+
+    def _fit_mask(self, saliency_mask: np.ndarray) -> np.ndarray:
+        return fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
+
     def _score(
         self, image: np.ndarray, layout: Layout, importance: np.ndarray | None, saliency_mask: np.ndarray | None
     ) -> np.ndarray:
-        """Importance of each coarse patch, float32 (N,) in raster order."""
+        """Returns the importance of each coarse patch, float32 (N,) in raster order; unset values for "random"."""
         if self.selection == "random":
             return np.empty(layout.num_coarse, np.float32)
         if self.selection == "saliency":
             if saliency_mask is None:
                 raise ValueError('selection="saliency" needs saliency_mask, bool (H, W)')
             check_mask(saliency_mask, layout.image_hw)
-            fitted_mask = fit_to_grid(saliency_mask.view(np.uint8), self.coarse_patch_size, self.fit).view(bool)
-            return pool_saliency(fitted_mask, self.coarse_patch_size, self.saliency_coverage).ravel()
+            return pool_saliency(self._fit_mask(saliency_mask), self.coarse_patch_size, self.saliency_coverage).ravel()
         if importance is None:
             fitted = fit_to_grid(image, self.coarse_patch_size, self.fit)
             return IMPORTANCE[self.selection](fitted, self.coarse_patch_size).ravel()
@@ -215,7 +236,7 @@ class CharmTokenizer:
         return np.asarray(importance, np.float32).ravel()
 
     def _choose(self, layout: Layout, scores: np.ndarray, draw: Draw) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Coordinates (y, x) of the tokens to show at each scale, native first."""
+        """Chooses the tokens to show at each scale, native first; returns their coordinates (y, x)."""
         counts = self.count_detailed(layout.num_coarse)
         cells = select_patches(self.selection, scores, counts, draw, self.threshold)
         rest = np.ones(layout.num_coarse, bool)
@@ -225,13 +246,13 @@ class CharmTokenizer:
         total = sum(len(cell) * side**2 for cell, side in zip(cells, sides, strict=True))
         coords = [_subdivide(cell, layout.coarse_grid_hw[1], side) for cell, side in zip(cells, sides, strict=True)]
         if total > self.max_seq_len:
-            # `share` has set aside the native tokens' places: only coarse ones go.
+            # `share` has reserved the places of native tokens: only coarse tokens are dropped.
             drop = "low_first" if self.budget == "share" else self.drop
             kept = keep_tokens([len(y) for y, _ in coords], self.max_seq_len, drop, draw)
             return [(y[keep], x[keep]) for (y, x), keep in zip(coords, kept, strict=True)]
         downscaled = np.concatenate(cells[:0:-1])
         if total < self.max_seq_len and self.budget != "fixed" and len(downscaled):
-            # The places that cannot hold a whole coarse patch show native patches of one besides it.
+            # The places left are too few for one more coarse patch: they show some native patches of a downscaled one.
             found = select_patches(self.selection, scores[downscaled], (1,), draw, self.threshold, "extra")
             extra = _subdivide(downscaled[found[0]], layout.coarse_grid_hw[1], sides[0])
             y, x = (
@@ -242,7 +263,7 @@ class CharmTokenizer:
         return coords
 
     def _assemble(self, image: np.ndarray, coords: list[tuple[np.ndarray, np.ndarray]], layout: Layout) -> Tokens:
-        """The patches of each scale one after the other, native first, padded to max_seq_len."""
+        """Cuts the patches of each scale, native first, and pads the sequence to max_seq_len."""
         length, size = self.max_seq_len, self.patch_size
         tokens = Tokens(
             patches=np.empty((length, size, size, 3), np.uint8),
@@ -268,7 +289,7 @@ class CharmTokenizer:
 
 
 def _subdivide(cells: np.ndarray, grid_w: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
+    """Lists the side * side tokens of each coarse patch: indices (N,) -> y, x (N * side * side,) on the finer grid."""
     row, column = np.divmod(cells, grid_w)
     within_y, within_x = np.divmod(np.arange(side * side), side)
     return (row[:, None] * side + within_y).ravel(), (column[:, None] * side + within_x).ravel()

@@ -35,7 +35,7 @@ class Tokens:
         return int(self.patch_valid.sum())
 
     def to_image(self, fill: int = 127) -> np.ndarray:
-        """What the model sees: uint8 (H, W, 3), the fitted image, coarser patches enlarged, `fill` where dropped.
+        """Draws the fitted image as the model sees it: uint8 (H, W, 3), coarser patches enlarged, `fill` where dropped.
 
         >>> from charm import CharmTokenizer
         >>> image = np.full((100, 140, 3), 200, np.uint8)
@@ -62,7 +62,7 @@ class Tokens:
 
 
 def pad_tokens(tokens: Tokens, length: int) -> Tokens:
-    """The same tokens with padding up to `length`."""
+    """Returns the same tokens with padding up to `length`."""
     missing = length - len(tokens.patch_valid)
 
     def pad(array: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ def gather_patches(image: np.ndarray, layout: Layout, y: np.ndarray, x: np.ndarr
 
 
 def _downscale_fitted(image: np.ndarray, layout: Layout, ratio: int) -> np.ndarray:
-    """Brings down a fitted image: uint8 (H' / ratio, W' / ratio, 3). Only coarse patches at a border are padded."""
+    """Downscales the fitted image to uint8 (H' / ratio, W' / ratio, 3); pads only coarse patches at a border."""
     (height, width), (top, left) = layout.fitted_hw, layout.origin
     scaled = np.empty((height // ratio, width // ratio, 3), np.uint8)
     rows, columns = (
@@ -139,7 +139,7 @@ def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: 
     Returns:
         (T, size), a row of a square as one element (`_row_type`).
     """
-    if image.strides[1:] != (3, 1):  # mirrored, say
+    if image.strides[1:] != (3, 1):  # pixels of a row do not follow each other, as in a mirrored view
         image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
     if width < size:
@@ -161,7 +161,7 @@ def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: 
 
 
 def _row_type(size: int) -> np.dtype[np.void]:
-    """A row of `size` RGB pixels as one element: numpy copies it at once."""
+    """Returns the dtype of `size` RGB pixels of a row as one element, which numpy copies at once."""
     return np.dtype((np.void, 3 * size))
 
 
@@ -177,10 +177,10 @@ class TokenBatch:
 
 
 def stack_tokens(samples: Sequence[Tokens]) -> TokenBatch:
-    """A batch of images from one tokenizer, whose sequences are of one length.
+    """Stacks images of one tokenizer, whose sequences are of one length, to a batch.
 
     Raises:
-        ValueError: no sample.
+        ValueError: there is no sample.
     """
     if not samples:
         raise ValueError("a batch needs at least one image, got none")

@@ -18,7 +18,7 @@ _PARTS = (
 
 
 def read(source: Source) -> Listing:
-    """Training, validation and test as published."""
+    """Lists the images with training, validation and test as published."""
     folder = DatasetFolder(
         "aadb",
         source,

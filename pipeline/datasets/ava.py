@@ -14,7 +14,7 @@ _FIELDS = ("index", "image id", *_COUNTS, "first tag", "second tag", "challenge"
 
 
 def read(source: Source) -> Listing:
-    """Those of the official test list are for testing; the others are for training, with validation drawn from them."""
+    """Lists the images, test as in the official list; the others are for training, with validation drawn from them."""
     folder = DatasetFolder(
         "ava",
         source,

@@ -9,7 +9,7 @@ from pipeline.manifest.labels import SPLITS, Listed, Listing, Source
 
 
 def read(source: Source) -> Listing:
-    """Training, validation and test as published."""
+    """Lists the images with training, validation and test as published."""
     folder = DatasetFolder(
         "baid",
         source,

@@ -24,7 +24,7 @@ def read(source: Source) -> Listing:
     if not listed:
         raise UserError(f"{file}: only a header; expected a row per image below it")
     low, high = settings.score_range
-    meaning = f"what {', '.join(settings.score_columns)} of {file.name} rates"
+    meaning = f"what {', '.join(settings.score_columns)} of {file.name} says of an image"
     return Listing(source.root, listed, (low, high), settings.accuracy_threshold, meaning)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import skimage.data
 import sklearn.datasets
 
-# In the order in which they are held out. Their number is odd, so that steps of two bring each to every place.
+# In the order in which they are held out. Their number is odd, so that steps of two give each source every place.
 SOURCES: tuple[str, ...] = ("astronaut", "hubble_deep_field", "chelsea", "china", "rocket", "coffee", "flower")
 _OF_SKLEARN = ("china", "flower")  # the others come with scikit-image
 IMAGES_PER_SOURCE = 86
@@ -69,7 +69,7 @@ def render_images() -> Iterator[DemoImage]:
 
 
 def split_sources(seed: int) -> dict[str, str]:
-    """Source -> "train", "val" or "test": two are for testing, one for validation, and the seed turns them over.
+    """Returns source -> "train", "val" or "test": two sources for test and one for validation, as the seed decides.
 
     No photograph is in two splits: a model cannot know a score from having seen the scene. Seven seeds in a row test
     each source twice and validate on each once.
@@ -80,13 +80,13 @@ def split_sources(seed: int) -> dict[str, str]:
 
 
 def _load_photographs() -> dict[str, np.ndarray]:
-    """Source -> uint8 (H, W, 3), RGB."""
+    """Loads the photographs: source -> uint8 (H, W, 3), RGB."""
     of_sklearn = {name: sklearn.datasets.load_sample_image(f"{name}.jpg") for name in _OF_SKLEARN}
     return {name: of_sklearn[name] if name in of_sklearn else getattr(skimage.data, name)() for name in SOURCES}
 
 
 def _draw_size(count: int, draws: np.random.Generator) -> tuple[int, int]:
-    """(height, width) of the cut number `count` of its source, pixels."""
+    """Draws (height, width), in pixels, of the cut number `count` of its source."""
     if count % _ODD_SIZE_EVERY == 1:
         height, width = draws.integers(*_TINY_SIDE, size=2)
         return int(height), int(width)
@@ -96,10 +96,10 @@ def _draw_size(count: int, draws: np.random.Generator) -> tuple[int, int]:
 
 
 def _cut(image_file: np.ndarray, image_hw: tuple[int, int], draws: np.random.Generator) -> np.ndarray:
-    """A cut of this size: of a few drawn at random, the one with the most detail.
+    """Cuts a part of this size out of a photograph: of a few drawn at random, the one with the most detail.
 
     Where the photograph is smooth (a clear sky, a background out of focus), blur leaves no trace and the answer could
-    not be known. A photograph that is too small goes on as its mirror image; enlarging it would blur it.
+    not be known. A photograph that is too small is continued by its mirror image; enlarging it would blur it.
     """
     height, width = image_hw
     missing = ((0, max(0, height - image_file.shape[0])), (0, max(0, width - image_file.shape[1])), (0, 0))

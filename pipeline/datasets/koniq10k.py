@@ -14,7 +14,7 @@ _SPLITS = {"training": "train", "validation": "val", "test": "test"}
 
 
 def read(source: Source) -> Listing:
-    """All splits are drawn, as in the paper; `manifest.split_column: set` takes the published ones."""
+    """Lists the images; splits are drawn, as in the paper, or published with `manifest.split_column: set`."""
     folder = DatasetFolder(
         "koniq10k",
         source,

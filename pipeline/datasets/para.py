@@ -11,7 +11,7 @@ _COUNTS = tuple(f"aestheticScore_{half / 2:.1f}" for half in range(2, 11))
 
 
 def read(source: Source) -> Listing:
-    """Training and test as published; validation is drawn from training."""
+    """Lists the images with training and test as published; validation is drawn from training."""
     folder = DatasetFolder(
         "para",
         source,

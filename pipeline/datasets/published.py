@@ -1,4 +1,4 @@
-"""The folder that a published data set was downloaded to: finds its files, reads its labels, says what is wrong."""
+"""The folder of a published data set: finds its files, reads its labels, reports errors with file and line."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +21,9 @@ class DatasetFolder:
 
     Attributes:
         dataset: its name in params.yaml.
-        source: where its labels and images are.
+        source: places of its labels and images.
         layout: the files that are read.
-        page: where to get them.
+        page: address to get them from.
     """
 
     dataset: str
@@ -32,10 +32,10 @@ class DatasetFolder:
     page: str
 
     def find_file(self, *places: str) -> Path:
-        """The first of these label files that is there: `labels` itself, or within that folder.
+        """Returns the first label file of `places` that exists: `labels` itself, or a file within that folder.
 
         Raises:
-            UserError: none is.
+            UserError: none exists.
         """
         labels = self.source.labels
         if labels.is_file() and any(labels.name == Path(place).name for place in places):
@@ -44,10 +44,10 @@ class DatasetFolder:
         return next((file for file in inside if file.is_file()), None) or self._fail("file", places, labels, "labels")
 
     def find_images(self, *places: str) -> str:
-        """The first of these folders that is there, as a path from the root.
+        """Returns the first folder of `places` that exists, as a path from the root.
 
         Raises:
-            UserError: none is.
+            UserError: none exists.
         """
         root = self.source.root
         found = next((place for place in places if (root / place).is_dir()), None)
@@ -60,20 +60,20 @@ class DatasetFolder:
         )
 
     def read_csv(self, file: Path, *columns: str) -> list[Row]:
-        """These columns of a file with commas and a header; empty lines are skipped.
+        """Reads some columns of a file with commas and a header; empty lines are skipped.
 
         Raises:
-            UserError: with file and line: no CSV, other labels, or a row with too few or too many cells.
+            UserError: not CSV, other labels, or a row with too few or too many cells; says file and line.
         """
         rows = read_cells(file)
         where, header = next(rows, (f"{file}:1", []))
         return self.take_columns(where, header, _drop_blank_rows(rows, len(header)), columns)
 
     def read_fields(self, file: Path, *fields: str) -> Iterator[Row]:
-        """A file without header whose rows have these fields, separated by spaces; empty lines are skipped.
+        """Yields the rows of a file without header whose fields are separated by spaces; empty lines are skipped.
 
         Raises:
-            UserError: with file and line: no text, other labels, or none.
+            UserError: not text, other labels, or no labels; says file and line.
         """
         count = 0
         for number, line in enumerate(io.StringIO(read_text(file)), start=1):
@@ -92,7 +92,7 @@ class DatasetFolder:
     def take_columns(
         self, where: str, header: Sequence[Any], rows: Iterable[tuple[str, Sequence[Any]]], columns: tuple[str, ...]
     ) -> list[Row]:
-        """These columns of a table whose header stands at `where`; a row may end before the last of them.
+        """Takes some columns of a table whose header stands at `where`; the last cells of a row may be missing.
 
         Raises:
             UserError: the header is that of other labels, or there are no rows.
@@ -113,13 +113,13 @@ class DatasetFolder:
         return taken
 
     def listing(self, images: list[Listed]) -> Listing:
-        """On the data set's own scale."""
+        """Returns the listing of these images, with scores on the data set's own scale."""
         recipe = DATASETS[self.dataset]
         return Listing(self.source.root, images, recipe.score_range, recipe.accuracy_threshold, recipe.meaning)
 
 
 def list_scores(rows: Iterable[Row], name: str, score: str, images: str, split: str | None) -> list[Listed]:
-    """Images with one score each, from the columns `name` and `score`; the files lie in the folder `images`."""
+    """Lists images with one score each, from the columns `name` and `score`; the files lie in the folder `images`."""
     listed = []
     for where, row in rows:
         image = read_name(row, name, where)
@@ -128,7 +128,7 @@ def list_scores(rows: Iterable[Row], name: str, score: str, images: str, split: 
 
 
 def read_name(row: dict[str, Any], column: str, where: str) -> str:
-    """A cell that names an image, or a folder of them."""
+    """Reads a cell that names an image or a folder of images; raises UserError if it is empty."""
     name = str(row[column] or "").strip()
     if not name:
         raise UserError(f"{where}: {column} is empty")
@@ -136,7 +136,7 @@ def read_name(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def read_number(row: dict[str, Any], column: str, where: str) -> float:
-    """A cell as number."""
+    """Reads a cell as number; raises UserError if it is not one."""
     try:
         return float(row[column])
     except (TypeError, ValueError):
@@ -144,7 +144,7 @@ def read_number(row: dict[str, Any], column: str, where: str) -> float:
 
 
 def _drop_blank_rows(rows: Iterable[tuple[str, list[str]]], width: int) -> Iterator[tuple[str, list[str]]]:
-    """Those that hold something; each has to have so many cells."""
+    """Yields the rows that are not blank; raises UserError if a row has not `width` cells."""
     for where, cells in rows:
         if any(cell.strip() for cell in cells):
             if len(cells) != width:
@@ -153,6 +153,6 @@ def _drop_blank_rows(rows: Iterable[tuple[str, list[str]]], width: int) -> Itera
 
 
 def _show(names: Sequence[str]) -> str:
-    """The first eight, each cut to 40 characters, and how many there are besides."""
+    """Formats the first eight names, each cut to 40 characters, and the number of the others."""
     shown = ", ".join(repr(name[:40])[1:-1] for name in names[:8])  # repr: a name may hold a line end
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

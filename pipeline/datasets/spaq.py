@@ -13,8 +13,8 @@ from charm.runtime.errors import UserError
 from pipeline.datasets.published import DatasetFolder, Row, list_scores
 from pipeline.manifest.labels import Listing, Source
 
-# What openpyxl lets through from an archive with flipped bits or one that is cut short; RuntimeError: encrypted, or a
-# compression that nobody knows.
+# Errors that openpyxl lets through on an archive with flipped bits or one that is cut short; RuntimeError: encrypted,
+# or an unknown compression.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -29,7 +29,7 @@ _DAMAGED = (
 
 
 def read(source: Source) -> Listing:
-    """No splits are published: all are drawn."""
+    """Lists the images; all splits are drawn, as none are published."""
     folder = DatasetFolder(
         "spaq",
         source,
@@ -42,7 +42,7 @@ def read(source: Source) -> Listing:
 
 
 def _read_xlsx(folder: DatasetFolder, file: Path, *columns: str) -> list[Row]:
-    """The rows of the first sheet below its header; empty ones are skipped."""
+    """Reads the rows of the first sheet below its header; empty rows are skipped."""
     import openpyxl
 
     try:

@@ -9,7 +9,7 @@ from pipeline.manifest.labels import Listed, Listing, Source
 
 
 def read(source: Source) -> Listing:
-    """Training and test as published; validation is drawn from training."""
+    """Lists the images with training and test as published; validation is drawn from training."""
     folder = DatasetFolder(
         "tad66k",
         source,

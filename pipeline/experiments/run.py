@@ -6,8 +6,10 @@
     uv run python -m pipeline experiments table3 --dataset demo --seeds 0 1 2 --show     # the table
 
 paper_tables.yaml has the rows. An experiment is params.yaml as it is, changed by what a row, a data set and a seed say.
-Its name ends in a digest of all settings that matter: what is finished or waiting is not run again, a run with other
-settings is not mistaken for it, and tables share their rows. A commit starts anew, as `dvc exp show` does.
+A digest of all settings that matter tells which run it is, and its name ends in it: what is finished or waiting is not
+run again, and tables share their rows. The digest of a run is that of the params that DVC recorded with it, since
+params.yaml may be edited between the planning and the running; where its name says otherwise, it is left out. A commit
+starts anew, as `dvc exp show` does.
 """
 
 import argparse
@@ -89,14 +91,23 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
             raise UserError(f"params.yaml has no section {section}, which {key}={_show(value)} would change")
         if name not in holder or holder[name] != value:
             holder[name] = changes[key] = value
+    return changes, digest_params(document)
+
+
+def digest_params(document: dict[str, Any]) -> str:
+    """The digest of all settings that matter in the content of a params.yaml.
+
+    Raises:
+        UserError: a setting is not known, or cannot have this value.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        changed = Path(folder) / "params.yaml"
-        YAML(typ="rt").dump(document, changed)
+        path = Path(folder) / "params.yaml"
+        YAML(typ="rt").dump(document, path)
         try:
-            settings = asdict(load_params(changed))
+            settings = asdict(load_params(path))
         except UserError as error:
             raise UserError(str(error).removeprefix(f"{folder}/")) from error
-    return changes, fingerprint({name: value for name, value in settings.items() if name not in _WHERE})[:8]
+    return fingerprint({name: value for name, value in settings.items() if name not in _WHERE})[:8]
 
 
 def _show(value: Any) -> str:
@@ -105,20 +116,36 @@ def _show(value: Any) -> str:
 
 
 def read_results() -> dict[str, dict[str, Any] | None]:
-    """The test metrics of each experiment on this commit, by its digest; None while it is waiting or running."""
+    """The test metrics of each experiment on this commit, by its digest; None while it is waiting or running.
+
+    The digest is that of the params that the run had. What has another one in its name is named on stderr, and left
+    out.
+    """
     found: dict[str, dict[str, Any] | None] = {}
     for commit in json.loads(call_dvc("exp", "show", "--json", "--num", "1")):
         for experiment in commit["experiments"] or []:
             state = (experiment["executor"] or {}).get("state", "success")
             for revision in experiment["revs"]:
-                digest = re.search(r"-([0-9a-f]{8})$", revision["name"] or "")
-                if digest is None or state == "failed":
+                named = re.search(r"-([0-9a-f]{8})$", revision["name"] or "")
+                if named is None or state == "failed":
                     continue
-                if state == "success":
-                    found[digest[1]] = revision["data"]["metrics"]["runs/evaluate/metrics.json"]["data"]
+                digest = _digest_run(revision)
+                if digest is None or digest != named[1]:
+                    problem = "it was not run with the settings that its name stands for"
+                    print(f"left out: {revision['name']}: {problem}", file=sys.stderr)
+                elif state == "success":
+                    found[digest] = revision["data"]["metrics"]["runs/evaluate/metrics.json"]["data"]
                 else:
-                    found.setdefault(digest[1], None)
+                    found.setdefault(digest, None)
     return found
+
+
+def _digest_run(revision: dict[str, Any]) -> str | None:
+    """Of the params that DVC recorded with a run; None where they are not those of a params.yaml."""
+    try:
+        return digest_params(revision["data"]["params"]["params.yaml"]["data"])
+    except (LookupError, TypeError, UserError):
+        return None
 
 
 def call_dvc(*arguments: str, shown: bool = False) -> str:
@@ -161,30 +188,40 @@ def _distinct(plans: list[Plan]) -> list[Experiment]:
 
 
 def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] | None]) -> str:
-    """Markdown: for each row its data set, its finished runs and their metrics, median ± standard deviation."""
+    """Markdown: for each row its data set, its finished runs and their metrics, median ± standard deviation.
+
+    The paper's numbers stand beside those of the data set that they were measured on, and of no other.
+    """
+    is_compared = any(plan.dataset == plan.row.dataset for plan in plans)
+    beside = " paper | difference |" if is_compared else ""
     lines = [f"**{title}**", ""]
-    lines.append("| | data set | runs |" + "".join(f" {name.upper()} | paper | difference |" for name in METRICS))
-    lines.append("|---|---|---|" + "---|---|---|" * len(METRICS))
+    lines.append("| | data set | runs |" + "".join(f" {name.upper()} |{beside}" for name in METRICS))
+    lines.append("|---|---|---|" + "---|" * (lines[-1].count("|") - 4))
     for plan in plans:
         if plan.missing:
             continue
         runs = [run for experiment in plan.experiments if (run := results.get(experiment.digest)) is not None]
         cells = [plan.row.name, plan.dataset, str(len(runs))]
         for name, paper in zip(METRICS, plan.row.paper, strict=True):
-            cells += _compare([run[name] for run in runs], paper)
+            ours, middle = _summarize([run[name] for run in runs])
+            cells.append(ours)
+            if plan.dataset == plan.row.dataset:
+                cells += [f"{paper:.3f}", "" if middle is None else f"{middle - paper:+.3f}"]
+            elif is_compared:
+                cells += ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"Not covered: {plan.row.name}: {plan.missing}" for plan in plans if plan.missing)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _compare(values: list[float | None], paper: float) -> list[str]:
-    """Cells: ours, the paper's, the difference."""
+def _summarize(values: list[float | None]) -> tuple[str, float | None]:
+    """A cell with the median and the standard deviation, and the median; None where there is none."""
     defined = [value for value in values if value is not None]
     if len(defined) < len(values) or not values:
-        return ["undefined" if values else "", f"{paper:.3f}", ""]
+        return "undefined" if values else "", None
     middle = statistics.median(defined)  # as the paper reports runs of several splits
     spread = f" ± {statistics.stdev(defined):.3f}" if len(defined) > 1 else ""
-    return [f"{middle:.3f}{spread}", f"{paper:.3f}", f"{middle - paper:+.3f}"]
+    return f"{middle:.3f}{spread}", middle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,7 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--queue", action="store_true", help="queue what is neither finished nor waiting")
     action.add_argument("--run", action="store_true", help="run it, one after another")
-    action.add_argument("--show", action="store_true", help="print our numbers beside the paper's")
+    action.add_argument("--show", action="store_true", help="print our numbers, beside the paper's on its data sets")
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What a reader of labels is given, and what it hands over."""
+"""The input of a reader of labels, `Source`, and its output, `Listing`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the labels and images of a data set are.
+    """The places of the labels and images of a data set.
 
     Attributes:
         labels: a file, or a folder that holds label files; the dep of the stage `manifest`.
         settings: the section `manifest` of params.yaml.
-        seed: of what is drawn.
+        seed: of random draws.
         rendered: folder for the images of a reader that makes its own.
     """
 
@@ -27,7 +27,7 @@ class Source:
 
     @property
     def root(self) -> Path:
-        """The folder that the images' paths start from: manifest.root, or where the labels are."""
+        """The folder that the images' paths start from: manifest.root, or the folder of the labels."""
         if self.settings.root:
             return repository_path(self.settings.root)
         # In the repository: a queued experiment runs in a copy that has the labels, if git tracks them, but no images.
@@ -43,9 +43,10 @@ class Listed:
         name: as in the labels.
         path: of the file, from the listing's root.
         target: the score, on the listing's scale, or one count or share per bin.
-        split: train, val or test; None where the labels do not say, and it is drawn: validation from what is not given
-            where any is, else test as well.
+        split: train, val or test; None where the labels do not say, to be drawn: if the labels give any split, only
+            validation is drawn from these images, else test as well.
         where: file and line of the label, for messages.
+        photograph: that the image was cut from; None for one of its own.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Listed:
     target: tuple[float, ...]
     split: str | None
     where: str
+    photograph: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,5 +77,5 @@ class Listing:
 
     @property
     def num_bins(self) -> int:
-        """Of the distributions; 1 for scores."""
+        """The number of bins of the distributions; 1 for scores."""
         return len(self.images[0].target)

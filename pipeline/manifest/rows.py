@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from charm.images.decode import Limits
+from charm.images.limits import Limits
 from charm.images.quarantine import inspect_in_child
 from charm.runtime.errors import UserError, did_you_mean
 from charm.tokenization.draws import draw_random_bits
@@ -19,7 +19,7 @@ from pipeline.work.store import read_mark, write_record
 
 
 def inspect_images(root: str, paths: list[str], max_pixels: int, max_edge: int | None, target: Path) -> None:
-    """First contact with some files: decodes each once. Writes target.json, {"images": one dict per path}."""
+    """Opens and decodes some files once, in a child process; writes target.json, {"images": one dict per path}."""
     found = inspect_in_child(Path(root), paths, Limits(max_pixels=max_pixels))
     for facts in found:
         if not facts["reason"]:
@@ -57,7 +57,7 @@ def check_listing(listing: Listing) -> None:
 def build_rows(
     listing: Listing, found: list[dict[str, Any]], params: ManifestParams, seed: int
 ) -> list[dict[str, Any]]:
-    """Manifest rows from labels and what the files hold, in the order of the labels."""
+    """Builds manifest rows from labels and the facts found about the files, in the order of the labels."""
     low, high = listing.score_range
     rows = []
     for index, (image, facts) in enumerate(zip(listing.images, found, strict=True)):
@@ -78,7 +78,7 @@ def build_rows(
 
 
 def _is_text(name: str) -> bool:
-    """Whether UTF-8 can hold it; bytes of a file's name that are no text are lone surrogates in Python."""
+    """Tells whether UTF-8 can hold a name; bytes of a file's name that are no text are lone surrogates in Python."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -87,9 +87,9 @@ def _is_text(name: str) -> bool:
 
 
 def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float, seed: int) -> None:
-    """Equal files go to the same split, under whatever names they are listed."""
+    """Draws the splits of rows; equal files go to the same split, whatever their names."""
     files = {row["sha256"] for row in rows}
-    # Ranked by a draw of each file's own, so that new files move few others.
+    # Each file has its own draw, so that new files move few others to another split.
     ranked = sorted(files, key=lambda file: int(draw_random_bits(seed, 0, file, "split", 1)[0]))
     num_test = round(test_share * len(files))
     num_val = round(val_share * (len(files) - num_test))
@@ -101,7 +101,7 @@ def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float
 
 
 def stat_image(root: Path, image: Listed) -> list[Any]:
-    """Tells a changed file from an unchanged one without reading it.
+    """Returns facts that change when an image file changes, without reading the file.
 
     A copy that keeps size and time (`cp -p`, `rsync -t`) has another inode or time of its last status change.
 

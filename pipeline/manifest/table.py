@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """dataset.json.
+    """The content of dataset.json.
 
     Attributes:
         dataset: as in params.yaml.
@@ -59,6 +59,7 @@ class DatasetFacts:
         root: folder that the paths start from.
         listed, packed, leaks: counts of images.
         rejected, notes, splits: counts by reason, by note and by split.
+        photographs: by split, how many the images were cut from; as many as images but in the built-in data set.
         split_sha256: tells which files are in which split.
         sha256: of manifest.parquet.
     """
@@ -76,6 +77,7 @@ class DatasetFacts:
     rejected: dict[str, int]
     notes: dict[str, int]
     splits: dict[str, int]
+    photographs: dict[str, int]
     split_sha256: str
     sha256: str
 
@@ -99,29 +101,29 @@ class Manifest:
 
     @property
     def targets(self) -> np.ndarray:
-        """float64 (N, num_bins), a score on 0..1 or the shares of bins."""
+        """The targets, float64 (N, num_bins): a score on 0..1 or the shares of bins."""
         return np.array(self.table["target"].to_pylist(), np.float64).reshape(len(self.table), -1)
 
     @property
     def image_hws(self) -> list[tuple[int, int]]:
-        """Pixels, (height, width), as packed."""
+        """The sizes of the images as packed, (height, width) in pixels."""
         return list(zip(self.table["height"].to_pylist(), self.table["width"].to_pylist(), strict=True))
 
     @property
     def unit_bins(self) -> np.ndarray:
-        """Score of each bin on 0..1; a single 1 for scores, so that target @ unit_bins is the score."""
+        """The score of each bin on 0..1; a single 1 for scores, so that target @ unit_bins is the score."""
         count = self.facts.num_bins
         return np.linspace(0, 1, count) if count > 1 else np.ones(1)
 
     @property
     def unit_threshold(self) -> float:
-        """A score on 0..1 above this counts as good."""
+        """The threshold on 0..1; a score above it counts as good."""
         low, high = self.facts.score_range
         return (self.facts.accuracy_threshold - low) / (high - low)
 
     @property
     def train_edge(self) -> int:
-        """Pixels: 99 of 100 training images have no longer edge; a model knows nothing of larger ones."""
+        """The edge, pixels, that 99 of 100 training images do not exceed; a model was trained on few larger ones."""
         edges = [max(image_hw) for image_hw in self.of_split("train").image_hws]
         return math.ceil(np.percentile(edges, 99)) if edges else 1
 
@@ -145,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def find_leaks(rows: list[dict[str, Any]]) -> list[list[int]]:
-    """Groups of rows, by index, that hold the very same bytes in more than one split."""
+    """Finds groups of rows, by index, that hold the very same bytes in more than one split."""
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         if not row["reason"]:
@@ -157,7 +159,7 @@ def write_manifest(
     folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str, max_edge: int | None = None
 ) -> DatasetFacts:
     """Writes the three files; returns the content of dataset.json."""
-    # Only rejected images can have such names: anybody can read the table, nobody reads these files.
+    # Only rejected images can have names that are no text: the table can be read, and these files are not read.
     rows = [row | {"name": _as_text(row["name"]), "path": _as_text(row["path"])} for row in rows]
     kept = [row for row in rows if not row["reason"]]
     rejected = [row for row in rows if row["reason"]]
@@ -178,6 +180,7 @@ def write_manifest(
         rejected=_count(row["reason"] for row in rejected),
         notes=_count(note for row in kept for note in row["notes"]),
         splits=_count(row["split"] for row in kept),
+        photographs=_count_photographs(kept, listing),
         split_sha256=_hash_splits(kept),
         sha256=file_sha256(folder / "manifest.parquet"),
     )
@@ -187,15 +190,21 @@ def write_manifest(
     return facts
 
 
+def _count_photographs(kept: list[dict[str, Any]], listing: Listing) -> dict[str, int]:
+    """Counts by split the photographs that the kept images were cut from."""
+    photographs = {image.path: image.photograph for image in listing.images}
+    return _count(split for split, _ in {(row["split"], photographs.get(row["path"]) or row["path"]) for row in kept})
+
+
 def _count(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
 
 def _hash_splits(rows: list[dict[str, Any]]) -> str:
-    """The same for the same files in the same splits, whatever their names, order and labels."""
+    """Returns the sha256 of which files are in which split, whatever their names, order and labels."""
     return hashlib.sha256("\n".join(sorted(f"{row['sha256']} {row['split']}" for row in rows)).encode()).hexdigest()
 
 
 def _as_text(name: str) -> str:
-    """With escapes for what UTF-8 cannot hold: bytes of a file's name that are no text."""
+    """Escapes in a name what UTF-8 cannot hold: bytes that are no text."""
     return name.encode("utf-8", "backslashreplace").decode()

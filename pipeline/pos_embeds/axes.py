@@ -10,8 +10,8 @@ for every height and width of a grid; of a rotary backbone (DINOv3), instead,
     axis.<n>     float32 (2, n, 2 * d), its share of the rows and of the columns (charm.model.vit.CharmViT.rotary_axis)
 
 and axes.json its sha256 and how it was made. Whole tables, one per grid, would hold the same in 208 MB instead of
-0.25 MB (built-in data set, width 64). An image is not sent its embeddings (1.6 MB at 1024 tokens of width 384) but two
-row numbers per token.
+0.25 MB (built-in data set, width 64). The device is sent two row numbers per token of an image, and not its embeddings
+(1.6 MB at 1024 tokens of width 384).
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ from pipeline.work.store import damaged, read_record, write_record
 
 
 def list_axes(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> list[int]:
-    """Every height and width, in tokens, of a grid of these images at some scale."""
+    """Lists every height and width, in tokens, of the grids of these images at all scales."""
     return sorted({side for image_hw in set(image_hws) for grid in tokenizer.grids(image_hw) for side in grid} - {0})
 
 
@@ -45,7 +45,7 @@ def write_axes(folder: Path, backbone: str, learnt: Tensor, axes: list[int], mod
 
 
 def write_rotary_axes(folder: Path, backbone: str, axes: dict[int, tuple[Tensor, Tensor]]) -> None:
-    """The same for a rotary backbone, from CharmViT.rotary_axis of each length."""
+    """Writes axes.safetensors, then axes.json for a rotary backbone, from CharmViT.rotary_axis of each length."""
     tensors = {f"axis.{length}": torch.stack(rows_columns).float() for length, rows_columns in axes.items()}
     _write(folder, tensors, {"backbone": backbone, "mode": "rotary"})
 

@@ -20,7 +20,7 @@ DETAIL_HW = (336, 448)  # pixels, largest window that is shown at native size wh
 
 @dataclass(frozen=True)
 class Scored:
-    """One row of predictions.csv; scores on the scale of 0..1."""
+    """One row of predictions.csv; scores on the scale of the labels."""
 
     key: str
     name: str

@@ -15,11 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from charm.hub import read_config
 from charm.images.reasons import REASONS
-from charm.model.config import ModelConfig
+from charm.model.config import ModelConfig, list_doubts
 from charm.model.metrics import METRICS
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.manifest.table import read_manifest
+from pipeline.pos_embeds.area import read_area
 from pipeline.report.contact_sheet import make_contact_sheet
 from pipeline.report.gallery import Scored, choose_images, show_image
 from pipeline.settings.inputs import build_tokenizer
@@ -122,10 +123,12 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         dataset=Path(params.labels).name if params.dataset == "csv" else facts.dataset,
         metrics={name: tuple(results.evaluation.metrics[name].values()) for name in METRICS},
         results=results,
+        doubts=list_doubts(facts.dataset, config.training.started_from, results.evaluation),
         rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in results.rejected.items()],
         training=_plot_training(history, config.training.best_epoch),
         scatter=_plot_scatter(scored, chosen),
         gallery=gallery,
+        area=read_area(data / "pos_embeds"),
         sheet=sheet,
         coarse_patch_size=tokenizer.coarse_patch_size if isinstance(tokenizer, CharmTokenizer) else None,
         settings=list_settings(asdict(params)),

@@ -1,4 +1,4 @@
-"""Settings: params.yaml comes in, checked values go out, and the input and model that they ask for.
+"""Settings: params.yaml comes in; checked values, and the input and model that they describe, go out.
 
-Every stage calls it first.
+Called by every stage first.
 """

@@ -1,4 +1,4 @@
-"""The tokenizer that params.yaml asks for."""
+"""The tokenizer that params.yaml describes."""
 
 from dataclasses import asdict
 
@@ -9,7 +9,7 @@ from pipeline.settings.params import Params
 
 
 def build_cutter(params: Params, patch_size: int, training: bool = False) -> CharmTokenizer:
-    """What cuts patches as the section `tokens` says, for a backbone of this patch size.
+    """Builds the CharmTokenizer that the section `tokens` describes, for a backbone of this patch size.
 
     `redraw: once` is a way of training (paper, table 7). In evaluation it would make all draws the first one.
     """
@@ -26,10 +26,10 @@ def build_cutter(params: Params, patch_size: int, training: bool = False) -> Cha
 
 
 def build_tokenizer(params: Params, patch_size: int, training: bool = False) -> Tokenizer:
-    """For a backbone of this patch size; in training the standard input is cropped at random."""
+    """Builds the input that params.yaml names, for a backbone of this patch size; training crops at random."""
     return TOKENIZERS[params.tokenizer](build_cutter(params, patch_size, training), training)
 
 
 def count_draws(params: Params, tokenizer: Tokenizer) -> int:
-    """How many draws of an image `evaluate` averages: one where nothing is drawn, as of the plain crop or padding."""
+    """Returns how many draws of an image `evaluate` averages: 1 for inputs that draw nothing, as crop and padding."""
     return params.evaluate.draws if tokenizer.num_scales > 1 else 1

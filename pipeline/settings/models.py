@@ -1,4 +1,4 @@
-"""Models from their description."""
+"""The model that params.yaml or a model's config describes."""
 
 from pathlib import Path
 
@@ -37,15 +37,15 @@ def start_model(params: Params, num_bins: int) -> CharmViT:
 
 
 def describe_start(params: Params, model: CharmViT) -> tuple[str | None, str | None]:
-    """Names the weights that training starts from, and their licence; None where there are none, or nobody said."""
+    """Returns the name and licence of the weights that training starts from; None where absent or unknown."""
     if params.checkpoint:
         return Path(params.checkpoint).name, None
     facts = (getattr(model.vit, "pretrained_cfg", None) or {}) if params.pretrained else {}
-    return facts.get("hf_hub_id"), facts.get("license")
+    return facts.get("hf_hub_id") or facts.get("url") or None, facts.get("license")
 
 
 def vit_config(params: Params, num_bins: int) -> ViTConfig:
-    """Says what has to be known to build the model again."""
+    """Returns the facts that are needed to build the model again."""
     return ViTConfig(
         backbone=params.backbone,
         num_scales=build_tokenizer(params, patch_size=14).num_scales,  # the same for any patch size

@@ -12,8 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from charm.model.config import BackboneName, Draws, Head, MaxEdge, PosEmbedTraining, Seed, Sha256
+from charm.images.limits import LIMITS, MaxEdge
 from charm.runtime.errors import UserError
+from charm.runtime.fields import BackboneName, Draws, Head, PosEmbedTraining, Seed, Sha256
 from charm.runtime.schema import Pattern, Range, SettingError, build
 from charm.tokenization.settings import (
     Budget,
@@ -61,7 +62,7 @@ class ManifestParams:
     test_share: Fraction
     val_share: Fraction
     max_edge: MaxEdge | None
-    max_pixels: Annotated[int, Range(1, 100_000_000)]  # the most that the later stages decode
+    max_pixels: Annotated[int, Range(1, LIMITS.max_pixels)]
     max_reject_frac: Fraction
     leaks: Literal["refuse", "allow"]
 
@@ -193,10 +194,10 @@ class Params:
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks the file.
+    """Reads and checks params.yaml.
 
     Raises:
-        UserError: one line with file, line and key.
+        UserError: the file cannot be read, or a value is not allowed; says file, line and key.
     """
     try:
         node = YAML(typ="rt").load(path)
@@ -228,7 +229,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
-    """Refuses settings that are right by themselves and do not go together, before anything is made with them."""
+    """Raises UserError for settings that are right by themselves and do not go together."""
     train = params.train
     if train.min_learning_rate > train.learning_rate:  # the cosine would rise
         problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
@@ -251,7 +252,7 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     scores = getattr(params.importance, params.selection)
     if patch_size and params.tokenizer == "charm" and isinstance(scores, ScoreParams):
         size = patch_size * (4 if scales == 3 else ratio)
-        if size not in scores.coarse_patch_sizes:  # found after hours of making maps otherwise
+        if size not in scores.coarse_patch_sizes:  # else found only after hours of making maps
             where = f"importance.{params.selection}"
             problem = f"tokens and backbone need scores for coarse patches of {size} pixels: add {size}"
             section = node["importance"][params.selection]
@@ -259,13 +260,13 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
 
 
 def _patch_size_of(backbone: str) -> int | None:
-    """Pixels, as names of timm have it; None where they do not, and only building the model would tell."""
+    """Returns the patch size, pixels, from a name of timm; None if only building the model would tell."""
     found = re.search(r"_patch(\d+)", backbone)
     return int(found[1]) if found else None
 
 
 def _fill_in_recipe(node: CommentedMap) -> None:
-    """Replaces `auto` by what it stands for. A data set that nobody knows is found when the values are checked."""
+    """Replaces `auto` by the recipe's values; an unknown data set is reported when the values are checked."""
     train = node.get("train")
     epochs = train.get("epochs") if isinstance(train, CommentedMap) else None
     chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
@@ -277,7 +278,7 @@ def _fill_in_recipe(node: CommentedMap) -> None:
 
 
 def _line_of(node: CommentedMap, keys: tuple[str, ...]) -> int:
-    """Line of the innermost of these keys; of the one above it where the file does not know it."""
+    """Returns the line of the innermost of these keys, or of the next outer key that the file has."""
     line = 1
     for key in keys:
         if not isinstance(node, CommentedMap) or key not in node.lc.data:

@@ -23,18 +23,18 @@ from pipeline.work.store import parse_record
 
 
 class ColumnReader:
-    """The map of each image, joined to the images by key.
+    """Reads the map of each image, joined to the images by key.
 
     Args:
         folder: of the maps' shards, or its address.
-        images: that they are of.
+        images: the images of the maps.
         name: of the map, or None for any.
 
     Attributes:
         shards: name -> sha256 of its tar, in order.
 
     Raises:
-        UserError: the shards' names or keys are not those of the images, or they were made from other images.
+        UserError: names or keys of the shards differ from the images', or the maps were made from other images.
     """
 
     def __init__(self, folder: Path | str, images: ShardReader, name: str | None = None) -> None:
@@ -50,7 +50,7 @@ class ColumnReader:
                 raise UserError(f"{ours} was not made from {theirs} but from an earlier one; run dvc repro")
 
     def read_importance(self, key: str, coarse_patch_size: int) -> np.ndarray:
-        """float32 (grid_h, grid_w)."""
+        """Reads the scores of an image, float32 (grid_h, grid_w)."""
         member = f"p{coarse_patch_size}.npy"
         if member not in self._shards.extensions(key):
             raise UserError(
@@ -63,12 +63,12 @@ class ColumnReader:
             raise UserError(f"{self._where(key)}: {key}.{member}: {error}") from error
 
     def read_mask(self, key: str) -> np.ndarray:
-        """bool (H, W), True on the salient object."""
+        """Reads the mask of an image, bool (H, W), True on the salient object."""
         if "mask.png" not in self._shards.extensions(key):
             raise UserError(f"{self._shards.folder} has no mask of {key}: it holds another map; run dvc repro")
         try:
             image = Image.open(io.BytesIO(self._shards.read(key, "mask.png")), formats=["PNG"])
-            return np.array(image.convert("L"), dtype=bool)  # Pillow's own bools are 255 inside
+            return np.array(image.convert("L"), dtype=bool)  # Pillow's own bools are bytes of 255
         except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for a damaged PNG
             raise UserError(f"{self._where(key)}: {key}.mask.png: {error}") from error
 
@@ -77,7 +77,7 @@ class ColumnReader:
 
 
 def read_column_facts(folder: Path | str) -> dict[str, Any]:
-    """Reads column.json: which map it is and how it was made; for saliency its counts, too.
+    """Reads column.json: the map's name and how it was made; for saliency its counts, too.
 
     Raises:
         UserError: missing or damaged.
@@ -95,7 +95,7 @@ def read_column_facts(folder: Path | str) -> dict[str, Any]:
 
 
 def _find_difference(column: ShardReader, images: ShardReader) -> str:
-    """Names the first key that is not in the same place of both."""
+    """Describes the first key that is not in the same place of a column and of its images."""
     for key in images:
         theirs = f"{images.folder}/{images.shard_of(key)}.tar"
         if key not in column:

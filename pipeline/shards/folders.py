@@ -10,7 +10,7 @@ from pipeline.work.store import remake
 
 
 class LocalFolder:
-    """A folder on a disk; may be handed to worker processes, as the other kind may."""
+    """A folder on a disk; may be handed to worker processes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -19,27 +19,27 @@ class LocalFolder:
         return str(self._path)
 
     def remedy(self, name: str) -> str:
-        """What to do about a damaged file."""
+        """Says what to do about a damaged file."""
         return remake(self._path / name)
 
     def list_sizes(self, pattern: str) -> dict[str, int | None]:
-        """Bytes of each file that matches, by name; None where the place does not tell."""
+        """Returns the size in bytes of each file that matches, by name; None if the size is not known."""
         with os.scandir(self._path) as entries:
             return {one.name: one.stat().st_size for one in entries if fnmatch.fnmatch(one.name, pattern)}
 
     def read_files(self, names: list[str]) -> list[bytes]:
-        """Whole files."""
+        """Reads whole files, in the order of `names`."""
         return [(self._path / name).read_bytes() for name in names]
 
     def read_part(self, name: str, offset: int, size: int) -> bytes:
-        """At most `size` bytes: as many as there are."""
+        """Reads `size` bytes from an offset on; fewer at the end of the file."""
         # Opened for each read: 10 microseconds, where keeping them open would need a descriptor per shard.
         with open(self._path / name, "rb", buffering=0) as file:
             return os.pread(file.fileno(), size, offset)
 
 
 class RemoteFolder:
-    """A folder at an address that fsspec knows. One request per read: any order, nothing kept on disk."""
+    """A folder at an address that fsspec knows; may be handed to worker processes. Each read is one request."""
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
@@ -71,7 +71,7 @@ class RemoteFolder:
         return data
 
     def _open(self) -> tuple[Any, str]:
-        """The file system and the folder's path in it; opened anew in each process, as connections survive no fork."""
+        """Returns the file system and the folder's path; opens anew in each process, as connections survive no fork."""
         if self._opened is None or self._opened[0] != os.getpid():
             import fsspec
 
@@ -87,5 +87,5 @@ Folder = LocalFolder | RemoteFolder
 
 
 def open_folder(place: Path | str) -> Folder:
-    """A path, or an address with a protocol."""
+    """Returns the folder at a path, or at an address with a protocol."""
     return RemoteFolder(place) if isinstance(place, str) and "://" in place else LocalFolder(Path(place))

@@ -1,4 +1,4 @@
-"""Reads members of shards (pipeline.shards.write says what they are) by key: in any order, from any process."""
+"""Reads members of shards (format: pipeline.shards.write) by key: in any order, from any process."""
 
 import fnmatch
 import io
@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from charm.images.decode import EXTENSIONS, Rejected, decode_image
+from charm.images.decode import Rejected, decode_image
+from charm.images.limits import FORMATS
 from charm.runtime.errors import UserError
 from pipeline.shards.folders import Folder, open_folder
 from pipeline.work.store import parse_record
 
 _RAW = "npy"
-_IMAGES = frozenset({*EXTENSIONS, _RAW})
-_AT_ONCE = 64  # sidecars asked for together: on another machine each costs a round trip
+_IMAGES = frozenset({*FORMATS, _RAW})
+_AT_ONCE = 64  # sidecars read together: in a remote folder each read is a round trip
 
 
 def read_shard_sidecars(folder: Folder, shard: str = "shard-*") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, sidecar) of each shard in a folder, in order.
+    """Yields (name, sidecar) of each shard in a folder, in order.
 
     Raises:
         UserError: a sidecar is damaged; a tar is missing, or not as long as its sidecar says.
@@ -46,7 +47,7 @@ def read_shard_sidecars(folder: Folder, shard: str = "shard-*") -> Iterator[tupl
 
 
 class ShardReader:
-    """A folder of shards as one collection of samples. Can be handed to worker processes.
+    """A folder of shards as one collection of samples; can be handed to worker processes.
 
     The index takes some 50 bytes a sample, in arrays that forked processes share.
 
@@ -57,7 +58,7 @@ class ShardReader:
     Attributes:
         folder: as given.
         shards: name -> sha256 of its tar, in order.
-        sources: name -> what the sidecar has as source.
+        sources: name -> `source` of its sidecar.
 
     Raises:
         UserError: a shard is damaged, or a key is in two of them.
@@ -128,7 +129,7 @@ class ShardReader:
         return index
 
     def is_parallel_to(self, other: "ShardReader") -> bool:
-        """Whether both have the same keys, in the same order, in shards of the same names."""
+        """Tells whether another folder has the same keys, in the same order, in shards of the same names."""
         return (
             self._names == other._names
             and np.array_equal(self._keys, other._keys)
@@ -143,10 +144,10 @@ class ShardReader:
         return [self._extensions[kind] for kind in self._kinds[self._first[index] : self._first[index + 1]]]
 
     def read(self, key: str, extension: str) -> bytes:
-        """The bytes of a member, checked when this process reads them for the first time.
+        """Reads the bytes of a member; checks them when this process reads them for the first time.
 
         Raises:
-            UserError: they are not those that were written.
+            UserError: the bytes cannot be read, or are not those that were written.
         """
         index = self._index(key)
         member = int(self._first[index]) + self.extensions(key).index(extension)
@@ -163,7 +164,7 @@ class ShardReader:
         return data
 
     def read_image(self, key: str) -> np.ndarray:
-        """uint8 (H, W, 3), RGB; read-only where the shard holds pixels."""
+        """Reads an image, uint8 (H, W, 3), RGB; read-only where the shard holds pixels."""
         extension = next((extension for extension in self.extensions(key) if extension in _IMAGES), None)
         if extension is None:
             raise UserError(f"{self.folder}/{self.shard_of(key)}.tar: {key} holds no image")
@@ -175,10 +176,10 @@ class ShardReader:
 
 
 def decode_array(data: bytes) -> np.ndarray:
-    """An array as np.save writes it, without copying the numbers; read-only.
+    """Decodes an array from the bytes of np.save, without copying the numbers; the array is read-only.
 
     Raises:
-        ValueError: not such a file, or one of Python objects.
+        ValueError: the bytes are no such file, or one of Python objects.
     """
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):

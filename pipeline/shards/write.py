@@ -9,8 +9,8 @@ file of the same name, is written after it and says what a whole shard holds:
     source          of a column: sha256 of the image shard that it belongs to; else null
     members         key -> extension -> [offset, bytes, crc32]
 
-A tar without a valid sidecar does not exist, and what is read is checked against it: a tar that was cut or damaged
-cannot pass for a shorter one.
+A tar without a valid sidecar does not exist, and bytes are checked against the sidecar when they are read: a tar that
+was cut or damaged cannot pass for a shorter one.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ Sample = dict[str, bytes]
 
 # A dot would end the key for WebDataset, a slash would make a folder; a header has room for 100 characters of both.
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_EXTENSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}")  # what begins with _ TarWriter would leave out
-_BLOCK = 512  # bytes; a tar's header, and what members are padded to
+_EXTENSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}")  # TarWriter leaves out extensions that begin with _
+_BLOCK = 512  # bytes; of a header in a tar, and the multiple that members are padded to
 
 
 def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str | None = None) -> None:
-    """Writes target.tar, then target.json. Equal samples give equal bytes.
+    """Writes target.tar, then target.json; equal samples give equal bytes.
 
     Args:
-        target: where, without an ending; its name is the shard's fingerprint.
+        target: path without an ending; its name is the shard's fingerprint.
         samples: (key, extension -> bytes), in order.
         source: of a column, see above.
 
@@ -69,14 +69,14 @@ def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str
                 place += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
             writer.write({"__key__": key, **sample})
             assert writer.tarstream.offset == place
-    # Checksums are of what was meant to be written, and the digest is of what is on the disk.
+    # Checksums are of the bytes in memory, the digest is of the bytes on disk.
     written = {"bytes": tar_path.stat().st_size, "sha256": file_sha256(tar_path)}
     facts = {"fingerprint": target.name, "source": source, "count": len(members), "members": members}
     write_record(target.with_suffix(".json"), written | facts)
 
 
 def describe_tar(tar_path: Path) -> dict[str, Any]:
-    """What a sidecar should say of a tar, from the tar alone."""
+    """Computes what the sidecar of a tar should say, from the tar alone."""
     members: dict[str, dict[str, list[int]]] = {}
     size = tar_path.stat().st_size
     with open(tar_path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:  # plain: no bombs
@@ -92,7 +92,7 @@ def describe_tar(tar_path: Path) -> dict[str, Any]:
 
 
 def pack_shard(rows: list[dict[str, Any]], root: str, encoding: str, jpeg_quality: int, target: Path) -> None:
-    """The images of some manifest rows with their labels.
+    """Writes a shard of the images of some manifest rows, with their labels.
 
     Args:
         rows: of the manifest.
@@ -122,7 +122,7 @@ def _pack_sample(row: dict[str, Any], root: Path, encoding: str, jpeg_quality: i
 
 
 def encode_array(array: np.ndarray) -> bytes:
-    """As the file that np.save writes."""
+    """Encodes an array as the bytes of a file of np.save."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

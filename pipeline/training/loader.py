@@ -45,7 +45,8 @@ class Batch:
         patch_valid: bool (B, L).
         pos_row: int32 (B, L, 2), for PosEmbeds.gather.
         target: float32 (B, num_bins).
-        weight: float32 (B,), of pipeline.training.sampler.Place.
+        weight: float32 (B,), of pipeline.training.sampler.SampleRef.
+        is_small: bool (B,), whether the mask is of an object that covers no coarse patch enough; only in evaluation.
         keys: of the samples.
     """
 
@@ -56,6 +57,7 @@ class Batch:
     pos_row: Tensor
     target: Tensor
     weight: Tensor
+    is_small: Tensor
     keys: list[str]
 
     def pin_memory(self) -> "Batch":
@@ -128,7 +130,8 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         image = downscale(whole, limit_edge((whole.shape[0], whole.shape[1]), self._max_edge))
         drawn_by = pixel_key(image) if self._by_pixels else key
         draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
-        tokens = self._tokenizer(image, **draws, **self._read_column(key, (image.shape[0], image.shape[1])))
+        column = self._read_column(key, (image.shape[0], image.shape[1]))
+        tokens = self._tokenizer(image, **draws, **column)
         return {
             "patches": tokens.patches,
             "patch_coord": tokens.patch_coord,
@@ -137,8 +140,14 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             "pos_row": self._pos_embeds.rows(tokens),
             "target": self._targets[row],
             "weight": np.float32(weight),
+            "is_small": np.bool_(self._by_pixels and self._is_small(column)),
             "keys": key,
         }
+
+    def _is_small(self, column: dict[str, Any]) -> bool:
+        """Tells whether an image's mask is of an object that covers no coarse patch by `saliency_coverage`."""
+        tokenizer, mask = self._tokenizer, column.get("saliency_mask")
+        return mask is not None and isinstance(tokenizer, CharmTokenizer) and tokenizer.judge_mask(mask) == "small"
 
     def describe_place(self, worker: int) -> str:
         """The image that a worker of the DataLoader had in hand."""
@@ -233,6 +242,6 @@ def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
         name: torch.from_numpy(np.stack([sample[name][:length] for sample in whole]))
         for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
     }
-    for name in ("target", "weight"):
+    for name in ("target", "weight", "is_small"):
         stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in whole]))
     return Batch(keys=[sample["keys"] for sample in whole], **stacked)

@@ -17,11 +17,12 @@ from pipeline.training.loader import Batch
 
 @dataclass(frozen=True)
 class Predictions:
-    """keys: of N samples; predicted, target: float64 (N,), scores on the scale of 0..1."""
+    """keys: of N samples; predicted, target: float64 (N,), scores on the scale of 0..1; is_small: bool (N,)."""
 
     keys: list[str]
     predicted: np.ndarray
     target: np.ndarray
+    is_small: np.ndarray
 
 
 def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
@@ -59,10 +60,12 @@ def predict(
         between()
         outputs = forward_batch(model, batch, pos_embeds, precision).cpu()
         real = batch.weight > 0  # and not there to keep this rank in step
-        rows.append(torch.cat([outputs, batch.target], dim=1)[real])
+        rows.append(torch.cat([outputs, batch.target, batch.is_small[:, None]], dim=1)[real])
         keys += [key for key, is_real in zip(batch.keys, real.tolist(), strict=True) if is_real]
     keys, gathered = all_gather_rows(keys, torch.cat(rows))
-    output, target = gathered.split(len(bins), dim=1)
+    output, target, is_small = gathered.split([len(bins), len(bins), 1], dim=1)
     if len(bins) > 1:
         output = output.softmax(dim=1)
-    return Predictions(keys, output.double().numpy() @ bins, target.double().numpy() @ bins)
+    return Predictions(
+        keys, output.double().numpy() @ bins, target.double().numpy() @ bins, is_small[:, 0].bool().numpy()
+    )

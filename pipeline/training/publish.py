@@ -16,6 +16,7 @@ from charm.model.config import (
 )
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
+from charm.tokenization.draws import DRAWS_VERSION
 from pipeline.settings.inputs import build_cutter, build_tokenizer
 from pipeline.settings.models import build_model, vit_config
 from pipeline.settings.params import Params
@@ -45,7 +46,7 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
         saliency=_describe_saliency(params),
         data=DataConfig(facts.dataset, facts.sha256, facts.split_sha256, facts.splits),
         training=training,
-        versions={name: version(name) for name in ("torch", "timm", "numpy")},
+        versions={name: version(name) for name in ("torch", "timm", "numpy")} | {"draws": str(DRAWS_VERSION)},
     )
 
 

@@ -25,6 +25,8 @@ class Results:
         best_epoch: that the model is of.
         dataset, split_sha256, listed, packed, rejected, leaks, notes: as in dataset.json.
         saliency_empty_rate: share of the images in which nothing stands out; None where no mask is read.
+        saliency_small_rate: share of the test images whose object covers no coarse patch enough; None where no mask is
+            read.
     """
 
     evaluation: EvaluationConfig
@@ -38,6 +40,7 @@ class Results:
     leaks: int
     notes: dict[str, int]
     saliency_empty_rate: float | None
+    saliency_small_rate: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Flattens the metrics to `srcc`, `srcc_low`, `srcc_high`, as `dvc metrics` shows them."""

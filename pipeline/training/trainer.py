@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from charm.hub import write_model_folder
-from charm.model.config import TrainingConfig
+from charm.model.config import TrainingConfig, list_doubts
 from charm.model.losses import LOSSES
 from charm.model.metrics import score_agreement
 from charm.runtime.devices import choose_device
@@ -202,6 +202,9 @@ class Trainer:
         where = f"{self.device}" if ranks.world_size == 1 else f"{ranks.world_size} processes ({self.device.type})"
         counts = f"{len(self.train.table)} images, {len(self.val.table)} for validation, {settings.epochs} epochs"
         print(f"train: {counts} on {where}")
+        started_from, _ = describe_start(self.params, self.model)
+        for doubt in list_doubts(self.inputs.manifest.facts.dataset, started_from, None):
+            print(f"train: warning: {doubt}")
         if self.is_resumed:
             print(f"train: goes on after step {self.state.step}, epoch {self.state.step / self.sampler.steps:.2f}")
 

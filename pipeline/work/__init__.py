@@ -1,4 +1,4 @@
-"""Work shared out and work kept: jobs come in, finished artifacts in a store go out, published by hard links.
+"""Work on shards in several processes, and its store: jobs come in, finished artifacts go out, by hard links.
 
-Every stage that makes something calls it.
+Called by every stage that makes something.
 """

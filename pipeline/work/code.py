@@ -1,6 +1,6 @@
-"""What code does, told from its syntax.
+"""Digests of what code does, computed from its syntax.
 
-The store keys finished work by it, so that an edited comment remakes nothing.
+The store keys finished work by them, so that an edited comment remakes nothing.
 """
 
 import ast
@@ -27,12 +27,12 @@ _FOR_PEOPLE = {"ImportError", "KeyError", "ModuleNotFoundError", "RuntimeError",
 
 
 def code_digest(*modules: str) -> str:
-    """Returns the sha256 of what the code of some modules does.
+    """Returns the sha256 of the code of some modules, as far as it can change a result.
 
     Comments, docstrings, layout, printed lines and the texts of errors do not count.
 
     Args:
-        modules: names; "module:function" stands for that function and what it uses of its module.
+        modules: names; "module:function" stands for the function and all that it uses of its module.
     """
     return fingerprint([_normalize(*module.partition(":")[::2]) for module in modules])
 
@@ -51,7 +51,8 @@ def own_closure(module: str) -> list[str]:
 def import_closure(module: str) -> list[str]:
     """Names the first-party modules that importing `module` may run, itself and the packages above it included.
 
-    Read from the source, functions included and `if TYPE_CHECKING` not; nothing is run.
+    Imports are read from the source, those in functions included and those under `if TYPE_CHECKING` not; nothing is
+    run.
     """
     seen: set[str] = set()
     todo = [module]
@@ -104,7 +105,7 @@ def _normalize(module: str, function: str) -> str:
 
 
 class _Normalizer(ast.NodeTransformer):
-    """Takes out what changes no result."""
+    """Removes docstrings, prints and the arguments of errors for people, which change no result."""
 
     def visit(self, node: Any) -> Any:
         self.generic_visit(node)
@@ -117,12 +118,12 @@ class _Normalizer(ast.NodeTransformer):
 
 
 def _names_exception(node: ast.expr) -> bool:
-    """Whether an expression is the name of an exception whose arguments are read by people alone."""
+    """Tells whether an expression is the name of an exception whose arguments are read by people alone."""
     return isinstance(node, ast.Name) and node.id in _FOR_PEOPLE
 
 
 def _is_said(statement: ast.stmt) -> bool:
-    """Whether a statement is a docstring, or prints without more ado."""
+    """Tells whether a statement is a docstring or a bare call of print."""
     if not isinstance(statement, ast.Expr):
         return False
     value = statement.value

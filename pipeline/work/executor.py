@@ -1,6 +1,6 @@
 """Runs one function over many shards with Dask: local processes, or a cluster that is already there.
 
-A task writes its shard to the store and returns nothing: the truth is on disk. A failing shard is named, the others
+A task writes its shard to the store and returns nothing: only the files count. A shard that fails is named, the others
 are finished and kept.
 """
 
@@ -40,7 +40,7 @@ class Job:
         name: shown to people and used in the output folder, for example "shard-000012".
         fingerprint: sha256 of everything the shard is made from; its name in the store.
         arguments: of the work function, before the path to write to.
-        expected_bytes: that it will take on disk, roughly.
+        expected_bytes: rough size of the shard on disk.
     """
 
     name: str
@@ -93,8 +93,10 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
 
 @contextlib.contextmanager
 def _stopped_between_jobs() -> Iterator[Callable[[], None]]:
-    """Signals raise KeyboardInterrupt where the yielded function is called, and at the end: Dask, interrupted just
-    anywhere, leaves processes behind and says so at length."""
+    """Yields a function that raises KeyboardInterrupt if a signal has come; raises it at the end, too.
+
+    Interrupted at any other place, Dask leaves processes behind and says so at length.
+    """
     with Interrupts() as interrupts:
         try:
             yield interrupts.check
@@ -105,7 +107,7 @@ def _stopped_between_jobs() -> Iterator[Callable[[], None]]:
 
 
 def _check_space(folder: Path, expected: int) -> None:
-    """Raises UserError before hours of work that would not fit."""
+    """Raises UserError if the disk has no room for the shards, before hours of work."""
     free = shutil.disk_usage(folder).free
     if expected + _SPARE_BYTES > free:
         raise UserError(
@@ -116,7 +118,7 @@ def _check_space(folder: Path, expected: int) -> None:
 
 
 def _check_workers(client: Any, folder: Path) -> None:
-    """Raises UserError unless there are workers, which run this code and share this folder."""
+    """Raises UserError unless workers come, and all of them run this code and see this folder."""
     ours = sorted(name for name in sys.modules if name.startswith(("charm.", "pipeline.")))
     token = folder / f".preflight-{uuid.uuid4().hex}"
     token.touch()
@@ -137,7 +139,7 @@ def _check_workers(client: Any, folder: Path) -> None:
 
 
 def _prepare_worker(token: str, modules: list[str]) -> tuple[bool, str]:
-    """Run once by each worker: whether it sees a file, and what its code of some modules does."""
+    """Tells, on a worker, whether it sees a file, and the digest of its code of some modules."""
     import cv2
 
     cv2.setNumThreads(1)  # one thread per worker process; OpenCV would start one per core in each
@@ -146,7 +148,7 @@ def _prepare_worker(token: str, modules: list[str]) -> tuple[bool, str]:
 
 @contextlib.contextmanager
 def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
-    """A Dask client: of the scheduler that the params or DASK_SCHEDULER_ADDRESS name, else of local processes."""
+    """Yields a Dask client of the scheduler that params or DASK_SCHEDULER_ADDRESS name, else of local processes."""
     from dask import config
     from dask.distributed import Client, LocalCluster
 
@@ -170,7 +172,7 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
                 host="127.0.0.1",
                 # Dask's default listens on every interface; None asks for port 8787 and warns where it is taken.
                 dashboard_address="127.0.0.1:0",
-                # Failures come as exceptions; Dask's errors are a worker's that misses its scheduler as both close.
+                # Failures come as exceptions; the errors that Dask logs are of workers that miss the closing scheduler.
                 silence_logs=logging.CRITICAL,
             )
         with cluster, Client(cluster) as client:
@@ -179,9 +181,9 @@ def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _hold_back_interrupts() -> Iterator[None]:
-    """SIGINT comes when it is left; to processes begun inside, and the threads that begin more of them, never.
+    """Holds SIGINT back while entered; processes and threads that are started inside never get it.
 
-    A terminal sends Ctrl-C to every process: each worker would show a traceback. This one tells them to stop.
+    A terminal sends Ctrl-C to every process, and each worker would show a traceback. This process stops the workers.
     """
     resource_tracker.ensure_running()  # begun later, it would let signals through
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -194,8 +196,10 @@ def _hold_back_interrupts() -> Iterator[None]:
 def _run_bounded(
     client: Any, work: Callable[..., None], calls: Iterable[tuple[Job, tuple[Any, ...]]], check: Callable[[], None]
 ) -> Iterator[tuple[Job, BaseException | None]]:
-    """Jobs as they finish, with at most two per thread in flight: memory does not grow with their number. `check` is
-    called again and again and may raise."""
+    """Yields jobs as they finish; at most two per thread are in flight, so memory does not grow with their number.
+
+    `check` is called again and again and may raise.
+    """
     calls = iter(calls)
     in_flight: dict[Any, Job] = {}
     finished: Queue[Any] = Queue()

@@ -1,4 +1,4 @@
-"""Finished shards, kept by what they are made from, outside of DVC's reach.
+"""The store of finished shards, named by what they are made from, outside of DVC's reach.
 
 DVC deletes a stage's output before the stage runs. Finished shards therefore live in a store whose file names are the
 sha256 of everything that went into them: settings, code and input. A stage that was killed, or whose input grew, finds
@@ -24,7 +24,7 @@ _RECORD_HEAD = b'{"checksum": "%s",\n'
 
 
 def store_folder(kind: str) -> Path:
-    """The folder of one kind of artifact: below $CHARM_STORE, or .charm/store of the repository."""
+    """Returns the folder of one kind of artifact, below $CHARM_STORE or .charm/store; makes it if it is missing."""
     folder = _store() / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -35,34 +35,34 @@ def _store() -> Path:
 
 
 def repository() -> Path:
-    """The repository; a queued experiment runs in a copy at .dvc/tmp/exps/<name>, where no images are."""
+    """Returns the repository; a queued experiment runs in a copy at .dvc/tmp/exps/<name>, which has no images."""
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     return Path(*root.parts[: root.parts.index(".dvc")]) if ".dvc" in root.parts else root
 
 
 def repository_path(path: str) -> Path:
-    """A place that the user names, relative to the repository."""
+    """Returns a path that the user gave, relative to the repository."""
     return Path(path) if repository() == Path.cwd() else repository() / path
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Sorted keys, so that equal values are equal bytes."""
+    """Writes JSON with sorted keys, so that equal values are equal bytes."""
     with atomic_write(path) as file:
         file.write(json.dumps(value, sort_keys=True, indent=1).encode() + b"\n")
 
 
 def write_record(path: Path, value: dict[str, Any]) -> None:
-    """A JSON object that can tell whether it is still what was written: its first entry is the sha256 of the rest."""
+    """Writes a JSON object whose first entry is the sha256 of the rest, so that damage is found when it is read."""
     rest = json.dumps(value, sort_keys=True).encode()[1:] + b"\n"
     with atomic_write(path) as file:
         file.write(_RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest)
 
 
 def parse_record(data: bytes) -> dict[str, Any]:
-    """Undoes `write_record`, from the file's bytes.
+    """Parses the bytes of a file of `write_record`.
 
     Raises:
-        ValueError: they are not as they were written.
+        ValueError: the bytes are not as they were written.
     """
     rest = data[len(_RECORD_HEAD % bytes(64)) :]
     if data != _RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest:
@@ -72,12 +72,12 @@ def parse_record(data: bytes) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """`parse_record` of a file."""
+    """Reads a file of `write_record`; raises OSError or, as `parse_record` does, ValueError."""
     return parse_record(path.read_bytes())
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The sidecar beside a shard, or None where the shard does not exist as a whole."""
+    """Reads the sidecar of a shard; returns None if the shard does not exist as a whole."""
     try:
         sidecar = read_record(path)
         if "bytes" in sidecar and path.with_suffix(".tar").stat().st_size != sidecar["bytes"]:
@@ -89,7 +89,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One maker at a time: a queued experiment, or what a killed `dvc` left running."""
+    """Locks a folder for one process at a time; others are queued experiments, or left running by a killed `dvc`."""
     with open(folder / ".lock", "a+") as lock:
         if not lock_file(lock, wait=False):
             lock.seek(0)
@@ -102,9 +102,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def publish(made: Mapping[str, Path], out: Path) -> None:
-    """Replaces an output folder as a whole: `made` maps a file name to the file that it becomes another name of.
+    """Replaces an output folder as a whole; `made` maps a file name to the file that it is linked to.
 
-    Whoever opens the folder meanwhile, or after a kill, finds all the old files, all the new ones, or no folder.
+    A reader that opens the folder meanwhile, or after a kill, finds all the old files, all the new ones, or no folder.
     """
     out = out.resolve()
     aside, old = (out.with_name(f".{out.name}.{end}") for end in ("new", "old"))
@@ -144,7 +144,7 @@ def keep_finished(kind: str, made_from: str, out: Path) -> None:
 
 
 def publish_finished(kind: str, made_from: str, out: Path) -> bool:
-    """Fills an output folder with what `keep_finished` kept; False if the store does not have it whole."""
+    """Fills an output folder with the files of `keep_finished`; returns False if the store does not have them whole."""
     kept = store_folder(kind) / made_from
     try:
         files = read_record(kept.with_suffix(".json"))["files"]
@@ -157,12 +157,12 @@ def publish_finished(kind: str, made_from: str, out: Path) -> bool:
 
 
 def mark_changed(root: Path, path: str) -> None:
-    """Notes that an image file is not what the manifest says: the next manifest opens it, whatever its stat says."""
+    """Notes that an image file differs from the manifest: the next manifest opens it, whatever its stat says."""
     _mark_of(root, path).write_text(uuid.uuid4().hex)
 
 
 def read_mark(root: Path, path: str) -> str:
-    """Returns what tells the last `mark_changed` of a file from any other; "" if there was none."""
+    """Returns the unique text of the last `mark_changed` of a file; "" if there was none."""
     mark = _mark_of(root, path)
     return mark.read_text() if mark.exists() else ""
 
@@ -174,7 +174,7 @@ def _mark_of(root: Path, path: str) -> Path:
 def prune(runs: bool = False) -> dict[str, tuple[int, int]]:
     """Removes finished artifacts that have no other name left, in a folder or in DVC's cache, and leftovers of kills.
 
-    Checkpoints of training stay: a run that was stopped may be days of work. So do finished runs, unless `runs`.
+    Checkpoints of training stay: a run that was stopped may be days of work. Finished runs stay unless `runs`.
 
     Returns:
         Kind of artifact -> (files removed, bytes freed).
@@ -205,8 +205,11 @@ def damaged(path: object, error: Exception) -> UserError:
 
 
 def remake(file: object) -> str:
-    """What to do about a damaged file. The output, the store's and DVC's cache's are names of one file, and DVC trusts
-    its cache: removing the output alone would bring the damage back."""
+    """Says what to do about a damaged file.
+
+    Output, store and DVC's cache hold names of one file, and DVC trusts its cache: removing the output alone would
+    bring the damage back.
+    """
     if not Path(str(file)).exists():
         return "run dvc repro"
     command = f"find . $CHARM_STORE -samefile {shlex.quote(str(file))} -delete"

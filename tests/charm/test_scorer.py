@@ -58,7 +58,7 @@ def test_it_is_the_models_own_output_on_the_scale_of_the_labels(scorer: CharmSco
     arrays = [torch.from_numpy(array)[None] for array in (tokens.patches, tokens.patch_coord, tokens.scale_id)]
     valid = torch.from_numpy(tokens.patch_valid)[None]
     output = scorer.model(*arrays, valid, [scorer.model.pos_embed_tables(tokens.grids)])
-    assert scorer(image).score == pytest.approx(1 + 4 * float(output), abs=1e-5)
+    assert scorer(image).raw == pytest.approx(1 + 4 * float(output), abs=1e-5)
     assert scorer(image).distribution is None
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from charm.images import quarantine
-from charm.images.decode import Decoded, Limits, decode_image
+from charm.images.decode import Decoded, decode_image
+from charm.images.limits import Limits
 
 _WORN: list[bytearray] = []
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from charm.runtime.errors import UserError
+from charm.tokenization.budget import AreaSeen
 from pipeline.importance.make import make_column
 from pipeline.manifest.table import read_manifest
+from pipeline.pos_embeds.area import AreaSummary, read_area, write_area
 from pipeline.pos_embeds.axes import PosEmbeds, write_axes
 from pipeline.settings.params import Params, load_params
 from pipeline.shards.columns import ColumnReader
@@ -27,6 +29,7 @@ from tests.faults.processes import made, run_inline, write_workspace
 
 FLIPS, RELIABLE_FLIPS = 100, 1000  # bits of each artifact, by default and with --reliability
 SHARD = "shard-000001"
+AREA = AreaSummary(AreaSeen(0.5, 0.5, 0.0), AreaSeen(0.25, 0.25, 0.5))
 SIDES = torch.cartesian_prod(torch.arange(5), torch.arange(5))  # rows of the axes of two and of three tokens
 
 
@@ -51,6 +54,7 @@ def data(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "random/importance").mkdir(parents=True)
     write_record(top / "random/importance/column.json", {"map": None, "settings": {}})
     write_axes(data / "pos_embeds", "charm_demo", torch.arange(18.0).reshape(3, 3, 2), [2, 3], "bilinear", False)
+    write_area(data / "pos_embeds", AREA)
     save_small_model(top / "runs/train", 0.5)
     for step in (1, 2):
         save_small_checkpoint(top / "work", step)
@@ -102,6 +106,10 @@ def read_axes(data: Path) -> object:
     return PosEmbeds(data / "pos_embeds", "charm_demo").gather(SIDES).tolist()
 
 
+def read_area_seen(data: Path) -> object:
+    return read_area(data / "pos_embeds")
+
+
 def read_model(data: Path) -> object:
     return read_small_model(data.parent / "runs/train")
 
@@ -131,6 +139,7 @@ ARTIFACTS = {
     "dataset.json": Artifact("manifest/dataset.json", read_table),
     "axes.safetensors": Artifact("pos_embeds/axes.safetensors", read_axes),
     "axes.json": Artifact("pos_embeds/axes.json", read_axes),
+    "area_seen.json": Artifact("pos_embeds/area_seen.json", read_area_seen),
     "model.safetensors of a model's folder": Artifact("../runs/train/model.safetensors", read_model),
     "config.json of a model's folder": Artifact("../runs/train/config.json", read_model),
 }

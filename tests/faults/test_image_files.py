@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charm.images.decode import Limits, Rejected, decode_image
+from charm.images.decode import Rejected, decode_image
+from charm.images.limits import Limits
 from charm.images.quarantine import inspect_in_child
 from charm.images.reasons import REASONS
 from pipeline.manifest.labels import Listed, Listing
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 MEASURE = """
 import json, sys, time
 from pathlib import Path
-from charm.images.decode import Limits
+from charm.images.limits import Limits
 from charm.images.quarantine import inspect_file
 for path in sys.argv[1:]:
     started = time.process_time()

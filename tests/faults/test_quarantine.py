@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from charm.images import quarantine
-from charm.images.decode import Limits
+from charm.images.limits import Limits
 from charm.images.quarantine import Bounds, inspect_in_child
 from charm.images.reasons import PASSING, REASONS
 from tests.faults.conftest import Gate

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
+from pipeline.pos_embeds.area import write_area
 from pipeline.pos_embeds.axes import write_axes
 from pipeline.settings.params import Params
 from pipeline.shards.write import pack_shard, write_shard
@@ -32,6 +33,7 @@ def data(small: Small, store: Path) -> Path:
     Path("data/gradient").rename("data/importance")
     write_record(Path("data/importance/column.json"), {"map": "gradient", "settings": {}})
     write_axes(Path("data/pos_embeds"), "charm_demo", torch.zeros(2, 2, 3), [2, 3], "bilinear", False)
+    write_area(Path("data/pos_embeds"), None)
     save_small_model(Path("runs/train"), 1)
     write_predictions(["00000006"])
     write_model(Path("runs/evaluate/model"))
@@ -190,6 +192,9 @@ DAMAGES = {
     "axes": Damage(
         lambda: flip("data/pos_embeds/axes.safetensors"),
         ("data/pos_embeds/axes.safetensors: missing or damaged",),
+    ),
+    "area seen": Damage(
+        lambda: flip("data/pos_embeds/area_seen.json"), ("data/pos_embeds/area_seen.json: missing or damaged",)
     ),
     "model": Damage(lambda: flip("runs/train/model.safetensors"), ("runs/train: ", "model.safetensors")),
     "predictions": Damage(

@@ -10,13 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from charm import CharmScorer
+from charm import CharmScorer, CharmTokenizer
 from charm.hub import read_model, write_model_folder
 from charm.images.decode import decode_image
 from charm.model.metrics import METRICS, srcc
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
 from pipeline.settings.params import EvaluateParams, Params
+from pipeline.shards.columns import ColumnReader
+from pipeline.shards.read import ShardReader
 from pipeline.training.predictions import Predictions, predict
 from pipeline.training.sampler import SampleRef
 from pipeline.work.store import read_record, store_folder, write_record
@@ -115,7 +117,21 @@ def test_correlations_of_a_constant_prediction_are_undefined(
     ends = ("", "_low", "_high")
     assert {metrics[f"{name}{end}"] for name in ("plcc", "srcc", "krcc") for end in ends} == {None}
     assert isinstance(metrics["acc"], float)
-    assert "PLCC undefined  SRCC undefined  ACC 0." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "PLCC undefined  SRCC undefined  ACC 0." in printed
+    last = printed.splitlines()[-2:]
+    assert last[0].startswith("evaluate: warning: The backbone started from random weights")
+    assert last[1].startswith("evaluate: warning: On the test images the order of the scores is no better than chance")
+    evaluate.main(params)
+    assert capsys.readouterr().out.splitlines() == ["evaluate: finished before, published again", *last]
+
+
+def count_small(coverage: float) -> float:
+    """Share of the test images whose object covers no coarse patch by as much."""
+    masks = ColumnReader(Path("data/importance"), ShardReader(Path("data/shards")), "saliency")
+    tokenizer = CharmTokenizer(patch_size=14, selection="saliency", saliency_coverage=coverage)
+    keys = read_manifest(Path("data/manifest")).of_split("test").keys
+    return sum(tokenizer.judge_mask(masks.read_mask(key)) == "small" for key in keys) / len(keys)
 
 
 def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
@@ -137,7 +153,9 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
     changed = replace(saved.config, tokenizer=saved.config.tokenizer | {"selection": "saliency"})
     write_model_folder("runs/train", saved.tensors, changed)
     write_record(column, read_record(column) | {"empty_rate": 0.125})
-    assert run(Path(), by_saliency)[0]["saliency_empty_rate"] == 0.125
+    metrics, _ = run(Path(), by_saliency)
+    assert metrics["saliency_empty_rate"] == 0.125
+    assert metrics["saliency_small_rate"] == count_small(params.tokens.saliency_coverage)
     column.write_text(column.read_text()[:-20])
     with pytest.raises(UserError, match=r"importance/column.json: missing or damaged .*run dvc repro"):
         evaluate.main(by_saliency)

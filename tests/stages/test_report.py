@@ -16,10 +16,12 @@ import simplejpeg
 from charm.hub import write_model_folder
 from charm.model.config import TrainingConfig
 from charm.runtime.errors import UserError
+from charm.tokenization.budget import AreaSeen
 from pipeline.importance.coverage import write_coverages
 from pipeline.importance.make import encode_mask
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.table import write_manifest
+from pipeline.pos_embeds.area import AreaSummary, write_area
 from pipeline.settings.params import Params, load_params
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard, write_shard
@@ -44,6 +46,7 @@ METRICS = {
     "leaks": 0,
     "notes": {},
     "saliency_empty_rate": None,
+    "saliency_small_rate": None,
     "listed": 7,
     "packed": 6,
     "rejected": {"corrupt": 1},
@@ -82,11 +85,12 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
                 "reason": "corrupt" if index == 6 else "",
             }
         )
-    for folder in ("data/manifest", "data/shards", "runs/train", "runs/evaluate"):
+    for folder in ("data/manifest", "data/shards", "data/pos_embeds", "runs/train", "runs/evaluate"):
         Path(folder).mkdir(parents=True)
     listing = Listing(tmp_path, [Listed("0.jpg", "0.jpg", (0.0,), None, "")], (0.0, 1.0), 0.5, "nothing")
     write_manifest(Path("data/manifest"), rows, listing, "demo")
     pack_shard(rows[:6], str(tmp_path), "jpeg", 95, Path("data/shards/shard-000000"))
+    write_area(Path("data/pos_embeds"), AreaSummary(AreaSeen(0.1, 0.3, 0.6), AreaSeen(0.05, 0.15, 0.8)))
     config = replace(describe(), training=TrainingConfig(2, 112, None, None))
     write_model_folder(Path("runs/train"), {}, config)
     Path("runs/train/history.csv").write_text(HISTORY)
@@ -151,6 +155,29 @@ def test_numbers_are_those_of_the_run(params: Params) -> None:
     assert re.search(r"7 images listed = 6 packed\s+\+ 1 rejected", page)
     assert "damaged or cut short" in page
     assert "undefined where all predicted scores" in page
+
+
+def test_what_scores_mean_and_what_speaks_against_them(params: Params) -> None:
+    page = make_page(params)
+    assert "A score guesses nothing." in page  # the meaning of these labels
+    assert "learnt from 1 image," in page
+    assert "<b>Beware.</b> On the test images the order of the scores is no better than chance: SRCC undefined." in page
+    assert "random weights" not in page  # of the built-in data
+    Path("runs/evaluate/metrics.json").write_text(
+        json.dumps(METRICS | {"srcc": 0.5, "srcc_low": 0.4, "srcc_high": 0.6})
+    )
+    assert "Beware" not in make_page(params)
+
+
+def test_the_area_that_is_seen_is_told(params: Params) -> None:
+    page = make_page(params)
+    assert "in the median 10 % native, 30 % downscaled, 60 % dropped; of the image" in page
+    assert "least of, 5 % native, 15 % downscaled, 80 % dropped" in page
+    assert "More than half of the area of most images is dropped" in page
+    write_area(Path("data/pos_embeds"), AreaSummary(AreaSeen(0.2, 0.3, 0.5), AreaSeen(0.05, 0.15, 0.8)))
+    assert "More than half" not in make_page(params)
+    write_area(Path("data/pos_embeds"), None)
+    assert "in the median" not in make_page(replace(params, tokenizer="standard"))
 
 
 def test_hostile_name_is_text(params: Params) -> None:

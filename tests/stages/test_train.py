@@ -21,7 +21,7 @@ from pipeline.settings.params import Params
 from pipeline.training import trainer
 from pipeline.training.checkpoints import load_checkpoint
 from pipeline.work.store import store_folder
-from stages import evaluate, train
+from stages import evaluate, pos_embeds, train
 from tests.stages.conftest import ROOT, write_params
 
 Workspace = tuple[Path, Params]
@@ -101,6 +101,33 @@ def test_a_run_that_is_stopped_after_each_step_is_bit_equal(
     train.main(params)
     assert list(work.iterdir()) == []
     assert_equal_runs(folder, finished[0])
+
+
+@pytest.mark.parametrize("pos_embed", ["frozen", "trainable"])
+def test_resuming_is_exact_where_the_work_is_split_over_threads(
+    pos_embed: str, copied: Workspace, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the batch and the length of the built-in run: smaller tensors are added up by one thread, in one order."""
+    folder, params = copied
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(2, threads))
+    params = replace(with_train(params, pos_embed=pos_embed, batch_size=15), max_seq_len=96)
+    pos_embeds.main(params)
+    whole = tmp_path_factory.mktemp("whole")
+    try:
+        train.main(params)
+        shutil.move(folder / "runs", whole / "runs")
+        shutil.rmtree(store_folder("trained"))
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                stop_while(patch, "accumulate_gradients")
+                with pytest.raises(KeyboardInterrupt):
+                    train.main(params)
+        train.main(params)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(read_losses(folder)) == 3
+    assert_equal_runs(folder, whole)
 
 
 def assert_equal_runs(folder: Path, other: Path) -> None:
@@ -236,6 +263,7 @@ def test_undefined_correlations_are_said_and_end_training_by_mae(
     printed = capsys.readouterr().out
     assert printed.count("val SRCC undefined  PLCC undefined") == 4
     assert printed.count("chosen by MAE") == 1
+    assert printed.count("train: warning: The backbone started from random weights") == 1  # and on data of one's own
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -135,6 +136,16 @@ def test_contributions_add_up_to_what_detail_did_to_the_score(num_outputs: int) 
     assert abs(difference) > 1e-4
     assert facts["total"] == pytest.approx(difference, rel=0.05)
     assert 0 < facts["limit"] < 4
+    assert facts["left_out"] == 0
+
+
+def test_it_is_told_what_the_colours_leave_out() -> None:
+    scorer = build_scorer()
+    tokens = scorer.tokenize(draw_image(200, 260), draws=1)[0]
+    found = attribute_score(scorer, tokens)
+    facts = show_contributions(scorer, tokens, replace(found, contributions=found.contributions / 2))
+    assert facts["left_out"] == pytest.approx(facts["score"] - facts["baseline_score"] - facts["total"], rel=1e-3)
+    assert abs(facts["left_out"]) > 1e-4
 
 
 def test_overlay_is_as_strong_as_what_it_shows() -> None:

@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import simplejpeg
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from charm.images.decode import decode_image
+from charm.model.config import EvaluationConfig
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
 from tests.charm.app.test_explain import paint_path
@@ -124,7 +126,9 @@ def test_outlines_go_around_the_patches_that_the_scorer_cut(page: Page, scorer: 
         assert sorted(map(tuple, native.tolist())) == [
             (y, x) for y in range(grid_h) for x in range(grid_w) if outlined[y, x]
         ]
-        assert f" {len(native)} patches " in (card.locator(".note").text_content() or "")
+        said = card.locator(".note").text_content() or ""
+        assert f" {len(native)} patches " in said
+        assert "downscaled to" not in said  # no photo is larger than in training
 
 
 def test_names_are_text_and_nothing_else(page: Page) -> None:
@@ -132,6 +136,29 @@ def test_names_are_text_and_nothing_else(page: Page) -> None:
     assert page.locator("main img, main b b, #errors b b").count() == 0
     assert page.locator("#errors b").all_text_contents() == [REFUSED]
     assert HOSTILE in page.locator(".photo h3").all_text_contents()
+
+
+def test_what_scores_mean_and_how_good_they_are_is_said(page: Page, browser: Browser, scorer: CharmScorer) -> None:
+    assert page.locator("#ranked-title").text_content() == "Highest score first"
+    said = page.locator("#trust p").all_text_contents()
+    (doubt,) = scorer.config.doubts
+    assert said == [
+        f"A score guesses {scorer.config.labels.meaning}. How good it is was never measured.",
+        f"Beware. {doubt}",
+    ]
+    metrics = {"srcc": {"value": 0.8125, "low": 0.75, "high": 0.9}}
+    evaluated = replace(
+        scorer.config,
+        data=replace(scorer.config.data, dataset="demo"),
+        evaluation=EvaluationConfig(120, None, metrics),
+    )
+    with run_server(CharmScorer(scorer.model, evaluated)) as address, browser.new_context() as context:
+        opened = context.new_page()
+        opened.goto(address)
+        expect(opened.locator("#trust p")).to_have_text(
+            f"A score guesses {scorer.config.labels.meaning}. Its order of 120 test images of demo agreed with that of "
+            "their labels by an SRCC of 0.813 (95 % interval 0.750 to 0.900; 1 at best, 0 by chance)."
+        )
 
 
 def test_what_could_not_be_scored_says_why(page: Page) -> None:
@@ -148,7 +175,9 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     card.locator("label", has_text="What the model sees").click()
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: What the model sees"
     assert card.locator("path").count() == 0
-    assert (card.locator(".note").text_content() or "").startswith(f"{tokens.seq_len} tokens of at most 96")
+    said = card.locator(".note").text_content() or ""
+    assert said.startswith(f"{tokens.seq_len} tokens of at most 96")
+    assert said.endswith(f" Of the area: {scorer.tokenizer.area_seen(PHOTOS[name].shape[:2])}.")  # type: ignore[union-attr]
 
     page.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: What moved the score"
@@ -157,7 +186,7 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     direction = -1 if "lowered" in said else 1
     assert direction * total == pytest.approx(score - flat, abs=0.02)
     assert score == pytest.approx(scorer.score_tokens([[tokens]])[0].score, abs=0.006)
-    assert "compared with the same picture without detail" in said
+    assert "compared with the same photograph without detail" in said
 
     page.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: Why these patches"

@@ -18,7 +18,7 @@ import pytest
 import simplejpeg
 
 from charm.app.explain import attribute_score
-from charm.app.guard import LIMITS, ServerLimits
+from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.server import bind, serve
 from charm.attribution import Attribution
 from charm.images import quarantine
@@ -74,6 +74,9 @@ def test_health_names_the_model(client: httpx.Client, scorer: CharmScorer) -> No
     assert reply["score_range"] == [1, 5]
     assert reply["tokenizer"]["selection"] == "gradient"
     assert reply["dataset"] == "none"
+    assert reply["meaning"] == scorer.config.labels.meaning
+    assert reply["evaluation"] is None
+    assert reply["doubts"] == scorer.config.doubts
     assert reply["weights_sha256"] == scorer.weights_sha256
     assert len(reply["weights_sha256"]) == 64
 
@@ -84,7 +87,7 @@ def test_scores_are_the_scorers_in_the_order_of_the_images(client: httpx.Client,
     rows = reply.json()["scores"]
     assert [row["name"] for row in rows] == [f"{index}.jpg" for index in range(len(JPEGS))]
     scores = [score_alone(scorer, data) for data in JPEGS]
-    assert len({round(score.score, 3) for score in scores}) == len(JPEGS)
+    assert len({round(score.raw, 3) for score in scores}) == len(JPEGS)
     assert all(map(is_score, rows, scores))
     assert all(row["distribution"] is None for row in rows)
     assert reply.json()["score_range"] == [1, 5]
@@ -263,7 +266,7 @@ def test_explain_is_about_the_score(client: httpx.Client, scorer: CharmScorer) -
     assert card["name"] == "a.jpg"
     assert is_score(card, score_alone(scorer, JPEGS[0], draws=3))
     first = score_alone(scorer, JPEGS[0], draws=1)
-    assert card["contributions"]["score"] == pytest.approx(first.score, abs=1e-5)
+    assert card["contributions"]["score"] == pytest.approx(first.raw, abs=1e-5)
     assert card["image_hw"] == [120, 260]
 
 
@@ -457,7 +460,8 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 def test_limits_as_promised() -> None:
-    assert (LIMITS.body_bytes, LIMITS.file_bytes, LIMITS.pixels, LIMITS.files) == (10**8, 4 * 10**7, 10**8, 64)
+    limits = SERVER_LIMITS
+    assert (limits.body_bytes, limits.file_bytes, limits.pixels, limits.files) == (10**8, 4 * 10**7, 10**8, 64)
 
 
 def test_a_black_image_is_a_image(client: httpx.Client) -> None:
@@ -467,7 +471,7 @@ def test_a_black_image_is_a_image(client: httpx.Client) -> None:
 
 def test_a_refusal_arrives_while_the_body_is_still_being_sent(scorer: CharmScorer) -> None:
     """A connection that is closed on unread data takes the answer with it."""
-    with run_server(scorer, replace(LIMITS, body_bytes=8_000_000)) as address:
+    with run_server(scorer, replace(SERVER_LIMITS, body_bytes=8_000_000)) as address:
         for _ in range(5):
             for body in (bytes(15_000_000), iter([bytes(1_000_000)] * 15)):
                 with connect(address) as client:

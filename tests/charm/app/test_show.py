@@ -51,6 +51,7 @@ def test_lines_of_a_image_of_two_scales(tmp_path: Path) -> None:
         "scale 1    14 tokens on a grid of 14 x 14, native",
         "scale 0    46 tokens on a grid of 7 x 7, downscaled 2 times",
         "dropped    0 tokens",
+        "area seen  7 % native, 93 % downscaled, 0 % dropped",
         "padding    0 of 60 tokens",
     ]
     assert lines[-1].startswith("drawn by   190x182-")
@@ -61,6 +62,7 @@ def test_lines_of_dropped_tokens_and_padding(tmp_path: Path) -> None:
     scorer = scorer_of(tmp_path, max_seq_len=45, budget="fixed")  # 49 coarse patches, all of them native: 196 tokens
     lines = describe_tokens(scorer, IMAGE, cut_image(scorer, IMAGE)[0])
     assert "dropped    151 tokens" in lines
+    assert "area seen  23 % native, 0 % downscaled, 77 % dropped" in lines
     assert "padding    0 of 45 tokens" in lines
     small = IMAGE[:60, :60]
     lines = describe_tokens(scorer, small, cut_image(scorer, small)[0])

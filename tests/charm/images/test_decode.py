@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from charm.images.decode import Limits, Rejected, decode_image
+from charm.images.decode import Rejected, decode_image
+from charm.images.limits import Limits
 from charm.images.reasons import NOTES
 from tests.conftest import draw_image
 

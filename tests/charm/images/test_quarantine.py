@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 
 from charm.images import quarantine
-from charm.images.decode import Limits
+from charm.images.limits import Limits
 from charm.images.quarantine import Bounds, inspect_file, inspect_in_child
 from charm.images.reasons import REASONS
 from tests.conftest import draw_image

@@ -1,6 +1,7 @@
 """CharmTokenizer: what holds for an image of any size under any setting."""
 
 import itertools
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -179,6 +180,31 @@ def test_counts_and_coverage(case: tuple[CharmTokenizer, np.ndarray]) -> None:
         assert extra == length - total
         assert not part[:-1].any()
         assert part.sum() <= 1
+
+
+def measure_shown(tokens: Tokens, sides: tuple[int, ...]) -> tuple[float, float, float]:
+    """Fractions of the fitted image that tokens show natively, only downscaled, and not at all."""
+    unit = math.lcm(*sides)  # of a coarse patch's side, on which the tokens of every scale end
+    at_scale = [shown(tokens, scale).repeat(unit // s, 0).repeat(unit // s, 1) > 0 for scale, s in enumerate(sides)]
+    native, any_scale = at_scale[-1], np.any(at_scale, axis=0)
+    return native.mean(), (any_scale & ~native).mean(), 1 - any_scale.mean()
+
+
+@SETTINGS
+@given(cases())
+def test_the_area_seen_is_that_of_the_tokens(case: tuple[CharmTokenizer, np.ndarray]) -> None:
+    tokenizer, image = case
+    area = tokenizer.area_seen(image.shape[:2])
+    assert sum(area) == pytest.approx(1)
+    if tokenizer(image).grids[0] == (0, 0):
+        assert area == (1, 0, 0)
+        return
+    if tokenizer.drop == "low_first" or tokenizer.budget == "share" or area.dropped == 0:
+        assert measure_shown(tokenizer(image), tokenizer.sides) == pytest.approx(area, abs=1e-9)
+        return
+    draws = [measure_shown(tokenizer(image, epoch=epoch), tokenizer.sides) for epoch in range(30)]
+    error = np.std(draws, axis=0) / math.sqrt(len(draws))
+    assert (np.abs(np.mean(draws, axis=0) - area) < 5 * error + 1e-9).all()
 
 
 @SETTINGS

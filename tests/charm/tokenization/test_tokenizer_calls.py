@@ -133,3 +133,14 @@ def test_settings_are_what_it_was_called_with() -> None:
     assert CharmTokenizer(**tokenizer.settings) == tokenizer
     assert CharmTokenizer(**tokenizer.settings) != replace(tokenizer, threshold=2.0)
     assert "selection='entropy'" in repr(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("salient", "found"),
+    [(slice(0, 0), "empty"), (slice(10, 20), "small"), (slice(0, 28), "object")],
+    ids=["nothing", "10 pixels", "a coarse patch"],
+)
+def test_masks_are_judged_by_the_coarse_patches_that_they_cover(salient: slice, found: str) -> None:
+    mask = np.zeros((100, 120), bool)
+    mask[salient, salient] = True
+    assert CharmTokenizer(patch_size=14, selection="saliency").judge_mask(mask) == found

@@ -75,11 +75,14 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reader_writes_the_images_that_it_lists(shipped_params: Params, tmp_path: Path) -> None:
     listing = demo.read(Source(Path("unused"), shipped_params.manifest, 3, tmp_path / "images"))
     check_listing(listing)
+    assert "nobody judged" in listing.meaning
     assert sorted(file.name for file in listing.root.iterdir()) == sorted(one.path for one in listing.images)
     for image in listing.images:
         decoded = decode_image((listing.root / image.path).read_bytes())
         assert decoded.extension == "jpg"
-        assert image.split == split_sources(3)[next(source for source in SOURCES if image.name.startswith(source))]
+        assert image.photograph is not None
+        assert image.name.startswith(image.photograph)
+        assert image.split == split_sources(3)[image.photograph]
 
 
 @pytest.mark.usefixtures("few")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 
 from charm.runtime.errors import UserError
 from pipeline.__main__ import main
@@ -114,9 +115,14 @@ def test_commands_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ]
 
 
-def shown(name: str, state: str | None, srcc: float) -> dict[str, Any]:
-    """As `dvc exp show --json` has an experiment; of one that failed it gives the metrics of an older run."""
-    data = {"metrics": {"runs/evaluate/metrics.json": {"data": {"plcc": 0.5, "srcc": srcc, "acc": 0.75}}}}
+def shown(name: str, state: str | None, srcc: float, **changes: Any) -> dict[str, Any]:
+    """As `dvc exp show --json` has an experiment with the shipped params and these changes; of one that failed it
+    gives the metrics of an older run."""
+    params = YAML(typ="safe").load(BASE) | changes
+    data = {
+        "metrics": {"runs/evaluate/metrics.json": {"data": {"plcc": 0.5, "srcc": srcc, "acc": 0.75}}},
+        "params": {"params.yaml": {"data": params}},
+    }
     return {"executor": state and {"state": state}, "revs": [{"name": name, "data": data}]}
 
 
@@ -127,8 +133,8 @@ def dvc(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     listed = [
         shown(names[0], None, 0.75),
         shown("reeky-zack", None, 0.1),
-        shown(names[1], "queued", 0.2),
-        shown(names[2], "failed", 0.3),
+        shown(names[1], "queued", 0.2, tokenizer="standard"),
+        shown(names[2], "failed", 0.3, tokenizer="ms"),
     ]
     calls = []
 
@@ -145,6 +151,33 @@ def dvc(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def test_only_finished_runs_have_results(dvc: list[tuple[str, ...]]) -> None:
     charm, standard = (plan("table3", name).experiments[0].digest for name in ("Charm", "Standard"))
     assert read_results() == {charm: {"plcc": 0.5, "srcc": 0.75, "acc": 0.75}, standard: None}
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [{"selection": "random"}, {"selection": "saliency", "seed": 1}, {"selection": "gone"}, {"tokens": None}],
+    ids=["selection", "seed", "of other code", "no section"],
+)
+def test_a_run_with_other_settings_than_its_name_says_is_left_out(
+    recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """params.yaml was edited between the planning and the running."""
+    (saliency,) = plan("table4", "Saliency").experiments
+    listed = [shown(saliency.name, None, 0.9, **recorded), {"executor": None, "revs": [{"name": saliency.name}]}]
+    listed[1]["revs"][0]["data"] = None  # as DVC gives a commit that it cannot read
+    show = json.dumps([{"experiments": listed}])
+    monkeypatch.setattr(experiments, "call_dvc", lambda *arguments: show)
+    assert read_results() == {}
+    line = f"left out: {saliency.name}: it was not run with the settings that its name stands for"
+    assert capsys.readouterr().err.splitlines() == [line] * 2
+
+
+def test_where_a_run_was_made_is_no_part_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    (charm,) = plan("table3", "Charm").experiments
+    hardware = YAML(typ="safe").load(BASE)["hardware"] | {"loader_workers": 7}
+    listed = [shown(charm.name, None, 0.9, hardware=hardware)]
+    monkeypatch.setattr(experiments, "call_dvc", lambda *arguments: json.dumps([{"experiments": listed}]))
+    assert list(read_results()) == [charm.digest]
 
 
 def test_what_is_finished_or_waiting_is_not_run_again(dvc: list[tuple[str, ...]]) -> None:
@@ -179,16 +212,39 @@ def test_what_an_experiment_prints_is_seen_as_it_comes(
     assert "usage" in capfd.readouterr().out.lower()
 
 
-def test_our_numbers_stand_beside_the_papers(dvc: list[tuple[str, ...]]) -> None:
-    charm = plan("table3", "Charm", seeds=(0, 1))
+def test_our_numbers_stand_beside_the_papers() -> None:
+    charm = plan("table3", "Charm", "ava", seeds=(0, 1))
     results: dict[str, dict[str, Any] | None] = {
         charm.experiments[0].digest: {"plcc": 0.80, "srcc": None, "acc": 0.9},
         charm.experiments[1].digest: {"plcc": 0.82, "srcc": 0.7, "acc": 0.7},
     }
     missing = replace(plan("table3", "HR + MS"), experiments=[], missing="no such thing")
-    table = show_table("Table 3", [charm, plan("table3", "MS"), missing], results).splitlines()
+    table = show_table("Table 3", [charm, plan("table3", "MS", "ava"), missing], results).splitlines()
+    assert table[2].count("| paper | difference |") == 3
+    assert {line.count("|") for line in table[2:6]} == {13}
     assert table[4] == (
-        "| Charm | demo | 2 | 0.810 ± 0.014 | 0.779 | +0.031 | undefined | 0.777 |  | 0.800 ± 0.141 | 0.826 | -0.026 |"
+        "| Charm | ava | 2 | 0.810 ± 0.014 | 0.779 | +0.031 | undefined | 0.777 |  | 0.800 ± 0.141 | 0.826 | -0.026 |"
     )
-    assert table[5] == "| MS | demo | 0 |  | 0.710 |  |  | 0.705 |  |  | 0.801 |  |"
+    assert table[5] == "| MS | ava | 0 |  | 0.710 |  |  | 0.705 |  |  | 0.801 |  |"
     assert table[6:] == ["", "Not covered: HR + MS: no such thing"]
+
+
+@pytest.mark.parametrize("dataset", ["demo", "csv", "para"])
+def test_the_papers_numbers_belong_to_its_data_set(dataset: str) -> None:
+    charm = plan("table3", "Charm", dataset)
+    results: dict[str, dict[str, Any] | None] = {charm.experiments[0].digest: {"plcc": 0.8, "srcc": 0.7, "acc": 0.9}}
+    assert show_table("Table 3", [charm], results).splitlines()[2:] == [
+        "| | data set | runs | PLCC | SRCC | ACC |",
+        "|---|---|---|---|---|---|",
+        f"| Charm | {dataset} | 1 | 0.800 | 0.700 | 0.900 |",
+    ]
+
+
+def test_of_a_table_of_several_data_sets_the_same_ones_are_compared() -> None:
+    plans = [plan("table1", f"{name}, Charm", "para") for name in ("AVA", "PARA")]
+    digest = plans[0].experiments[0].digest
+    table = show_table("Table 1", plans, {digest: {"plcc": 0.9, "srcc": 0.9, "acc": 0.9}}).splitlines()
+    assert table[4] == "| AVA, Charm | para | 1 | 0.900 |  |  | 0.900 |  |  | 0.900 |  |  |"
+    assert table[5] == (
+        "| PARA, Charm | para | 1 | 0.900 | 0.938 | -0.038 | 0.900 | 0.905 | -0.005 | 0.900 | 0.892 | +0.008 |"
+    )

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,10 @@ def test_listed_is_kept_and_rejected(tmp_path: Path) -> None:
 
 def test_scale_of_scores(tmp_path: Path) -> None:
     facts = write_manifest(tmp_path, rows_of(["a"]), scores(tmp_path), "csv")
+    assert facts.photographs == facts.splits
+    cut = [Listed(name, name, (3.0,), None, "x", "one photograph") for name in ("a", "b")]
+    facts = write_manifest(tmp_path, rows_of(["a", "b", "c"]), replace(scores(tmp_path), images=cut), "csv")
+    assert (facts.splits, facts.photographs) == ({"train": 3}, {"train": 2})
     assert (facts.score_range, facts.accuracy_threshold, facts.num_bins) == ((1.0, 5.0), 3.5, 1)
     assert read_manifest(tmp_path).unit_bins.tolist() == [1.0]
 

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from charm.images import decode as images
+from charm.images.limits import LIMITS
 from charm.model import losses, pos_embed
 from charm.model import vit as model
 from charm.runtime.errors import UserError
@@ -315,8 +315,8 @@ def test_maps_have_a_section_and_a_fingerprint_each() -> None:
 
 
 def test_no_more_pixels_than_the_later_stages_decode(tmp_path: Path) -> None:
-    file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {images.MAX_PIXELS}")
-    assert load_params(file).manifest.max_pixels == images.MAX_PIXELS
-    file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {images.MAX_PIXELS + 1}")
+    file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {LIMITS.max_pixels}")
+    assert load_params(file).manifest.max_pixels == LIMITS.max_pixels
+    file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {LIMITS.max_pixels + 1}")
     with pytest.raises(UserError, match="max_pixels: expected a number from 1 to"):
         load_params(file)

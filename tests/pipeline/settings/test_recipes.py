@@ -49,7 +49,7 @@ def test_each_reader_has_a_recipe() -> None:
         ("baid", 1024, 16, 1e-6, None, 0.05),
         ("spaq", 1024, 16, 1e-5, 1024, 0.05),
         ("koniq10k", 1024, 16, 1e-5, None, 0.05),
-        ("csv", 1024, 16, 1e-5, None, 0.1),
+        ("csv", 1024, 16, 1e-5, 1024, 0.1),
         ("demo", 1024, 16, 1e-5, None, 0.1),
     ],
 )
@@ -111,7 +111,7 @@ def test_the_images_do_not_depend_on_the_backbone(dataset: str) -> None:
         ("aadb", 1, (0, 1), 0.5),
         ("baid", 1, (0, 10), 5),
         ("spaq", 1, (0, 100), 50),
-        ("koniq10k", 1, (0, 100), 50),
+        ("koniq10k", 1, (0, 100), 37.5),
     ],
 )
 def test_labels(dataset: str, num_bins: int, score_range: tuple[float, float], accuracy_threshold: float) -> None:
@@ -121,6 +121,25 @@ def test_labels(dataset: str, num_bins: int, score_range: tuple[float, float], a
         score_range,
         accuracy_threshold,
     )
+
+
+# What the published code divides a label by, and the scale that its labels begin at.
+@pytest.mark.parametrize(
+    ("dataset", "divisor", "published_range"),
+    [
+        ("tad66k", 10, (0, 10)),
+        ("aadb", 1, (0, 1)),
+        ("baid", 10, (0, 10)),
+        ("spaq", 100, (0, 100)),
+        ("koniq10k", 5, (1, 5)),
+    ],
+)
+def test_good_is_above_half_of_the_published_codes_score(
+    dataset: str, divisor: float, published_range: tuple[float, float]
+) -> None:
+    recipe, (first, last) = DATASETS[dataset], published_range
+    low, high = recipe.score_range
+    assert recipe.accuracy_threshold == low + (0.5 * divisor - first) / (last - first) * (high - low)
 
 
 def test_the_shipped_file_leaves_every_key_of_a_recipe_to_it() -> None:

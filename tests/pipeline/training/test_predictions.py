@@ -29,6 +29,7 @@ def batch(first: int, count: int, bins: int = 1, length: int = 3) -> Batch:
         pos_row=torch.randint(0, 10, (count, length, 2), dtype=torch.int32, generator=draws),
         target=target if bins == 1 else torch.eye(bins)[torch.arange(first, first + count) % bins],
         weight=torch.full((count,), 1 / count),
+        is_small=torch.zeros(count, dtype=torch.bool),
         keys=[f"{i:08d}" for i in range(first, first + count)],
     )
 

@@ -1,5 +1,6 @@
 """What a trained model is and its card say; it is used for what it was made for, or refused with what differs."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,44 @@ def test_the_card_is_of_this_model(config: ModelConfig) -> None:
     ):
         assert said in text
     assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "started_from", "srcc", "expected"),
+    [
+        ("csv", None, (0.5, 0.3, 0.7), ["The backbone started from random weights"]),
+        ("csv", "timm/vit", (0.5, 0.3, 0.7), []),
+        ("demo", None, (0.5, 0.3, 0.7), []),
+        ("demo", None, (0.1, -0.1, 0.3), ["no better than chance: SRCC 0.100 (-0.100 to 0.300)"]),
+        ("ava", "timm/vit", (-0.24, -0.4, -0.1), ["no better than chance: SRCC -0.240 (-0.400 to -0.100)"]),
+        ("ava", "timm/vit", (None, None, None), ["no better than chance: SRCC undefined"]),
+        ("csv", None, (0.0, 0.0, 0.0), ["The backbone started from random weights", "no better than chance"]),
+        ("csv", None, None, ["The backbone started from random weights"]),
+    ],
+    ids=["no weights", "good", "built in", "built in by chance", "reversed", "undefined", "both", "not evaluated"],
+)
+def test_what_speaks_against_a_model_is_said_on_its_card(
+    dataset: str,
+    started_from: str | None,
+    srcc: tuple[float | None, ...] | None,
+    expected: list[str],
+    config: ModelConfig,
+) -> None:
+    assert config.evaluation is not None
+    evaluation = None
+    if srcc is not None:
+        ends = dict(zip(("value", "low", "high"), srcc, strict=True))
+        evaluation = replace(config.evaluation, metrics=config.evaluation.metrics | {"srcc": ends})
+    changed = replace(
+        config,
+        data=replace(config.data, dataset=dataset),
+        training=replace(config.training, started_from=started_from),
+        evaluation=evaluation,
+    )
+    assert len(changed.doubts) == len(expected)
+    assert all(part in doubt for part, doubt in zip(expected, changed.doubts, strict=True))
+    card = render_card(changed)
+    assert re.findall(r"^> \*\*Beware\.\*\* (.*)$", card, re.MULTILINE) == changed.doubts
 
 
 def test_what_is_unknown_is_said(config: ModelConfig) -> None:
