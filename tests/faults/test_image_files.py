@@ -253,7 +253,7 @@ def test_hostile_names_lead_nowhere(place: Path, shipped_params: Params, gate: G
         "G1",
         "hostile names: listed = packed + rejected",
         cases=len(expected),
-        failures=abs(facts["listed"] - facts["packed"] - sum(facts["rejected"].values())) + abs(len(table) - len(GOOD)),
+        failures=abs(facts.listed - facts.packed - sum(facts.rejected.values())) + abs(len(table) - len(GOOD)),
     )
     assert table["path"].to_pylist() == GOOD
 

@@ -97,10 +97,11 @@ MISTAKES = {
             setting("score_range", "score_range: [1.0, 0.0]"), ("params.yaml:LINE: manifest.score_range",)
         ),
         "backbone that is a path": Mistake(
-            setting("backbone", "backbone: ../x"), ("params.yaml:LINE: backbone: '../x' is not a name",)
+            setting("backbone", "backbone: ../x"),
+            ("params.yaml:LINE: backbone: expected a name of a timm model, got '../x'",),
         ),
         "size of memory": Mistake(
-            setting("memory", "memory: lots"), ("params.yaml:LINE: dask.memory: expected auto, or a size", "got lots")
+            setting("memory", "memory: lots"), ("params.yaml:LINE: dask.memory: expected auto, or a size", "got 'lots'")
         ),
         "bracket left open": Mistake(setting("seed", "seed: [1"), ("params.yaml:", "not valid YAML")),
         "tab": Mistake(setting("seed", "\tseed: 1"), ("params.yaml:LINE: not valid YAML",)),
