@@ -42,7 +42,7 @@ def main(params: Params) -> None:
 
 
 def choose_way(params: Params, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """How a map is made: a key of MAPS, the settings that decide what it holds, and where its tools are."""
+    """Returns how a map is made: a key of MAPS, the settings that decide its content, and where its tools are."""
     if name != "saliency":
         return name, asdict(getattr(params.importance, name)) | {"fit": params.tokens.fit}, {}
     section = params.importance.saliency
@@ -88,7 +88,7 @@ def make_columns(
 
 
 def split_job(job: Job, count: int) -> list[Job]:
-    """The blocks of a shard of `count` images."""
+    """Lists the blocks of a shard of `count` images."""
     spans = [(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     return [
         Job(

@@ -65,7 +65,7 @@ def main(params: Params) -> None:
 
 
 def _has_passing_reasons(name: str) -> bool:
-    """Whether a block was looked at, and something in it should be looked at again."""
+    """Tells whether a finished block holds reasons that may pass, so that it is inspected again."""
     sidecar = read_sidecar(store_folder("manifest") / f"{name}.json") or {"images": []}
     return any(facts["reason"] in PASSING for facts in sidecar["images"])
 

@@ -44,7 +44,7 @@ def main(params: Params) -> None:
 
 
 def _expected_bytes(row: dict[str, Any], encoding: str) -> int:
-    """Of a sample in the tar, at most: an image that is resized takes less."""
+    """Returns the most bytes that a sample takes in the tar; an image that is resized takes less."""
     return 2048 + int(row["bytes"] if encoding == "jpeg" else 3 * row["height"] * row["width"])
 
 

@@ -55,11 +55,11 @@ class Batcher:
         self._thread.start()
 
     def __len__(self) -> int:
-        """How many images wait."""
+        """Returns how many images wait."""
         return len(self._waiting)
 
     def submit(self, draws: Sequence[Tokens]) -> Future[Score]:
-        """The score of an image, from its tokens once per draw."""
+        """Computes the score of an image from its tokens, once per draw."""
         job = _Job(draws, sum(one.seq_len for one in draws))
         with self._changed:
             if self._is_closed:
@@ -82,7 +82,7 @@ class Batcher:
                 self._score_batch(wanted)
 
     def _take(self) -> list[_Job]:
-        """The next batch, from the front; empty at the end."""
+        """Takes the next batch from the front of the queue; returns an empty one at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             ends = time.monotonic() + self._wait_seconds
@@ -91,7 +91,7 @@ class Batcher:
             return [self._waiting.popleft() for _ in range(self._front()[0])]
 
     def _front(self) -> tuple[int, bool]:
-        """How many jobs from the front make a batch, and whether no other may join them."""
+        """Returns how many jobs from the front make a batch, and whether the batch is full."""
         room = self._max_tokens
         for count, job in enumerate(self._waiting):
             if count and job.num_tokens > room:

@@ -23,7 +23,7 @@ _OPAQUE = 215  # alpha, 0..255, of the full colour
 
 @dataclass(frozen=True)
 class Importance:
-    """By what native patches were chosen. image: data URI; lowest, highest: what its ends stand for."""
+    """The importance map that the native patches were chosen by; lowest, highest: labels of its colour scale."""
 
     name: str
     image: str
@@ -33,7 +33,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a photo became, before any model saw it.
+    """The tokens of a photograph, drawn for the page.
 
     Attributes:
         image_hw: pixels, (height, width), of the photo.
@@ -65,7 +65,7 @@ class Shown:
 def show_tokens(
     scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None = None
 ) -> Shown:
-    """Of an image, uint8 (H, W, 3), with the mask that it was tokenized with, bool (H, W)."""
+    """Describes the tokens of an image, uint8 (H, W, 3), and of its saliency mask, bool (H, W)."""
     patch_size = tokens.patches.shape[1]
     scales = range(len(tokens.grids) - 1, -1, -1)
     frame_h, frame_w = (side * patch_size for side in tokens.grids[-1])
@@ -105,7 +105,7 @@ def _show_importance(
 
 
 def trace_border(marked: np.ndarray, cell_size: int) -> str:
-    """SVG path along the border between True and False cells of a bool (h, w), each a square of cell_size pixels."""
+    """Returns an SVG path along the border of the True cells of a bool (h, w), squares of cell_size pixels."""
     parts = []
     for axis, line in ((0, "h"), (1, "v")):
         cells = np.pad(marked if axis == 0 else marked.T, 1).astype(np.int8)
@@ -118,13 +118,13 @@ def trace_border(marked: np.ndarray, cell_size: int) -> str:
 
 
 def attribute_score(scorer: CharmScorer, tokens: Tokens) -> Attribution:
-    """What moved the score of an image's draw, on the scale of 0..1."""
+    """Attributes the score of an image's draw, on the scale of 0..1, to its tokens."""
     pos_embed = scorer.embed_positions([tokens], len(tokens.patch_valid))
     return attribute_tokens(scorer.model, tokens, pos_embed, scorer.unit_bins.tolist())
 
 
 def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribution) -> dict[str, Any]:
-    """What moved the score, on the scale of the labels.
+    """Draws the contributions of the tokens to the score, on the scale of the labels.
 
     Returns:
         image: data URI of an overlay, one pixel per native patch: RAISED and LOWERED, more opaque where there was more.
@@ -152,7 +152,7 @@ def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribu
 
 
 def encode_overlay(strength: np.ndarray) -> str:
-    """Data URI of (h, w), one pixel per value: -1 is LOWERED, 1 is RAISED, 0 is transparent; clipped beyond."""
+    """Returns a data URI of (h, w), one pixel per value: -1 is LOWERED, 1 is RAISED, 0 is transparent; clipped."""
     overlay = np.empty((*strength.shape, 4), np.uint8)
     overlay[..., :3] = np.where(strength[..., None] > 0, RAISED, LOWERED)
     overlay[..., 3] = np.rint(np.abs(strength).clip(max=1) * _OPAQUE)
@@ -160,11 +160,11 @@ def encode_overlay(strength: np.ndarray) -> str:
 
 
 def describe_card(score: Score, shown: Shown, contributions: dict[str, Any]) -> dict[str, Any]:
-    """The reply to POST /explain, for JSON."""
+    """Returns the reply to POST /explain, for JSON."""
     return describe_score(score) | asdict(shown) | {"contributions": contributions}
 
 
 def describe_score(score: Score) -> dict[str, Any]:
-    """Score, spread and distribution, for JSON."""
+    """Returns score, spread and distribution, for JSON."""
     distribution = None if score.distribution is None else score.distribution.tolist()
     return {"score": score.score, "spread": score.spread, "raw": score.raw, "distribution": distribution}

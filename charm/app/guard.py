@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def describe_refusal(request: Request, error: Exception) -> JSONResponse:
-    """The answer to a refused request, and to one that failed here."""
+    """Returns the response to a request that was refused, or that failed in the server."""
     if not isinstance(error, Refused):
         error = Refused(500, "internal", "the server failed at this; its log says how")
     # What is left of the body is not wanted, so the connection ends here.
@@ -113,7 +113,7 @@ class _Body:
         self._is_whole = False
 
     async def receive(self) -> Message:
-        """The next part.
+        """Returns the next part of the body.
 
         Raises:
             Refused: the body is too long, or does not go on.

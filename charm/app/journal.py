@@ -31,7 +31,7 @@ class Journal:
         self._about: dict[str, Any] = {}
 
     def resume(self, image_files: Sequence[ImageFile], about: dict[str, Any]) -> dict[str, Row]:
-        """Path -> row of the photographs that are finished, and have not changed since.
+        """Returns path -> row of the photographs that are finished and have not changed since.
 
         Args:
             photographs: in any order.
@@ -62,7 +62,7 @@ class Journal:
         }
 
     def _read_lines(self) -> list[bytes]:
-        """Those that are whole; a last one that was cut short is cut off."""
+        """Returns the whole lines of the journal and cuts off a last line that is incomplete."""
         data = self._file.read()
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
@@ -84,13 +84,13 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def remove(self) -> None:
-        """When the table is written."""
+        """Removes the journal once the table is written."""
         self._path.unlink()
 
 
 @contextmanager
 def open_journal(out: Path) -> Iterator[Journal]:
-    """The journal of a table, locked.
+    """Opens the journal of a table and locks it.
 
     Raises:
         UserError: another process has it.
@@ -105,7 +105,7 @@ def open_journal(out: Path) -> Iterator[Journal]:
 
 
 def _lock(path: Path) -> BinaryIO:
-    """The file, open for reading and appending, for this process alone."""
+    """Opens the file for reading and appending, for this process alone."""
     while True:
         is_new = not path.exists()
         file = open(path, "a+b", buffering=0)  # noqa: SIM115
@@ -122,7 +122,7 @@ def _lock(path: Path) -> BinaryIO:
 
 
 def read_state(image_file: ImageFile) -> tuple[int, int] | None:
-    """Size of the file in bytes and time of its last change in ns."""
+    """Returns the size of the file in bytes and the time of its last change in ns."""
     try:
         found = Path(image_file.path).stat()
     except OSError:

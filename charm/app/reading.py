@@ -90,7 +90,7 @@ def tokenize_file(
 
 
 def find_mask(model: Preparation, image: np.ndarray) -> np.ndarray | None:
-    """The mask of the salient object, bool (H, W), as it was made for training; None for models that need none.
+    """Makes the saliency mask, bool (H, W), as for training; returns None for models that read no mask.
 
     Raises:
         UserError: SAM-HQ or its detector cannot be loaded.

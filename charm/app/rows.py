@@ -36,14 +36,14 @@ class Row:
 
 
 def format_line(row: Row) -> str:
-    """Score, spread and path of a scored photograph, for people."""
+    """Formats score, spread and path of a scored photograph for people."""
     spread = "" if row.spread is None else f"{row.spread:.4f}"
     seen = "" if row.downscaled_to is None else "\tseen at {}x{}".format(*row.downscaled_to)
     return f"{row.score:.4f}\t{spread}\t{escape_path(row.path)}{seen}"
 
 
 def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
-    """What turns rows into the bytes of a file of this name.
+    """Returns the function that turns rows into the bytes of a file of this name.
 
     Raises:
         UserError: its ending says none of the formats, or its folder is not there.
@@ -93,7 +93,7 @@ def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
 
 
 def _encode_csv(records: list[dict[str, Any]]) -> bytes:
-    """A list is JSON in its field; what a rejected photograph has none of is an empty field."""
+    """Encodes rows as CSV: lists are JSON in their field, and None is an empty field."""
     rows = [[json.dumps(cell) if isinstance(cell, list) else cell for cell in record.values()] for record in records]
     return encode_csv(list(records[0]), rows)
 

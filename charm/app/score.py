@@ -109,7 +109,7 @@ def score_files(paths: Sequence[str], options: Options) -> int:
 
 
 def _describe(scorer: CharmScorer, draws: int, precision: str) -> dict[str, object]:
-    """What scores depend on, besides the images."""
+    """Describes all that scores depend on besides the images."""
     return {
         "version": _JOURNAL_VERSION,
         "weights_sha256": scorer.weights_sha256,
@@ -186,7 +186,7 @@ def _reading(scorer: CharmScorer, reader: ImageFileReader, draws: int) -> Callab
 def _read_ahead(
     pool: ThreadPoolExecutor, read: Callable[[ImageFile], Opened], groups: Sequence[list[ImageFile]]
 ) -> Iterator[tuple[list[ImageFile], list[Opened]]]:
-    """Each group with what was read of it, while the threads are at the next one."""
+    """Yields each group with its images read, while threads read the next group."""
     ahead: deque[tuple[list[ImageFile], list[Future[Opened]]]] = deque()
     for group in groups:
         ahead.append((group, [pool.submit(read, one) for one in group]))
@@ -198,7 +198,7 @@ def _read_ahead(
 
 
 def _summarize(rows: Sequence[Row], num_new: int, clock: Clock) -> None:
-    """The rejected by their reason, then a line about all; on stderr."""
+    """Prints the rejected photographs by reason, then a summary, on stderr."""
     reasons = Counter(row.reason for row in rows if row.reason)
     for reason in REASONS:
         if reason in reasons:

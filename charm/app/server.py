@@ -71,7 +71,7 @@ def serve(folder: str, host: str, port: int, draws: int | None, device: str, pre
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Opens a socket that listens.
 
     Raises:
         UserError: the port is in use, or the host is none of this machine.
@@ -99,7 +99,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 
 
 def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
-    """The application; threads and child processes live from its start-up to its shut-down."""
+    """Builds the application; its threads and child processes live from its start-up to its shut-down."""
     service = Service(scorer, limits)
     app = Starlette(
         routes=[
@@ -129,7 +129,7 @@ def _describe_http(request: Request, error: Exception) -> Response:
 
 
 def _forget(request: Request, error: Exception) -> Response:
-    """For a client that left: nobody reads this."""
+    """Answers a client that has left; the response is not read."""
     return Response(status_code=400)
 
 

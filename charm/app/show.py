@@ -38,7 +38,7 @@ def change_selection(model: Preparation, selection: str) -> Preparation:
 
 
 def cut_image(model: Preparation, image: np.ndarray) -> tuple[Tokens, np.ndarray | None]:
-    """The tokens of the first draw for a score of uint8 (H, W, 3), and the saliency mask, bool (H, W), if any."""
+    """Returns the tokens of the first draw of uint8 (H, W, 3), and the saliency mask, bool (H, W), if any."""
     mask = find_mask(model, image)
     return model.tokenize(image, mask, draws=1)[0], mask
 
@@ -77,7 +77,7 @@ def describe_area(model: Preparation, image: np.ndarray) -> str | None:
 
 
 def _count_dropped(tokenizer: CharmTokenizer | SquareTokenizer, limited: np.ndarray) -> int:
-    """How many tokens there were beyond max_seq_len."""
+    """Returns how many tokens were dropped because they exceeded max_seq_len."""
     image_hw = (limited.shape[0], limited.shape[1])
     if isinstance(tokenizer, SquareTokenizer):
         edge, tokenizer = tokenizer.plan(image_hw)
@@ -96,7 +96,7 @@ def _show_size(hw: tuple[int, ...] | list[int]) -> str:
 
 
 def encode_tokens(tokens: Tokens) -> bytes:
-    """An .npz file with the arrays of `Tokens`; `grids` is int32 (num_scales, 2)."""
+    """Returns an .npz file with the arrays of `Tokens`; `grids` is int32 (num_scales, 2)."""
     names = ("patches", "patch_coord", "scale_id", "patch_valid")
     buffer = io.BytesIO()
     np.savez(buffer, **{name: getattr(tokens, name) for name in names}, grids=np.array(tokens.grids, np.int32))
@@ -134,7 +134,7 @@ def draw_views(
 
 
 def fit_image(model: Preparation, image: np.ndarray, tokens: Tokens) -> np.ndarray:
-    """What the patches of these tokens were cut from: uint8 (H', W', 3), of an image, uint8 (H, W, 3)."""
+    """Returns the image that the patches were cut from, uint8 (H', W', 3), of an image, uint8 (H, W, 3)."""
     tokenizer, limited = model.tokenizer, model.limit_size(image)
     if isinstance(tokenizer, SquareTokenizer):
         limited, tokenizer = tokenizer.resize(limited), tokenizer.charm
@@ -147,7 +147,7 @@ def fit_image(model: Preparation, image: np.ndarray, tokens: Tokens) -> np.ndarr
 def find_importance(
     model: Preparation, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
 ) -> np.ndarray | None:
-    """By what native patches were chosen; arguments as for `draw_views`.
+    """Returns the map that native patches were chosen by; takes the arguments of `draw_views`.
 
     Returns:
         Scores of coarse patches, float32 (grid_h, grid_w), or the salient object on the fitted image, uint8 (H', W')
@@ -169,5 +169,5 @@ def _has_scales(tokens: Tokens) -> bool:
 
 
 def _enlarge(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 (h, w) or (h, w, 3) at the size of an image, without a mixture of colours."""
+    """Enlarges uint8 (h, w) or (h, w, 3) to the size of an image, without mixing colours."""
     return cv2.resize(cells, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

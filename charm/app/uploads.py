@@ -45,7 +45,7 @@ class Uploads:
             self._idle.put(Quarantine(Path(self._folder.name), self._accepted, Bounds()))
 
     async def use(self, file: BinaryIO, work: Callable[[np.ndarray], T]) -> T:
-        """What `work` makes of the image in a file, uint8 (H, W, 3), in a thread; the pixels are dropped then.
+        """Calls `work` in a thread with the image of a file, uint8 (H, W, 3), and returns its result.
 
         Raises:
             Rejected: as `decode_image`, and what happened to the child process.
@@ -60,7 +60,7 @@ class Uploads:
             raise Rejected("memory") from None
 
     def _inspect(self, file: BinaryIO) -> bytes:
-        """The bytes of an image that a child process has decoded unharmed."""
+        """Returns the bytes of an image after a child process has decoded it unharmed."""
         if file.seek(0, os.SEEK_END) > self._accepted.max_bytes:
             raise Rejected("too_many_bytes")
         file.seek(0)
@@ -77,7 +77,7 @@ class Uploads:
             self._idle.put(quarantine)
 
     def explain(self, reason: str) -> str:
-        """What a reason means here, where other limits hold than in the manifest."""
+        """Explains a reason with the server's own limits."""
         ours = {
             "too_many_bytes": f"more than {self._limits.file_bytes // 10**6} MB",
             "too_large": f"more than {self._limits.pixels // 10**6} million pixels",
@@ -93,7 +93,7 @@ class Uploads:
 
 @asynccontextmanager
 async def read_files(request: Request, limits: ServerLimits) -> AsyncIterator[list[tuple[str, BinaryIO]]]:
-    """The images of a request with the names that the client gives them: of a form's field, or its whole body.
+    """Yields the images of a request, from a form's field or the whole body, with the client's names.
 
     Raises:
         Refused: it is of another type, malformed, has no or too many files, or its body is too large.

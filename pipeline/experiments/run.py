@@ -43,7 +43,7 @@ class Experiment:
     changes: dict[str, Any]
 
     def arguments(self, how: str) -> list[str]:
-        """Of `dvc`; `how` is "--queue" or "--temp"."""
+        """Returns the arguments of `dvc`; `how` is "--queue" or "--temp"."""
         changes = [f"{key}={_show(value)}" for key, value in self.changes.items()]
         return ["exp", "run", how, "--name", self.name, *(word for change in changes for word in ("-S", change))]
 
@@ -59,7 +59,7 @@ class Plan:
 
 
 def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, Any], base: Path) -> Plan:
-    """The experiments of a row on a data set (None: the row's own), on top of the params.yaml at `base`."""
+    """Plans the experiments of a row on a data set (None: the row's own), on top of the params.yaml at `base`."""
     dataset = dataset or row.dataset
     kind = dataset if dataset in row.settings else "paper"
     slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
@@ -77,7 +77,7 @@ def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, A
 
 
 def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Which of the settings `wanted` are not those of the params.yaml at `base`, and a digest of all that result.
+    """Returns the settings `wanted` that differ from the params.yaml at `base`, and the digest of the result.
 
     Raises:
         UserError: a setting is not known, or cannot have this value.
@@ -95,7 +95,7 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
 
 
 def digest_params(document: dict[str, Any]) -> str:
-    """The digest of all settings that matter in the content of a params.yaml.
+    """Returns the digest of all settings that matter in the content of a params.yaml.
 
     Raises:
         UserError: a setting is not known, or cannot have this value.
@@ -111,12 +111,12 @@ def digest_params(document: dict[str, Any]) -> str:
 
 
 def _show(value: Any) -> str:
-    """A value as DVC reads it after `-S key=`."""
+    """Formats a value as DVC reads it after `-S key=`."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_results() -> dict[str, dict[str, Any] | None]:
-    """The test metrics of each experiment on this commit, by its digest; None while it is waiting or running.
+    """Reads the test metrics of each experiment on this commit by digest; None while it waits or runs.
 
     The digest is that of the params that the run had. What has another one in its name is named on stderr, and left
     out.
@@ -141,7 +141,7 @@ def read_results() -> dict[str, dict[str, Any] | None]:
 
 
 def _digest_run(revision: dict[str, Any]) -> str | None:
-    """Of the params that DVC recorded with a run; None where they are not those of a params.yaml."""
+    """Returns the digest of the params that DVC recorded with a run; None if they are no params.yaml."""
     try:
         return digest_params(revision["data"]["params"]["params.yaml"]["data"])
     except (LookupError, TypeError, UserError):
@@ -149,7 +149,7 @@ def _digest_run(revision: dict[str, Any]) -> str | None:
 
 
 def call_dvc(*arguments: str, shown: bool = False) -> str:
-    """Standard output; "" where it is `shown`, as it comes."""
+    """Runs `dvc` and returns its standard output; "" if it is `shown` as it comes."""
     out = None if shown else subprocess.PIPE
     done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=out, text=True, check=False)
     if done.returncode:
@@ -179,7 +179,7 @@ def start(plans: list[Plan], how: str) -> None:
 
 
 def _distinct(plans: list[Plan]) -> list[Experiment]:
-    """Each run once, though it stands in several rows."""
+    """Returns each run once, though it is in several rows."""
     found: dict[str, Experiment] = {}
     for plan in plans:
         for experiment in plan.experiments:
@@ -188,7 +188,7 @@ def _distinct(plans: list[Plan]) -> list[Experiment]:
 
 
 def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] | None]) -> str:
-    """Markdown: for each row its data set, its finished runs and their metrics, median ± standard deviation.
+    """Renders Markdown: for each row data set, finished runs and metrics, median ± standard deviation.
 
     The paper's numbers stand beside those of the data set that they were measured on, and of no other.
     """
@@ -215,7 +215,7 @@ def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] 
 
 
 def _summarize(values: list[float | None]) -> tuple[str, float | None]:
-    """A cell with the median and the standard deviation, and the median; None where there is none."""
+    """Returns a cell with median and standard deviation, and the median; None without finished runs."""
     defined = [value for value in values if value is not None]
     if len(defined) < len(values) or not values:
         return "undefined" if values else "", None
@@ -225,7 +225,7 @@ def _summarize(values: list[float | None]) -> tuple[str, float | None]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `python -m pipeline experiments`."""
+    """Adds the arguments of `python -m pipeline experiments`."""
     names = [*read_tables()[1], "all"]
     parser.add_argument("tables", nargs="+", choices=names, metavar="table", help=", ".join(names))
     parser.add_argument("--dataset", help="instead of the paper's: demo, csv, or any other of params.yaml")

@@ -41,7 +41,7 @@ def write_coverages(folder: Path) -> dict[str, Any]:
 
 
 def read_coverages(folder: Path) -> dict[str, float]:
-    """Coverage by key, 0 where nothing is salient.
+    """Returns coverage by key, 0 where nothing is salient.
 
     Raises:
         UserError: there is no such table.

@@ -41,7 +41,7 @@ def _segment_by_sam_hq(image: np.ndarray, way: str, settings: Settings) -> Sampl
 
 
 def encode_mask(saliency_mask: np.ndarray, **facts: Any) -> Sample:
-    """A bool mask (H, W) without loss, and beside it its coverage, so that nobody has to decode masks to count them."""
+    """Encodes a bool mask (H, W) without loss, with its coverage beside it, so that counting decodes no mask."""
     buffer = io.BytesIO()
     Image.fromarray(saliency_mask).save(buffer, format="PNG")
     facts["coverage"] = float(saliency_mask.mean())
@@ -80,7 +80,7 @@ def try_tools(way: str, settings: Settings) -> None:
 
 
 def make_column(folder: str, shard: str, way: str, settings: Settings, target: Path) -> None:
-    """The map of every image of one shard.
+    """Makes the map of every image of one shard.
 
     Args:
         folder: of the image shards.
@@ -95,7 +95,7 @@ def make_column(folder: str, shard: str, way: str, settings: Settings, target: P
 def make_block(
     folder: str, shard: str, way: str, settings: Settings, span: tuple[int, int | None], target: Path
 ) -> None:
-    """The map of the images of a shard from span[0] up to, but without, span[1]; otherwise as `make_column`."""
+    """Makes the map of the images span[0] to span[1] - 1 of a shard; otherwise as `make_column`."""
     images = ShardReader(Path(folder), shard)
     keys = islice(images, *span)
     samples = ((key, MAPS[way](images.read_image(key), way, settings)) for key in keys)
@@ -103,7 +103,7 @@ def make_block(
 
 
 def join_blocks(blocks: list[str], target: Path) -> None:
-    """One shard of the samples of several, byte for byte what `make_column` would have written.
+    """Joins the samples of several shards into one, byte for byte as `make_column` would have written it.
 
     Args:
         blocks: paths without an ending, in the order of their samples.

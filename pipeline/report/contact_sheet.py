@@ -35,7 +35,7 @@ class ContactSheet:
 
 
 def make_contact_sheet(folder: Path, images: ShardReader, names: Mapping[str, str]) -> ContactSheet:
-    """The masks of largest and of smallest coverage, and images without a salient object.
+    """Draws the masks of largest and of smallest coverage, and images without a salient object.
 
     Args:
         folder: of the masks.
@@ -62,7 +62,7 @@ def make_contact_sheet(folder: Path, images: ShardReader, names: Mapping[str, st
 
 
 def dim(image: np.ndarray, saliency_mask: np.ndarray) -> np.ndarray:
-    """A small copy of an image, uint8 (H, W, 3), that is dark where a mask, bool (H, W), is False.
+    """Returns a small copy of an image, uint8 (H, W, 3), that is dark where a mask, bool (H, W), is False.
 
     An empty mask dims nothing: then the whole image counts as salient.
     """

@@ -82,7 +82,7 @@ class Shown:
 def choose_images(
     scored: Sequence[Scored], image_hws: Sequence[tuple[int, int]], tokenizer: Tokenizer, count: int
 ) -> list[Scored]:
-    """At most `count` images at evenly spaced ranks of the true score, lowest and highest included.
+    """Chooses at most `count` images at evenly spaced ranks of the true score, lowest and highest included.
 
     Only of those that are tokenized at several scales, if there are any: of the others there is nothing to select.
     """
@@ -133,7 +133,7 @@ def show_image(
 
 
 def _show_whole(scored: Scored, fitted: np.ndarray, tokens: Tokens, image_hw: tuple[int, int] | None = None) -> Shown:
-    """An image of which no patch has to be selected."""
+    """Shows an image of which no patch has to be selected."""
     seen = tokens.to_image()
     fitted_hw, seen_hw = (fitted.shape[0], fitted.shape[1]), (seen.shape[0], seen.shape[1])
     view = View("", tokens.seq_len, tokens.seq_len, encode_jpeg(shrink(seen)))
@@ -147,7 +147,7 @@ def _view_tokens(
     fitted_mask: np.ndarray,
     window: tuple[int, int, int, int] | None,
 ) -> View:
-    """The view of an image that has several scales; fitted_mask is uint8 (H, W) of 0 and 1."""
+    """Draws the view of an image that has several scales; fitted_mask is uint8 (H, W) of 0 and 1."""
     native = tokenizer.num_scales - 1
     cells = [mark_cells(tokens, scale, tokenizer.sides[scale]) for scale in range(native, 0, -1)]
     heat, heat_range = "", ("", "")
@@ -177,7 +177,7 @@ def _view_tokens(
 
 
 def choose_window(marked: np.ndarray, cell_size: int) -> tuple[int, int, int, int]:
-    """A window of whole cells, (y, x, height, width) in pixels, of which as near to half as can be is marked.
+    """Returns a window of whole cells, (y, x, height, width) in pixels, of which about half is marked.
 
     At most DETAIL_HW; there native and downscaled patches can be compared.
     """

@@ -56,7 +56,7 @@ class Axis:
 
 
 def make_axis(values: Sequence[float], start: float, stop: float, least_step: float = 0.0) -> Axis:
-    """An axis over all values that are finite, from one round number to another, in at most 6 steps."""
+    """Builds an axis over all finite values, from one round number to another, in at most 6 steps."""
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     span = max(high - low, least_step, 1e-6 * max(abs(low), abs(high)), 1e-9)
@@ -69,7 +69,7 @@ def make_axis(values: Sequence[float], start: float, stop: float, least_step: fl
 
 
 def draw_line(x_axis: Axis, y_axis: Axis, xs: Sequence[float], ys: Sequence[float]) -> str:
-    """SVG path through the points, with a gap where y is not a number."""
+    """Returns an SVG path through the points, with a gap where y is not a number."""
     path, pen = "", "M"
     for x, y in zip(xs, ys, strict=True):
         if not math.isfinite(y):
@@ -82,7 +82,7 @@ def draw_line(x_axis: Axis, y_axis: Axis, xs: Sequence[float], ys: Sequence[floa
 
 
 def render_report(params: Params, data: Path, runs: Path) -> str:
-    """The page of the run whose stages wrote the folders `data` and `runs`.
+    """Renders the page of the run whose stages wrote the folders `data` and `runs`.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -136,7 +136,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
 
 
 def format_score(value: float | None) -> str:
-    """Three decimals with a true minus sign; "undefined" for null of metrics.json and nan of history.csv."""
+    """Formats three decimals with a true minus sign; "undefined" for None and nan."""
     return "undefined" if value is None or math.isnan(value) else _minus(f"{value:.3f}")
 
 
@@ -145,7 +145,7 @@ def _minus(number: str) -> str:
 
 
 def list_settings(settings: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """params.yaml by section, the top level first under "": [(section, [(key, value), ...]), ...]."""
+    """Lists params.yaml by section, the top level first under "": [(section, [(key, value), ...]), ...]."""
     top = [(key, _show_value(value)) for key, value in settings.items() if not isinstance(value, dict)]
     sections = [(key, _flatten(value)) for key, value in settings.items() if isinstance(value, dict)]
     return [("", top), *sections]
@@ -170,7 +170,7 @@ def _show_value(value: Any) -> str:
 
 
 def _plot_training(history: list[dict[str, float]], best_epoch: int) -> dict[str, Any]:
-    """Two plots over the same epochs, 440 x 260 pixels each."""
+    """Draws two plots over the same epochs, 440 x 260 pixels each."""
     epochs = [row["epoch"] for row in history]
     columns = {name: [row[name] for row in history] for name in ("train_loss", "val_srcc", "val_plcc")}
     x = make_axis(epochs, 62, 428, least_step=1)
@@ -190,7 +190,7 @@ def _plot_training(history: list[dict[str, float]], best_epoch: int) -> dict[str
 
 
 def _plot_scatter(scored: list[Scored], chosen: list[Scored]) -> dict[str, Any]:
-    """True scores along x, predicted along y, 440 x 440 pixels, the same scale on both axes; gallery images last."""
+    """Plots predicted over true scores, 440 x 440 pixels, one scale on both axes; gallery images last."""
     values = [value for row in scored for value in (row.target, row.predicted)]
     x, y = make_axis(values, 62, 428), make_axis(values, 394, 28)
     every = math.ceil(len(scored) / MAX_POINTS)

@@ -53,11 +53,11 @@ class Inputs:
         return {"labels": {name: facts[name] for name in told}, "files": files, "column": column, "axes": axes}
 
     def training_data(self, split: Manifest, tokenizer: Tokenizer, flip: float, rotate: float) -> TokenDataset:
-        """The tokens of some images, drawn by their keys and augmented with these probabilities."""
+        """Returns the tokens of some images, drawn by their keys and augmented with these probabilities."""
         images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
         return TokenDataset(*images, flip=flip, rotate=rotate)
 
     def evaluation_data(self, split: Manifest, tokenizer: Tokenizer) -> TokenDataset:
-        """The tokens of some images, drawn by their pixels: charm.scorer makes the same of the same photographs."""
+        """Returns the tokens of some images, drawn by their pixels as in charm.scorer."""
         images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
         return TokenDataset(*images, by_pixels=True, max_edge=self.manifest.train_edge)

@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that is whole; None if there is none."""
+    """Returns the newest checkpoint that is whole; None if there is none."""
     for path in reversed(_finished(folder)):
         try:
             written = read_record(path / "state.json")
@@ -58,7 +58,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
 
 
 def _finished(folder: Path) -> list[Path]:
-    """Oldest first."""
+    """Lists finished checkpoints, oldest first."""
     return sorted(folder.glob("checkpoint-*"))
 
 

@@ -40,7 +40,7 @@ class ProcessGroup:
 
 
 def is_launched() -> bool:
-    """Whether this process was started as one of several, by `launch_processes` or torchrun."""
+    """Tells whether this process was started as one of several, by `launch_processes` or torchrun."""
     return os.environ.keys() >= {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
 
 
@@ -77,7 +77,7 @@ def launch_processes(count: int, module: str) -> None:
 
 
 def _wait_for(children: list["subprocess.Popen[bytes]"]) -> int | None:
-    """The first child to fail, None if all end well; none is left running, even if this process is stopped."""
+    """Returns the first child to fail, None if all end well; leaves no child running, even if stopped itself."""
     failed = None
     try:
         while failed is None and any(child.poll() is None for child in children):
@@ -122,7 +122,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
 
 
 def all_reduce_sum(*values: float) -> list[float]:
-    """The sums over all ranks, the same on each; no rank goes on before all have come here."""
+    """Returns the sums over all ranks, the same on each; no rank goes on before all have called it."""
     if not dist.is_initialized():
         return list(values)
     total = torch.tensor(values, dtype=torch.float64)
@@ -131,7 +131,7 @@ def all_reduce_sum(*values: float) -> list[float]:
 
 
 def all_gather_rows(keys: list[str], rows: Tensor) -> tuple[list[str], Tensor]:
-    """Every rank's rows, in the order of their keys, on all ranks.
+    """Returns every rank's rows, in the order of their keys, on all ranks.
 
     Args:
         keys: ASCII, all of one length.

@@ -61,7 +61,7 @@ class Batch:
     keys: list[str]
 
     def pin_memory(self) -> "Batch":
-        """Called by the DataLoader."""
+        """Pins the memory of all tensors; called by the DataLoader."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
 
@@ -109,7 +109,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         return len(self._keys)
 
     def __getitem__(self, place: SampleRef) -> dict[str, Any] | UserError:
-        """One sample. A worker hands an error over as a value, as a DataLoader would wrap it in a traceback."""
+        """Returns a sample. A worker returns an error as a value, as a DataLoader would wrap it in a traceback."""
         place = SampleRef(*place)
         worker = get_worker_info()
         if worker is None:
@@ -150,7 +150,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         return mask is not None and isinstance(tokenizer, CharmTokenizer) and tokenizer.judge_mask(mask) == "small"
 
     def describe_place(self, worker: int) -> str:
-        """The image that a worker of the DataLoader had in hand."""
+        """Names the image that a worker of the DataLoader was reading."""
         row = int(self._at_work[worker])
         if row < 0:
             return "its first image"
@@ -221,7 +221,7 @@ class Loader:
 
 
 def _list_dead(workers: list[BaseProcess]) -> list[int]:
-    """The numbers of the workers that are dead, or dying: a connection ends before its process does."""
+    """Lists the numbers of workers that are dead or dying: a connection ends before its process does."""
     ended = wait([worker.sentinel for worker in workers], timeout=1) if workers else []
     return [number for number, worker in enumerate(workers) if worker.sentinel in ended]
 

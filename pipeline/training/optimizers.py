@@ -10,7 +10,7 @@ from pipeline.settings.params import TrainParams
 
 
 def build_optimizer(model: CharmViT, settings: TrainParams) -> torch.optim.AdamW:
-    """AdamW over what is trained, in groups of the same decay and the same share of the learning rate.
+    """Builds AdamW over the trained parameters, in groups of one decay and one share of the learning rate.
 
     Weight decay pulls at the weights of linear layers only, as in the fine-tuning recipes of ViTs (BEiT, MAE, DINOv2):
     biases, norms, tokens and embeddings are left alone. With layer_decay below 1 a layer learns at that power of its
@@ -40,7 +40,7 @@ def build_optimizer(model: CharmViT, settings: TrainParams) -> torch.optim.AdamW
 
 
 def scheduled_rate(settings: TrainParams, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then a cosine from learning_rate to min_learning_rate at the last step of the last epoch.
+    """Returns the rate of a step: linear warm-up, then a cosine from learning_rate to min_learning_rate.
 
     Args:
         settings: learning_rate, min_learning_rate, warmup_epochs, epochs.
@@ -62,7 +62,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state under flat names, `<parameter index>.<name>`."""
+    """Returns the optimizer's state under flat names, `<parameter index>.<name>`."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
 

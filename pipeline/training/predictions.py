@@ -26,7 +26,7 @@ class Predictions:
 
 
 def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
-    """The raw outputs of a CharmViT, plain or parallel: float32 (B, num_outputs), on the device of `pos_embeds`."""
+    """Returns the raw outputs of a CharmViT, float32 (B, num_outputs), on the device of `pos_embeds`."""
     device = pos_embeds.device
     bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
     with autocast(device, precision):
@@ -49,7 +49,7 @@ def predict(
     precision: str = "float32",
     between: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    """The score of every sample; that of a distribution is its mean over `bins`, float64 (num_bins,).
+    """Predicts the score of every sample; of a distribution, its mean over `bins`, float64 (num_bins,).
 
     Several ranks get all scores each, in the order of their keys. `between` is called before each batch.
     """

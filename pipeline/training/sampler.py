@@ -66,13 +66,13 @@ class EpochSampler(Sampler[list[SampleRef]]):
         return sum(self.micro_batches(step) for step in range(self.first_step, self.steps))
 
     def micro_batches(self, step: int) -> int:
-        """How many belong to a step of the epoch, on this rank."""
+        """Returns how many micro-batches a step of the epoch has on this rank."""
         count = min(self._batch_size, self._size - step * self._batch_size)
         own = max(1, -(-(count - self._rank) // self._world_size))
         return -(-own // self._micro_batch)
 
     def step_rows(self, step: int) -> list[int]:
-        """The samples of a step of the epoch, over all ranks."""
+        """Returns the samples of a step of the epoch, over all ranks."""
         return self._of_step(self._order(), step)
 
     def __iter__(self) -> Iterator[list[SampleRef]]:

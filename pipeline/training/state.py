@@ -17,7 +17,7 @@ Record = dict[str, float]  # a row of history.csv
 
 
 def average_model(model: CharmViT, decay: float) -> AveragedModel | None:
-    """An exponential moving average of the parameters, with this weight on what was; None for 0."""
+    """Builds an exponential moving average of the parameters with this decay; returns None for 0."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
 
@@ -67,7 +67,7 @@ class TrainState:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.scored_model.state_dict().items()}
 
     def save(self, folder: Path) -> None:
-        """A checkpoint in the folder."""
+        """Writes a checkpoint into the folder."""
         parts = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer), "best": self.best}
         if self.averaged is not None:
             parts["averaged"] = self.averaged.state_dict()

@@ -73,13 +73,13 @@ def clip_gradients(progress: TrainState, clip_norm: float) -> float:
 
 
 def is_finite_step(progress: TrainState, loss: float, norm: float) -> bool:
-    """Whether loss and gradient are finite, or float16 overflowed, for which the scaler leaves out a step or two."""
+    """Tells whether loss and gradient are finite, or float16 overflowed and the scaler skips the step."""
     overflowed = progress.scaler.is_enabled() and progress.scaler.get_scale() > 1
     return math.isfinite(loss) and (math.isfinite(norm) or overflowed)
 
 
 def optimizer_step(progress: TrainState, loss: float) -> None:
-    """The optimizer's step along the gradients, which are then gone."""
+    """Takes the optimizer's step along the gradients and clears them."""
     progress.scaler.step(progress.optimizer)
     progress.scaler.update()
     progress.optimizer.zero_grad(set_to_none=True)
