@@ -23,10 +23,9 @@ import cv2
 from charm.app.journal import Journal, open_journal, read_state
 from charm.app.reading import load_scorer, tokenize_file
 from charm.app.rows import Row, choose_format, format_line, write_table
-from charm.images.decode import Rejected
 from charm.images.find import ImageFile, ImageFileReader, escape_path, find_image_files
 from charm.images.limits import LIMITS, in_millions
-from charm.images.reasons import REASONS
+from charm.images.reasons import REASONS, Rejected
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
 from charm.runtime.progress import Progress

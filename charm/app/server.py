@@ -35,8 +35,8 @@ from charm.app.guard import EVERYWHERE, Guard, Refused, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads, read_files
-from charm.images.decode import Rejected
 from charm.images.limits import FORMATS, list_formats
+from charm.images.reasons import Rejected
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer

@@ -19,10 +19,10 @@ from starlette.requests import Request
 
 from charm.app.guard import Refused
 from charm.app.limits import ServerLimits
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
 from charm.images.limits import Bounds, Limits
 from charm.images.quarantine import Quarantine
-from charm.images.reasons import REASONS
+from charm.images.reasons import REASONS, Rejected
 
 T = TypeVar("T")
 

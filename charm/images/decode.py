@@ -22,7 +22,7 @@ from charm.images.headers import (
 )
 from charm.images.limits import LIMITS, Limits
 from charm.images.mending import mend_jpeg, mend_png, strip_padding
-from charm.images.reasons import Rejected as Rejected
+from charm.images.reasons import Rejected
 from charm.images.tiff import open_tiff, tiff_to_rgb
 
 # Limits, below, are checked before any pixel is decoded and replace Pillow's own, which warns at 89 million.

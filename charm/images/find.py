@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
 from charm.images.limits import ENDINGS, LIMITS, Limits
 from charm.images.quarantine import Quarantine, read_file
-from charm.images.reasons import REASONS
+from charm.images.reasons import REASONS, Rejected
 from charm.runtime.errors import UserError
 
 _TRIES = 3  # for a file that is written to meanwhile

@@ -24,8 +24,6 @@ Draw = Callable[[str, int, int], np.ndarray]
 # Called with (scores, count, threshold, stream, draw): ascending indices, int64 (count,).
 Select = Callable[[np.ndarray, int, float, str, Draw], np.ndarray]
 
-SALIENCY_CASES = ("object", "small", "empty")
-
 
 def _select_random(scores: np.ndarray, count: int, threshold: float, stream: str, draw: Draw) -> np.ndarray:
     return np.flatnonzero(draw(stream, len(scores), count))
@@ -123,7 +121,7 @@ def judge_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: 
     """Tells how `pool_saliency` reads a mask; takes the same arguments.
 
     Returns:
-        One of SALIENCY_CASES: "object" covers a coarse patch by `coverage` or more, "small" covers none by as much,
+        "object" covers a coarse patch by `coverage` or more, "small" covers none by as much,
         "empty" has no pixel on the grid.
     """
     most = int(_count_salient(saliency_mask, coarse_patch_size).max())

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
 from charm.images.limits import FORMATS
+from charm.images.reasons import Rejected
 from charm.runtime.errors import UserError
 from pipeline.shards.folders import Folder, open_folder
 from pipeline.work.store import parse_record

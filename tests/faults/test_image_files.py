@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.images.quarantine import inspect_in_child
-from charm.images.reasons import REASONS
+from charm.images.reasons import REASONS, Rejected
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.rows import build_rows, inspect_images
 from pipeline.manifest.table import read_manifest, write_manifest

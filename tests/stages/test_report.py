@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from playwright.sync_api import sync_playwright
 
 from charm.hub import write_model_folder
 from charm.model.config import TrainingConfig
@@ -28,6 +29,8 @@ from pipeline.shards.write import pack_shard, write_shard
 from pipeline.work.store import write_record
 from stages.report import main
 from tests.untrained import describe
+
+CHROMIUM = shutil.which("chromium")
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>.jpg"
@@ -178,6 +181,18 @@ def test_the_area_that_is_seen_is_told(params: Params) -> None:
     assert "More than half" not in make_page(params)
     write_area(Path("data/pos_embeds"), None)
     assert "in the median" not in make_page(replace(params, tokenizer="standard"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_has_to_be_scrolled_sideways(width: int, params: Params) -> None:
+    make_page(params)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(Path("runs/report/report.html").absolute().as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
 
 
 def test_hostile_name_is_text(params: Params) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
+from charm.images.reasons import Rejected
 
 _CODES = {1: "B", 3: "H", 4: "I", 5: "I"}
 _FRACTION = 5

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
+from charm.images.reasons import Rejected
 from tests.charm.images.files import bmp, encode, outcome
 from tests.conftest import draw_image
 

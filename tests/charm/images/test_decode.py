@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
 from charm.images.limits import Limits
-from charm.images.reasons import NOTES
+from charm.images.reasons import NOTES, Rejected
 from tests.conftest import draw_image
 
 ROOT = Path(__file__).parents[3]

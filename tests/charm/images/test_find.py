@@ -7,9 +7,9 @@ import pytest
 import simplejpeg
 
 from charm.images import find as image_files
-from charm.images.decode import Rejected
 from charm.images.find import ImageFile, ImageFileReader, escape_path, find_image_files, read_image
 from charm.images.limits import Limits
+from charm.images.reasons import Rejected
 from charm.runtime.errors import UserError
 from tests.conftest import draw_image
 from tests.faults.bombs import REFUSED

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
 from charm.images.headers import TooManyParts
 from charm.images.mending import mend_jpeg, mend_png
+from charm.images.reasons import Rejected
 from tests.charm.images.files import add_chunk, add_segment, chunk, encode, exif
 from tests.conftest import draw_image
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from charm.images.arrays import as_array
-from charm.images.decode import Rejected, decode_image
+from charm.images.decode import decode_image
+from charm.images.reasons import Rejected
 from tests.charm.images.files import (
     add_chunk,
     add_segment,
