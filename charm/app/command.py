@@ -4,7 +4,6 @@ Only names, options and help; the work is in the modules that are imported when 
 seconds and `--help` should not.
 """
 
-import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,9 @@ import typer
 import charm
 from charm.app.limits import SERVER_LIMITS
 from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_formats, list_words
-from charm.runtime.interrupts import reporting
+from charm.runtime.errors import UserError
+from charm.runtime.interrupts import MISTAKE, reporting
+from charm.runtime.streams import open_streams
 
 _MODEL = "runs/evaluate/model"
 
@@ -289,9 +290,17 @@ def serve(
 
 
 def main() -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # paths, in a locale that has not all letters
-    app(prog_name="charm")
+    open_streams()
+    try:
+        try:
+            app(prog_name="charm")
+        finally:
+            sys.stdout.flush()
+    except UserError as error:  # of the output, where no command is at work any more
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(MISTAKE) from error
+    except BrokenPipeError:
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
