@@ -1,7 +1,7 @@
 """axe-core, the checker of accessible pages, from npm where npm and the network are at hand.
 
-    from tests.axe import find_faults
-    assert find_faults(page) == []      # page: of playwright; skips the test where there is no axe-core
+from tests.axe import find_faults
+assert find_faults(page) == []      # page: of playwright; skips the test where there is no axe-core
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What the page shows of one photo: which patches are native, what the model sees, and what moved its score.
+"""What the page shows of one photograph: which patches are native, what the model sees, and what moved its score.
 
 All images are in one frame, that of the tokens' grid: the fitted image, `grids[-1] * p` pixels. Shown images are
 shrunk; paths keep the frame's pixels.
@@ -36,10 +36,10 @@ class Shown:
     """The tokens of a photograph, drawn for the page.
 
     Attributes:
-        image_hw: pixels, (height, width), of the photo.
+        image_hw: pixels, (height, width), of the image.
         downscaled_to: pixels, (height, width), at which the model sees it; None where that is its own size.
         frame_hw: pixels, of the frame.
-        photo: data URI of the photo in the frame.
+        image: data URI of the image in the frame.
         native: SVG path around the native patches, in the frame's pixels.
         shade: data URI of an overlay, one pixel per native patch, that darkens what is not native.
         seen: data URI of the image rebuilt from its tokens.
@@ -52,7 +52,7 @@ class Shown:
     image_hw: tuple[int, int]
     downscaled_to: tuple[int, int] | None
     frame_hw: tuple[int, int]
-    photo: str
+    image: str
     native: str
     shade: str
     seen: str
@@ -77,7 +77,7 @@ def show_tokens(
         image_hw=image_hw,
         downscaled_to=None if seen_hw == image_hw else seen_hw,
         frame_hw=(frame_h, frame_w),
-        photo=encode_jpeg(shrink(fit_image(scorer, image, tokens), SHOWN_EDGE)),
+        image=encode_jpeg(shrink(fit_image(scorer, image, tokens), SHOWN_EDGE)),
         native=trace_border(native, patch_size),
         shade=encode_shade(native),
         seen=encode_jpeg(shrink(tokens.to_image(), SHOWN_EDGE)),

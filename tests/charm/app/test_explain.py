@@ -80,10 +80,10 @@ def test_what_is_shown_is_what_was_tokenized(tokenizer: str, image_hw: tuple[int
     assert outlined[y, x].all()
     np.testing.assert_array_equal(decode(shown.shade)[..., 3] == 0, outlined)
     # JPEG and shrinking change shades a little; another place, size or flip would change them by far more.
-    seen, photo = decode(shown.seen)[..., ::-1], decode(shown.photo)[..., ::-1]
+    seen, image = decode(shown.seen)[..., ::-1], decode(shown.image)[..., ::-1]
     assert np.abs(seen.astype(int) - tokens.to_image()).mean() < 6
     pixels = np.repeat(np.repeat(outlined, size, axis=0), size, axis=1)
-    assert np.abs(photo[pixels].astype(int) - tokens.to_image()[pixels]).mean() < 6
+    assert np.abs(image[pixels].astype(int) - tokens.to_image()[pixels]).mean() < 6
 
 
 def test_large_frames_are_shrunk_and_paths_are_not() -> None:
@@ -91,7 +91,7 @@ def test_large_frames_are_shrunk_and_paths_are_not() -> None:
     scorer.max_edge = None
     shown = show_tokens(scorer, image, scorer.tokenize(image, draws=1)[0])
     assert shown.frame_hw == (896, 1512)
-    assert decode(shown.photo).shape == decode(shown.seen).shape == (427, 720, 3)
+    assert decode(shown.image).shape == decode(shown.seen).shape == (427, 720, 3)
     assert max(int(number) for number in re.findall(r"\d+", shown.native)) > 720
 
 
