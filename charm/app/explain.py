@@ -4,6 +4,7 @@ All images are in one frame, that of the tokens' grid: the fitted image, `grids[
 shrunk; paths keep the frame's pixels.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,18 @@ RAISED, LOWERED = (0, 167, 181), (226, 92, 20)  # RGB; told apart by the colour-
 SHOWN_EDGE = 720  # pixels, longest edge of a shown image
 _STRONG = 98  # percentile of contributions that gets the full colour: one patch must not pale all others
 _OPAQUE = 215  # alpha, 0..255, of the full colour
+# How the names of timm's vision transformers tell what they were trained by; the first that a name holds is taken.
+_TRAINED_BY = {
+    **{
+        "dinov3": "DINOv3",
+        "dinov2": "DINOv2",
+        "dino": "DINO",
+        "siglip2": "SigLIP 2",
+        "siglip": "SigLIP",
+        "clip": "CLIP",
+    },
+    **{"mae": "MAE", "augreg": "AugReg"},
+}
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,19 @@ def encode_overlay(strength: np.ndarray) -> str:
     overlay[..., :3] = np.where(strength[..., None] > 0, RAISED, LOWERED)
     overlay[..., 3] = np.rint(np.abs(strength).clip(max=1) * _OPAQUE)
     return embed_png(overlay)
+
+
+def describe_backbone(name: str) -> str:
+    """Returns the name of a backbone in words, as "DINOv2, a small vision transformer with patches of 14 pixels"."""
+    if name == "charm_demo":
+        return "the small vision transformer that Charm brings"
+    found = re.match(r"vit_(?P<size>\w+?)_patch(?P<pixels>\d+)(?P<rest>.*)", name)
+    if found is None:
+        return name
+    size, article = found["size"].replace("_", " "), "an" if found["size"][0] in "aeiou" else "a"
+    words = f"{article} {size} vision transformer with patches of {found['pixels']} pixels"
+    trained_by = next((told for key, told in _TRAINED_BY.items() if key in found["rest"]), "")
+    return ", ".join(filter(None, [trained_by, words]))
 
 
 def describe_card(score: Score, shown: Shown, contributions: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,15 @@ from starlette.types import ASGIApp
 
 from charm.app.batcher import Batcher, Turns
 from charm.app.connections import count_connections, make_protocol
-from charm.app.explain import Shown, attribute_score, describe_card, describe_score, show_contributions, show_tokens
+from charm.app.explain import (
+    Shown,
+    attribute_score,
+    describe_backbone,
+    describe_card,
+    describe_score,
+    show_contributions,
+    show_tokens,
+)
 from charm.app.guard import EVERYWHERE, Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
@@ -175,6 +183,7 @@ class Service:
         return Reply(
             {
                 "status": "ok",
+                "model": describe_backbone(scorer.config.model.backbone),
                 "backbone": scorer.config.model.backbone,
                 "tokenizer": scorer.settings,
                 "score_range": scorer.score_range,
