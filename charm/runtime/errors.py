@@ -35,7 +35,7 @@ def did_you_mean(came: str, known: list[str]) -> str:
 # The extra of charm-vit that brings a package which is not among its core requirements.
 EXTRAS = {
     **dict.fromkeys(("jinja2", "scipy", "timm", "torch"), "torch"),
-    **dict.fromkeys(("multipart", "pyarrow", "python_multipart", "starlette", "tqdm", "uvicorn"), "app"),
+    **dict.fromkeys(("h11", "multipart", "pyarrow", "python_multipart", "starlette", "tqdm", "uvicorn"), "app"),
     **dict.fromkeys(("segment_anything_hq", "torchvision", "transformers"), "sam-hq"),
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),
 }
