@@ -216,7 +216,9 @@ def test_settings_that_do_not_go_together(edits: dict[str, str], at: str, messag
     [
         pytest.param({"dataset": "csv", "score_columns": "[a, b, c]", "loss": "emd"}, id="emd on bins"),
         pytest.param({"selection": "gradient", "coarse_ratio": "4"}, id="a ratio that has its maps"),
-        pytest.param({"selection": "gradient", "coarse_ratio": "3", "tokenizer": "ms"}, id="maps that are not read"),
+        pytest.param(
+            {"selection": "gradient", "coarse_ratio": "3", "tokenizer": "square"}, id="maps that are not read"
+        ),
         pytest.param(
             {"selection": "gradient", "coarse_ratio": "3", "backbone": "flexivit_small"}, id="unknown patches"
         ),
