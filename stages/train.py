@@ -55,7 +55,7 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     settings = asdict(params)
     chosen = ["selection", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
     read = {name: settings[name] for name in chosen} | {params.tokenizer: settings["inputs"][params.tokenizer]}
-    read |= {"precision": params.hardware.precision}
+    read |= {"precision": params.hardware.precision, "fit": params.pos_embeds.fit}
     weights = file_sha256(repository_path(params.checkpoint)) if params.checkpoint else ""
     versions = [version(name) for name in ("torch", "timm", "numpy")]
     return fingerprint(read, run_digest("stages.train"), weights, inputs.describe(), versions)

@@ -122,12 +122,14 @@ class ImportanceParams:
 class PosEmbedParams:
     mode: Literal["bilinear", "bicubic"]
     antialias: bool
+    fit: Literal["grid", "additive"]
 
 
 @dataclass(frozen=True)
 class TrainParams:
     head: Head
     pos_embed: PosEmbedTraining
+    scale_embed: Literal["learnt", "frozen", "none"]
     normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count

@@ -29,6 +29,14 @@ Change = Callable[[Params], Params]
         pytest.param(lambda params: replace(params, tokenizer="square", selection="saliency"), id="square by saliency"),
         pytest.param(lambda params: replace(params, selection="gradient"), id="by gradient"),
         pytest.param(
+            lambda params: replace(
+                params,
+                pos_embeds=replace(params.pos_embeds, fit="additive"),
+                train=replace(params.train, scale_embed="none"),
+            ),
+            id="additive positions, no scale embedding",
+        ),
+        pytest.param(
             lambda params: replace(params, tokens=replace(params.tokens, num_scales=3, budget="fill")),
             id="3 scales",
         ),

@@ -104,8 +104,9 @@ def of_tokens(**changes: Any) -> Callable[[Params], Params]:
             lambda params: replace(params, tokenizer="standard"),
             {},
             "model.num_scales 2 (here 1), tokenizer.name 'charm' (here 'standard'), "
-            "tokenizer.settings.edge None (here 144), tokenizer.settings.crop None (here 126), tokenizer.settings.place None (here 'random'), "
-            "tokenizer.settings.resize None (here 'shortest'), tokenizer.cutter.max_seq_len 96 (here 81)",
+            "tokenizer.settings.edge None (here 144), tokenizer.settings.crop None (here 126), "
+            "tokenizer.settings.place None (here 'random'), tokenizer.settings.resize None (here 'shortest'), "
+            "tokenizer.cutter.max_seq_len 96 (here 81)",
             id="another tokenizer",
         ),
         pytest.param(
