@@ -62,9 +62,7 @@ def _say(facts: DatasetFacts, listing: Listing, unlisted: list[str]) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts.rejected.items())
         print(f"manifest: rejected: {reasons}; the list is in {OUT / 'rejected.csv'}")
     if unlisted:
-        print(
-            f"manifest: {len(unlisted)} images in {listing.root} are in no row of the labels, such as {unlisted[0]!r}"
-        )
+        print(f"manifest: {len(unlisted)} images below {listing.root} are in no row of labels, such as {unlisted[0]!r}")
     if facts.rated_again:
         spread = (
             "" if facts.mean_spread is None else f"; their standard deviation is {facts.mean_spread:.3g} on average"

@@ -11,7 +11,8 @@ def read(source: Source) -> Listing:
     """Lists the rows of the file `labels`; see params.yaml for the columns."""
     settings, file = source.settings, source.labels
     if not file.is_file():
-        raise UserError(f"labels: there is no file {file}; dataset: csv needs a .csv, .tsv or .parquet file")
+        problem = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
+        raise UserError(f"labels: {problem}; dataset: csv needs a .csv, .tsv or .parquet file")
     scores, split, group = settings.score_columns, settings.split_column, settings.group_column
     columns = [settings.path_column, *scores, *(column for column in (split, group) if column)]
     table = read_table(file, columns, scores)

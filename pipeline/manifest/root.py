@@ -57,9 +57,10 @@ class RootFolder:
 
     def find_unlisted(self, paths: list[str]) -> list[str]:
         """Returns the files with the ending of an image that are at none of these paths, sorted."""
-        listed = {os.path.normpath(self._root / path) for path in paths}
+        root = os.path.normpath(self._root)
+        listed = {os.path.normpath(f"{root}/{path}" if path[:1] != "/" else path) for path in paths}
         images = (file for file in self._files if file.lower().endswith(ENDINGS))
-        return sorted(file for file in images if os.path.normpath(self._root / file) not in listed)
+        return sorted(file for file in images if f"{root}/{file}" not in listed)
 
     def explain(self, reasons: dict[str, str]) -> dict[str, str]:
         """Says where a file was looked for, and what is near: path -> words, for those that are missing or outside.
@@ -84,7 +85,7 @@ class RootFolder:
             near = alike.get(_strip(path, tuple(_DIFFERENCES)), [])
             inside = [file for file in near if file.endswith("/" + os.path.normpath(path))]
             roots = [self._root / file.removesuffix(os.path.normpath(path)) for file in inside]
-            roots += [folder for folder in (*self._root.parents, Path.cwd()) if os.path.isfile(folder / path)]
+            roots += [folder for folder in (*self._root.parents, Path.cwd()) if os.path.lexists(folder / path)]
             if roots:
                 hints[path] = f"; it is there with manifest.root: {roots[0]}"
             elif near:

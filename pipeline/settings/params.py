@@ -234,7 +234,7 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     train = params.train
     for key, datasets in {"split_column": ("csv", "koniq10k"), "group_column": ("csv",)}.items():
         if getattr(params.manifest, key) and params.dataset not in datasets:
-            problem = f"only dataset {' and '.join(datasets)} reads it; leave it empty with dataset: {params.dataset}"
+            problem = f"it is read with dataset: {' | '.join(datasets)}; leave it empty with dataset: {params.dataset}"
             _fail(path, node["manifest"], key, f"manifest.{key}: {problem}")
     if train.min_learning_rate > train.learning_rate:  # the cosine would rise
         problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"

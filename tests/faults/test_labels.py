@@ -65,7 +65,7 @@ LABELS = {
 # A key of params.yaml and its value -> what the message has to say.
 PARAMS = {
     ("labels", "lables.csv"): "labels: there is no file lables.csv",
-    ("labels", "."): "labels: there is no file .; dataset: csv needs a .csv",
+    ("labels", "."): "labels: . is a folder; dataset: csv needs a .csv",
     ("labels", ""): "labels: expected str",
     ("labels", "[a]"): "labels: expected str",
     ("root", "nowhere"): "0.jpg: there is no folder",

@@ -173,7 +173,7 @@ def test_several_ratings_and_none(run_here: Any, capsys: pytest.CaptureFixture[s
 
 def test_images_that_no_row_lists_are_counted(run_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run_here(*GOOD)
-    assert "manifest: 1 images in . are in no row of the labels, such as '3.jpg'\n" in capsys.readouterr().out
+    assert "manifest: 1 images below . are in no row of labels, such as '3.jpg'\n" in capsys.readouterr().out
 
 
 def test_missing_images_say_where_they_were_looked_for_and_what_is_near(run_here: Any) -> None:
