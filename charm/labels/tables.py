@@ -98,7 +98,7 @@ def read_number(cell: Any, column: str, where: str) -> float:
             number = math.inf
         if math.isfinite(number):
             return number
-    hint = f"; {_SEMICOLONS}" if isinstance(cell, str) and _NUMBER.fullmatch(cell.strip().replace(",", ".")) else ""
+    hint = f"; {_SEMICOLONS}" if "," in str(cell) and _NUMBER.fullmatch(str(cell).strip().replace(",", ".")) else ""
     raise UserError(f"{where}: {column} is {reprlib.repr(cell)}, expected a decimal number{hint}")
 
 
