@@ -64,6 +64,7 @@ class ManifestParams:
     score_range: list[float]
     accuracy_threshold: float  # in the units of score_range
     split_column: str | None
+    group_column: str | None
     test_share: Fraction
     val_share: Fraction
     max_edge: MaxEdge | None
@@ -239,6 +240,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     """Raises UserError for settings that are right by themselves and do not go together."""
     train = params.train
+    for key, datasets in {"split_column": ("csv", "koniq10k"), "group_column": ("csv",)}.items():
+        if getattr(params.manifest, key) and params.dataset not in datasets:
+            problem = f"it is read with dataset: {' | '.join(datasets)}; leave it empty with dataset: {params.dataset}"
+            _fail(path, node["manifest"], key, f"manifest.{key}: {problem}")
     if train.min_learning_rate > train.learning_rate:  # the cosine would rise
         problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
         _fail(path, node["train"], "min_learning_rate", f"train.min_learning_rate: {problem}")

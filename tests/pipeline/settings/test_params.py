@@ -176,6 +176,18 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
             id="a loss for scores on columns of bins",
         ),
         pytest.param(
+            {"dataset": "para", "group_column": "sessionId"},
+            "group_column",
+            "manifest.group_column: it is read with dataset: csv; leave it empty with dataset: para",
+            id="groups in a published data set",
+        ),
+        pytest.param(
+            {"dataset": "ava", "split_column": "set"},
+            "split_column",
+            "manifest.split_column: it is read with dataset: csv | koniq10k; leave it empty with dataset: ava",
+            id="a column of splits where they are published",
+        ),
+        pytest.param(
             {"num_scales": "3", "coarse_ratio": "3"},
             "coarse_ratio",
             "tokens.coarse_ratio: expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got 3",
