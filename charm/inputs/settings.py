@@ -17,8 +17,10 @@ class InputSettings:
     Attributes:
         has_budget: whether sequences are as long as max_seq_len; else the settings decide their length.
         reads_scores: whether it takes a column of scores (CharmTokenizer.reads), made for the images as they are.
+        shows: what a model sees of an image, for pages and cards.
     """
 
+    shows: ClassVar[str] = ""
     has_budget: ClassVar[bool] = True
     reads_scores: ClassVar[bool] = False
 
@@ -31,6 +33,7 @@ class InputSettings:
 class CharmSettings(InputSettings):
     """The section `tokens` has the settings of CharmTokenizer."""
 
+    shows = "the whole image in proportion, some patches at native resolution and the others downscaled"
     reads_scores = True
 
 
@@ -50,6 +53,7 @@ class StandardSettings(InputSettings):
     place: Literal["random", "centre"] = "random"
     resize: Literal["shortest", "squash"] = "shortest"
 
+    shows = "a square crop of the resized image, the usual input of a vision transformer"
     has_budget = False
 
     def __post_init__(self) -> None:
@@ -67,6 +71,7 @@ class PaddingSettings(InputSettings):
 
     edge: Pixels = 512
 
+    shows = "the resized image in the middle of a black square"
     has_budget = False
 
     def length(self, patch_size: int) -> int:
@@ -80,12 +85,16 @@ class SquareSettings(InputSettings):
 
     edge: Edge = 256
 
+    shows = "the image squashed to a square, some of its patches as they are and the others downscaled"
+
 
 @dataclass(frozen=True)
 class NaFlexSettings(InputSettings):
     """Settings of the NaFlex input: whether smaller images are enlarged to the budget, as SigLIP 2 does."""
 
     enlarge: bool = True
+
+    shows = "the whole image in proportion, resized until its patches fit"
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class AnyResSettings(InputSettings):
     tile: Pixels = 224
     pinpoints: list[tuple[Tiles, Tiles]] = field(default_factory=lambda: [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)])
 
+    shows = "the image squashed to one tile, and in proportion on several"
     has_budget = False
 
     def length(self, patch_size: int) -> int:
@@ -119,6 +129,8 @@ class QuadtreeSettings(InputSettings):
 
     edge: Edge = 0
     levels: Annotated[int, Range(2, 3)] = 3
+
+    shows = "the image in patches of several sizes, small ones where there is detail"
 
 
 # By the names of the inputs, which are those of charm.inputs.registry.INPUTS.

@@ -1,5 +1,6 @@
 """What a trained model is, from the run that made it; and the check that it is used for what it was made for."""
 
+import json
 from dataclasses import asdict, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -99,7 +100,9 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[CharmViT
         for one in (config, wanted)
     )
     differing = [
-        f"{name} {found.get(name)!r} (here {value!r})" for name, value in expected.items() if found.get(name) != value
+        f"{name} {found.get(name)!r} (here {value!r})"
+        for name, value in expected.items()
+        if json.dumps(found.get(name)) != json.dumps(value)
     ]
     if differing:
         raise UserError(f"{folder}: the model was made for {', '.join(differing)}; run dvc repro")

@@ -66,7 +66,7 @@ def test_the_best_epoch_by_validation_is_published(workspace: Workspace) -> None
     assert len(history) == 3
     assert quality[config.training.best_epoch - 1] == max(quality)
     assert config.model == ViTConfig("charm_demo", 2, 1, "cls", False, "frozen")
-    assert config.tokenizer["patch_size"] == 14
+    assert config.tokenizer.cutter["patch_size"] == 14
     losses = read_losses(folder)
     assert [row["step"] for row in read_csv(folder, "losses.csv")] == [str(step) for step in range(6)]
     assert float(history[1]["train_loss"]) == pytest.approx(sum(losses[2:4]) / 2, rel=1e-5)

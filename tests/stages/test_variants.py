@@ -4,13 +4,14 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from charm.inputs.registry import INPUTS
+from charm.inputs.settings import SETTINGS
 from pipeline.settings.params import Params
 from stages import evaluate, manifest, pos_embeds, train
 
@@ -18,12 +19,17 @@ Workspace = tuple[Path, Params]
 Change = Callable[[Params], Params]
 
 
+def with_input(params: Params, name: str) -> Params:
+    """Another input; one that its size defines has its own length."""
+    return replace(params, tokenizer=name, max_seq_len=params.max_seq_len if SETTINGS[name].has_budget else None)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         *(
-            pytest.param(lambda params, name=name: replace(params, tokenizer=name), id=name)
-            for name in INPUTS
+            pytest.param(partial(with_input, name=name), id=name)
+            for name in SETTINGS
             if name not in ("charm", "square")
         ),
         pytest.param(lambda params: replace(params, tokenizer="square", selection="saliency"), id="square by saliency"),
