@@ -102,7 +102,7 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[CharmViT
     differing = [
         f"{name} {found.get(name)!r} (here {value!r})"
         for name, value in expected.items()
-        if json.dumps(found.get(name)) != json.dumps(value)
+        if json.dumps(found.get(name)) != json.dumps(value)  # a tuple comes back as a list
     ]
     if differing:
         raise UserError(f"{folder}: the model was made for {', '.join(differing)}; run dvc repro")
