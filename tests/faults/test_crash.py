@@ -1,4 +1,4 @@
-"""G2: a writer stopped at a quarter of its places on the disk: readers never see less in silence, and the next run ends equal."""
+"""G2: a writer stopped at any operation on the disk: readers never see less in silence, and the next run ends equal."""
 
 import errno
 import os
