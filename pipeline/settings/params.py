@@ -53,7 +53,12 @@ class TokenParams:
 
 
 # A block for each input, with the settings that it has besides those of TokenParams.
-InputParams = make_dataclass("InputParams", list(SETTINGS.items()), frozen=True)
+InputParams = make_dataclass(
+    "InputParams",
+    list(SETTINGS.items()),
+    frozen=True,
+    namespace={"__module__": __name__},  # for pickle: other processes are sent params
+)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """params.yaml at the door: every mistake is one line with the file, the right line and the key."""
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -334,3 +335,7 @@ def test_no_more_pixels_than_the_later_stages_decode(tmp_path: Path) -> None:
     file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {LIMITS.max_pixels + 1}")
     with pytest.raises(UserError, match="max_pixels: expected a number from 1 to"):
         load_params(file)
+
+
+def test_params_can_be_sent_to_another_process(shipped_params: params.Params) -> None:
+    assert pickle.loads(pickle.dumps(shipped_params)) == shipped_params
