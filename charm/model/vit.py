@@ -206,9 +206,15 @@ class CharmViT(nn.Module):
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
+        return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed))
+
+    def features(
+        self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor
+    ) -> Tensor:
+        """Returns what the head reads of each image of a batch, float (B, F); arguments as of `forward`."""
         padded = not bool(patch_valid.all())  # without padding there is no mask, so that the fast kernels are used
         attn_mask = self.attn_mask(patch_valid).to(patches.device, non_blocking=True) if padded else None
-        return self.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        return self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask)
 
     def encode(
         self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None

@@ -132,6 +132,20 @@ class PosEmbedParams:
 
 
 @dataclass(frozen=True)
+class LongTailParams:
+    """Settings of charm.model.long_tail; without pairs and similarity it is off."""
+
+    pairs: Annotated[int, Range(0, 1)]  # mixed samples per step
+    tau_1: Annotated[float, Range(1e-3)]
+    tau_2: NonNegative
+    similarity: NonNegative  # weight of the term
+
+    @property
+    def is_on(self) -> bool:
+        return self.pairs > 0 or self.similarity > 0
+
+
+@dataclass(frozen=True)
 class TrainParams:
     head: Head
     pos_embed: PosEmbedTraining
@@ -148,8 +162,11 @@ class TrainParams:
     clip_norm: NonNegative
     ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
+    mixout: Annotated[float, Range(0, 0.99)]
+    long_tail: LongTailParams
     flip: Fraction
     rotate: Fraction
+    grey: Fraction
 
 
 @dataclass(frozen=True)
@@ -262,6 +279,9 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.normalize and params.backbone == "charm_demo":
         problem = "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
         _fail(path, node["train"], "normalize", f"train.normalize: {problem}")
+    if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
+        problem = "it relates all images of a step: expected one process, and hardware.micro_batch empty"
+        _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:
         problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"

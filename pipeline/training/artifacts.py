@@ -52,10 +52,10 @@ class Inputs:
         column = list(self._column.shards.values()) if self._column else []
         return {"labels": {name: facts[name] for name in told}, "files": files, "column": column, "axes": axes}
 
-    def training_data(self, split: Manifest, tokenizer: Input, flip: float, rotate: float) -> TokenDataset:
+    def training_data(self, split: Manifest, tokenizer: Input, flip: float, rotate: float, grey: float) -> TokenDataset:
         """Returns the tokens of some images, drawn by their keys and augmented with these probabilities."""
         images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
-        return TokenDataset(*images, flip=flip, rotate=rotate)
+        return TokenDataset(*images, flip=flip, rotate=rotate, grey=grey)
 
     def evaluation_data(self, split: Manifest, tokenizer: Input) -> TokenDataset:
         """Returns the tokens of some images, drawn by their pixels as in charm.scorer."""

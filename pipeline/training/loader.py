@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from charm.inputs.protocol import Input
 from charm.runtime.errors import UserError
-from charm.tokenization.augment import IDENTITY, draw_symmetry
-from charm.tokenization.draws import pixel_key
+from charm.tokenization.augment import IDENTITY, draw_symmetry, to_grey
+from charm.tokenization.draws import draw_uniform, pixel_key
 from charm.tokenization.geometry import downscale, limit_edge
 from pipeline.manifest.table import Manifest
 from pipeline.pos_embeds.axes import PosEmbeds
@@ -75,7 +75,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         tokenizer: what makes tokens of them.
         pos_embeds: for the tokens' position embeddings.
         seed: of every draw.
-        flip, rotate: probabilities of augmentation.
+        flip, rotate, grey: probabilities of augmentation.
         by_pixels: whether an image's draws follow from its pixels (evaluation), and not from its key (training).
         max_edge: pixels; larger images are downscaled first, and their maps made anew. None for no limit.
     """
@@ -90,6 +90,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         seed: int,
         flip: float = 0.0,
         rotate: float = 0.0,
+        grey: float = 0.0,
         by_pixels: bool = False,
         max_edge: int | None = None,
     ) -> None:
@@ -100,7 +101,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._tokenizer = tokenizer
         self._pos_embeds = pos_embeds
         self._seed = seed
-        self._flip, self._rotate = flip, rotate
+        self._flip, self._rotate, self._grey = flip, rotate, grey
         self._by_pixels, self._max_edge = by_pixels, max_edge
         self._at_work = torch.full((_MOST_WORKERS,), -1).share_memory_()  # row that each worker has in hand
 
@@ -128,6 +129,8 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         whole = self._images.read_image(key)
         image = downscale(whole, limit_edge((whole.shape[0], whole.shape[1]), self._max_edge))
         drawn_by = pixel_key(image) if self._by_pixels else key
+        if self._grey and draw_uniform(self._seed, epoch, key, "grey", 1)[0] < self._grey:
+            image = to_grey(image)
         draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
         column = self._read_column(key, (image.shape[0], image.shape[1]))
         tokens = self._tokenizer(image, **draws, **column)

@@ -37,6 +37,18 @@ def with_input(params: Params, name: str) -> Params:
         pytest.param(
             lambda params: replace(
                 params,
+                train=replace(
+                    params.train,
+                    mixout=0.5,
+                    grey=0.5,
+                    long_tail=replace(params.train.long_tail, pairs=1, similarity=1.0),
+                ),
+            ),
+            id="ELTA, mixout, grey",
+        ),
+        pytest.param(
+            lambda params: replace(
+                params,
                 pos_embeds=replace(params.pos_embeds, fit="additive"),
                 train=replace(params.train, scale_embed="none"),
             ),

@@ -189,6 +189,24 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
             id="a column of splits where they are published",
         ),
         pytest.param(
+            {"long_tail": "{pairs: 1, tau_1: 0.2, tau_2: 4.0, similarity: 0.0}", "micro_batch": "4"},
+            "long_tail",
+            "train.long_tail: it relates all images of a step: expected one process, and hardware.micro_batch empty",
+            id="a term over the step in micro-batches",
+        ),
+        pytest.param(
+            {"tokenizer": "padding", "max_seq_len": "80"},
+            "max_seq_len",
+            "padding with PaddingSettings(edge=126) needs max_seq_len >= 81 for patches of 14 pixels, got 80",
+            id="fewer tokens than an input has by its size",
+        ),
+        pytest.param(
+            {"max_seq_len": ""},
+            "max_seq_len",
+            "max_seq_len: charm needs a number of tokens, or auto",
+            id="no number of tokens",
+        ),
+        pytest.param(
             {"num_scales": "3", "coarse_ratio": "3"},
             "coarse_ratio",
             "tokens.coarse_ratio: expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got 3",

@@ -25,7 +25,7 @@ from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
 from pipeline.training.loader import Batch, Loader, TokenDataset
-from pipeline.training.sampler import EpochSampler
+from pipeline.training.sampler import EpochSampler, SampleRef
 from tests.conftest import Small
 
 CPU = torch.device("cpu")
@@ -251,3 +251,24 @@ def test_raw_shards_give_the_same_samples(
     found = samples(raw, 3, workers)
     assert found.keys() == from_jpeg.keys()
     assert all(np.array_equal(found[place][name], from_jpeg[place][name]) for place in found for name in FIELDS)
+
+
+def test_some_images_lose_their_colours_in_training(build: Callable[..., TokenDataset]) -> None:
+    """By their key and the epoch, and nothing else of a sample changes."""
+    plain, grey = build(CharmTokenizer(max_seq_len=24), None), build(CharmTokenizer(max_seq_len=24), None, grey=0.5)
+    places = [SampleRef(epoch, row, 1.0) for epoch in range(10) for row in range(len(plain))]
+    lost = []
+    for place in places:
+        before, after = plain[place], grey[place]
+        assert isinstance(before, dict)
+        assert isinstance(after, dict)
+        np.testing.assert_array_equal(before["patch_coord"], after["patch_coord"])
+        luminance = before["patches"][before["patch_valid"]].astype(float) @ [0.299, 0.587, 0.114]
+        found = after["patches"][after["patch_valid"]].astype(float)
+        lost.append(bool(np.ptp(found, axis=-1).max() == 0))
+        if lost[-1]:
+            assert np.abs(found[..., 0] - luminance).max() < 2
+        else:
+            np.testing.assert_array_equal(before["patches"], after["patches"])
+    assert 0.3 < np.mean(lost) < 0.7
+    assert lost == [bool(np.ptp(grey[place]["patches"].astype(int), axis=-1).max() == 0) for place in places]
