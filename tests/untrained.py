@@ -25,6 +25,7 @@ from charm.tokenization.tokenizer import CharmTokenizer
 SMALL: dict[str, dict[str, Any]] = {
     "standard": {"edge": 96, "crop": 84, "place": "random", "resize": "shortest"},
     "padding": {"edge": 84},
+    "muller": {"edge": 84, "start": "identity", "border": "zero"},
     "anyres": {"tile": 42, "pinpoints": [[1, 2], [2, 1], [2, 2]]},
 }
 

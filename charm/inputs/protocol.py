@@ -21,6 +21,7 @@ class Input(Protocol):
         draws: whether an image's tokens are drawn at random in evaluation, so that a score may average several draws.
         whole_grid: whether the tokens are all patches of one grid in raster order, the same for every image: an image
             can be put together from them again.
+        num_residuals: K, images beside the patches that a model mixes with them (Tokens.residuals); 0 for most inputs.
     """
 
     @property
@@ -35,6 +36,8 @@ class Input(Protocol):
     def draws(self) -> bool: ...
     @property
     def whole_grid(self) -> bool: ...
+    @property
+    def num_residuals(self) -> int: ...
 
     def length(self, image_hw: tuple[int, int]) -> int:
         """Returns the number of tokens, without padding, of an image of this size, (height, width) in pixels."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from charm.inputs.anyres import AnyResInput
+from charm.inputs.muller import MullerInput
 from charm.inputs.naflex import NaFlexInput
 from charm.inputs.padding import PaddingInput
 from charm.inputs.protocol import Input
@@ -27,6 +28,7 @@ INPUTS: dict[str, Callable[[Any, CharmTokenizer, bool], Input]] = {
     "naflex": NaFlexInput.build,
     "anyres": AnyResInput.build,
     "quadtree": QuadtreeInput.build,
+    "muller": MullerInput.build,
 }
 
 

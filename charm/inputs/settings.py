@@ -133,6 +133,28 @@ class QuadtreeSettings(InputSettings):
     shows = "the image in patches of several sizes, small ones where there is detail"
 
 
+@dataclass(frozen=True)
+class MullerSettings(InputSettings):
+    """Settings of the input of a learnt resizer.
+
+    Attributes:
+        edge: side of the square, pixels; rounded down to whole patches.
+        start: of the resizer's numbers, "identity" (nothing is added) or "published" (trained for a ResNet-50).
+        border: what lies beyond the image where it is blurred, "zero" as in the original or the image in "reflect".
+    """
+
+    edge: Pixels = 224
+    start: Literal["identity", "published"] = "identity"
+    border: Literal["zero", "reflect"] = "zero"
+
+    shows = "the image squashed to a square, with detail that a learnt resizer adds"
+    has_budget = False
+
+    def length(self, patch_size: int) -> int:
+        """Returns the tokens of the square."""
+        return (whole_patches(self.edge, patch_size) // patch_size) ** 2
+
+
 # By the names of the inputs, which are those of charm.inputs.registry.INPUTS.
 SETTINGS: dict[str, type[InputSettings]] = {
     "charm": CharmSettings,
@@ -142,6 +164,7 @@ SETTINGS: dict[str, type[InputSettings]] = {
     "naflex": NaFlexSettings,
     "anyres": AnyResSettings,
     "quadtree": QuadtreeSettings,
+    "muller": MullerSettings,
 }
 
 

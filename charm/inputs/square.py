@@ -33,6 +33,7 @@ class SquareInput:
 
     draws = True
     whole_grid = False
+    num_residuals = 0
 
     @classmethod
     def build(cls, settings: SquareSettings, cutter: CharmTokenizer, training: bool) -> "SquareInput":

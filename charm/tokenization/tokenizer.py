@@ -85,6 +85,7 @@ class CharmTokenizer:
 
     draws = True
     whole_grid = False
+    num_residuals = 0
 
     def __post_init__(self) -> None:
         check_fields(self)

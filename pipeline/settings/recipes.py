@@ -61,6 +61,7 @@ _BUILT_IN: dict[str, Any] = {
     "inputs.standard.crop": 126,
     "inputs.padding.edge": 126,
     "inputs.anyres.tile": 56,
+    "inputs.muller.edge": 126,
     "tokens.budget": "share",  # 96 tokens have no room for the 256 of `fixed`
     "train.epochs": 20,
     "train.batch_size": 16,
@@ -82,6 +83,7 @@ def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dic
         "inputs.standard.crop": 224,
         "inputs.padding.edge": 512,
         "inputs.anyres.tile": 224,
+        "inputs.muller.edge": 224,
         "tokens.budget": "fixed",
         "train.epochs": 30,
         "train.batch_size": recipe.batch_size,
