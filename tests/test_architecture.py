@@ -262,7 +262,7 @@ def test_an_input_is_asked_and_not_recognized() -> None:
     """What differs between inputs is an attribute: no class and no name of an input is compared outside its module."""
     names = "|".join(SETTINGS)
     compared = re.compile(
-        rf'(==|!=|\bin\b)\s*\(?\s*"({names})"|"({names})"\s*(==|!=)|isinstance\([^()]*(Tokenizer|Input)\b'
+        rf'(==|!=|\bin\b\s*[(\[{{]?)\s*"({names})"|"({names})"\s*(==|!=)|isinstance\([^()]*(Tokenizer|Input)\b'
     )
     strays = [
         f"{file}: {found[0]}"
