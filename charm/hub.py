@@ -149,6 +149,8 @@ def render_card(config: ModelConfig) -> str:
     """Renders the model card from a config: Markdown, with the head that hubs read."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from charm.inputs.preparation import Preparation
+    from charm.inputs.settings import SETTINGS
     from charm.model.metrics import METRICS
 
     environment = Environment(
@@ -159,4 +161,10 @@ def render_card(config: ModelConfig) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(CARD_TEMPLATE.name).render(vars(config), names=METRICS, doubts=config.doubts)
+    return environment.get_template(CARD_TEMPLATE.name).render(
+        vars(config),
+        names=METRICS,
+        doubts=config.doubts,
+        input=Preparation.from_config(config).tokenizer,
+        shows=SETTINGS[config.tokenizer.name].shows,
+    )

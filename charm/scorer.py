@@ -76,7 +76,8 @@ class CharmScorer(Preparation):
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
         edge = choose_edge(config, full_size)
         super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
-        found = model.head.out_features, self.tokenizer.num_scales, self.patch_size
+        scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
+        found = model.head.out_features, scales, self.patch_size
         expected = config.labels.num_bins, config.model.num_scales, model.patch_size
         if found != expected:
             raise ValueError(

@@ -12,7 +12,7 @@ from charm.hub import read_config
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
-from charm.model.config import SaliencyConfig
+from charm.model.config import InputConfig, SaliencyConfig
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.saliency.weights import find_checkpoint, find_detector
@@ -51,7 +51,7 @@ def load_preparation(folder: str | None) -> Preparation:
     """
     if folder is None and not Path(TRAINED, "config.json").is_file():
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
-        return Preparation({"name": "charm"} | CharmTokenizer().settings)
+        return Preparation(InputConfig("charm", {}, CharmTokenizer().settings))
     folder = folder or TRAINED
     with _explaining(folder):
         return Preparation.from_config(read_config(folder)[0])

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads
 from charm.images.limits import ENDINGS, FORMATS, list_formats
 from charm.images.reasons import Rejected
+from charm.inputs.settings import SETTINGS
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
@@ -186,7 +188,7 @@ class Service:
                 "status": "ok",
                 "model": describe_backbone(scorer.config.model.backbone),
                 "backbone": scorer.config.model.backbone,
-                "tokenizer": scorer.settings,
+                "tokenizer": asdict(scorer.settings) | {"shows": SETTINGS[scorer.settings.name].shows},
                 "score_range": scorer.score_range,
                 "draws": scorer.draws,
                 "dataset": scorer.config.data.dataset,

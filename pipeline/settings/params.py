@@ -4,18 +4,19 @@ YAML is read by ruamel.yaml, as DVC writes it: PyYAML reads the `3e-05` that `dv
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from charm.images.limits import LIMITS, MaxEdge
+from charm.inputs.settings import SETTINGS, check_length
 from charm.runtime.errors import UserError
 from charm.runtime.fields import BackboneName, Draws, Head, PosEmbedTraining, Seed, Sha256
-from charm.runtime.schema import Pattern, Range, SettingError, build
+from charm.runtime.schema import OneOf, Pattern, Range, SettingError, build
 from charm.tokenization.settings import (
     Budget,
     CoarseRatio,
@@ -51,6 +52,15 @@ class TokenParams:
     redraw: Redraw
 
 
+# A block for each input, with the settings that it has besides those of TokenParams.
+InputParams = make_dataclass(
+    "InputParams",
+    list(SETTINGS.items()),
+    frozen=True,
+    namespace={"__module__": __name__},  # for pickle: other processes are sent params
+)
+
+
 @dataclass(frozen=True)
 class ManifestParams:
     root: str | None
@@ -59,6 +69,7 @@ class ManifestParams:
     score_range: list[float]
     accuracy_threshold: float  # in the units of score_range
     split_column: str | None
+    group_column: str | None
     test_share: Fraction
     val_share: Fraction
     max_edge: MaxEdge | None
@@ -117,12 +128,28 @@ class ImportanceParams:
 class PosEmbedParams:
     mode: Literal["bilinear", "bicubic"]
     antialias: bool
+    fit: Literal["grid", "additive"]
+
+
+@dataclass(frozen=True)
+class LongTailParams:
+    """Settings of charm.model.long_tail; without pairs and similarity it is off."""
+
+    pairs: Annotated[int, Range(0, 1)]  # mixed samples per step
+    tau_1: Annotated[float, Range(1e-3)]
+    tau_2: NonNegative
+    similarity: NonNegative  # weight of the term
+
+    @property
+    def is_on(self) -> bool:
+        return self.pairs > 0 or self.similarity > 0
 
 
 @dataclass(frozen=True)
 class TrainParams:
     head: Head
     pos_embed: PosEmbedTraining
+    scale_embed: Literal["learnt", "frozen", "none"]
     normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
@@ -135,8 +162,11 @@ class TrainParams:
     clip_norm: NonNegative
     ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
+    mixout: Annotated[float, Range(0, 0.99)]
+    long_tail: LongTailParams
     flip: Fraction
     rotate: Fraction
+    grey: Fraction
 
 
 @dataclass(frozen=True)
@@ -174,13 +204,14 @@ class Params:
     labels: str
     dataset: Literal["demo", "csv", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"]
     selection: Selection
-    tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
+    tokenizer: Annotated[str, OneOf(tuple(SETTINGS))]
     backbone: BackboneName  # becomes a folder and part of a command in dvc.yaml
     pretrained: bool
     checkpoint: str | None
     checkpoint_sha256: Sha256 | None
-    max_seq_len: SeqLen
+    max_seq_len: SeqLen | None  # None: the length of an input that its size defines
     seed: Seed
+    inputs: InputParams  # type: ignore[valid-type]
     tokens: TokenParams
     manifest: ManifestParams
     shards: ShardParams
@@ -231,6 +262,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     """Raises UserError for settings that are right by themselves and do not go together."""
     train = params.train
+    for key, datasets in {"split_column": ("csv", "koniq10k"), "group_column": ("csv",)}.items():
+        if getattr(params.manifest, key) and params.dataset not in datasets:
+            problem = f"it is read with dataset: {' | '.join(datasets)}; leave it empty with dataset: {params.dataset}"
+            _fail(path, node["manifest"], key, f"manifest.{key}: {problem}")
     if train.min_learning_rate > train.learning_rate:  # the cosine would rise
         problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
         _fail(path, node["train"], "min_learning_rate", f"train.min_learning_rate: {problem}")
@@ -244,13 +279,26 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.normalize and params.backbone == "charm_demo":
         problem = "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
         _fail(path, node["train"], "normalize", f"train.normalize: {problem}")
+    if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
+        problem = "it relates all images of a step: expected one process, and hardware.micro_batch empty"
+        _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:
         problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
         _fail(path, node["tokens"], "coarse_ratio", f"tokens.coarse_ratio: {problem}")
+    settings = getattr(params.inputs, params.tokenizer)
+    if params.max_seq_len is None and settings.has_budget:
+        _fail(path, node, "max_seq_len", f"max_seq_len: {params.tokenizer} needs a number of tokens, or auto")
     patch_size = 14 if params.backbone == "charm_demo" else _patch_size_of(params.backbone)
+    if not patch_size:
+        return
+    try:
+        if params.max_seq_len is not None:
+            check_length(params.tokenizer, settings, patch_size, params.max_seq_len)
+    except ValueError as error:
+        _fail(path, node, "max_seq_len", str(error))
     scores = getattr(params.importance, params.selection)
-    if patch_size and params.tokenizer == "charm" and isinstance(scores, ScoreParams):
+    if settings.reads_scores and isinstance(scores, ScoreParams):
         size = patch_size * (4 if scales == 3 else ratio)
         if size not in scores.coarse_patch_sizes:  # else found only after hours of making maps
             where = f"importance.{params.selection}"
@@ -270,9 +318,13 @@ def _fill_in_recipe(node: CommentedMap) -> None:
     train = node.get("train")
     epochs = train.get("epochs") if isinstance(train, CommentedMap) else None
     chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
-    for key, value in choose_recipe(*chosen).items():
-        section, _, name = key.rpartition(".")
-        holder = node.get(section) if section else node
+    kind = SETTINGS.get(str(node.get("tokenizer")))
+    own_length = {"max_seq_len": None} if kind and not kind.has_budget else {}
+    for key, value in (choose_recipe(*chosen) | own_length).items():
+        *sections, name = key.split(".")
+        holder: Any = node
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, CommentedMap) else None
         if isinstance(holder, CommentedMap) and holder.get(name) == "auto":
             holder[name] = value
 
@@ -288,5 +340,5 @@ def _line_of(node: CommentedMap, keys: tuple[str, ...]) -> int:
     return line
 
 
-def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
+def _fail(path: Path, node: CommentedMap, key: str, message: str) -> NoReturn:
     raise UserError(f"{path}:{_line_of(node, (key,))}: {message}")

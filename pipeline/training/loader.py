@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from charm.inputs.registry import Tokenizer
+from charm.inputs.protocol import Input
 from charm.runtime.errors import UserError
-from charm.tokenization.augment import IDENTITY, draw_symmetry
-from charm.tokenization.draws import pixel_key
+from charm.tokenization.augment import IDENTITY, draw_symmetry, to_grey
+from charm.tokenization.draws import draw_uniform, pixel_key
 from charm.tokenization.geometry import downscale, limit_edge
-from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.manifest.table import Manifest
 from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.shards.columns import ColumnReader
@@ -76,7 +75,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         tokenizer: what makes tokens of them.
         pos_embeds: for the tokens' position embeddings.
         seed: of every draw.
-        flip, rotate: probabilities of augmentation.
+        flip, rotate, grey: probabilities of augmentation.
         by_pixels: whether an image's draws follow from its pixels (evaluation), and not from its key (training).
         max_edge: pixels; larger images are downscaled first, and their maps made anew. None for no limit.
     """
@@ -86,11 +85,12 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         manifest: Manifest,
         images: ShardReader,
         column: ColumnReader | None,
-        tokenizer: Tokenizer,
+        tokenizer: Input,
         pos_embeds: PosEmbeds,
         seed: int,
         flip: float = 0.0,
         rotate: float = 0.0,
+        grey: float = 0.0,
         by_pixels: bool = False,
         max_edge: int | None = None,
     ) -> None:
@@ -101,7 +101,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._tokenizer = tokenizer
         self._pos_embeds = pos_embeds
         self._seed = seed
-        self._flip, self._rotate = flip, rotate
+        self._flip, self._rotate, self._grey = flip, rotate, grey
         self._by_pixels, self._max_edge = by_pixels, max_edge
         self._at_work = torch.full((_MOST_WORKERS,), -1).share_memory_()  # row that each worker has in hand
 
@@ -129,6 +129,8 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         whole = self._images.read_image(key)
         image = downscale(whole, limit_edge((whole.shape[0], whole.shape[1]), self._max_edge))
         drawn_by = pixel_key(image) if self._by_pixels else key
+        if self._grey and draw_uniform(self._seed, epoch, key, "grey", 1)[0] < self._grey:
+            image = to_grey(image)
         draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
         column = self._read_column(key, (image.shape[0], image.shape[1]))
         tokens = self._tokenizer(image, **draws, **column)
@@ -146,8 +148,12 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
 
     def _is_small(self, column: dict[str, Any]) -> bool:
         """Tells whether an image's mask is of an object that covers no coarse patch by `saliency_coverage`."""
-        tokenizer, mask = self._tokenizer, column.get("saliency_mask")
-        return mask is not None and isinstance(tokenizer, CharmTokenizer) and tokenizer.judge_mask(mask) == "small"
+        mask = column.get("saliency_mask")
+        if mask is None:
+            return False
+        cutter = self._tokenizer.cutter((mask.shape[0], mask.shape[1]))
+        fitted = self._tokenizer.frame(mask.view(np.uint8)).view(bool)
+        return cutter is not None and cutter.judge_mask(fitted) == "small"
 
     def describe_place(self, worker: int) -> str:
         """Names the image that a worker of the DataLoader was reading."""
@@ -164,9 +170,11 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         if self._tokenizer.reads == "saliency":
             mask = self._column.read_mask(key)
             return {"saliency_mask": downscale(mask.view(np.uint8), image_hw).view(bool)}
-        assert isinstance(self._tokenizer, CharmTokenizer)  # no other input reads scores
-        scores = self._column.read_importance(key, self._tokenizer.coarse_patch_size)
-        return {"importance": scores} if scores.shape == self._tokenizer.layout(image_hw).coarse_grid_hw else {}
+        cutter = self._tokenizer.cutter(image_hw)
+        if cutter is None:
+            return {}
+        scores = self._column.read_importance(key, cutter.coarse_patch_size)
+        return {"importance": scores} if scores.shape == cutter.layout(image_hw).coarse_grid_hw else {}
 
 
 class Loader:

@@ -27,17 +27,30 @@ class Predictions:
 
 def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
     """Returns the raw outputs of a CharmViT, float32 (B, num_outputs), on the device of `pos_embeds`."""
-    device = pos_embeds.device
     bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
-    with autocast(device, precision):
-        output: Tensor = model(
-            batch.patches.to(device, non_blocking=True),
-            batch.patch_coord.to(device, non_blocking=True),
-            batch.scale_id.to(device, non_blocking=True),
-            batch.patch_valid,
-            pos_embeds.gather(batch.pos_row, bare.trained_grid),
-        )
+    with autocast(pos_embeds.device, precision):
+        output: Tensor = model(*_arguments(batch, pos_embeds, bare.trained_grid))
     return output
+
+
+def forward_features(model: CharmViT, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
+    """Returns what the head of a CharmViT reads, float (B, F), on the device of `pos_embeds`."""
+    with autocast(pos_embeds.device, precision):
+        return model.features(*_arguments(batch, pos_embeds, model.trained_grid))
+
+
+def _arguments(
+    batch: Batch, pos_embeds: PosEmbeds, trained_grid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns the arguments of a CharmViT on the device of `pos_embeds`."""
+    device = pos_embeds.device
+    return (
+        batch.patches.to(device, non_blocking=True),
+        batch.patch_coord.to(device, non_blocking=True),
+        batch.scale_id.to(device, non_blocking=True),
+        batch.patch_valid,
+        pos_embeds.gather(batch.pos_row, trained_grid),
+    )
 
 
 @torch.inference_mode()

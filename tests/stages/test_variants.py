@@ -4,12 +4,14 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from charm.inputs.settings import SETTINGS
 from pipeline.settings.params import Params
 from stages import evaluate, manifest, pos_embeds, train
 
@@ -17,15 +19,41 @@ Workspace = tuple[Path, Params]
 Change = Callable[[Params], Params]
 
 
+def with_input(params: Params, name: str) -> Params:
+    """Another input; one that its size defines has its own length."""
+    return replace(params, tokenizer=name, max_seq_len=params.max_seq_len if SETTINGS[name].has_budget else None)
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda params: replace(params, tokenizer="standard"), id="standard"),
-        pytest.param(lambda params: replace(params, tokenizer="standard_384"), id="standard_384"),
-        pytest.param(lambda params: replace(params, tokenizer="padding"), id="padding"),
-        pytest.param(lambda params: replace(params, tokenizer="ms"), id="ms"),
-        pytest.param(lambda params: replace(params, tokenizer="hr_ms", selection="saliency"), id="hr_ms by saliency"),
+        *(
+            pytest.param(partial(with_input, name=name), id=name)
+            for name in SETTINGS
+            if name not in ("charm", "square")
+        ),
+        pytest.param(lambda params: replace(params, tokenizer="square", selection="saliency"), id="square by saliency"),
         pytest.param(lambda params: replace(params, selection="gradient"), id="by gradient"),
+        pytest.param(
+            lambda params: replace(
+                params,
+                train=replace(
+                    params.train,
+                    mixout=0.5,
+                    grey=0.5,
+                    long_tail=replace(params.train.long_tail, pairs=1, similarity=1.0),
+                ),
+            ),
+            id="ELTA, mixout, grey",
+        ),
+        pytest.param(
+            lambda params: replace(
+                params,
+                pos_embeds=replace(params.pos_embeds, fit="additive"),
+                train=replace(params.train, scale_embed="none"),
+            ),
+            id="additive positions, no scale embedding",
+        ),
         pytest.param(
             lambda params: replace(params, tokens=replace(params.tokens, num_scales=3, budget="fill")),
             id="3 scales",

@@ -1,5 +1,6 @@
 """params.yaml at the door: every mistake is one line with the file, the right line and the key."""
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -176,6 +177,36 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
             id="a loss for scores on columns of bins",
         ),
         pytest.param(
+            {"dataset": "para", "group_column": "sessionId"},
+            "group_column",
+            "manifest.group_column: it is read with dataset: csv; leave it empty with dataset: para",
+            id="groups in a published data set",
+        ),
+        pytest.param(
+            {"dataset": "ava", "split_column": "set"},
+            "split_column",
+            "manifest.split_column: it is read with dataset: csv | koniq10k; leave it empty with dataset: ava",
+            id="a column of splits where they are published",
+        ),
+        pytest.param(
+            {"long_tail": "{pairs: 1, tau_1: 0.2, tau_2: 4.0, similarity: 0.0}", "micro_batch": "4"},
+            "long_tail",
+            "train.long_tail: it relates all images of a step: expected one process, and hardware.micro_batch empty",
+            id="a term over the step in micro-batches",
+        ),
+        pytest.param(
+            {"tokenizer": "padding", "max_seq_len": "80"},
+            "max_seq_len",
+            "padding with PaddingSettings(edge=126) needs max_seq_len >= 81 for patches of 14 pixels, got 80",
+            id="fewer tokens than an input has by its size",
+        ),
+        pytest.param(
+            {"max_seq_len": ""},
+            "max_seq_len",
+            "max_seq_len: charm needs a number of tokens, or auto",
+            id="no number of tokens",
+        ),
+        pytest.param(
             {"num_scales": "3", "coarse_ratio": "3"},
             "coarse_ratio",
             "tokens.coarse_ratio: expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got 3",
@@ -216,7 +247,9 @@ def test_settings_that_do_not_go_together(edits: dict[str, str], at: str, messag
     [
         pytest.param({"dataset": "csv", "score_columns": "[a, b, c]", "loss": "emd"}, id="emd on bins"),
         pytest.param({"selection": "gradient", "coarse_ratio": "4"}, id="a ratio that has its maps"),
-        pytest.param({"selection": "gradient", "coarse_ratio": "3", "tokenizer": "ms"}, id="maps that are not read"),
+        pytest.param(
+            {"selection": "gradient", "coarse_ratio": "3", "tokenizer": "square"}, id="maps that are not read"
+        ),
         pytest.param(
             {"selection": "gradient", "coarse_ratio": "3", "backbone": "flexivit_small"}, id="unknown patches"
         ),
@@ -320,3 +353,7 @@ def test_no_more_pixels_than_the_later_stages_decode(tmp_path: Path) -> None:
     file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {LIMITS.max_pixels + 1}")
     with pytest.raises(UserError, match="max_pixels: expected a number from 1 to"):
         load_params(file)
+
+
+def test_params_can_be_sent_to_another_process(shipped_params: params.Params) -> None:
+    assert pickle.loads(pickle.dumps(shipped_params)) == shipped_params

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from charm.inputs.registry import Tokenizer
-from charm.inputs.standard import StandardTokenizer
+from charm.inputs.protocol import Input
+from charm.inputs.settings import StandardSettings
+from charm.inputs.standard import StandardInput
 from charm.runtime.errors import UserError
 from charm.tokenization.augment import IDENTITY, draw_symmetry
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -24,7 +25,7 @@ from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
 from pipeline.training.loader import Batch, Loader, TokenDataset
-from pipeline.training.sampler import EpochSampler
+from pipeline.training.sampler import EpochSampler, SampleRef
 from tests.conftest import Small
 
 CPU = torch.device("cpu")
@@ -37,9 +38,7 @@ def build(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     """Called with a tokenizer and settings of TokenDataset."""
     folder = tmp_path_factory.mktemp("pos_embeds")
 
-    def build_dataset(
-        tokenizer: Tokenizer = GRADIENT, column: str | None = "gradient", **settings: Any
-    ) -> TokenDataset:
+    def build_dataset(tokenizer: Input = GRADIENT, column: str | None = "gradient", **settings: Any) -> TokenDataset:
         write_axes(
             folder,
             "charm_demo",
@@ -151,7 +150,7 @@ def test_masks_reach_the_tokenizer(packed: Small, build: Callable[..., TokenData
 
 def test_tokenizers_that_need_no_column(packed: Small, build: Callable[..., TokenDataset]) -> None:
     image = packed.images.read_image("00000001")
-    for tokenizer in (CharmTokenizer(patch_size=14, max_seq_len=24), StandardTokenizer(14, 24)):
+    for tokenizer in (CharmTokenizer(patch_size=14, max_seq_len=24), StandardInput(14, StandardSettings(64, 56))):
         tokens = tokenizer(image, seed=3, epoch=5, key="00000001")
         assert np.array_equal(build(tokenizer, None)[5, 1]["patches"], tokens.patches)
 
@@ -252,3 +251,24 @@ def test_raw_shards_give_the_same_samples(
     found = samples(raw, 3, workers)
     assert found.keys() == from_jpeg.keys()
     assert all(np.array_equal(found[place][name], from_jpeg[place][name]) for place in found for name in FIELDS)
+
+
+def test_some_images_lose_their_colours_in_training(build: Callable[..., TokenDataset]) -> None:
+    """By their key and the epoch, and nothing else of a sample changes."""
+    plain, grey = build(CharmTokenizer(max_seq_len=24), None), build(CharmTokenizer(max_seq_len=24), None, grey=0.5)
+    places = [SampleRef(epoch, row, 1.0) for epoch in range(10) for row in range(len(plain))]
+    lost = []
+    for place in places:
+        before, after = plain[place], grey[place]
+        assert isinstance(before, dict)
+        assert isinstance(after, dict)
+        np.testing.assert_array_equal(before["patch_coord"], after["patch_coord"])
+        luminance = before["patches"][before["patch_valid"]].astype(float) @ [0.299, 0.587, 0.114]
+        found = after["patches"][after["patch_valid"]].astype(float)
+        lost.append(bool(np.ptp(found, axis=-1).max() == 0))
+        if lost[-1]:
+            assert np.abs(found[..., 0] - luminance).max() < 2
+        else:
+            np.testing.assert_array_equal(before["patches"], after["patches"])
+    assert 0.3 < np.mean(lost) < 0.7
+    assert lost == [bool(np.ptp(grey[place]["patches"].astype(int), axis=-1).max() == 0) for place in places]
