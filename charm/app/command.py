@@ -257,12 +257,13 @@ def export(
     with reporting():
         from charm.app.reading import load_scorer
         from charm.export import export_onnx
+        from charm.images.find import escape_path
         from charm.runtime.disk import atomic_write
 
         data = export_onnx(load_scorer(model, "cpu").model)
         with atomic_write(out) as file:
             file.write(data)
-        print(f"written to {out}, {len(data) / 1e6:.1f} MB")
+        print(f"written to {escape_path(str(out))}, {len(data) / 1e6:.1f} MB")
 
 
 @app.command(help=_SERVE_HELP)

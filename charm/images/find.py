@@ -85,10 +85,7 @@ def _walk(top: str, root: Path, passed: dict[str, str]) -> Iterator[tuple[str, I
     waiting = [(top, "", True)]  # a stack of our own: Python's ends at 1,000 folders within each other
     while waiting:
         path, name, is_folder = waiting.pop()
-        real = os.path.realpath(path)
-        if name.startswith("."):
-            passed[real] = "hidden"
-        elif is_folder:
+        if is_folder and not name.startswith("."):
             try:
                 with os.scandir(path) as entries:
                     inside = [(one.path, one.name, one.is_dir(follow_symlinks=False)) for one in entries]
@@ -96,6 +93,10 @@ def _walk(top: str, root: Path, passed: dict[str, str]) -> Iterator[tuple[str, I
                 yield path, ImageFile(path, root)
                 continue
             waiting += sorted(inside, key=lambda one: one[1], reverse=True)
+            continue
+        real = os.path.realpath(path)
+        if name.startswith("."):
+            passed[real] = "hidden"
         elif os.path.isdir(path):  # noqa: PTH112  (Path's raises where a path is too long for the system)
             passed[real] = "linked"
         elif name.lower().endswith(ENDINGS):

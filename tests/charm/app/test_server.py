@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -480,6 +481,19 @@ def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
     assert said == f"Scoring photographs at {address} (Ctrl-C ends it)\n"
     assert (process.returncode, rest, errors) == (0, "", "")
     assert list(tmp_path.glob("charm-*")) == []
+
+
+def test_a_service_needs_no_output(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: str) -> None:
+        raise UserError("closed")
+
+    ran: list[bool] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=refuse, flush=lambda: None))
+    monkeypatch.setattr(
+        "charm.app.server.make_server", lambda app: SimpleNamespace(run=lambda sockets: ran.append(True))
+    )
+    serve(str(served_folder), "127.0.0.1", 0, None, "cpu", "float32")
+    assert ran == [True]
 
 
 def test_a_port_in_use(served_folder: Path) -> None:

@@ -142,31 +142,29 @@ def test_what_was_passed_over_is_said_in_one_short_line() -> None:
 
 
 def test_folders_within_each_other_have_no_end(folder: Path) -> None:
-    """1,500, and as many again: the second half has paths that are too long for the system, and is rejected."""
+    """1,500: the last ones have paths that are too long for the system, and are rejected as a whole."""
     top = os.open(".", os.O_RDONLY)
-    for _ in range(3000):
-        Path("d").mkdir()
-        os.chdir("d")
-    Path("a.jpg").touch()
+    for _ in range(1500):
+        Path("dd").mkdir()
+        os.chdir("dd")
     os.fchdir(top)
-    half = "/".join(["d"] * 1500)
-    Path(half, "a.jpg").write_bytes(GOOD)
-    listed, passed = find_image_files(["d"])
+    deep = "/".join(["dd"] * 1200)
+    Path(deep, "a.jpg").write_bytes(GOOD)
     try:
+        listed, passed = find_image_files(["dd"])
         assert not passed
-        assert listed[0].path == f"{half}/a.jpg"
+        assert listed[0].path == f"{deep}/a.jpg"
         reader = ImageFileReader(Limits())
         assert [reason(reader, one) for one in listed] == ["", "unreadable"]
         reader.close()
     finally:  # what pytest removes folders with is recursive
-        os.chdir(half)
-        Path("a.jpg").unlink()
+        Path(deep, "a.jpg").unlink()
+        os.chdir(deep)
+        for _ in range(300):
+            os.chdir("dd")
         for _ in range(1500):
-            os.chdir("d")
-        Path("a.jpg").unlink()
-        for _ in range(3000):
             os.chdir("..")
-            Path("d").rmdir()
+            Path("dd").rmdir()
         os.close(top)
 
 
