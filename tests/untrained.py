@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "standard": {"edge": 96, "crop": 84, "place": "random", "resize": "shortest"},
     "padding": {"edge": 84},
     "muller": {"edge": 84, "start": "identity", "border": "zero"},
+    "musiq": {"edges": [42, 70]},
     "anyres": {"tile": 42, "pinpoints": [[1, 2], [2, 1], [2, 2]]},
 }
 

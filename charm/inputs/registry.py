@@ -8,6 +8,7 @@ from typing import Any
 
 from charm.inputs.anyres import AnyResInput
 from charm.inputs.muller import MullerInput
+from charm.inputs.musiq import MusiqInput
 from charm.inputs.naflex import NaFlexInput
 from charm.inputs.padding import PaddingInput
 from charm.inputs.protocol import Input
@@ -29,6 +30,7 @@ INPUTS: dict[str, Callable[[Any, CharmTokenizer, bool], Input]] = {
     "anyres": AnyResInput.build,
     "quadtree": QuadtreeInput.build,
     "muller": MullerInput.build,
+    "musiq": MusiqInput.build,
 }
 
 

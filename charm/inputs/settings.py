@@ -155,6 +155,15 @@ class MullerSettings(InputSettings):
         return (whole_patches(self.edge, patch_size) // patch_size) ** 2
 
 
+@dataclass(frozen=True)
+class MusiqSettings(InputSettings):
+    """Settings of MUSIQ's input: the longest `edges`, pixels, of the two smaller sizes beside the native one."""
+
+    edges: tuple[Pixels, Pixels] = (224, 384)
+
+    shows = "the whole image at its native size, and twice smaller in proportion"
+
+
 # By the names of the inputs, which are those of charm.inputs.registry.INPUTS.
 SETTINGS: dict[str, type[InputSettings]] = {
     "charm": CharmSettings,
@@ -165,6 +174,7 @@ SETTINGS: dict[str, type[InputSettings]] = {
     "anyres": AnyResSettings,
     "quadtree": QuadtreeSettings,
     "muller": MullerSettings,
+    "musiq": MusiqSettings,
 }
 
 
