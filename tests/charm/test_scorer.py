@@ -211,7 +211,7 @@ HOSTILE = {
     "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name: expected str, got ['charm']"),
     "an unknown setting": ("tokenizer", "settings", {"flavour": 1}, "tokenizer: unknown key flavour"),
     "an unknown setting of the cutter": ("tokenizer", "cutter", {"flavour": 1}, "tokenizer: CharmTokenizer.__init__()"),
-    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "outputs, scales and patch size"),
+    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "outputs, scales, patch size and whole image"),
     "an edge below zero": (None, "max_edge", -4, "max_edge: expected a number from 32"),
     "a seed that is a text": (None, "seed", "a", "seed: expected int, got 'a'"),
     "no draw": (None, "draws", 0, "draws: expected a number from 1 to 64"),

@@ -98,7 +98,7 @@ def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, s
 
 def test_the_licence_is_that_of_the_weights_that_training_starts_from(shipped_params: Params) -> None:
     facts = {"hf_hub_id": "timm/vit", "license": "apache-2.0"}
-    known = cast(Any, SimpleNamespace(vit=SimpleNamespace(pretrained_cfg=facts)))
+    known = cast(Any, SimpleNamespace(backbone=SimpleNamespace(pretrained_cfg=facts)))
     published = replace(shipped_params, backbone="vit_small_patch14_dinov2.lvd142m")
     assert describe_start(published, known) == ("timm/vit", "apache-2.0")
     unknown = (None, None)

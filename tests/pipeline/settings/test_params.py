@@ -333,7 +333,7 @@ def choices(section: type, field: str) -> set[Any]:
         pytest.param(params.SaliencyParams, "backend", maps.MASKS, id="MASKS"),
         pytest.param(params.SamHqParams, "sam", weights.SAM_HQ, id="SAM_HQ"),
         pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),
-        pytest.param(params.TrainParams, "head", model.HEADS, id="HEADS"),
+        pytest.param(params.TrainParams, "head", {head for kind in MODELS for head in kind.heads}, id="heads"),
         pytest.param(params.HardwareParams, "precision", model.PRECISIONS, id="PRECISIONS"),
         pytest.param(params.PosEmbedParams, "mode", pos_embed.MODES, id="MODES"),
     ],
