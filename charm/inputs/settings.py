@@ -93,6 +93,8 @@ class FlexiSettings(StandardSettings):
     grids: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [5, 6, 8, 10, 12, 15, 16, 20, 24, 30])
     grid: Annotated[int, Range(1)] = 15
 
+    shows = "a square crop of the resized image, cut on one grid; in training on many, coarse to fine"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if uneven := [side for side in (*self.grids, self.grid) if self.crop % side]:

@@ -4,6 +4,7 @@ Windows (Swin) and convolutions need all pixels in their order, so the image is 
 """
 
 import math
+import warnings
 from typing import Any, Self
 
 import timm
@@ -56,7 +57,8 @@ class ImageModel(Model):
     ) -> None:
         super().__init__()
         if image_edge is None:
-            raise BackboneError("it needs an input that shows whole images of one size, for example standard")
+            problem = "needs an input that shows whole images of one size, for example standard"
+            raise BackboneError(f"backbone={backbone!r} as an image model {problem}")
         axis, width = _try_features(backbone, image_edge, settings)
         if head not in self.heads:
             problem = "it has neither CLS token nor attention pooling of its own here"
@@ -177,7 +179,8 @@ def _create(name: str, edge: int, pretrained: bool, settings: dict[str, Any]) ->
         return model
     if not hasattr(model, "set_input_size"):
         return create(img_size=edge)
-    model.set_input_size(img_size=(edge, edge))  # windows keep their share of the image: Swin's are 12 wide at 384
+    with warnings.catch_warnings(action="ignore"):  # timm's own, as it resizes tables of relative positions
+        model.set_input_size(img_size=(edge, edge))  # windows keep their share of the image: Swin's are 12 wide at 384
     return model
 
 

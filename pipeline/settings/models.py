@@ -10,7 +10,7 @@ from charm.model.pos_embed import fit_additive
 from charm.model.protocol import Model
 from charm.runtime.errors import UserError
 from charm.runtime.weights import load_backbone
-from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import Params
 from pipeline.work.store import repository_path
 
@@ -59,7 +59,7 @@ def describe_start(params: Params, model: Model) -> tuple[str | None, str | None
 
 def vit_config(params: Params, num_bins: int) -> ViTConfig:
     """Returns the facts that are needed to build the model again."""
-    num_scales = build_tokenizer(params, patch_size=14).num_scales  # the same for any patch size
+    num_scales = sketch_tokenizer(params).num_scales
     return ViTConfig(
         backbone=params.backbone,
         num_scales=num_scales if params.train.scale_embed != "none" else 1,

@@ -19,7 +19,7 @@ from charm.model.config import (
 from charm.model.protocol import Model
 from charm.runtime.errors import UserError
 from charm.tokenization.draws import DRAWS_VERSION
-from pipeline.settings.inputs import build_cutter, build_tokenizer
+from pipeline.settings.inputs import build_cutter, sketch_tokenizer
 from pipeline.settings.models import build_model, vit_config
 from pipeline.settings.params import Params
 from pipeline.shards.columns import read_column_facts
@@ -64,7 +64,7 @@ def describe_masks(params: Params) -> dict[str, Any] | None:
     """Returns the facts of the saliency masks that the input reads; None if it reads none, or they are elsewhere."""
     column = DATA / "importance"
     is_here = (column / "column.json").is_file()  # it is not where shards are read from hardware.remote
-    if build_tokenizer(params, patch_size=14).reads != "saliency" or not is_here:
+    if sketch_tokenizer(params).reads != "saliency" or not is_here:
         return None
     return read_column_facts(column)
 

@@ -10,6 +10,7 @@ import pytest
 from charm.images.limits import LIMITS
 from charm.model import losses, pos_embed
 from charm.model import vit as model
+from charm.model.registry import MODELS
 from charm.runtime.errors import UserError
 from charm.saliency import weights
 from charm.tokenization import selection
