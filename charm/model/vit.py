@@ -62,6 +62,8 @@ class CharmViT(Model):
     ) -> None:
         super().__init__()
         if head not in self.heads:
+            if isinstance(backbone, str):  # one that is not for this kind of model is refused as such
+                create_backbone(backbone, False, **settings)
             raise ValueError(f"head={head!r}: expected one of {', '.join(self.heads)}")
         if num_scales < 1:
             raise ValueError(f"num_scales={num_scales}: expected at least 1")

@@ -24,6 +24,15 @@ def with_input(params: Params, name: str) -> Params:
     return replace(params, tokenizer=name, max_seq_len=params.max_seq_len if SETTINGS[name].has_budget else None)
 
 
+def with_backbone(params: Params, backbone: str, head: str, name: str) -> Params:
+    """A model of timm that is no plain ViT, with random weights, on whole images of 64 pixels."""
+    square = {"edge": 64, "crop": 64, "grids": [2, 4], "grid": 4}
+    block = getattr(params.inputs, name)
+    block = replace(block, **{key: value for key, value in square.items() if hasattr(block, key)})
+    changed = replace(params, inputs=replace(params.inputs, **{name: block}), backbone=backbone, pretrained=False)
+    return with_input(replace(changed, train=replace(params.train, head=head, rotate=1.0)), name)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -31,6 +40,14 @@ def with_input(params: Params, name: str) -> Params:
             pytest.param(partial(with_input, name=name), id=name)
             for name in SETTINGS
             if name not in ("charm", "square")
+        ),
+        *(
+            pytest.param(partial(with_backbone, backbone=backbone, head=head, name=name), id=f"{backbone}, {name}")
+            for backbone, head, name in (
+                ("test_resnet", "mean", "padding"),
+                ("test_maxvit", "first_mean", "standard"),
+                ("test_convnext", "mean", "flexi"),
+            )
         ),
         pytest.param(lambda params: replace(params, tokenizer="square", selection="saliency"), id="square by saliency"),
         pytest.param(lambda params: replace(params, selection="gradient"), id="by gradient"),
