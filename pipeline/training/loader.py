@@ -132,7 +132,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         if self._grey and draw_uniform(self._seed, epoch, key, "grey", 1)[0] < self._grey:
             image = to_grey(image)
         draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
-        column = self._read_column(key, (image.shape[0], image.shape[1]))
+        column = self._read_column(key, (image.shape[0], image.shape[1]), image.shape == whole.shape)
         tokens = self._tokenizer.of_step(self._seed, epoch, step)(image, **draws, **column)
         return {
             "patches": tokens.patches,
@@ -163,7 +163,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         key = self._keys[row]
         return f"{key} of {self._images.folder}/{self._images.shard_of(key)}.tar"
 
-    def _read_column(self, key: str, image_hw: tuple[int, int]) -> dict[str, Any]:
+    def _read_column(self, key: str, image_hw: tuple[int, int], is_whole: bool) -> dict[str, Any]:
         """Returns the tokenizer's arguments that hold the image's map; of a downscaled image it makes scores itself."""
         if self._column is None:
             return {}
@@ -171,10 +171,9 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             mask = self._column.read_mask(key)
             return {"saliency_mask": downscale(mask.view(np.uint8), image_hw).view(bool)}
         cutter = self._tokenizer.cutter(image_hw)
-        if cutter is None:
+        if cutter is None or not is_whole:
             return {}
-        scores = self._column.read_importance(key, cutter.coarse_patch_size)
-        return {"importance": scores} if scores.shape == cutter.layout(image_hw).coarse_grid_hw else {}
+        return {"importance": self._column.read_importance(key, cutter.coarse_patch_size)}
 
 
 class Loader:

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from charm import CharmScorer
 from charm.inputs.settings import SETTINGS
 from pipeline.settings.params import Params
+from pipeline.shards.read import ShardReader
 from stages import evaluate, manifest, pos_embeds, train
 
 Workspace = tuple[Path, Params]
@@ -45,7 +47,7 @@ def with_backbone(params: Params, backbone: str, head: str, name: str) -> Params
             pytest.param(partial(with_backbone, backbone=backbone, head=head, name=name), id=f"{backbone}, {name}")
             for backbone, head, name in (
                 ("test_resnet", "mean", "padding"),
-                ("test_maxvit", "first_mean", "standard"),
+                ("test_vit_relpos", "first_mean", "standard"),
                 ("test_convnext", "mean", "flexi"),
             )
         ),
@@ -95,6 +97,11 @@ def test_trains_and_scores_every_test_image(
     metrics = json.loads((tmp_path / "runs/evaluate/metrics.json").read_text())
     assert metrics["scored"] == 6
     assert metrics["mae"] < 1
+    scorer, images = CharmScorer.from_pretrained("runs/evaluate/model"), ShardReader("data/shards")
+    if not scorer.needs_mask:
+        rows = pq.read_table("runs/evaluate/predictions.parquet").to_pylist()
+        found = scorer([images.read_image(row["key"]) for row in rows])
+        assert [one.raw for one in found] == pytest.approx([row["raw"] for row in rows], abs=1e-5)
 
 
 def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(

@@ -255,6 +255,10 @@ def test_settings_that_do_not_go_together(edits: dict[str, str], at: str, messag
             {"selection": "gradient", "coarse_ratio": "3", "backbone": "flexivit_small"}, id="unknown patches"
         ),
         pytest.param({"normalize": "true", "backbone": "vit_tiny_patch16_224"}, id="normalized, and pre-trained"),
+        pytest.param(
+            {"tokenizer": "standard", "max_seq_len": "196", "backbone": "swin_tiny_patch4_window7_224"},
+            id="patches of its own that are not the input's",
+        ),
     ],
 )
 def test_settings_that_go_together(edits: dict[str, str], tmp_path: Path) -> None:
