@@ -87,6 +87,11 @@ class ImageModel(Model):
         return found
 
     @property
+    def body(self) -> nn.Module:
+        """All of it."""
+        return self.backbone
+
+    @property
     def patch_size(self) -> int:
         """The side of the patches that an image is handed over in, pixels; the backbone never knows it."""
         return 16 if self.image_edge % 16 == 0 else _largest_divisor(self.image_edge, _MOST_PATCH)
@@ -105,14 +110,10 @@ class ImageModel(Model):
                 module.eval()
         return self
 
-    def forward(
+    def features(
         self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor
     ) -> Tensor:
-        """Scores a batch; arguments as of CharmViT.forward, of which it reads patches and their places."""
-        return self.score_features(self.encode_features(patches, patch_coord))
-
-    def encode_features(self, patches: Tensor, patch_coord: Tensor) -> Tensor:
-        """Returns what the head reads of each image of a batch, float (B, F)."""
+        """Returns what the head reads of each image, float (B, F), from patches and their places alone."""
         pixels = self._scale_pixels(patches, self.head.weight.dtype)
         features: Tensor = self.image_backbone(join_patches(pixels, patch_coord))
         tokens = features.movedim(self._axis, -1).flatten(1, -2)

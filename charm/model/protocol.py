@@ -1,6 +1,6 @@
 """What a model is asked: training, the scorer, attribution and export know models by these attributes alone."""
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Model(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The part of the backbone that is after its patch projection, whose weights mixout mixes."""
+        """The part of the backbone whose weights mixout mixes: what comes after a ViT's patch projection."""
         raise NotImplementedError
 
     @property
@@ -97,6 +97,12 @@ class Model(nn.Module):
     def compile_backbone(self) -> None:
         """Compiles the backbone on its first call."""
         self.backbone.compile()
+
+    def forward(
+        self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Any
+    ) -> Tensor:
+        """Scores a batch."""
+        return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed))
 
     def features(
         self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor

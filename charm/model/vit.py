@@ -293,7 +293,8 @@ class CharmViT(Model):
         # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
         # the work of a small ViT).
         with torch.autocast(patches.device.type, enabled=False):
-            kernel = self._resample_kernel(proj.weight, list(patches.shape[2:4]))  # unchanged if P is p
+            own = patches.shape[2] == self.patch_size
+            kernel = proj.weight if own else self._resample_kernel(proj.weight, list(patches.shape[2:4]))
             weight = kernel.permute(0, 2, 3, 1).flatten(1)  # (D, 3, P, P) -> (D, P * P * 3), as patches lie in memory
             projected = nn.functional.linear(pixels, weight, proj.bias)
         embedded: Tensor = self.vit.patch_embed.norm(projected)

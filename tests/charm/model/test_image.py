@@ -85,7 +85,7 @@ def test_features_are_the_mean_of_timms(name: str, normalize: bool) -> None:
             expected = features[:, getattr(model.backbone, "num_prefix_tokens", 0) :].mean(1)
         else:
             expected = features.mean((1, 2) if "swin" in name else (2, 3))
-        found = model.encode_features(*collate(tokens)[:2])
+        found = model.features(*collate(tokens))
         assert torch.equal(model(*collate(tokens)), model.score_features(found))
     torch.testing.assert_close(found, expected, atol=1e-6 if features.ndim == 4 and "swin" not in name else 0, rtol=0)
 
@@ -93,10 +93,10 @@ def test_features_are_the_mean_of_timms(name: str, normalize: bool) -> None:
 def test_first_mean_reads_the_corner_beside_the_others() -> None:
     """As the published code, which takes Swin's first token for a CLS token."""
     model = build("swin_tiny_patch4_window7_224", 224, head="first_mean")
-    patches, coord, *_ = collate(cut(224))
+    patches, coord, *others = collate(cut(224))
     with torch.no_grad():
         grid = model.backbone.forward_features(join_patches(patches, coord) / 255)  # type: ignore[operator]
-        found = model.encode_features(patches, coord)
+        found = model.features(patches, coord, *others)
     assert grid.shape == (1, 7, 7, 192)
     expected = torch.cat([grid[:, 0, 0], (grid.sum((1, 2)) - grid[:, 0, 0]) / 48], dim=1)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
