@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import timm
 import torch
+from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -24,7 +25,8 @@ _MOST_PATCH = 32  # pixels
 class ImageModel(Model):
     """Scores square images that an input with `whole_grid` has cut.
 
-    Batch norms keep the statistics of the pre-training: those of a batch would depend on micro-batches and processes.
+    In training, too, batch norms have the statistics of the pre-training, and no paths are dropped: what a batch measures
+    or draws would depend on micro-batches and processes.
 
     Args:
         backbone: name of a model of timm; one that is made for another size of images is changed to that of the input.
@@ -106,7 +108,7 @@ class ImageModel(Model):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.image_backbone.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, _BatchNorm | DropPath | nn.Dropout):
                 module.eval()
         return self
 
