@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from charm.inputs.anyres import AnyResInput
+from charm.inputs.flexi import FlexiInput
 from charm.inputs.muller import MullerInput
 from charm.inputs.musiq import MusiqInput
 from charm.inputs.naflex import NaFlexInput
@@ -24,6 +25,7 @@ from charm.tokenization.tokenizer import CharmTokenizer
 INPUTS: dict[str, Callable[[Any, CharmTokenizer, bool], Input]] = {
     "charm": lambda settings, cutter, training: cutter,
     "standard": StandardInput.build,
+    "flexi": FlexiInput.build,
     "padding": PaddingInput.build,
     "square": SquareInput.build,
     "naflex": NaFlexInput.build,

@@ -104,7 +104,7 @@ def test_a_turned_image_has_the_turned_tokens(name: str, symmetry: object) -> No
 @pytest.mark.parametrize("name", [name for name in INPUTS if not SETTINGS[name].has_budget])
 def test_too_few_tokens_for_an_inputs_own_size_are_an_error(name: str) -> None:
     """It would silently be another input."""
-    needed = make(name).max_seq_len
+    needed = SETTINGS[name]().length(14)
     build_input(name, SETTINGS[name](), CharmTokenizer(max_seq_len=needed))
     with pytest.raises(ValueError, match=f"{name} .* needs max_seq_len >= {needed} for patches of 14 pixels"):
         build_input(name, SETTINGS[name](), CharmTokenizer(max_seq_len=needed - 1))
@@ -127,7 +127,7 @@ def test_what_is_whole_is_the_frame() -> None:
             (grid_h, grid_w), p = tokens.grids[0], made.patch_size
             joined = tokens.patches.reshape(grid_h, grid_w, p, p, 3).swapaxes(1, 2).reshape(grid_h * p, grid_w * p, 3)
             np.testing.assert_array_equal(joined, made.frame(image))
-    assert {name for name in INPUTS if make(name).whole_grid} == {"standard", "padding"}
+    assert {name for name in INPUTS if make(name).whole_grid} == {"standard", "flexi", "padding"}
 
 
 def test_settings_of_one_input_are_not_those_of_another() -> None:
