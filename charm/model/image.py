@@ -25,8 +25,8 @@ _MOST_PATCH = 32  # pixels
 class ImageModel(Model):
     """Scores square images that an input with `whole_grid` has cut.
 
-    In training, too, batch norms have the statistics of the pre-training, and no paths are dropped: what a batch measures
-    or draws would depend on micro-batches and processes.
+    In training, too, batch norms have the statistics of the pre-training and no paths are dropped: what a batch
+    measures or draws would depend on micro-batches and processes.
 
     Args:
         backbone: name of a model of timm; one that is made for another size of images is changed to that of the input.
