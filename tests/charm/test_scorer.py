@@ -212,7 +212,7 @@ HOSTILE = {
     "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name: expected str, got ['charm']"),
     "an unknown setting": ("tokenizer", "settings", {"flavour": 1}, "tokenizer: unknown key flavour"),
     "an unknown setting of the cutter": ("tokenizer", "cutter", {"flavour": 1}, "tokenizer: CharmTokenizer.__init__()"),
-    "a whole image": ("model", "image_edge", 64, "outputs, scales, patch size and whole image"),
+    "a whole image": ("model", "image_edge", 64, "outputs, scales, patch size, whole image and residuals"),
     "a whole image without end": ("model", "image_edge", 10**9, "model.image_edge: expected a number from 1 to 8192"),
     "a backbone for whole images": (
         "model",
@@ -220,7 +220,12 @@ HOSTILE = {
         "resnet18",
         "as an image model needs an input that shows whole",
     ),
-    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "outputs, scales, patch size and whole image"),
+    "patches of a pixel": (
+        "tokenizer",
+        "cutter",
+        {"patch_size": 1},
+        "outputs, scales, patch size, whole image and residuals",
+    ),
     "an edge below zero": (None, "max_edge", -4, "max_edge: expected a number from 32"),
     "a seed that is a text": (None, "seed", "a", "seed: expected int, got 'a'"),
     "no draw": (None, "draws", 0, "draws: expected a number from 1 to 64"),
@@ -291,5 +296,5 @@ def test_a_backbone_for_whole_images(images: list[np.ndarray], tmp_path: Path) -
     found = CharmScorer.from_pretrained(tmp_path)(images)
     np.testing.assert_allclose([one.raw for one in found], alone, atol=1e-4)
     other = replace(config, model=replace(config.model, image_edge=80))
-    with pytest.raises(ValueError, match=r"tokenizer are \(1, 1, 16, 64\): expected \(1, 1, 16, 80\)"):
+    with pytest.raises(ValueError, match=r"tokenizer are \(1, 1, 16, 64, 0\): expected \(1, 1, 16, 80, 0\)"):
         CharmScorer(build_model(other.model), other)
