@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import timm
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
