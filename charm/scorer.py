@@ -79,12 +79,13 @@ class CharmScorer(Preparation):
         edge = choose_edge(config, full_size)
         super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
         scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
-        found = model.head.out_features, scales, self.patch_size, self.whole_edge
-        expected = config.labels.num_bins, config.model.num_scales, model.patch_size, config.model.image_edge
+        found = model.head.out_features, scales, self.patch_size, self.whole_edge, self.tokenizer.num_residuals
+        wanted = config.model
+        expected = config.labels.num_bins, wanted.num_scales, model.patch_size, wanted.image_edge, wanted.num_residuals
         if found != expected:
             raise ValueError(
-                f"outputs, scales, patch size and whole image of model and tokenizer are {found}: expected {expected}, "
-                "as in config"
+                "outputs, scales, patch size, whole image and residuals of model and tokenizer are "
+                f"{found}: expected {expected}, as in config"
             )
         self.model, self.config = model.to(device).eval().requires_grad_(False), config
         self.weights_sha256 = weights_sha256
@@ -182,7 +183,9 @@ class CharmScorer(Preparation):
 
         with autocast(torch.device(self.device), self._precision):
             arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
-            output = self.model(*arrays, stack("patch_valid"), self.embed_positions(tokens, length))
+            embedded = self.embed_positions(tokens, length)
+            residuals = None if tokens[0].residuals is None else stack("residuals").to(self.device)
+            output = self.model(*arrays, stack("patch_valid"), embedded, residuals)
         shares = output.softmax(dim=1) if len(self.unit_bins) > 1 else output
         return np.asarray(shares.double().cpu())
 

@@ -12,7 +12,7 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from charm.model import demo_backbone  # noqa: F401  (registers "charm_demo" with timm)
+from charm.model import demo_backbone, musiq_backbone  # noqa: F401  (registers "charm_demo" and "musiq" with timm)
 from charm.runtime.weights import name_as_vit
 
 Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, with rotary position embeddings

@@ -17,6 +17,7 @@ class ViTConfig:
 
     Attributes:
         image_edge: pixels, side of the images that the input shows whole; None if it shows none.
+        num_residuals: of the input (Tokens.residuals).
     """
 
     backbone: BackboneName
@@ -26,6 +27,7 @@ class ViTConfig:
     normalize: bool
     pos_embed: PosEmbedTraining
     image_edge: Annotated[int, Range(1, 8192)] | None = None
+    num_residuals: Annotated[int, Range(0, 8)] = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class InputConfig:
 class PosEmbedConfig:
     """The resampling of learnt position embeddings; "rotary" ones are not resampled, and "none" are added."""
 
-    mode: Literal["bilinear", "bicubic", "rotary", "none"]
+    mode: Literal["bilinear", "bicubic", "nearest", "rotary", "none"]
     antialias: bool
 
 

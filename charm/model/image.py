@@ -72,7 +72,7 @@ class ImageModel(Model):
         self._layers: dict[str, int] = (
             group_parameters(self.image_backbone, matcher(coarse=False), reverse=True) if matcher else {}
         )
-        self.scale_embed = None
+        self.scale_embed = self.resizer = None
         self._keep_normalization(normalize)
         self._add_head(width * (2 if head == "first_mean" else 1), num_outputs)
 
@@ -113,7 +113,13 @@ class ImageModel(Model):
         return self
 
     def features(
-        self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image, float (B, F), from patches and their places alone."""
         pixels = self._scale_pixels(patches, self.head.weight.dtype)

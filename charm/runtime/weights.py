@@ -1,9 +1,10 @@
 """Weights from files: read without running any code in them, and required to be exactly those of a model."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -12,22 +13,27 @@ from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError, first_line
 
 # Parts that backbones do without here: classifiers, attention pooling, the token of masked pre-training.
-_LEFT_OUT = ("head.", "head_dist.", "attn_pool.", "mask_token")
+_LEFT_OUT = ("head.", "head_dist.", "attn_pool.", "mask_token", "scale_embed")
 _WRAPPERS = ("state_dict", "model")  # under which trainers put the weights beside other things
 
 
-def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
-    """Fills a timm model from a .safetensors file or a weights-only PyTorch file with timm's names, strictly.
+def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Fills a timm model from an .npz, a .safetensors file or a weights-only PyTorch file with timm's names, strictly.
 
     Position embeddings of another grid are refused, not resampled: timm has a name for each image size, and they
-    would lose by being resampled twice.
+    would lose by being resampled twice. Names are turned into timm's by the model's `name_weights`, if it has one.
+
+    Returns:
+        all tensors of the file.
 
     Raises:
         UserError: the file is missing, holds no weights, has another checksum, or is of another backbone.
     """
     expected = backbone.state_dict()
     read = _read_weights(path, sha256)
-    if "patch_embed.proj.weight" in expected:
+    if name_weights := getattr(backbone, "name_weights", None):
+        read = name_weights(read)
+    elif "patch_embed.proj.weight" in expected:
         read = name_as_vit(read, expected["patch_embed.proj.weight"].shape[-1])
     classifier = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
     left_out = (*_LEFT_OUT, *(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)))
@@ -45,6 +51,7 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
             "those of the backbone's own image size"
         )
     backbone.load_state_dict(tensors)
+    return read
 
 
 def name_as_vit(tensors: dict[str, Tensor], patch_size: int) -> dict[str, Tensor]:
@@ -69,7 +76,7 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
     if sha256 and found != sha256.lower():
         raise UserError(f"checkpoint: {path} has the sha256 {found}, and not checkpoint_sha256: {sha256}")
     try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else read_torch_file(path)
+        loaded: Any = _READERS.get(path.suffix, read_torch_file)(path)
     except OSError as error:
         raise UserError(f"checkpoint: {path}: {error.strerror or error}") from error
     except Exception as error:  # torch and safetensors raise what they like
@@ -80,6 +87,15 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(f"checkpoint: {path}: expected names and tensors")
     return loaded
+
+
+def read_numpy_file(path: Path) -> dict[str, Tensor]:
+    """Reads the arrays of an .npz file; none that would have to be unpickled."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".npz": read_numpy_file}
 
 
 def read_torch_file(path: Path) -> Any:

@@ -36,7 +36,10 @@ def start_model(params: Params, num_bins: int) -> Model:
     """Builds the model that training starts from: with the weights of `checkpoint`, or published ones, or none."""
     model = build_model(vit_config(params, num_bins), params.pretrained and not params.checkpoint)
     if params.checkpoint:
-        load_backbone(model.backbone, repository_path(params.checkpoint), params.checkpoint_sha256)
+        read = load_backbone(model.backbone, repository_path(params.checkpoint), params.checkpoint_sha256)
+        found, own = read.get("scale_embed"), model.scale_embed
+        if found is not None and own is not None and found.shape == own.shape:  # MUSIQ's
+            own.data.copy_(found)
     if params.pos_embeds.fit == "additive":
         learnt = model.learnt_grid
         if learnt is None:
@@ -44,6 +47,11 @@ def start_model(params: Params, num_bins: int) -> Model:
             raise UserError(f"params.yaml: pos_embeds.fit: {problem}")
         with torch.no_grad():
             learnt.copy_(fit_additive(learnt))
+    start = getattr(params.inputs, params.tokenizer).resizer_start
+    if start and model.resizer is not None:
+        with torch.no_grad():
+            model.resizer.scale.copy_(torch.tensor(start[0]))
+            model.resizer.bias.copy_(torch.tensor(start[1]))
     if params.train.scale_embed == "frozen" and model.scale_embed is not None:
         model.scale_embed.requires_grad_(False)
     return model
@@ -59,13 +67,14 @@ def describe_start(params: Params, model: Model) -> tuple[str | None, str | None
 
 def vit_config(params: Params, num_bins: int) -> ViTConfig:
     """Returns the facts that are needed to build the model again."""
-    num_scales = sketch_tokenizer(params).num_scales
+    sketch = sketch_tokenizer(params)
     return ViTConfig(
         backbone=params.backbone,
-        num_scales=num_scales if params.train.scale_embed != "none" else 1,
+        num_scales=sketch.num_scales if params.train.scale_embed != "none" else 1,
         num_outputs=num_bins,
         head=params.train.head,
         normalize=params.train.normalize,
         pos_embed=params.train.pos_embed,
         image_edge=getattr(params.inputs, params.tokenizer).whole_edge,
+        num_residuals=sketch.num_residuals,
     )

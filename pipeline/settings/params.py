@@ -159,6 +159,7 @@ class TrainParams:
     warmup_epochs: NonNegative
     weight_decay: NonNegative
     layer_decay: Annotated[float, Range(1e-3, 1)]
+    resizer_rate: NonNegative
     clip_norm: NonNegative
     ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs

@@ -47,6 +47,7 @@ class Batch:
         weight: float32 (B,), of pipeline.training.sampler.SampleRef.
         is_small: bool (B,), whether the mask is of an object that covers no coarse patch enough; only in evaluation.
         keys: of the samples.
+        residuals: int16 (B, L, P, P, 3 K), of inputs that have them.
     """
 
     patches: Tensor
@@ -58,6 +59,7 @@ class Batch:
     weight: Tensor
     is_small: Tensor
     keys: list[str]
+    residuals: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """Pins the memory of all tensors; called by the DataLoader."""
@@ -144,7 +146,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             "weight": np.float32(place.weight),
             "is_small": np.bool_(self._by_pixels and self._is_small(column)),
             "keys": key,
-        }
+        } | ({} if tokens.residuals is None else {"residuals": tokens.residuals})
 
     def _is_small(self, column: dict[str, Any]) -> bool:
         """Tells whether an image's mask is of an object that covers no coarse patch by `saliency_coverage`."""
@@ -245,9 +247,10 @@ def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
     if len(whole) < len(samples):
         return next(sample for sample in samples if isinstance(sample, UserError))
     length = max(1, max(int(sample["patch_valid"].sum()) for sample in whole))
-    stacked = {
+    stacked: dict[str, Any] = {
         name: torch.from_numpy(np.stack([sample[name][:length] for sample in whole]))
-        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
+        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row", "residuals")
+        if name in whole[0]
     }
     for name in ("target", "weight", "is_small"):
         stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in whole]))
