@@ -12,12 +12,13 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from charm.hub import AnyPath, read_config, read_model, read_weights_header, write_model_folder
+from charm.hub import AnyPath, read_config, read_model, read_weights_header, refusing, write_model_folder
 from charm.inputs.preparation import Preparation, choose_edge
 from charm.model.axes import PosEmbedAxes
 from charm.model.config import ModelConfig
 from charm.model.pos_embed import axis_weights
 from charm.model.vit import PRECISIONS, CharmViT, autocast
+from charm.runtime.devices import choose_device
 from charm.runtime.weights import list_problems
 from charm.tokenization.tokens import Tokens
 
@@ -49,7 +50,7 @@ class CharmScorer(Preparation):
     Args:
         model: a trained CharmViT; put into evaluation mode.
         config: of the model.
-        device: of the model.
+        device: that the model runs on; "auto" takes a GPU where there is one.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
         full_size: whether images may be larger than those of the model's training.
         weights_sha256: of the weights, which names the model; "" if the model comes from no file.
@@ -61,6 +62,7 @@ class CharmScorer(Preparation):
 
     Raises:
         ValueError: model and config do not fit, or precision is unknown.
+        UserError: there is no such device.
     """
 
     def __init__(
@@ -74,14 +76,18 @@ class CharmScorer(Preparation):
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
+        device = choose_device(device) if isinstance(device, str) else device
         edge = choose_edge(config, full_size)
         super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
-        found = model.head.out_features, self.tokenizer.num_scales, self.patch_size
-        expected = config.labels.num_bins, config.model.num_scales, model.patch_size
-        if found != expected:
-            raise ValueError(
-                f"outputs, scales and patch size of model and tokenizer are {found}: expected {expected}, as in config"
-            )
+        pairs = {
+            "outputs": (model.head.out_features, config.labels.num_bins),
+            "scales": (self.tokenizer.num_scales, config.model.num_scales),
+            "patch size": (model.patch_size, self.patch_size),
+            "rotary positions": (model.rotary, config.pos_embeds.mode == "rotary"),
+        }
+        differing = [f"{name} {found} and {expected}" for name, (found, expected) in pairs.items() if found != expected]
+        if differing:
+            raise ValueError(f"the model, its tokenizer and its config contradict each other: {'; '.join(differing)}")
         self.model, self.config = model.to(device).eval().requires_grad_(False), config
         self.weights_sha256 = weights_sha256
         self._precision = precision
@@ -94,7 +100,7 @@ class CharmScorer(Preparation):
     def from_pretrained(
         cls,
         folder: AnyPath,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         precision: str = "float32",
         full_size: bool = False,
     ) -> "CharmScorer":
@@ -103,14 +109,18 @@ class CharmScorer(Preparation):
         Raises:
             OSError: a file is missing.
             ValueError: a file is damaged, or not of a Charm model.
+            UserError: there is no such device.
         """
-        config, _ = read_config(folder)
-        _check_weights(folder, config)
-        saved = read_model(folder)
-        for name, tensor in saved.tensors.items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{folder}: {name} has values that are not finite: nobody can score with such weights")
-        model = CharmViT.from_config(config.model)
+        with refusing(folder):
+            config, _ = read_config(folder)
+            with torch.device("meta"):  # takes no memory, whatever the config asks for
+                draft = cls(CharmViT.from_config(config.model), config, "meta", precision)
+            _check_weights(folder, draft.model)
+            saved = read_model(folder)
+            for name, tensor in saved.tensors.items():
+                if not tensor.isfinite().all():
+                    raise ValueError(f"{name} has values that are not finite: nobody can score with such weights")
+            model = CharmViT.from_config(config.model)
         model.load_state_dict(saved.tensors)
         return cls(model, config, device, precision, full_size, saved.weights_sha256)
 
@@ -118,8 +128,20 @@ class CharmScorer(Preparation):
         """Writes the model's folder, which `from_pretrained` reads."""
         write_model_folder(folder, self.model.state_dict(), self.config)
 
+    def __repr__(self) -> str:
+        facts = {
+            "backbone": self.config.model.backbone,
+            "tokenizer": self.config.tokenizer["name"],
+            "score_range": self.score_range,
+            "draws": self.draws,
+            "device": self.device,
+        }
+        return f"CharmScorer({', '.join(f'{name}={value!r}' for name, value in facts.items())})"
+
     @overload
-    def __call__(self, image: list[Any], *, draws: int | None = None, saliency_mask: Any = None) -> list[Score]: ...
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, draws: int | None = None, saliency_mask: Any = None
+    ) -> list[Score]: ...
 
     @overload
     def __call__(self, image: Any, *, draws: int | None = None, saliency_mask: Any = None) -> Score: ...
@@ -128,26 +150,29 @@ class CharmScorer(Preparation):
         """Scores an image, or each of a list.
 
         Args:
-            image: an image of any size: numpy uint8 (H, W, 3) RGB, PIL, or torch uint8 (3, H, W) RGB; or a list.
+            image: an image of any size: a file's path or its bytes, numpy uint8 (H, W, 3) RGB, PIL, or torch uint8
+                (3, H, W) RGB; or a list or tuple of them.
             draws: number of draws of patches, whose scores are averaged; None = as in `evaluate`.
             saliency_mask: bool (H, W), True on the salient object; for a list, a list. For models that were trained
                 with `selection: saliency`, and for no others.
 
         Raises:
             ValueError: an image or a mask is not as described.
+            OSError: a path cannot be read.
 
         >>> scorer = CharmScorer.from_pretrained("runs/evaluate/model")  # doctest: +SKIP
-        >>> [found.score for found in scorer([beach, street])]  # doctest: +SKIP
+        >>> [found.score for found in scorer(["beach.jpg", "street.png"])]  # doctest: +SKIP
         [3.82, 2.07]
         """
-        images = image if isinstance(image, list) else [image]
-        masks = saliency_mask if isinstance(saliency_mask, list) else [saliency_mask] * len(images)
+        is_one = not isinstance(image, list | tuple)
+        images = [image] if is_one else image
+        masks = saliency_mask if isinstance(saliency_mask, list | tuple) else [saliency_mask] * len(images)
         if len(masks) != len(images):
             raise ValueError(f"{len(images)} images and {len(masks)} masks: expected one for each")
         count = self.draws if draws is None else draws
         tokens = [self.tokenize(*pair, draws=count) for pair in zip(images, masks, strict=True)]
         scores = self.score_tokens(tokens)
-        return scores if isinstance(image, list) else scores[0]
+        return scores[0] if is_one else scores
 
     def score_tokens(self, tokens: Sequence[Sequence[Tokens]]) -> list[Score]:
         """Scores images from their draws by `tokenize`, in batches of sequences of about one length."""
@@ -207,10 +232,9 @@ class CharmScorer(Preparation):
         return self._axes[length]
 
 
-def _check_weights(folder: AnyPath, config: ModelConfig) -> None:
-    """Raises ValueError unless a folder's weights fit its config; reads and makes no weights."""
-    with torch.device("meta"):
-        expected = CharmViT.from_config(config.model).state_dict()
+def _check_weights(folder: AnyPath, model: CharmViT) -> None:
+    """Raises ValueError unless the header of a folder's weights fits a model, which may be on the meta device."""
+    expected = model.state_dict()
     found = read_weights_header(folder)
     reshaped = [
         f"{name} is {kind} {list(shape)} and not {list(expected[name].shape)}"
@@ -218,7 +242,7 @@ def _check_weights(folder: AnyPath, config: ModelConfig) -> None:
         if name in expected and (kind not in _FLOATS or shape != tuple(expected[name].shape))
     ]
     if problems := list_problems(expected.keys() - found.keys(), found.keys() - expected.keys(), reshaped):
-        raise ValueError(f"{folder}: config.json and model.safetensors are not of one model: {problems}")
+        raise ValueError(f"config.json and model.safetensors are not of one model: {problems}")
 
 
 def _group_by_length(lengths: Sequence[int]) -> list[list[int]]:

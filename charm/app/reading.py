@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charm.hub import read_config
+from charm.hub import read_config, refusing
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
@@ -34,11 +34,10 @@ def load_scorer(
     Raises:
         UserError: missing, damaged, not of a Charm model, or there is no such device.
     """
-    from charm.runtime.devices import choose_device
     from charm.scorer import CharmScorer
 
     with _explaining(folder):
-        return CharmScorer.from_pretrained(folder, choose_device(device), precision, full_size)
+        return CharmScorer.from_pretrained(folder, device, precision, full_size)
 
 
 def load_preparation(folder: str | None) -> Preparation:
@@ -61,7 +60,8 @@ def load_preparation(folder: str | None) -> Preparation:
 def _explaining(folder: str) -> Iterator[None]:
     """Turns what is wrong with a model's folder into a line for people."""
     try:
-        yield
+        with refusing(folder):
+            yield
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror}; name a model's folder with --model; a clone has one at "

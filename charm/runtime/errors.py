@@ -12,6 +12,12 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def in_one_line(text: str, most: int = 500) -> str:
+    """Returns a text of somebody else's as one line of at most `most` characters; what cannot be printed is escaped."""
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[: most + 1])
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def did_you_mean(came: str, known: list[str]) -> str:
     """Returns "; did you mean 'x'?" if one of the known words is near, else all known words."""
     near = difflib.get_close_matches(came, known, n=1)

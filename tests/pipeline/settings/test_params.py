@@ -176,6 +176,12 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
             id="a loss for scores on columns of bins",
         ),
         pytest.param(
+            {"max_seq_len": "20000"},
+            "draws",
+            "evaluate.draws: expected at most 3 with max_seq_len: 20000, got 4",
+            id="more tokens in all draws than a model's folder may ask for",
+        ),
+        pytest.param(
             {"num_scales": "3", "coarse_ratio": "3"},
             "coarse_ratio",
             "tokens.coarse_ratio: expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got 3",
