@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from charm.model.config import METRICS, ModelConfig
-from charm.runtime.disk import atomic_write
+from charm.runtime.disk import atomic_write, name_impostor
 from charm.runtime.errors import in_one_line
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]
         ValueError: the file is no safetensors file, or longer than its tensors.
     """
     path = Path(folder) / "model.safetensors"
+    if impostor := name_impostor(path):
+        raise ValueError(f"{path} is {impostor}")
     with open(path, "rb") as file:
         try:
             length = int.from_bytes(file.read(8), "little")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from charm.runtime.disk import file_sha256, fingerprint, lock_file
+from charm.runtime.disk import file_sha256, fingerprint, lock_file, name_impostor
 from charm.runtime.errors import UserError, first_line
 
 ATTEMPTS = 5  # connections that a download may take; each goes on where the last was cut
@@ -71,6 +71,8 @@ def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Pat
     file = _resolve(path)
     if not file.is_file():
         raise UserError(f"sam_checkpoint: there is no file {path}; empty downloads {published.file}")
+    if impostor := name_impostor(file):
+        raise UserError(f"sam_checkpoint: {path} is {impostor}")
     found = file_sha256(file)
     if found != (sha256 or published.sha256):
         expected = (
@@ -93,6 +95,9 @@ def find_detector(detector: str) -> tuple[Path, str]:
     if not folder.is_dir():
         folder = _fetch_detector(detector)
     files = sorted(file for pattern in DETECTOR_FILES for file in folder.glob(pattern))
+    for file in files:
+        if file.suffix == ".safetensors" and (impostor := name_impostor(file)):
+            raise UserError(f"detector: {file} is {impostor}")
     if not any(file.suffix == ".safetensors" for file in files):
         raise UserError(f"detector: {folder} holds no .safetensors file; expected a Grounding DINO")
     return folder, fingerprint({file.name: file_sha256(file) for file in files})
@@ -140,6 +145,9 @@ def download(url: str, target: Path, published: Published) -> None:
             if refused or attempt == ATTEMPTS - 1:
                 raise UserError(f"cannot download {url} ({error}): {by_hand}") from error
             continue
+        if impostor := name_impostor(part):  # of a network that wants a login
+            part.unlink()
+            raise UserError(f"{url} is {impostor}; or {by_hand}")
         if part.stat().st_size >= published.size:
             break
     found = part.stat().st_size

@@ -357,12 +357,21 @@ def test_draws_of_more_tokens_than_a_machine_may_hold_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("model.safetensors", b"<html>", "is a web page"),
         ("model.safetensors", b"\xff" * 7 + b"\x00" + b"[" * 100_000, "is no safetensors file"),
         ("model.safetensors", (2).to_bytes(8, "little") + b"{}" + bytes(1000), "is no safetensors file"),
         ("config.json", b"[" * 100_000, "is not the description of a Charm model"),
         ("config.json", b'{"a": "' + b"x" * 2_000_000 + b'"}', "is not the description of a Charm model"),
     ],
-    ids=["brackets for weights", "more than its tensors", "brackets", "two megabytes"],
+    ids=[
+        "pointer for weights",
+        "page for weights",
+        "brackets for weights",
+        "more than its tensors",
+        "brackets",
+        "two megabytes",
+    ],
 )
 def test_files_that_are_no_models_are_refused(
     name: str, content: bytes, message: str, scorer: CharmScorer, tmp_path: Path
