@@ -90,7 +90,7 @@ def attribute_tokens(
     colour = torch.from_numpy(tokens.patches[tokens.patch_valid].mean(axis=(0, 1, 2)).astype(np.float32)).to(device)
     flat = torch.where(valid.to(device)[:, None, None, None], colour, patches)
     detail = patches - flat  # zero where padding
-    coord, scale_id = (torch.from_numpy(array).to(device) for array in (tokens.patch_coord, tokens.scale_id))
+    coord, scale_id = (torch.from_numpy(array).to(device) for array in (tokens.pos_coord, tokens.scale_id))
     gathered = pos_embed[0] if isinstance(pos_embed, Tensor) else gather_pos_embed(pos_embed, coord, scale_id)
     embedded = gathered.detach().clone()  # a tensor made in inference mode cannot take part in gradients
 

@@ -79,9 +79,10 @@ class CharmScorer(Preparation):
         device = choose_device(device) if isinstance(device, str) else device
         edge = choose_edge(config, full_size)
         super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
+        scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
         pairs = {
             "outputs": (model.head.out_features, config.labels.num_bins),
-            "scales": (self.tokenizer.num_scales, config.model.num_scales),
+            "scales": (scales, config.model.num_scales),
             "patch size": (model.patch_size, self.patch_size),
             "rotary positions": (model.rotary, config.pos_embeds.mode == "rotary"),
         }
@@ -114,7 +115,7 @@ class CharmScorer(Preparation):
         with refusing(folder):
             config, _ = read_config(folder)
             with torch.device("meta"):  # takes no memory, whatever the config asks for
-                draft = cls(CharmViT.from_config(config.model), config, "meta", precision)
+                draft = cls(CharmViT.from_config(config.model), config, "meta")
             _check_weights(folder, draft.model)
             saved = read_model(folder)
             for name, tensor in saved.tensors.items():
@@ -131,7 +132,7 @@ class CharmScorer(Preparation):
     def __repr__(self) -> str:
         facts = {
             "backbone": self.config.model.backbone,
-            "tokenizer": self.config.tokenizer["name"],
+            "tokenizer": self.config.tokenizer.name,
             "score_range": self.score_range,
             "draws": self.draws,
             "device": self.device,

@@ -112,8 +112,8 @@ def evaluate(params: Params, inputs: Inputs, model: CharmViT, saved: SavedModel,
 def _fingerprint(params: Params, inputs: Inputs, saved: SavedModel) -> str:
     """Returns the sha256 of what the evaluation reads, its params and its files, and of the code that it runs."""
     settings = asdict(params)
-    chosen = ["selection", "tokenizer", "max_seq_len", "seed", "tokens", "evaluate"]
-    read = {name: settings[name] for name in chosen}
+    chosen = ["selection", "max_seq_len", "seed", "tokens", "evaluate"]
+    read = {name: settings[name] for name in chosen} | {params.tokenizer: settings["inputs"][params.tokenizer]}
     trained = saved.config.to_json(), saved.weights_sha256
     facts = asdict(inputs.manifest.facts), describe_masks(params), inputs.describe()
     return fingerprint(read, trained, facts, run_digest("stages.evaluate"), file_sha256(CARD_TEMPLATE))

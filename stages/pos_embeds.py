@@ -34,7 +34,7 @@ def main(params: Params) -> None:
         )
     print(f"pos_embeds: {params.backbone}, grids of {axes[0]} to {axes[-1]} tokens a side")
     if area is not None:
-        _show_area(area, params.max_seq_len, manifest.facts.max_edge)
+        _show_area(area, tokenizer.max_seq_len, manifest.facts.max_edge)
 
 
 def _show_area(area: AreaSummary, max_seq_len: int, max_edge: int | None) -> None:

@@ -53,8 +53,9 @@ def main(params: Params) -> None:
 def _fingerprint(params: Params, inputs: Inputs) -> str:
     """Returns the sha256 of what the run reads, its params and its files, and of the code that it runs."""
     settings = asdict(params)
-    chosen = ["selection", "tokenizer", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
-    read = {name: settings[name] for name in chosen} | {"precision": params.hardware.precision}
+    chosen = ["selection", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
+    read = {name: settings[name] for name in chosen} | {params.tokenizer: settings["inputs"][params.tokenizer]}
+    read |= {"precision": params.hardware.precision, "fit": params.pos_embeds.fit}
     weights = file_sha256(repository_path(params.checkpoint)) if params.checkpoint else ""
     versions = [version(name) for name in ("torch", "timm", "numpy")]
     return fingerprint(read, run_digest("stages.train"), weights, inputs.describe(), versions)

@@ -1,16 +1,32 @@
 """Models that nobody trained: their scores differ from image to image, and mean nothing."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from charm.model.config import DataConfig, LabelConfig, ModelConfig, PosEmbedConfig, TrainingConfig, ViTConfig
+from charm.inputs.registry import build_input
+from charm.inputs.settings import SETTINGS
+from charm.model.config import (
+    DataConfig,
+    InputConfig,
+    LabelConfig,
+    ModelConfig,
+    PosEmbedConfig,
+    TrainingConfig,
+    ViTConfig,
+)
 from charm.model.vit import CharmViT
 from charm.scorer import CharmScorer
 from charm.tokenization.tokenizer import CharmTokenizer
 
-SCALES = {"charm": 2, "ms": 2, "hr_ms": 2}  # tokenizer -> how many; 1 for the others
+# Input -> settings with which it has few tokens, where its own settings decide how many.
+SMALL: dict[str, dict[str, Any]] = {
+    "standard": {"edge": 96, "crop": 84, "place": "random", "resize": "shortest"},
+    "padding": {"edge": 84},
+    "anyres": {"tile": 42, "pinpoints": [[1, 2], [2, 1], [2, 2]]},
+}
 
 
 def describe(
@@ -18,13 +34,16 @@ def describe(
     tokenizer: str = "charm",
     max_edge: int | None = None,
     draws: int = 1,
+    given: dict[str, Any] | None = None,
     **settings: Any,
 ) -> ModelConfig:
-    """A config as pipeline.training.publish makes it; `settings` are of CharmTokenizer."""
+    """A config as pipeline.training.publish makes it; `settings` are of CharmTokenizer, `given` of the input."""
     cutter = CharmTokenizer(**({"max_seq_len": 48, "budget": "fill"} | settings))
+    given = given or SMALL.get(tokenizer) or asdict(SETTINGS[tokenizer]())
+    scales = build_input(tokenizer, given, cutter).num_scales
     return ModelConfig(
-        model=ViTConfig("charm_demo", SCALES.get(tokenizer, 1), num_outputs, "cls", False, "frozen"),
-        tokenizer={"name": tokenizer} | cutter.settings,
+        model=ViTConfig("charm_demo", scales, num_outputs, "cls", False, "frozen"),
+        tokenizer=InputConfig(tokenizer, given, cutter.settings),
         pos_embeds=PosEmbedConfig("bilinear", False),
         labels=LabelConfig(num_outputs, (1.0, 5.0), 3.0, "nothing, as nobody trained it"),
         max_edge=max_edge,

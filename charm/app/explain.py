@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from charm.app.show import describe_area, find_importance, fit_image
+from charm.app.show import describe_area, find_importance
 from charm.attribution import Attribution, attribute_tokens, map_contributions
 from charm.drawing import UNITS, embed_png, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink
 from charm.scorer import CharmScorer, Score
@@ -77,7 +77,7 @@ def show_tokens(
         image_hw=image_hw,
         downscaled_to=None if seen_hw == image_hw else seen_hw,
         frame_hw=(frame_h, frame_w),
-        photo=encode_jpeg(shrink(fit_image(scorer, image, tokens), SHOWN_EDGE)),
+        photo=encode_jpeg(shrink(scorer.tokenizer.frame(scorer.limit_size(image)), SHOWN_EDGE)),
         native=trace_border(native, patch_size),
         shade=encode_shade(native),
         seen=encode_jpeg(shrink(tokens.to_image(), SHOWN_EDGE)),
@@ -88,17 +88,15 @@ def show_tokens(
         ),
         max_seq_len=len(tokens.patch_valid),
         area_seen=describe_area(scorer, image),
-        importance=_show_importance(scorer, image, tokens, saliency_mask) if native.any() else None,
+        importance=_show_importance(scorer, image, saliency_mask) if native.any() else None,
     )
 
 
-def _show_importance(
-    scorer: CharmScorer, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
-) -> Importance | None:
-    found = find_importance(scorer, image, tokens, saliency_mask)
+def _show_importance(scorer: CharmScorer, image: np.ndarray, saliency_mask: np.ndarray | None) -> Importance | None:
+    found = find_importance(scorer, image, saliency_mask)
     if found is None:
         return None
-    name = scorer.settings["selection"]
+    name = scorer.settings.cutter["selection"]
     if name in UNITS:
         return Importance(name, encode_heat(found), f"{found.min():.3g}", f"{found.max():.3g} {UNITS[name]}")
     return Importance(name, encode_heat(shrink(found)), "background", f"object, {found.mean():.0%} of the image")

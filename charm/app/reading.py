@@ -12,7 +12,7 @@ from charm.hub import read_config, refusing
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
-from charm.model.config import SaliencyConfig
+from charm.model.config import InputConfig, SaliencyConfig
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.saliency.weights import find_checkpoint, find_detector
@@ -50,9 +50,9 @@ def load_preparation(folder: str | None) -> Preparation:
     """
     if folder is None and not Path(TRAINED, "config.json").is_file():
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
-        return Preparation({"name": "charm"} | CharmTokenizer().settings)
+        return Preparation(InputConfig("charm", {}, CharmTokenizer().settings))
     folder = folder or TRAINED
-    with _explaining(folder):
+    with _explaining(folder), refusing(folder):
         return Preparation.from_config(read_config(folder)[0])
 
 
@@ -60,8 +60,7 @@ def load_preparation(folder: str | None) -> Preparation:
 def _explaining(folder: str) -> Iterator[None]:
     """Turns what is wrong with a model's folder into a line for people."""
     try:
-        with refusing(folder):
-            yield
+        yield
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror}; name a model's folder with --model; a clone has one at "

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -171,7 +172,7 @@ class Service:
             {
                 "status": "ok",
                 "backbone": scorer.config.model.backbone,
-                "tokenizer": scorer.settings,
+                "tokenizer": asdict(scorer.settings),
                 "score_range": scorer.score_range,
                 "draws": scorer.draws,
                 "dataset": scorer.config.data.dataset,

@@ -1,6 +1,7 @@
 """A photograph as a model's tokenizer sees it, in numbers, arrays and images: the commands `tokenize` and `show`."""
 
 import io
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,13 +9,11 @@ import numpy as np
 from charm.app.reading import find_mask
 from charm.drawing import SHADE, mark_cells, paint_heat
 from charm.inputs.preparation import Preparation
-from charm.inputs.square import SquareTokenizer
 from charm.runtime.errors import UserError
 from charm.tokenization.draws import pixel_key
-from charm.tokenization.geometry import downscale, fit_to_grid
-from charm.tokenization.importance import IMPORTANCE, score_patches
+from charm.tokenization.geometry import downscale
+from charm.tokenization.importance import IMPORTANCE
 from charm.tokenization.selection import SELECTIONS
-from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
 
 VIEWS = ("native", "importance", "seen")  # what `draw_views` may give
@@ -31,9 +30,9 @@ def change_selection(model: Preparation, selection: str) -> Preparation:
     if selection not in SELECTIONS:
         raise UserError(f"--selection {selection}: expected one of {', '.join(SELECTIONS)}")
     settings = model.settings
-    if model.tokenizer.num_scales == 1:
-        raise UserError(f"--selection {selection}: of this model's input ({settings['name']}) no patches are selected")
-    changed = settings | {"selection": selection}
+    if not model.tokenizer.draws:
+        raise UserError(f"--selection {selection}: of this model's input ({settings.name}) no patches are selected")
+    changed = replace(settings, cutter=settings.cutter | {"selection": selection})
     return Preparation(changed, model.max_edge, model.seed, model.draws, model.saliency, model.device)
 
 
@@ -48,19 +47,19 @@ def describe_tokens(model: Preparation, image: np.ndarray, tokens: Tokens) -> li
     limited, tokenizer = model.limit_size(image), model.tokenizer
     downscaled = f", downscaled to {_show_size(limited.shape)} as in training" if limited is not image else ""
     settings, seed = model.settings, model.seed
-    choice = f", selection {settings['selection']}, budget {settings['budget']}"
+    choice = ", selection {selection}, budget {budget}".format_map(settings.cutter) if tokenizer.draws else ""
     lines = [
         f"photo      {_show_size(image.shape)} pixels{downscaled}",
         f"fitted     {_show_size([side * tokens.patches.shape[1] for side in tokens.grids[-1]])} pixels",
-        f"tokenizer  {settings['name']}{choice if tokenizer.num_scales > 1 else ''}",
+        f"tokenizer  {settings.name}{choice}",
     ]
     for scale, grid in reversed(list(enumerate(tokens.grids))):
         count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())
         times = tokens.grids[-1][0] / grid[0] if grid[0] else 0
         kind = "native" if scale == len(tokens.grids) - 1 else f"downscaled {times:.3g} times" if times else "not used"
         lines.append(f"scale {scale}    {count} tokens on a grid of {_show_size(grid)}, {kind}")
-    if isinstance(tokenizer, CharmTokenizer | SquareTokenizer):
-        lines.append(f"dropped    {_count_dropped(tokenizer, limited)} tokens")
+    if tokenizer.draws:
+        lines.append(f"dropped    {_count_dropped(model, limited)} tokens")
     if area := describe_area(model, image):
         lines.append(f"area seen  {area}")
     lines.append(f"padding    {len(tokens.patch_valid) - tokens.seq_len} of {len(tokens.patch_valid)} tokens")
@@ -70,25 +69,17 @@ def describe_tokens(model: Preparation, image: np.ndarray, tokens: Tokens) -> li
 
 def describe_area(model: Preparation, image: np.ndarray) -> str | None:
     """Says how much of uint8 (H, W, 3), at the size at which it is seen, the tokens show; None where it is resized."""
-    tokenizer = model.tokenizer
-    return (
-        str(tokenizer.area_seen(model.limited_hw(image.shape[:2]))) if isinstance(tokenizer, CharmTokenizer) else None
-    )
+    area = model.tokenizer.area_seen(model.limited_hw(image.shape[:2]))
+    return None if area is None else str(area)
 
 
-def _count_dropped(tokenizer: CharmTokenizer | SquareTokenizer, limited: np.ndarray) -> int:
+def _count_dropped(model: Preparation, limited: np.ndarray) -> int:
     """Returns how many tokens were dropped because they exceeded max_seq_len."""
-    image_hw = (limited.shape[0], limited.shape[1])
-    if isinstance(tokenizer, SquareTokenizer):
-        edge, tokenizer = tokenizer.plan(image_hw)
-        image_hw = (edge, edge)
-    layout = tokenizer.layout(image_hw)
-    if len(layout.cell_sides) == 1:
+    cutter = model.tokenizer.cutter((limited.shape[0], limited.shape[1]))
+    if cutter is None:
         return 0
-    detailed = tokenizer.count_detailed(layout.num_coarse)
-    counts = (*detailed, layout.num_coarse - sum(detailed))  # of coarse patches, native first
-    total = sum(count * side**2 for count, side in zip(counts, tokenizer.sides[::-1], strict=True))
-    return max(0, total - tokenizer.max_seq_len)
+    frame = model.tokenizer.frame(limited)
+    return max(0, cutter.count_tokens(cutter.layout((frame.shape[0], frame.shape[1]))) - cutter.max_seq_len)
 
 
 def _show_size(hw: tuple[int, ...] | list[int]) -> str:
@@ -115,57 +106,38 @@ def draw_views(
     Where nothing is selected there is only the last, and where chance alone decides no importance.
     """
     views = {"seen": tokens.to_image()}
-    tokenizer = model.tokenizer
-    cutter = tokenizer.charm if isinstance(tokenizer, SquareTokenizer) else tokenizer
-    if not isinstance(cutter, CharmTokenizer) or not _has_scales(tokens):
+    cutter = model.tokenizer.cutter(model.limited_hw(image.shape[:2]))
+    if cutter is None:
         return views
     coarse, native = cutter.coarse_patch_size, cutter.num_scales - 1
-    fitted = fit_image(model, image, tokens)
+    fitted = model.tokenizer.frame(model.limit_size(image))
     is_native = _enlarge(mark_cells(tokens, native).astype(np.uint8), fitted.shape) > 0
     shaded = np.where(is_native[..., None], fitted, fitted * ((255 - SHADE) / 255)).astype(np.uint8)
     width = max(1, round(max(fitted.shape) / _LINE_SHARE))
     for y, x in np.argwhere(mark_cells(tokens, native, cutter.sides[-1])) * coarse:
         cv2.rectangle(shaded, (int(x), int(y)), (int(x) + coarse - 1, int(y) + coarse - 1), _MARK, width)
     views["native"] = shaded
-    importance = find_importance(model, image, tokens, saliency_mask)
+    importance = find_importance(model, image, saliency_mask)
     if importance is not None:
         views["importance"] = _enlarge(paint_heat(importance), fitted.shape)
     return views
 
 
-def fit_image(model: Preparation, image: np.ndarray, tokens: Tokens) -> np.ndarray:
-    """Returns the image that the patches were cut from, uint8 (H', W', 3), of an image, uint8 (H, W, 3)."""
-    tokenizer, limited = model.tokenizer, model.limit_size(image)
-    if isinstance(tokenizer, SquareTokenizer):
-        limited, tokenizer = tokenizer.resize(limited), tokenizer.charm
-    if isinstance(tokenizer, CharmTokenizer):
-        size = tokenizer.coarse_patch_size if _has_scales(tokens) else tokenizer.patch_size
-        return fit_to_grid(limited, size, tokenizer.fit)
-    return tokens.to_image()  # cropped or padded to a square of a single scale, which shows all there is
-
-
-def find_importance(
-    model: Preparation, image: np.ndarray, tokens: Tokens, saliency_mask: np.ndarray | None
-) -> np.ndarray | None:
-    """Returns the map that native patches were chosen by; takes the arguments of `draw_views`.
+def find_importance(model: Preparation, image: np.ndarray, saliency_mask: np.ndarray | None) -> np.ndarray | None:
+    """Returns the map that native patches of uint8 (H, W, 3) were chosen by, with its saliency mask, bool (H, W).
 
     Returns:
-        Scores of coarse patches, float32 (grid_h, grid_w), or the salient object on the fitted image, uint8 (H', W')
-        of 0 and 1. None where nothing was selected, or by chance.
+        Scores of coarse patches, float32 (grid_h, grid_w), or the salient object on the frame, uint8 (H', W') of 0 and
+        1. None where nothing was selected, or by chance.
     """
     tokenizer, limited = model.tokenizer, model.limit_size(image)
-    if not isinstance(tokenizer, CharmTokenizer) or not _has_scales(tokens):
+    image_hw = (limited.shape[0], limited.shape[1])
+    cutter = tokenizer.cutter(image_hw)
+    if cutter is None:
         return None
-    if tokenizer.selection in IMPORTANCE:
-        return score_patches(limited, tokenizer.selection, tokenizer.coarse_patch_size, tokenizer.fit)
-    if saliency_mask is None:
-        return None
-    limited = downscale(saliency_mask.astype(np.uint8), (limited.shape[0], limited.shape[1]))
-    return fit_to_grid(limited, tokenizer.coarse_patch_size, tokenizer.fit)
-
-
-def _has_scales(tokens: Tokens) -> bool:
-    return sum(grid != (0, 0) for grid in tokens.grids) > 1
+    if cutter.selection in IMPORTANCE:
+        return IMPORTANCE[cutter.selection](tokenizer.frame(limited), cutter.coarse_patch_size)
+    return None if saliency_mask is None else tokenizer.frame(downscale(saliency_mask.astype(np.uint8), image_hw))
 
 
 def _enlarge(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

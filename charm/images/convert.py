@@ -96,3 +96,10 @@ def _strips(height: int, width: int) -> Iterator[slice]:
     step = max(1, 2**22 // width)
     for start in range(0, height, step):
         yield slice(start, min(start + step, height))
+
+
+def resize_bicubic(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 (H, W) or (H, W, 3) as Pillow does: bicubic, averaging where it shrinks."""
+    if image.shape[:2] == image_hw:
+        return image
+    return np.asarray(Image.fromarray(image).resize(image_hw[::-1], Image.Resampling.BICUBIC))

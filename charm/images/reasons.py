@@ -7,6 +7,7 @@ REASONS = {
     "missing": "there is no such file",
     "outside": "the path leads out of the root folder",
     "unreadable": "the file cannot be opened",
+    "unrated": "the labels give no rating of it",
     "name": "the name or the path is not text in UTF-8",
     "empty": "the file has no bytes",
     "format": f"not a {list_formats('or')} file",
@@ -26,7 +27,7 @@ REASONS = {
 # Reasons that may lie in the machine and not in the file: the next run looks at such a file again.
 PASSING = {"unreadable", "memory", "timeout", "crashed"}
 
-# Everything that can have been done to the pixels of a kept image.
+# Everything that can be said of a kept image: what was done to its pixels, and what is odd about its label.
 NOTES = {
     "exif_orientation": "turned or mirrored upright, as its EXIF orientation asks",
     "grey": "one channel, repeated three times",
@@ -36,6 +37,7 @@ NOTES = {
     "alpha_on_white": "transparent pixels put on white",
     "lab": "CIELAB turned into RGB, its white into that of the screen",
     "first_frame": "the first of several images",
+    "label_conflict": "the same bytes are listed under another path with another label",
     "jpeg_warning": "whole, but decoders warn of its markers: they were mended in memory",
     "png_warning": "whole, but without its end or with a damaged chunk that says nothing of pixels",
 }

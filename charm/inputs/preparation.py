@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from charm.images.arrays import as_array
-from charm.inputs.registry import TOKENIZERS
-from charm.model.config import ModelConfig, SaliencyConfig
+from charm.inputs.registry import INPUTS, build_input
+from charm.model.config import InputConfig, ModelConfig, SaliencyConfig
 from charm.tokenization.draws import pixel_key
 from charm.tokenization.geometry import downscale, limit_edge
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -17,7 +17,7 @@ class Preparation:
     """Turns images into tokens as in a model's training.
 
     Args:
-        settings: the input's `name` and the settings of CharmTokenizer.
+        settings: the input and its settings.
         max_edge: pixels; larger images are downscaled first.
         seed: of the draws of patches.
         draws: number of draws of patches per image.
@@ -35,7 +35,7 @@ class Preparation:
 
     def __init__(
         self,
-        settings: dict[str, Any],
+        settings: InputConfig,
         max_edge: int | None = None,
         seed: int = 0,
         draws: int = 1,
@@ -44,14 +44,13 @@ class Preparation:
     ) -> None:
         self.settings, self.max_edge, self.seed, self.draws = settings, max_edge, seed, draws
         self.saliency, self.device = saliency, device
-        name = settings.get("name")
-        if not isinstance(name, str) or name not in TOKENIZERS:
-            raise ValueError(f"tokenizer.name={name!r}: expected one of {', '.join(TOKENIZERS)}")
+        if settings.name not in INPUTS:
+            raise ValueError(f"tokenizer.name={settings.name!r}: expected one of {', '.join(INPUTS)}")
         try:
-            cutter = CharmTokenizer(**{key: value for key, value in settings.items() if key != "name"})
+            self.tokenizer = build_input(settings.name, settings.settings, CharmTokenizer(**settings.cutter))
         except (TypeError, ValueError) as error:
             raise ValueError(f"tokenizer: {error}") from error
-        self.tokenizer, self.patch_size = TOKENIZERS[name](cutter, False), cutter.patch_size
+        self.patch_size = self.tokenizer.patch_size
 
     @classmethod
     def from_config(cls, config: ModelConfig, full_size: bool = False) -> "Preparation":

@@ -1,20 +1,49 @@
-"""All inputs by name: the ways to hand a photograph to a vision transformer (Charm, table 3 and appendices)."""
+"""All inputs by name: the ways to hand an image to a vision transformer (Charm, table 3 and appendices).
 
-from collections.abc import Callable
+A new input is a module, its settings in charm.inputs.settings, and a line here.
+"""
 
-from charm.inputs.padding import PaddingTokenizer
-from charm.inputs.square import SquareTokenizer
-from charm.inputs.standard import StandardTokenizer
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from charm.inputs.anyres import AnyResInput
+from charm.inputs.naflex import NaFlexInput
+from charm.inputs.padding import PaddingInput
+from charm.inputs.protocol import Input
+from charm.inputs.quadtree import QuadtreeInput
+from charm.inputs.settings import SETTINGS, InputSettings, check_length
+from charm.inputs.square import SquareInput
+from charm.inputs.standard import StandardInput
+from charm.runtime.schema import build
 from charm.tokenization.tokenizer import CharmTokenizer
 
-Tokenizer = CharmTokenizer | StandardTokenizer | PaddingTokenizer | SquareTokenizer
-
-# Called as (cutter, training): every input takes patch size and length from the cutter; some let it cut the patches.
-TOKENIZERS: dict[str, Callable[[CharmTokenizer, bool], Tokenizer]] = {
-    "charm": lambda cutter, training: cutter,
-    "standard": lambda cutter, training: StandardTokenizer(cutter.patch_size, cutter.max_seq_len, training),
-    "standard_384": lambda cutter, training: StandardTokenizer(cutter.patch_size, cutter.max_seq_len, training, 384),
-    "padding": lambda cutter, training: PaddingTokenizer(cutter.patch_size, cutter.max_seq_len),
-    "ms": lambda cutter, training: SquareTokenizer(cutter, edge=256),
-    "hr_ms": lambda cutter, training: SquareTokenizer(cutter, edge=0),
+# Called as (settings, cutter, training). Every input takes patch size and length from the cutter, unless its own size
+# decides how long it is; some let it cut the patches.
+INPUTS: dict[str, Callable[[Any, CharmTokenizer, bool], Input]] = {
+    "charm": lambda settings, cutter, training: cutter,
+    "standard": StandardInput.build,
+    "padding": PaddingInput.build,
+    "square": SquareInput.build,
+    "naflex": NaFlexInput.build,
+    "anyres": AnyResInput.build,
+    "quadtree": QuadtreeInput.build,
 }
+
+
+def build_input(
+    name: str, settings: InputSettings | Mapping[str, Any], cutter: CharmTokenizer, training: bool = False
+) -> Input:
+    """Builds an input.
+
+    Args:
+        name: a key of INPUTS.
+        settings: the input's own, as dataclass or as mapping.
+        cutter: has the patch size and the most tokens.
+        training: whether what is random in training is drawn.
+
+    Raises:
+        ValueError: a setting is unknown or not allowed, or the input's own length exceeds max_seq_len.
+    """
+    chosen = build(SETTINGS[name], settings) if isinstance(settings, Mapping) else settings
+    check_length(name, chosen, cutter.patch_size, cutter.max_seq_len)
+    return INPUTS[name](chosen, cutter, training)

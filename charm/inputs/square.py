@@ -1,13 +1,14 @@
 """Charm on an image that was made square first: "MS" and "HR + MS" of the paper's table 3 (section 4.4.1)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from charm.images.arrays import as_array, check_mask
+from charm.inputs.settings import SquareSettings
 from charm.inputs.whole import resize
 from charm.tokenization.augment import IDENTITY, Symmetry
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -18,17 +19,32 @@ _NATIVE_SHARE = 64 / 81  # of the coarse patches of a small square; 256 pixels, 
 
 
 @dataclass(frozen=True)
-class SquareTokenizer:
+class SquareInput:
     """Charm on an image that is first resized to a square, which distorts it.
 
     Args:
         charm: cuts the square. Of a square with so few patches that it would be left whole, 64 of 81 coarse patches
             stay native and the others are downscaled ("some areas", section 4.4.1).
-        edge: pixels; 0 for the image's own longest edge, up to 10,000.
+        settings: the size; the image's own longest edge counts up to 10,000 pixels.
     """
 
     charm: CharmTokenizer
-    edge: int = 256
+    settings: SquareSettings = field(default_factory=SquareSettings)
+
+    draws = True
+    whole_grid = False
+
+    @classmethod
+    def build(cls, settings: SquareSettings, cutter: CharmTokenizer, training: bool) -> "SquareInput":
+        return cls(cutter, settings)
+
+    @property
+    def patch_size(self) -> int:
+        return self.charm.patch_size
+
+    @property
+    def max_seq_len(self) -> int:
+        return self.charm.max_seq_len
 
     @property
     def num_scales(self) -> int:
@@ -53,17 +69,34 @@ class SquareTokenizer:
 
     def _edge(self, image_hw: Sequence[int]) -> int:
         """Returns the edge of the square, pixels."""
-        return self.edge or min(max(image_hw), _MOST_EDGE)
+        return self.settings.edge or min(max(image_hw), _MOST_EDGE)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Resizes an image, uint8 (H, W, 3), to its square, uint8 (edge, edge, 3)."""
         edge = self._edge(image.shape[:2])
         return resize(image, (edge, edge))
 
+    def length(self, image_hw: tuple[int, int]) -> int:
+        """Returns the number of tokens of an image of this size."""
+        edge, cutter = self.plan(image_hw)
+        return cutter.length((edge, edge))
+
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Returns the grids that `Tokens.grids` will have, from the size alone."""
         edge, cutter = self.plan(image_hw)
         return cutter.grids((edge, edge))
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Returns the square, fitted to its grid; of an image or of a mask."""
+        return self.plan((image.shape[0], image.shape[1]))[1].frame(self.resize(image))
+
+    def cutter(self, image_hw: tuple[int, int]) -> CharmTokenizer | None:
+        """Returns what selects patches of the square; None for one of a single patch."""
+        edge, cutter = self.plan(image_hw)
+        return cutter.cutter((edge, edge))
+
+    def area_seen(self, image_hw: tuple[int, int]) -> None:
+        """Returns None: the image is resized first, so nothing of it is native."""
 
     def __call__(
         self,

@@ -1,43 +1,115 @@
-"""Resizing of whole images, and cutting into all patches of one grid: shared by the inputs of a single scale."""
+"""Inputs that resize an image and show all of it, or of a crop of it, on one grid: what they have in common."""
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 
-from charm.tokenization.augment import Symmetry, turn_tokens
+from charm.images.arrays import as_array
+from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
 from charm.tokenization.geometry import downscale
-from charm.tokenization.tokens import Tokens
+from charm.tokenization.tokens import Tokens, pad_tokens, row_type
 
 
-def check_positive(**settings: int) -> None:
-    """Raises ValueError unless each setting is at least 1."""
-    for name, value in settings.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+class WholeInput:
+    """An input of a single scale; a subclass has `frame`, and `grids` or the frame's size."""
+
+    patch_size: int
+    num_scales = 1
+    reads = None
+    draws = False
+    whole_grid = True
+
+    def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Returns the size of the frame, pixels, which is whole patches, of an image of this size."""
+        raise NotImplementedError
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image that patches are cut from in evaluation; see Input."""
+        return resize(image, self.frame_hw((image.shape[0], image.shape[1])))
+
+    def drawn_frame(self, image: np.ndarray, seed: int, epoch: int, key: str) -> np.ndarray:
+        """Returns the image that patches are cut from; another one than in evaluation where a place is drawn."""
+        return self.frame(image)
+
+    @property
+    def max_seq_len(self) -> int:
+        """The length of the sequence: inputs of a fixed size have no padding."""
+        return self.length((1, 1))
+
+    def length(self, image_hw: tuple[int, int]) -> int:
+        """Returns the number of tokens of an image of this size."""
+        ((height, width),) = self.grids(image_hw)
+        return height * width
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Returns the grid of the frame, as in `Tokens.grids`, from the size alone."""
+        height, width = self.frame_hw(image_hw)
+        return ((height // self.patch_size, width // self.patch_size),)
+
+    def cutter(self, image_hw: tuple[int, int]) -> None:
+        """Returns None: nothing is selected."""
+
+    def area_seen(self, image_hw: tuple[int, int]) -> None:
+        """Returns None: the image is resized first, so nothing of it is native."""
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+        **maps: np.ndarray,
+    ) -> Tokens:
+        """Tokenizes one image; see CharmTokenizer."""
+        refuse_maps(maps)
+        frame = self.drawn_frame(as_array(image), seed, epoch, key)
+        return pad_tokens(cut_whole(frame, self.patch_size, symmetry), self.max_seq_len)
 
 
-def square_side(pixels: int, patch_size: int, max_seq_len: int) -> int:
-    """Returns the tokens along a side of the largest square grid within `pixels` and max_seq_len tokens."""
-    return max(1, min(pixels // patch_size, math.isqrt(max_seq_len)))
+def refuse_maps(maps: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError if an input that reads no map is given one."""
+    if maps:
+        raise ValueError(f"this input takes no {' or '.join(maps)}: it selects no patches")
 
 
 def resize(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
-    """Resizes an image, uint8 (H, W, C): area average along an axis that shrinks, bilinear along one that grows."""
+    """Resizes uint8 (H, W) or (H, W, C): area average along an axis that shrinks, bilinear along one that grows."""
     # Two steps: OpenCV does not average by area as soon as either axis grows.
     shrunk = downscale(image, (min(image_hw[0], image.shape[0]), min(image_hw[1], image.shape[1])))
     return cv2.resize(shrunk, image_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def cut_whole(image: np.ndarray, patch_size: int, symmetry: Symmetry) -> Tokens:
-    """Cuts a square image, whose sides are multiples of the patch size, into all of its patches, at one scale."""
-    side = image.shape[0] // patch_size
-    patches = image.reshape(side, patch_size, side, patch_size, 3).swapaxes(1, 2)
+def take_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, patch_size: int) -> np.ndarray:
+    """Copies patches of an image whose sides are multiples of the patch size.
+
+    Args:
+        image: uint8 (H, W, 3).
+        y, x: integer (T,), on the grid of patches.
+        patch_size: p, pixels.
+
+    Returns:
+        uint8 (T, p, p, 3).
+    """
+    height, width = (side // patch_size for side in image.shape[:2])
+    rows = image.reshape(height, patch_size, width, 3 * patch_size).view(row_type(patch_size))[..., 0]
+    patches: np.ndarray = rows.swapaxes(1, 2)[y, x].view(np.uint8).reshape(-1, patch_size, patch_size, 3)
+    return patches
+
+
+def cut_whole(image: np.ndarray, patch_size: int, symmetry: Symmetry = IDENTITY) -> Tokens:
+    """Cuts an image whose sides are multiples of the patch size into all of its patches, at one scale."""
+    height, width = (side // patch_size for side in image.shape[:2])
+    count = height * width
+    y, x = np.divmod(np.arange(count), width)
     tokens = Tokens(
-        patches=patches.reshape(-1, patch_size, patch_size, 3),
-        patch_coord=np.stack(np.divmod(np.arange(side * side), side), axis=1).astype(np.int32),
-        scale_id=np.zeros(side * side, np.uint8),
-        patch_valid=np.ones(side * side, bool),
-        grids=((side, side),),
+        patches=take_patches(image, y, x, patch_size),
+        patch_coord=np.stack([y, x], axis=1).astype(np.int32),
+        scale_id=np.zeros(count, np.uint8),
+        patch_valid=np.ones(count, bool),
+        grids=((height, width),),
     )
     return turn_tokens(tokens, symmetry)

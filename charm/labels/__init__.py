@@ -1,4 +1,4 @@
-"""Tables of labels: CSV and Parquet files come in, rows with their file and line go out.
+"""Tables of labels: CSV in its many forms and Parquet come in, rows with their file and line go out.
 
 Called by the readers of data sets.
 """

@@ -1,97 +1,220 @@
-"""Tables of labels: the characters of a file, the cells of a CSV file, the rows of a CSV or Parquet file."""
+"""Tables of labels: the characters of a file, the rows of a CSV or Parquet file, the number in a cell."""
 
 import csv
 import io
-from collections.abc import Iterator
+import math
+import re
+import reprlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from charm.runtime.errors import UserError, did_you_mean
 
+ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".parquet")
+_PARQUET = b"PAR1"
+# The first bytes of files that are often taken for CSV -> their kind and the remedy.
+_AS_CSV = 'save its sheet as "CSV UTF-8"'
+_FOREIGN = {
+    b"PK\x03\x04": ("an Excel file (.xlsx) or another zip archive", f"{_AS_CSV}, or unpack it"),
+    b"\xd0\xcf\x11\xe0": ("an Excel file (.xls)", _AS_CSV),
+    b"\x1f\x8b": ("compressed by gzip", "unpack it with gunzip"),
+    b"\xfd7zXZ\0": ("compressed by xz", "unpack it with unxz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it with unzstd"),
+    b"<": ("a web page or XML", "download the file itself"),
+}
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
+_SEMICOLONS = "decimal commas need columns that are separated by semicolons or tabs"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+# A row of labels: file and line, for messages, and column -> cell.
+Row = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of labels.
+
+    Attributes:
+        where: file and line of the header, for messages.
+        columns: their names.
+        rows: of each row that is not blank, file and line, and its cells.
+        form: how the file differs from UTF-8 with commas and decimal points, for people; "" if it does not.
+    """
+
+    where: str
+    columns: list[str]
+    rows: Sequence[tuple[str, Sequence[Any]]]
+    form: str = ""
+
+    def pick(self, needed: Sequence[str]) -> list[Row]:
+        """Returns the cells of some columns; a cell that a row ends before is None.
+
+        Raises:
+            UserError: a column is missing or there twice.
+        """
+        for column in needed:
+            if column not in self.columns:
+                raise UserError(f"{self.where}: there is no column {column!r}{did_you_mean(column, self.columns)}")
+            if self.columns.count(column) > 1:
+                raise UserError(
+                    f"{self.where}: there are {self.columns.count(column)} columns {column!r}; expected one"
+                )
+        places = {column: self.columns.index(column) for column in needed}
+        return [
+            (where, {column: cells[place] if place < len(cells) else None for column, place in places.items()})
+            for where, cells in self.rows
+        ]
+
 
 def read_text(file: Path) -> str:
-    """Reads a text file in UTF-8.
+    """Reads a text file in UTF-8, or in UTF-16 if its byte order mark says so.
 
     Raises:
-        UserError: the file cannot be read, or a byte is no text; says which byte in which line.
+        UserError: the file cannot be read, is of another kind, or a byte is no text; says which byte in which line.
     """
+    return _decode(file, _read_bytes(file))
+
+
+def is_blank(cell: Any) -> bool:
+    """Tells whether a cell is empty, or holds nothing but blanks."""
+    return cell is None or not str(cell).strip()
+
+
+def read_number(cell: Any, column: str, where: str) -> float:
+    """Reads a cell as a decimal number; 1_5, 0x1, nan and inf, which are numbers for Python, are not.
+
+    Raises:
+        UserError: the cell holds no finite decimal number.
+    """
+    is_number = isinstance(cell, int | float | Decimal) and not isinstance(cell, bool)
+    if is_number or (isinstance(cell, str) and _NUMBER.fullmatch(cell.strip())):
+        try:
+            number = float(cell)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    hint = f"; {_SEMICOLONS}" if "," in str(cell) and _NUMBER.fullmatch(str(cell).strip().replace(",", ".")) else ""
+    raise UserError(f"{where}: {column} is {reprlib.repr(cell)}, expected a decimal number{hint}")
+
+
+def read_table(file: Path, needed: Sequence[str], numbers: Sequence[str]) -> Table:
+    """Reads a table with a header: Parquet, or text whose columns are separated by commas, semicolons, tabs or bars.
+
+    Args:
+        file: the table; rows of nothing but separators are passed over.
+        needed: columns that tell the separator by standing in the header.
+        numbers: the columns among them in which a comma is a decimal comma, unless commas separate the columns.
+
+    Raises:
+        UserError: another kind of file, a row with too few or too many cells, or numbers with decimal commas beside
+            numbers with points; says file and line.
+    """
+    data = _read_bytes(file)
+    if data.startswith(_PARQUET) or file.suffix.lower() == ".parquet":
+        return _read_parquet(file)
+    # Some spreadsheets write `sep=;` above the header. A blank line in its place keeps the count of lines.
+    text = re.sub(r"\Asep=.(?=\r?\n)", "", _decode(file, data))
+    if file.suffix.lower() not in ENDINGS:
+        raise UserError(f"{file}: expected a table of labels, {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    separator = max(_SEPARATORS, key=lambda one: _count_columns(file, text, one, needed))
+    lines = _read_cells(file, text, separator)
+    header, columns = next(lines, ("", []))
+    if not columns:
+        raise UserError(f"{file}:1: no header; expected a line with the columns {', '.join(needed)}")
+    columns, rows = [name.strip() for name in columns], list(lines)
+    for where, cells in rows:
+        if len(cells) != len(columns):
+            hint = f"; {_SEMICOLONS}" if separator == "," and len(cells) > len(columns) else ""
+            raise UserError(f"{where}: {_count_fields(cells)}; expected {len(columns)}, as the header has{hint}")
+    places = [place for place, column in enumerate(columns) if column in numbers]
+    form = [
+        f"columns separated by {_SEPARATORS[separator]}" if separator != "," else "",
+        "decimal commas" if separator != "," and _replace_decimal_commas(rows, places) else "",
+        "UTF-16" if data.startswith(_UTF_16) else "",
+    ]
+    return Table(header, columns, rows, ", ".join(filter(None, form)))
+
+
+def _read_bytes(file: Path) -> bytes:
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from error
+
+
+def _decode(file: Path, data: bytes) -> str:
+    for start, (kind, remedy) in _FOREIGN.items():
+        if data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(start):
+            raise UserError(f"{file}: not a table in text, but {kind}: {remedy}")
+    # -sig: spreadsheets put a byte order mark first
+    encoding = "utf-16" if data.startswith(_UTF_16) else "utf-8-sig"
     try:
-        text = data.decode("utf-8-sig")  # -sig: spreadsheets put a byte order mark first
-        bad = data.find(b"\0")
+        text = data.decode(encoding)
+        before, nul, _ = text.partition("\0")
+        if not nul:
+            return text
+        byte = 0
     except UnicodeDecodeError as error:
-        text, data, bad = "", error.object, error.start
-    if bad >= 0:
-        line = data.count(b"\n", 0, bad) + 1
-        raise UserError(f"{file}:{line}: byte {data[bad]:#04x} is no text; expected UTF-8")
-    return text
+        before, byte = error.object[: error.start].decode(encoding, "ignore"), error.object[error.start]
+    line = before.count("\n") + 1
+    raise UserError(f"{file}:{line}: byte {byte:#04x} is no text; expected UTF-8 ({_AS_CSV})")
 
 
-def read_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields (file and line, cells) of each row of a CSV file, the header first; a blank line has no cells.
-
-    Raises:
-        UserError: not a CSV file; says file and line.
-    """
-    rows = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+def _read_cells(file: Path, text: str, separator: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields file and line, and the cells, of each row that is not blank."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in rows:
-            yield f"{file}:{rows.line_num}", cells
+            if not all(map(is_blank, cells)):
+                yield f"{file}:{rows.line_num}", cells
     except csv.Error as error:
         raise UserError(f"{file}:{rows.line_num}: not a CSV file: {error}") from error
 
 
-def read_table(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (file and line, column -> cell) of each row that is not blank of a CSV or, by its ending, Parquet file.
+def _count_columns(file: Path, text: str, separator: str, needed: Sequence[str]) -> tuple[int, int]:
+    """Counts the needed columns, and the separators, in the header."""
+    try:
+        _, header = next(_read_cells(file, text, separator), ("", []))
+    except UserError:  # told when the table is read
+        return 0, 0
+    return sum(name.strip() in needed for name in header), max(len(header) - 1, 0)
+
+
+def _count_fields(cells: list[str]) -> str:
+    return "1 field" if len(cells) == 1 else f"{len(cells)} fields"
+
+
+def _replace_decimal_commas(rows: list[tuple[str, list[str]]], places: list[int]) -> bool:
+    """Replaces the decimal commas in some columns by points; tells whether there were any.
 
     Raises:
-        UserError: another kind of file, a column of `needed` that is missing or there twice, or a row with too few or
-            too many cells; says file and line.
+        UserError: there are decimal points, too, so that one of them might separate thousands.
     """
-    return _read_parquet(file, needed) if file.suffix == ".parquet" else _read_csv(file, needed)
+    found: dict[str, str] = {}
+    for where, cells in rows:
+        for place in places:
+            pointed = cells[place].replace(",", ".")
+            if "." in pointed and _NUMBER.fullmatch(pointed.strip()):
+                found.setdefault("comma" if pointed != cells[place] else "point", f"{where}: {cells[place].strip()!r}")
+                cells[place] = pointed
+    if len(found) == 2:
+        raise UserError(f"{found['comma']} has a decimal comma, {found['point']} a point; expected one of them")
+    return "comma" in found
 
 
-def _check_columns(where: str, columns: list[str], needed: list[str]) -> None:
-    for column in needed:
-        if column not in columns:
-            raise UserError(f"{where}: there is no column {column!r}{did_you_mean(column, columns)}")
-        if columns.count(column) > 1:
-            raise UserError(f"{where}: there are {columns.count(column)} columns {column!r}; expected one")
-
-
-def _read_csv(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields (file and line, column -> cell) of each row of a CSV file that is not blank."""
-    rows = read_cells(file)
-    _, header = next(rows, ("", []))
-    if not header:
-        raise UserError(f"{file}:1: no header; expected a line with the columns {', '.join(needed)}")
-    separator = next((one for one in (";", "\t", "|") if len(header) == 1 and one in header[0]), None)
-    if separator and header[0] not in needed:
-        raise UserError(f"{file}:1: the columns are separated by {separator!r}; expected a comma")
-    _check_columns(f"{file}:1", header, needed)
-    for where, row in rows:
-        if row and len(row) != len(header):
-            raise UserError(f"{where}: {_count_fields(row)}; expected {len(header)}, as the header has")
-        if row:
-            yield where, dict(zip(header, row, strict=True))
-
-
-def _count_fields(row: list[str]) -> str:
-    return "1 field" if len(row) == 1 else f"{len(row)} fields"
-
-
-def _read_parquet(file: Path, needed: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parquet(file: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(file)
-        rows = table.to_pylist()
+        cells = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        rows = [(f"{file}, row {number}", row) for number, row in enumerate(cells, start=1)]
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise UserError(f"{file}: not a Parquet file: {error}") from error
-    _check_columns(str(file), table.column_names, needed)
-    for number, row in enumerate(rows, start=1):
-        yield f"{file}, row {number}", row
+    return Table(str(file), table.column_names, rows)

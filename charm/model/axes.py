@@ -52,15 +52,17 @@ class PosEmbedAxes:
         Raises:
             ValueError: a grid has an axis of a length that is not prepared.
         """
-        first = np.zeros((len(tokens.grids), 2), np.int32)
-        for scale, grid in enumerate(tokens.grids):
+        grids = tokens.pos_grids or tokens.grids
+        first = np.zeros((len(grids), 2), np.int32)
+        for scale, grid in enumerate(grids):
             if grid == (0, 0):
                 continue
             missing = [side for side in grid if side not in self._first]
             if missing:
                 raise ValueError(f"no axis of {missing[0]} tokens for the grid {grid}")
             first[scale] = [self._first[side] for side in grid]
-        return np.where(tokens.patch_valid[:, None], first[tokens.scale_id] + tokens.patch_coord, 0).astype(np.int32)
+        at = first[tokens.scale_id] + tokens.pos_coord
+        return np.where(tokens.patch_valid[:, None], at, 0).astype(np.int32)
 
     def gather(self, rows: Tensor, trained: Tensor | None = None) -> Tensor:
         """Returns the position embeddings of tokens, on the device that `to` chose.

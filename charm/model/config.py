@@ -39,6 +39,21 @@ class ViTConfig:
 
 
 @dataclass(frozen=True)
+class InputConfig:
+    """What makes tokens of an image.
+
+    Attributes:
+        name: a key of charm.inputs.registry.INPUTS.
+        settings: that the input has besides those of CharmTokenizer.
+        cutter: the arguments of CharmTokenizer; its patch_size and max_seq_len are those of every input.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    cutter: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class PosEmbedConfig:
     """The resampling of learnt position embeddings; "rotary" ones are not resampled."""
 
@@ -165,8 +180,7 @@ class ModelConfig:
 
     Attributes:
         model: the arguments of CharmViT.
-        tokenizer: the input's `name`, and the settings of CharmTokenizer.
-        pos_embeds, labels, saliency, data, training: see there.
+        tokenizer, pos_embeds, labels, saliency, data, training: see there.
         max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
         seed: of the draws of patches.
         draws: number of draws that an image's score is averaged over.
@@ -175,7 +189,7 @@ class ModelConfig:
     """
 
     model: ViTConfig
-    tokenizer: dict[str, Any]
+    tokenizer: InputConfig
     pos_embeds: PosEmbedConfig
     labels: LabelConfig
     max_edge: MaxEdge | None
@@ -223,7 +237,7 @@ def _check_together(config: ModelConfig) -> None:
             "num_bins",
             f"expected {config.model.num_outputs}, as model.num_outputs, got {config.labels.num_bins}",
         )
-    length = config.tokenizer.get("max_seq_len")
+    length = config.tokenizer.cutter.get("max_seq_len")
     if isinstance(length, int) and config.draws * length > MOST_TOKENS:
         problem = f"expected at most {MOST_TOKENS} tokens of an image, got {config.draws} draws of {length}"
         raise SettingError(("draws",), f"draws: {problem}")

@@ -62,6 +62,18 @@ def learnt_grid(pos_embed: Tensor, num_prefix_tokens: int | None = None) -> Tens
     return pos_embed[0, prefix:].reshape(side, side, -1)
 
 
+def fit_additive(grid: Tensor) -> Tensor:
+    """Returns the sum of a vector per row and a vector per column that is nearest to a grid, float (g, g, D).
+
+    Factorized position embeddings (NaViT, Dehghani et al., 2023) from learnt ones, by least squares.
+
+    >>> rows, columns = torch.randn(4, 1, 8), torch.randn(1, 4, 8)
+    >>> bool(torch.allclose(fit_additive(rows + columns), rows + columns, atol=1e-5))
+    True
+    """
+    return grid.mean(1, keepdim=True) + grid.mean(0, keepdim=True) - grid.mean((0, 1))
+
+
 def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Tensor) -> Tensor:
     """Looks up the position embedding of each token of one image.
 

@@ -223,6 +223,19 @@ class CharmViT(nn.Module):
         self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
     ) -> Tensor:
         """Scores a batch as `forward`, from embeddings per token and a given mask; no step depends on the data."""
+        return self.score_features(self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask))
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """Returns the outputs, float (B, num_outputs), of features, (B, F)."""
+        # Not in bfloat16, which has 128 numbers from 0.5 to 1: scores would be tied.
+        with torch.autocast(features.device.type, enabled=False):
+            output: Tensor = self.head(features.to(self.head.weight.dtype))
+        return output
+
+    def encode_features(
+        self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
+    ) -> Tensor:
+        """Returns what the head reads of each image of a batch, float (B, F); arguments as of `encode`."""
         x = self._embed(patches)
         valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
@@ -241,11 +254,7 @@ class CharmViT(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False, **extra)
             else:
                 x = block(x, **extra)
-        features = self._pool(self.vit.norm(x), valid).to(self.head.weight.dtype)
-        # Not in bfloat16, which has 128 numbers from 0.5 to 1: scores would be tied.
-        with torch.autocast(x.device.type, enabled=False):
-            output: Tensor = self.head(features)
-        return output
+        return self._pool(self.vit.norm(x), valid)
 
     def _pool(self, x: Tensor, valid: Tensor) -> Tensor:
         """Pools (B, prefix + L, D), with `valid` bool (B, L, 1), to the input of the head, (B, D or 2 * D)."""

@@ -47,6 +47,16 @@ class Pattern:
         return "" if re.fullmatch(self.pattern, value) else f"expected {self.name}, got {value!r}"
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """The words that a text may be, where they are only known when the program runs."""
+
+    words: tuple[str, ...]
+
+    def problem(self, value: Any) -> str:
+        return "" if value in self.words else f"{value!r} is not known{did_you_mean(value, list(self.words))}"
+
+
 class SettingError(ValueError):
     """Raised for a value that a field may not have.
 
@@ -92,7 +102,10 @@ def build(kind: type[T], values: Mapping[str, Any], keys: tuple[str, ...] = ()) 
             problem, found[key] = check(hint, value)
             if problem:
                 raise SettingError(path, f"{'.'.join(path)}: {problem}")
-    return kind(**found)
+    try:
+        return kind(**found)
+    except ValueError as error:  # settings that do not go together
+        raise SettingError(keys, f"{'.'.join(keys)}: {error}" if keys else str(error)) from error
 
 
 def field_hints(kind: Any) -> dict[str, Any]:

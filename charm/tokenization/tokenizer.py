@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 
@@ -83,6 +83,9 @@ class CharmTokenizer:
     redraw: Redraw = "epoch"
     sides: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
+    draws = True
+    whole_grid = False
+
     def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "sides", cell_sides(self.num_scales, self.coarse_ratio))
@@ -108,6 +111,31 @@ class CharmTokenizer:
     def _all_grids(self, layout: Layout) -> tuple[tuple[int, int], ...]:
         """Returns a grid for every scale, (0, 0) for a scale that the layout does not use."""
         return ((0, 0),) * (self.num_scales - len(layout.grids)) + layout.grids
+
+    def length(self, image_hw: tuple[int, int]) -> int:
+        """Returns the number of tokens, without padding, of an image of this size; known from the size alone."""
+        layout = self.layout(image_hw)
+        total, selected = self.count_tokens(layout), sum(self.count_detailed(layout.num_coarse))
+        # Other budgets than `fixed` fill the places that are left, while there is a coarse patch to fill them from.
+        fills = len(layout.cell_sides) > 1 and self.budget != "fixed" and selected < layout.num_coarse
+        return self.max_seq_len if fills else min(total, self.max_seq_len)
+
+    def count_tokens(self, layout: Layout) -> int:
+        """Returns the number of tokens before any is dropped because it exceeds max_seq_len."""
+        if len(layout.cell_sides) == 1:
+            return layout.num_coarse
+        detailed = self.count_detailed(layout.num_coarse)
+        counts = (*detailed, layout.num_coarse - sum(detailed))  # of coarse patches, native first
+        return sum(count * side**2 for count, side in zip(counts, self.sides[::-1], strict=True))
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image that patches are cut from: fitted to its grid, not resized. (H, W, 3) or a mask (H, W)."""
+        selects = self.cutter((image.shape[0], image.shape[1])) is not None
+        return fit_to_grid(image, self.coarse_patch_size if selects else self.patch_size, self.fit)
+
+    def cutter(self, image_hw: tuple[int, int]) -> Self | None:
+        """Returns the tokenizer itself, or None for an image so small that it is tokenized whole."""
+        return self if len(self.layout(image_hw).cell_sides) > 1 else None
 
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
         """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first."""

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ class Tokens:
         patch_valid: bool (L,), False where padding.
         grids: number of tokens (height, width) that would cover the image at each scale, coarsest first; (0, 0) for
             a scale that the image does not use.
+        pos_grids: grid of the position embeddings at each scale, which repeats where it is smaller than that of
+            `grids`, as for tiles that are embedded each for itself (AnyRes); None = `grids`.
     """
 
     patches: np.ndarray
@@ -28,11 +30,20 @@ class Tokens:
     scale_id: np.ndarray
     patch_valid: np.ndarray
     grids: tuple[tuple[int, int], ...]
+    pos_grids: tuple[tuple[int, int], ...] | None = None
 
     @property
     def seq_len(self) -> int:
         """Number of tokens without padding."""
         return int(self.patch_valid.sum())
+
+    @property
+    def pos_coord(self) -> np.ndarray:
+        """int32 (L, 2), (y, x) of each token on its grid of `pos_grids`."""
+        if self.pos_grids is None:
+            return self.patch_coord
+        coord: np.ndarray = self.patch_coord % np.array(self.pos_grids, np.int32)[self.scale_id]
+        return coord
 
     def to_image(self, fill: int = 127) -> np.ndarray:
         """Draws the fitted image as the model sees it: uint8 (H, W, 3), coarser patches enlarged, `fill` where dropped.
@@ -68,12 +79,12 @@ def pad_tokens(tokens: Tokens, length: int) -> Tokens:
     def pad(array: np.ndarray) -> np.ndarray:
         return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])
 
-    return Tokens(
+    return replace(
+        tokens,
         patches=pad(tokens.patches),
         patch_coord=pad(tokens.patch_coord),
         scale_id=pad(tokens.scale_id),
         patch_valid=pad(tokens.patch_valid),
-        grids=tokens.grids,
     )
 
 
@@ -90,7 +101,7 @@ def gather_patches(image: np.ndarray, layout: Layout, y: np.ndarray, x: np.ndarr
         out: uint8 (T, p, p, 3).
     """
     patch_size, native = out.shape[1], layout.cell_sides[-1]
-    (top, left), row = layout.origin, _row_type(patch_size)
+    (top, left), row = layout.origin, row_type(patch_size)
     rows = out.reshape(-1, patch_size, 3 * patch_size).view(row)[..., 0]
     # Area averages never reach across the border of a coarse patch: whole images and single patches scale alike.
     if side == native:
@@ -137,7 +148,7 @@ def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: 
     """Copies squares of `size` pixels; beyond the border of the image its edge repeats.
 
     Returns:
-        (T, size), a row of a square as one element (`_row_type`).
+        (T, size), a row of a square as one element (`row_type`).
     """
     if image.strides[1:] != (3, 1):  # pixels of a row do not follow each other, as in a mirrored view
         image = np.ascontiguousarray(image)
@@ -147,7 +158,7 @@ def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: 
         width = size
     # Rows begin at any pixel of the image, so that the elements overlap.
     shape, strides = (height, width - size + 1, 3 * size), (image.strides[0], 3, 1)
-    rows = np.lib.stride_tricks.as_strided(image, shape, strides, writeable=False).view(_row_type(size))[..., 0]
+    rows = np.lib.stride_tricks.as_strided(image, shape, strides, writeable=False).view(row_type(size))[..., 0]
     inside = np.clip(left, 0, width - size)
     squares: np.ndarray = rows[np.clip(top[:, None] + np.arange(size), 0, height - 1), inside[:, None]]
     beyond = left - inside  # pixels to the right of the image, below 0 to the left of it
@@ -160,7 +171,7 @@ def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: 
     return squares
 
 
-def _row_type(size: int) -> np.dtype[np.void]:
+def row_type(size: int) -> np.dtype[np.void]:
     """Returns the dtype of `size` RGB pixels of a row as one element, which numpy copies at once."""
     return np.dtype((np.void, 3 * size))
 

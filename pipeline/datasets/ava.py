@@ -5,8 +5,9 @@ aesthetics_image_lists/generic_test.jpgl    an image id per line
 images/<image id>.jpg
 """
 
+from charm.labels.tables import read_number
 from charm.runtime.errors import UserError
-from pipeline.datasets.published import DatasetFolder, read_number
+from pipeline.datasets.published import DatasetFolder
 from pipeline.manifest.labels import Listed, Listing, Source
 
 _COUNTS = tuple(f"count of {score}" for score in range(1, 11))
@@ -28,8 +29,8 @@ def read(source: Source) -> Listing:
     listed = []
     for where, row in folder.read_fields(labels, *_FIELDS):
         name = row["image id"]
-        target = tuple(read_number(row, count, where) for count in _COUNTS)
-        listed.append(Listed(name, f"{images}/{name}.jpg", target, "test" if name in test_ids else None, where))
+        target = tuple(read_number(row[count], count, where) for count in _COUNTS)
+        listed.append(Listed(name, f"{images}/{name}.jpg", target, "test" if name in test_ids else "train", where))
     unlabelled = len(test_ids) - sum(one.split == "test" for one in listed)
     if unlabelled == len(test_ids):
         raise UserError(f"{tests}: none of its {len(test_ids)} image ids is in {labels}")

@@ -1,35 +1,41 @@
-"""The user's own images: a CSV or Parquet file with a row per image (path, score or distribution, split)."""
+"""The user's own images: a CSV or Parquet file with a row per rating (path, score or distribution, split, group)."""
 
-import reprlib
 from typing import Any
 
-from charm.labels.tables import read_table
+from charm.labels.tables import is_blank, read_number, read_table
 from charm.runtime.errors import UserError
-from pipeline.manifest.labels import Listed, Listing, Source
+from pipeline.manifest.labels import Listed, Listing, Source, read_split
 
 
 def read(source: Source) -> Listing:
-    """Lists the images of the file `labels`; see params.yaml for the columns."""
+    """Lists the rows of the file `labels`; see params.yaml for the columns."""
     settings, file = source.settings, source.labels
-    if file.suffix not in (".csv", ".parquet"):
-        raise UserError(f"labels: {file}: dataset: csv needs a .csv or .parquet file with one row per image")
     if not file.is_file():
-        raise UserError(f"labels: there is no file {file}")
-    split = settings.split_column
+        problem = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
+        raise UserError(f"labels: {problem}; dataset: csv needs a .csv, .tsv or .parquet file")
+    scores, split, group = settings.score_columns, settings.split_column, settings.group_column
+    columns = [settings.path_column, *scores, *(column for column in (split, group) if column)]
+    table = read_table(file, columns, scores)
+    if table.form:
+        print(f"manifest: {file}: {table.form}")
     listed = []
-    for where, row in read_table(file, [settings.path_column, *settings.score_columns, *([split] if split else [])]):
-        path = str(row[settings.path_column] or "")
-        target = tuple(_number(row[column], column, where) for column in settings.score_columns)
-        listed.append(Listed(path, path, target, str(row[split] or "") if split else None, where))
-    if not listed:
-        raise UserError(f"{file}: only a header; expected a row per image below it")
+    for where, row in table.pick(columns):
+        path = _read_text(row[settings.path_column])
+        is_rated = not all(is_blank(row[score]) for score in scores)
+        target = tuple(read_number(row[score], score, where) for score in scores) if is_rated else ()
+        named_split = read_split(row[split]) if split else None
+        named_group = _read_text(row[group]).strip() or None if group else None
+        listed.append(Listed(path, path, target, named_split, where, named_group))
+    unrated = sum(not one.target for one in listed)
+    if unrated == len(listed):
+        problem = f"{', '.join(scores)}: empty in every row" if listed else "only a header"
+        raise UserError(f"{file}: {problem}; expected a row per image below the header, with its rating")
+    if unrated:
+        print(f"manifest: {file}: {unrated} of {len(listed)} rows have no rating and are left out")
     low, high = settings.score_range
-    meaning = f"what {', '.join(settings.score_columns)} of {file.name} says of an image"
+    meaning = f"what {', '.join(scores)} of {file.name} says of an image"
     return Listing(source.root, listed, (low, high), settings.accuracy_threshold, meaning)
 
 
-def _number(value: Any, column: str, where: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: {column} is {reprlib.repr(value)}, expected a number") from None
+def _read_text(cell: Any) -> str:
+    return "" if cell is None else str(cell)

@@ -8,9 +8,7 @@ koniq10k_scores_and_distributions.csv    image_name, MOS on 1..5, MOS_zscore on 
 from dataclasses import replace
 
 from pipeline.datasets.published import DatasetFolder, list_scores
-from pipeline.manifest.labels import Listing, Source
-
-_SPLITS = {"training": "train", "validation": "val", "test": "test"}
+from pipeline.manifest.labels import Listing, Source, read_split
 
 
 def read(source: Source) -> Listing:
@@ -24,9 +22,9 @@ def read(source: Source) -> Listing:
     file = folder.find_file("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
     score = "MOS" if file.name == "koniq10k_distributions_sets.csv" else "MOS_zscore"
     columns = ("image_name", score, *([source.settings.split_column] if source.settings.split_column else []))
-    rows = list(folder.read_csv(file, *columns))
+    rows = folder.read_csv(file, *columns)
     listed = list_scores(rows, "image_name", score, folder.find_images("1024x768"), split=None)
     if source.settings.split_column:
-        names = [row[source.settings.split_column].strip() for _, row in rows]
-        listed = [replace(one, split=_SPLITS.get(name, name)) for one, name in zip(listed, names, strict=True)]
+        splits = [read_split(row[source.settings.split_column]) for _, row in rows]
+        listed = [replace(one, split=split) for one, split in zip(listed, splits, strict=True)]
     return folder.listing(listed)

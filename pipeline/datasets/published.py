@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charm.labels.tables import read_cells, read_text
+from charm.labels.tables import Row, Table, read_number, read_table, read_text
 from charm.runtime.errors import UserError
 from pipeline.manifest.labels import Listed, Listing, Source
 from pipeline.settings.recipes import DATASETS
-
-# A row of labels: file and line, for messages, and column -> cell.
-Row = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,15 @@ class DatasetFolder:
         )
 
     def read_csv(self, file: Path, *columns: str) -> list[Row]:
-        """Reads some columns of a file with commas and a header; empty lines are skipped.
+        """Reads some columns of a table in text; says if it is not as published, with commas and decimal points.
 
         Raises:
             UserError: not CSV, other labels, or a row with too few or too many cells; says file and line.
         """
-        rows = read_cells(file)
-        where, header = next(rows, (f"{file}:1", []))
-        return self.take_columns(where, header, _drop_blank_rows(rows, len(header)), columns)
+        table = read_table(file, columns, columns)
+        if table.form:
+            print(f"manifest: {file}: {table.form}")
+        return self.pick(table, columns)
 
     def read_fields(self, file: Path, *fields: str) -> Iterator[Row]:
         """Yields the rows of a file without header whose fields are separated by spaces; empty lines are skipped.
@@ -89,28 +87,20 @@ class DatasetFolder:
         if not count:
             raise UserError(f"{file} is empty")
 
-    def take_columns(
-        self, where: str, header: Sequence[Any], rows: Iterable[tuple[str, Sequence[Any]]], columns: tuple[str, ...]
-    ) -> list[Row]:
-        """Takes some columns of a table whose header stands at `where`; the last cells of a row may be missing.
+    def pick(self, table: Table, columns: Sequence[str]) -> list[Row]:
+        """Returns the cells of some columns of a table.
 
         Raises:
-            UserError: the header is that of other labels, or there are no rows.
+            UserError: the columns are those of other labels, or there are no rows.
         """
-        names = [str(name).strip() for name in header]
-        if missing := [name for name in columns if name not in names]:
+        if missing := [name for name in columns if name not in table.columns]:
             raise UserError(
-                f"{where}: not the labels of {self.dataset}: expected the columns {_show(columns)}; missing "
-                f"{_show(missing)}; found {_show(names)}"
+                f"{table.where}: not the labels of {self.dataset}: expected the columns {_show(columns)}; missing "
+                f"{_show(missing)}; found {_show(table.columns)}"
             )
-        places = {name: names.index(name) for name in columns}
-        taken = [
-            (row, {name: cells[place] if place < len(cells) else None for name, place in places.items()})
-            for row, cells in rows
-        ]
-        if not taken:
-            raise UserError(f"{where}: there are no rows below the header")
-        return taken
+        if not table.rows:
+            raise UserError(f"{table.where}: there are no rows below the header")
+        return table.pick(columns)
 
     def listing(self, images: list[Listed]) -> Listing:
         """Returns the listing of these images, with scores on the data set's own scale."""
@@ -123,7 +113,7 @@ def list_scores(rows: Iterable[Row], name: str, score: str, images: str, split: 
     listed = []
     for where, row in rows:
         image = read_name(row, name, where)
-        listed.append(Listed(image, f"{images}/{image}", (read_number(row, score, where),), split, where))
+        listed.append(Listed(image, f"{images}/{image}", (read_number(row[score], score, where),), split, where))
     return listed
 
 
@@ -133,23 +123,6 @@ def read_name(row: dict[str, Any], column: str, where: str) -> str:
     if not name:
         raise UserError(f"{where}: {column} is empty")
     return name
-
-
-def read_number(row: dict[str, Any], column: str, where: str) -> float:
-    """Reads a cell as number; raises UserError if it is not one."""
-    try:
-        return float(row[column])
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: {column} is {row[column]!r}, expected a number") from None
-
-
-def _drop_blank_rows(rows: Iterable[tuple[str, list[str]]], width: int) -> Iterator[tuple[str, list[str]]]:
-    """Yields the rows that are not blank; raises UserError if a row has not `width` cells."""
-    for where, cells in rows:
-        if any(cell.strip() for cell in cells):
-            if len(cells) != width:
-                raise UserError(f"{where}: {len(cells)} cells, expected {width} as in the first line")
-            yield where, cells
 
 
 def _show(names: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ import zlib
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
+from charm.labels.tables import Row, Table, is_blank
 from charm.runtime.errors import UserError
-from pipeline.datasets.published import DatasetFolder, Row, list_scores
+from pipeline.datasets.published import DatasetFolder, list_scores
 from pipeline.manifest.labels import Listing, Source
 
 # Errors that openpyxl lets through on an archive with flipped bits or one that is cut short; RuntimeError: encrypted,
@@ -54,8 +55,6 @@ def _read_xlsx(folder: DatasetFolder, file: Path, *columns: str) -> list[Row]:
     except _DAMAGED as error:
         raise UserError(f"{file}: not an Excel file (.xlsx), or a damaged one: {error}") from error
     numbered = [
-        (f"{file}, row {number}", cells)
-        for number, cells in enumerate(rows, start=2)
-        if any(cell is not None for cell in cells)
+        (f"{file}, row {number}", cells) for number, cells in enumerate(rows, start=2) if not all(map(is_blank, cells))
     ]
-    return folder.take_columns(f"{file}, row 1", header, numbered, columns)
+    return folder.pick(Table(f"{file}, row 1", [str(name).strip() for name in header], numbered), columns)

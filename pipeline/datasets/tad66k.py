@@ -18,7 +18,7 @@ def read(source: Source) -> Listing:
     )
     images = folder.find_images("TAD66K", "images")
     listed: list[Listed] = []
-    for split, part in ((None, "train"), ("test", "test")):
+    for split, part in (("train", "train"), ("test", "test")):
         file = folder.find_file(f"labels/merge/{part}.csv", f"dataset/merge/{part}.csv", f"merge/{part}.csv")
         listed += list_scores(folder.read_csv(file, "image", "score"), "image", "score", images, split)
     return folder.listing(listed)

@@ -85,10 +85,12 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
     document = YAML(typ="rt").load(base)
     changes = {}
     for key, value in wanted.items():
-        section, _, name = key.rpartition(".")
-        holder = document.get(section) if section else document
-        if not isinstance(holder, dict):
-            raise UserError(f"params.yaml has no section {section}, which {key}={_show(value)} would change")
+        *sections, name = key.split(".")
+        holder = document
+        for section in sections:
+            holder = holder.get(section)
+            if not isinstance(holder, dict):
+                raise UserError(f"params.yaml has no section {section}, which {key}={_show(value)} would change")
         if name not in holder or holder[name] != value:
             holder[name] = changes[key] = value
     return changes, digest_params(document)

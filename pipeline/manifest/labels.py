@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.settings.params import ManifestParams
 from pipeline.work.store import repository_path
 
 SPLITS = ("train", "val", "test")
+_OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val"}
+
+
+def read_split(cell: Any) -> str:
+    """Returns the split that a cell names, large or small; a name that is not known comes back for `check_listing`."""
+    name = "" if cell is None else str(cell).strip().lower()
+    return _OTHER_NAMES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Listed:
-    """One image as the labels have it.
+    """One image as the labels have it; several for one path are several ratings of it.
 
     Attributes:
         name: as in the labels.
         path: of the file, from the listing's root.
-        target: the score, on the listing's scale, or one count or share per bin.
-        split: train, val or test; None where the labels do not say, to be drawn: if the labels give any split, only
-            validation is drawn from these images, else test as well.
+        target: the score, on the listing's scale, or one count or share per bin; empty where nobody has rated it.
+        split: train, val or test; None where the labels give no splits. Splits that no image has are drawn from train.
         where: file and line of the label, for messages.
-        photograph: that the image was cut from; None for one of its own.
+        group: of images that have to be in one split, as a burst of one scene; None for a group of its own.
+        ratings: how many the target is the mean of.
+        spread: standard deviation of these scores; None with fewer than two, and for distributions.
     """
 
     name: str
@@ -54,7 +63,9 @@ class Listed:
     target: tuple[float, ...]
     split: str | None
     where: str
-    photograph: str | None = None
+    group: str | None = None
+    ratings: int = 1
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,4 +89,9 @@ class Listing:
     @property
     def num_bins(self) -> int:
         """The number of bins of the distributions; 1 for scores."""
-        return len(self.images[0].target)
+        return max(len(image.target) for image in self.images)
+
+    @property
+    def given_splits(self) -> set[str]:
+        """The splits that the labels give to any image with a rating."""
+        return {image.split for image in self.images if image.split and image.target}

@@ -1,7 +1,5 @@
-"""From labels to manifest rows: checks the labels, opens each file once, draws splits that the labels do not give."""
+"""From labels to manifest rows: opens each file once, draws the splits that the labels do not give."""
 
-import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +7,9 @@ import numpy as np
 
 from charm.images.limits import Limits
 from charm.images.quarantine import inspect_in_child
-from charm.runtime.errors import UserError, did_you_mean
-from charm.tokenization.draws import draw_random_bits
 from charm.tokenization.geometry import limit_edge
-from pipeline.manifest.labels import SPLITS, Listed, Listing
+from pipeline.manifest.labels import Listed, Listing
+from pipeline.manifest.splits import draw_splits, find_clashes
 from pipeline.manifest.table import SCHEMA
 from pipeline.settings.params import ManifestParams
 from pipeline.work.store import read_mark, write_record
@@ -27,33 +24,6 @@ def inspect_images(root: str, paths: list[str], max_pixels: int, max_edge: int |
     write_record(target.with_suffix(".json"), {"images": found})
 
 
-def check_listing(listing: Listing) -> None:
-    """Raises UserError with file and line at the first label that cannot be right."""
-    if not listing.images:
-        raise UserError("the labels list no images")
-    low, high = listing.score_range
-    seen: dict[str, str] = {}
-    for image in listing.images:
-        if not image.path:
-            raise UserError(f"{image.where}: the path is empty")
-        path = os.path.normpath(image.path)
-        if path in seen:
-            raise UserError(f"{image.where}: {image.path} was listed before, at {seen[path]}")
-        seen[path] = image.where
-        if not all(math.isfinite(value) for value in image.target):
-            raise UserError(f"{image.where}: a score of {image.path} is not a number")
-        if len(image.target) > 1 and (min(image.target) < 0 or sum(image.target) <= 0):
-            raise UserError(f"{image.where}: the distribution of {image.path} needs shares >= 0 with a sum > 0")
-        if len(image.target) == 1 and not low <= image.target[0] <= high:
-            raise UserError(
-                f"{image.where}: the score {image.target[0]:g} of {image.path} is outside of score_range, "
-                f"[{low:g}, {high:g}]"
-            )
-        if image.split is not None and image.split not in SPLITS:
-            meant = did_you_mean(image.split, list(SPLITS))
-            raise UserError(f"{image.where}: split {image.split!r} is not known{meant}")
-
-
 def build_rows(
     listing: Listing, found: list[dict[str, Any]], params: ManifestParams, seed: int
 ) -> list[dict[str, Any]]:
@@ -62,15 +32,20 @@ def build_rows(
     rows = []
     for index, (image, facts) in enumerate(zip(listing.images, found, strict=True)):
         values = np.array(image.target)
-        target = (values - low) / (high - low) if len(values) == 1 else values / values.sum()
+        target = values / values.sum() if len(values) > 1 else (values - low) / (high - low)
         row = dict.fromkeys(SCHEMA.names) | {"key": f"{index:08d}", "name": image.name, "path": image.path}
+        row |= {"split": image.split or "train", "group": image.group, "ratings": image.ratings, "spread": image.spread}
         if not _is_text(image.name + image.path):
             facts = {"reason": "name"}
-        rows.append(row | {"split": image.split, "target": target.tolist()} | facts)
-    free = [row for row in rows if not row["reason"] and row["split"] is None]
-    # Labels that name the test images alone leave validation to be drawn from the others.
-    test_share = 0.0 if any(image.split for image in listing.images) else params.test_share
-    _draw_splits(free, test_share, params.val_share, seed)
+        elif not image.target:
+            facts = {"reason": "unrated"}
+        rows.append(row | {"target": target.tolist()} | facts)
+    shares = {"test": params.test_share, "val": params.val_share}
+    for split in listing.given_splits & shares.keys():
+        del shares[split]
+    draw_splits([row for row in rows if not row["reason"] and row["split"] == "train"], shares, seed)
+    for place in {place for clash in find_clashes(rows, "sha256", "target") for place in clash}:
+        rows[place]["notes"] = [*rows[place]["notes"], "label_conflict"]
     for row in rows:
         if row["reason"]:
             row["split"] = None
@@ -84,20 +59,6 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _draw_splits(rows: list[dict[str, Any]], test_share: float, val_share: float, seed: int) -> None:
-    """Draws the splits of rows; equal files go to the same split, whatever their names."""
-    files = {row["sha256"] for row in rows}
-    # Each file has its own draw, so that new files move few others to another split.
-    ranked = sorted(files, key=lambda file: int(draw_random_bits(seed, 0, file, "split", 1)[0]))
-    num_test = round(test_share * len(files))
-    num_val = round(val_share * (len(files) - num_test))
-    splits = {}
-    for rank, file in enumerate(ranked):
-        splits[file] = "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
-    for row in rows:
-        row["split"] = splits[row["sha256"]]
 
 
 def stat_image(root: Path, image: Listed) -> list[Any]:

@@ -1,7 +1,8 @@
 """The manifest: one row per listed image, kept or rejected with a reason.
 
-    manifest.parquet   key, name, path, extension, bytes, sha256, raw_height, raw_width, height, width, split, target,
-                       reason ("" = kept), notes (what was done to the pixels). Sizes in pixels; raw_* before max_edge.
+    manifest.parquet   key, name, path, extension, bytes, sha256, raw_height, raw_width, height, width, split, group,
+                       target, ratings (how many it is the mean of), spread (their standard deviation, on the labels'
+                       scale), reason ("" = kept), notes. Sizes in pixels; raw_* before max_edge.
     dataset.json       what the scores mean, the counts of listed, packed and rejected images, of notes and of leaks,
                        split_sha256 (which files are in which split), and the table's sha256
     rejected.csv       the rejected ones, with reasons
@@ -11,8 +12,9 @@ A target is one score scaled to 0..1, or the shares of ascending bins, which sum
 
 import hashlib
 import math
+import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +27,7 @@ from charm.images.reasons import REASONS
 from charm.runtime.disk import atomic_write, file_sha256, write_csv
 from charm.runtime.schema import Range, build
 from pipeline.manifest.labels import Listing
+from pipeline.manifest.splits import find_leaks
 from pipeline.work.store import damaged, read_record, write_record
 
 SCHEMA = pa.schema(
@@ -40,7 +43,10 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("split", pa.string()),
+        ("group", pa.string()),
         ("target", pa.list_(pa.float64())),
+        ("ratings", pa.int32()),
+        ("spread", pa.float64()),
         ("reason", pa.string()),
         ("notes", pa.list_(pa.string())),
     ]
@@ -58,8 +64,10 @@ class DatasetFacts:
         max_edge: pixels; larger images are downscaled when they are packed. None for no limit.
         root: folder that the paths start from.
         listed, packed, leaks: counts of images.
+        rated_again: images with several ratings, which were averaged.
+        mean_spread: of the standard deviations of these ratings, on the labels' scale; None where there are none.
         rejected, notes, splits: counts by reason, by note and by split.
-        photographs: by split, how many the images were cut from; as many as images but in the built-in data set.
+        groups: by split, how many the images are of; an image without a group is one of its own.
         split_sha256: tells which files are in which split.
         sha256: of manifest.parquet.
     """
@@ -74,10 +82,12 @@ class DatasetFacts:
     listed: int
     packed: int
     leaks: int
+    rated_again: int
+    mean_spread: float | None
     rejected: dict[str, int]
     notes: dict[str, int]
     splits: dict[str, int]
-    photographs: dict[str, int]
+    groups: dict[str, int]
     split_sha256: str
     sha256: str
 
@@ -146,19 +156,19 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(table.filter(pa.compute.equal(table["reason"], "")), facts)
 
 
-def find_leaks(rows: list[dict[str, Any]]) -> list[list[int]]:
-    """Finds groups of rows, by index, that hold the very same bytes in more than one split."""
-    groups: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        if not row["reason"]:
-            groups.setdefault(row["sha256"], []).append(index)
-    return [group for group in groups.values() if len({rows[index]["split"] for index in group}) > 1]
-
-
 def write_manifest(
-    folder: Path, rows: list[dict[str, Any]], listing: Listing, dataset: str, max_edge: int | None = None
+    folder: Path,
+    rows: list[dict[str, Any]],
+    listing: Listing,
+    dataset: str,
+    max_edge: int | None = None,
+    meanings: Mapping[str, str] | None = None,
 ) -> DatasetFacts:
-    """Writes the three files; returns the content of dataset.json."""
+    """Writes the three files; returns the content of dataset.json.
+
+    Args:
+        meanings: path of a rejected image -> its reason in words, if there is more to say than REASONS does.
+    """
     # Only rejected images can have names that are no text: the table can be read, and these files are not read.
     rows = [row | {"name": _as_text(row["name"]), "path": _as_text(row["path"])} for row in rows]
     kept = [row for row in rows if not row["reason"]]
@@ -166,6 +176,7 @@ def write_manifest(
     with atomic_write(folder / "manifest.parquet") as file:
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    spreads = [row["spread"] for row in kept if row["spread"] is not None]
     facts = DatasetFacts(
         dataset=dataset,
         meaning=listing.meaning,
@@ -176,24 +187,21 @@ def write_manifest(
         root=str(listing.root),
         listed=len(rows),
         packed=len(kept),
-        leaks=sum(len(group) for group in find_leaks(rows)),
+        leaks=len({index for group in find_leaks(rows) for index in group}),
+        rated_again=sum(row["ratings"] > 1 for row in kept),
+        mean_spread=statistics.fmean(spreads) if spreads else None,
         rejected=_count(row["reason"] for row in rejected),
         notes=_count(note for row in kept for note in row["notes"]),
         splits=_count(row["split"] for row in kept),
-        photographs=_count_photographs(kept, listing),
+        groups=_count(split for split, _ in {(row["split"], row["group"] or row["path"]) for row in kept}),
         split_sha256=_hash_splits(kept),
         sha256=file_sha256(folder / "manifest.parquet"),
     )
-    listed = [(row["name"], row["path"], row["reason"], REASONS[row["reason"]]) for row in rejected]
+    words = [(meanings or {}).get(row["path"], REASONS[row["reason"]]) for row in rejected]
+    listed = [(row["name"], row["path"], row["reason"], word) for row, word in zip(rejected, words, strict=True)]
     write_csv(folder / "rejected.csv", ("name", "path", "reason", "meaning"), listed)
     write_record(folder / "dataset.json", asdict(facts))
     return facts
-
-
-def _count_photographs(kept: list[dict[str, Any]], listing: Listing) -> dict[str, int]:
-    """Counts by split the photographs that the kept images were cut from."""
-    photographs = {image.path: image.photograph for image in listing.images}
-    return _count(split for split, _ in {(row["split"], photographs.get(row["path"]) or row["path"]) for row in kept})
 
 
 def _count(values: Iterable[str]) -> dict[str, int]:

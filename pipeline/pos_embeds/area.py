@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from charm.inputs.registry import Tokenizer
+from charm.inputs.protocol import Input
 from charm.tokenization.budget import AreaSeen
-from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.work.store import damaged, read_record, write_record
 
 _FILE = "area_seen.json"
@@ -31,12 +30,12 @@ class AreaSummary:
     lowest: AreaSeen
 
 
-def summarize_area(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> AreaSummary | None:
+def summarize_area(tokenizer: Input, image_hws: Iterable[tuple[int, int]]) -> AreaSummary | None:
     """Summarizes how much is seen of images of these sizes; None for inputs that resize them, or without images."""
     counts = Counter(image_hws)
-    if not isinstance(tokenizer, CharmTokenizer) or not counts:
+    areas = [(area, count) for image_hw, count in counts.items() if (area := tokenizer.area_seen(image_hw)) is not None]
+    if not areas:
         return None
-    areas = ((tokenizer.area_seen(image_hw), count) for image_hw, count in counts.items())
     ordered = sorted(areas, key=lambda found: (-found[0].dropped, found[0].native))
     up_to, half = accumulate(count for _, count in ordered), counts.total() / 2
     median = next(area for (area, _), count in zip(ordered, up_to, strict=True) if count >= half)

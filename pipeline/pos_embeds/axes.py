@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from charm.inputs.registry import Tokenizer
+from charm.inputs.protocol import Input
 from charm.model.axes import PosEmbedAxes
 from charm.model.pos_embed import axis_weights
 from charm.runtime.disk import atomic_write, file_sha256
@@ -33,7 +33,7 @@ from charm.tokenization.tokens import Tokens
 from pipeline.work.store import damaged, read_record, write_record
 
 
-def list_axes(tokenizer: Tokenizer, image_hws: Iterable[tuple[int, int]]) -> list[int]:
+def list_axes(tokenizer: Input, image_hws: Iterable[tuple[int, int]]) -> list[int]:
     """Lists every height and width, in tokens, of the grids of these images at all scales."""
     return sorted({side for image_hw in set(image_hws) for grid in tokenizer.grids(image_hw) for side in grid} - {0})
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from charm.drawing import SHOWN_EDGE, UNITS, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink, trace_cells
-from charm.inputs.registry import Tokenizer
+from charm.inputs.protocol import Input
 from charm.saliency.mbd import detect
 from charm.tokenization.draws import pixel_key
-from charm.tokenization.geometry import fit_to_grid
-from charm.tokenization.importance import score_patches
+from charm.tokenization.importance import IMPORTANCE
 from charm.tokenization.selection import SELECTIONS
 from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
@@ -80,64 +79,52 @@ class Shown:
 
 
 def choose_images(
-    scored: Sequence[Scored], image_hws: Sequence[tuple[int, int]], tokenizer: Tokenizer, count: int
+    scored: Sequence[Scored], image_hws: Sequence[tuple[int, int]], tokenizer: Input, count: int
 ) -> list[Scored]:
     """Chooses at most `count` images at evenly spaced ranks of the true score, lowest and highest included.
 
     Only of those that are tokenized at several scales, if there are any: of the others there is nothing to select.
     """
-    large = [
-        row
-        for row, image_hw in zip(scored, image_hws, strict=True)
-        if isinstance(tokenizer, CharmTokenizer) and len(tokenizer.layout(image_hw).cell_sides) > 1
-    ]
+    large = [row for row, image_hw in zip(scored, image_hws, strict=True) if tokenizer.cutter(image_hw) is not None]
     ranked = sorted(large or scored, key=lambda row: (row.target, row.key))
     ranks = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
     return [ranked[rank] for rank in ranks]
 
 
 def show_image(
-    scored: Scored, image: np.ndarray, tokenizer: Tokenizer, seed: int, saliency_mask: np.ndarray | None = None
+    scored: Scored, image: np.ndarray, tokenizer: Input, seed: int, saliency_mask: np.ndarray | None = None
 ) -> Shown:
     """Tokenizes an image, uint8 (H, W, 3), as the evaluation's first draw does, by every strategy that there is.
 
     saliency_mask: bool (H, W); None = that of the detector without weights.
     """
     image_hw, key = (image.shape[0], image.shape[1]), pixel_key(image)
-    if not isinstance(tokenizer, CharmTokenizer):
-        return _show_whole(scored, image, tokenizer(image, seed=seed, key=key))
-    layout = tokenizer.layout(image_hw)
-    if len(layout.cell_sides) == 1:
-        fitted = fit_to_grid(image, tokenizer.patch_size, tokenizer.fit)
-        return _show_whole(scored, fitted, tokenizer(image, seed=seed, key=key), image_hw)
+    frame, cutter = tokenizer.frame(image), tokenizer.cutter(image_hw)
+    if cutter is None:
+        return _show_whole(scored, frame, tokenizer(image, seed=seed, key=key), image_hw)
 
-    fitted = fit_to_grid(image, tokenizer.coarse_patch_size, tokenizer.fit)
-    if saliency_mask is None:
-        saliency_mask = detect(image)
-    window = None
-    if max(layout.fitted_hw) > SHOWN_EDGE:
-        tokens = tokenizer(image, saliency_mask=saliency_mask, seed=seed, key=key)
-        outlined = mark_cells(tokens, tokenizer.num_scales - 1, tokenizer.sides[-1])
-        window = choose_window(outlined, tokenizer.coarse_patch_size)
+    frame_mask = tokenizer.frame((detect(image) if saliency_mask is None else saliency_mask).astype(np.uint8))
+    frame_hw, window = (frame.shape[0], frame.shape[1]), None
+    if max(frame_hw) > SHOWN_EDGE:
+        tokens = cutter(frame, saliency_mask=frame_mask.view(bool), seed=seed, key=key)
+        outlined = mark_cells(tokens, cutter.num_scales - 1, cutter.sides[-1])
+        window = choose_window(outlined, cutter.coarse_patch_size)
     views = []
     for selection in SELECTIONS:
-        strategy = replace(tokenizer, selection=selection)
-        importance = None
-        if selection in UNITS:
-            importance = score_patches(image, selection, tokenizer.coarse_patch_size, tokenizer.fit)
-        tokens = strategy(image, importance=importance, saliency_mask=saliency_mask, seed=seed, key=key)
-        fitted_mask = fit_to_grid(saliency_mask.astype(np.uint8), tokenizer.coarse_patch_size, tokenizer.fit)
-        views.append(_view_tokens(strategy, tokens, importance, fitted_mask, window))
-    photo = encode_jpeg(shrink(fitted))
-    return Shown(scored, image_hw, layout.fitted_hw, layout.fitted_hw, layout.num_coarse, photo, window, tuple(views))
+        strategy = replace(cutter, selection=selection)
+        importance = IMPORTANCE[selection](frame, cutter.coarse_patch_size) if selection in UNITS else None
+        tokens = strategy(frame, importance=importance, saliency_mask=frame_mask.view(bool), seed=seed, key=key)
+        views.append(_view_tokens(strategy, tokens, importance, frame_mask, window))
+    num_coarse = cutter.layout(frame_hw).num_coarse
+    return Shown(scored, image_hw, frame_hw, frame_hw, num_coarse, encode_jpeg(shrink(frame)), window, tuple(views))
 
 
-def _show_whole(scored: Scored, fitted: np.ndarray, tokens: Tokens, image_hw: tuple[int, int] | None = None) -> Shown:
+def _show_whole(scored: Scored, fitted: np.ndarray, tokens: Tokens, image_hw: tuple[int, int]) -> Shown:
     """Shows an image of which no patch has to be selected."""
     seen = tokens.to_image()
     fitted_hw, seen_hw = (fitted.shape[0], fitted.shape[1]), (seen.shape[0], seen.shape[1])
     view = View("", tokens.seq_len, tokens.seq_len, encode_jpeg(shrink(seen)))
-    return Shown(scored, image_hw or fitted_hw, fitted_hw, seen_hw, 0, encode_jpeg(shrink(fitted)), None, (view,))
+    return Shown(scored, image_hw, fitted_hw, seen_hw, 0, encode_jpeg(shrink(fitted)), None, (view,))
 
 
 def _view_tokens(

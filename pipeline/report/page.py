@@ -17,12 +17,11 @@ from charm.hub import read_config
 from charm.images.reasons import REASONS
 from charm.model.config import METRICS, ModelConfig, list_doubts
 from charm.runtime.errors import UserError
-from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.manifest.table import read_manifest
 from pipeline.pos_embeds.area import read_area
 from pipeline.report.contact_sheet import make_contact_sheet
 from pipeline.report.gallery import Scored, choose_images, show_image
-from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.inputs import build_cutter, build_tokenizer
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
@@ -92,7 +91,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
     scored = _read_predictions(runs / "evaluate" / "predictions.csv")
     manifest = read_manifest(data / "manifest")
     facts = manifest.facts
-    tokenizer = build_tokenizer(params, config.tokenizer["patch_size"])
+    tokenizer = build_tokenizer(params, config.tokenizer.cutter["patch_size"])
 
     sizes = dict(zip(manifest.keys, manifest.image_hws, strict=True))
     chosen = choose_images(scored, [sizes[row.key] for row in scored], tokenizer, params.report.gallery)
@@ -129,7 +128,8 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         gallery=gallery,
         area=read_area(data / "pos_embeds"),
         sheet=sheet,
-        coarse_patch_size=tokenizer.coarse_patch_size if isinstance(tokenizer, CharmTokenizer) else None,
+        tokenizer=tokenizer,
+        coarse_patch_size=build_cutter(params, tokenizer.patch_size).coarse_patch_size,
         settings=list_settings(asdict(params)),
     )
 

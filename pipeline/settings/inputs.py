@@ -1,9 +1,11 @@
-"""The tokenizer that params.yaml describes."""
+"""The input that params.yaml describes."""
 
 from dataclasses import asdict
 
-from charm.inputs.registry import TOKENIZERS, Tokenizer
+from charm.inputs.protocol import Input
+from charm.inputs.registry import build_input
 from charm.runtime.errors import UserError
+from charm.runtime.fields import MOST_TOKENS
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.settings.params import Params
 
@@ -17,7 +19,7 @@ def build_cutter(params: Params, patch_size: int, training: bool = False) -> Cha
     try:
         return CharmTokenizer(
             patch_size=patch_size,
-            max_seq_len=params.max_seq_len,
+            max_seq_len=params.max_seq_len or MOST_TOKENS,
             selection=params.selection,
             **settings,
         )
@@ -25,11 +27,15 @@ def build_cutter(params: Params, patch_size: int, training: bool = False) -> Cha
         raise UserError(f"params.yaml: tokens: {error}") from error
 
 
-def build_tokenizer(params: Params, patch_size: int, training: bool = False) -> Tokenizer:
+def build_tokenizer(params: Params, patch_size: int, training: bool = False) -> Input:
     """Builds the input that params.yaml names, for a backbone of this patch size; training crops at random."""
-    return TOKENIZERS[params.tokenizer](build_cutter(params, patch_size, training), training)
+    settings = getattr(params.inputs, params.tokenizer)
+    try:
+        return build_input(params.tokenizer, settings, build_cutter(params, patch_size, training), training)
+    except ValueError as error:
+        raise UserError(f"params.yaml: {error}") from error
 
 
-def count_draws(params: Params, tokenizer: Tokenizer) -> int:
+def count_draws(params: Params, tokenizer: Input) -> int:
     """Returns how many draws of an image `evaluate` averages: 1 for inputs that draw nothing, as crop and padding."""
-    return params.evaluate.draws if tokenizer.num_scales > 1 else 1
+    return params.evaluate.draws if tokenizer.draws else 1

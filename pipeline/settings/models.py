@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
 from charm.model.config import ViTConfig
+from charm.model.pos_embed import fit_additive
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
 from charm.runtime.weights import load_backbone
@@ -33,6 +36,14 @@ def start_model(params: Params, num_bins: int) -> CharmViT:
     model = build_model(vit_config(params, num_bins), params.pretrained and not params.checkpoint)
     if params.checkpoint:
         load_backbone(model.vit, repository_path(params.checkpoint), params.checkpoint_sha256)
+    if params.pos_embeds.fit == "additive":
+        if model.rotary:
+            problem = f"{params.backbone} has learnt no position embeddings: expected grid"
+            raise UserError(f"params.yaml: pos_embeds.fit: {problem}")
+        with torch.no_grad():
+            model.learnt_grid.copy_(fit_additive(model.learnt_grid))
+    if params.train.scale_embed == "frozen" and model.scale_embed is not None:
+        model.scale_embed.requires_grad_(False)
     return model
 
 
@@ -46,9 +57,10 @@ def describe_start(params: Params, model: CharmViT) -> tuple[str | None, str | N
 
 def vit_config(params: Params, num_bins: int) -> ViTConfig:
     """Returns the facts that are needed to build the model again."""
+    num_scales = build_tokenizer(params, patch_size=14).num_scales  # the same for any patch size
     return ViTConfig(
         backbone=params.backbone,
-        num_scales=build_tokenizer(params, patch_size=14).num_scales,  # the same for any patch size
+        num_scales=num_scales if params.train.scale_embed != "none" else 1,
         num_outputs=num_bins,
         head=params.train.head,
         normalize=params.train.normalize,

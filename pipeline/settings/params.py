@@ -4,15 +4,16 @@ YAML is read by ruamel.yaml, as DVC writes it: PyYAML reads the `3e-05` that `dv
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from charm.images.limits import LIMITS, MaxEdge
+from charm.inputs.settings import SETTINGS, check_length
 from charm.runtime.errors import UserError
 from charm.runtime.fields import (
     MOST_TOKENS,
@@ -27,7 +28,7 @@ from charm.runtime.fields import (
     Seed,
     Sha256,
 )
-from charm.runtime.schema import Pattern, Range, SettingError, build
+from charm.runtime.schema import OneOf, Pattern, Range, SettingError, build
 from charm.tokenization.settings import (
     Budget,
     CoarseRatio,
@@ -61,6 +62,10 @@ class TokenParams:
     redraw: Redraw
 
 
+# A block for each input, with the settings that it has besides those of TokenParams.
+InputParams = make_dataclass("InputParams", list(SETTINGS.items()), frozen=True)
+
+
 @dataclass(frozen=True)
 class ManifestParams:
     root: str | None
@@ -69,6 +74,7 @@ class ManifestParams:
     score_range: list[float]
     accuracy_threshold: float  # in the units of score_range
     split_column: str | None
+    group_column: str | None
     test_share: Fraction
     val_share: Fraction
     max_edge: MaxEdge | None
@@ -126,12 +132,14 @@ class ImportanceParams:
 class PosEmbedParams:
     mode: Literal["bilinear", "bicubic"]
     antialias: bool
+    fit: Literal["grid", "additive"]
 
 
 @dataclass(frozen=True)
 class TrainParams:
     head: Head
     pos_embed: PosEmbedTraining
+    scale_embed: Literal["learnt", "frozen", "none"]
     normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
     epochs: Count
@@ -183,13 +191,14 @@ class Params:
     labels: str
     dataset: Literal["demo", "csv", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"]
     selection: Selection
-    tokenizer: Literal["charm", "standard", "standard_384", "padding", "ms", "hr_ms"]
+    tokenizer: Annotated[str, OneOf(tuple(SETTINGS))]
     backbone: BackboneName  # becomes a folder and part of a command in dvc.yaml
     pretrained: bool
     checkpoint: str | None
     checkpoint_sha256: Sha256 | None
-    max_seq_len: SeqLen
+    max_seq_len: SeqLen | None  # None: the length of an input that its size defines
     seed: Seed
+    inputs: InputParams  # type: ignore[valid-type]
     tokens: TokenParams
     manifest: ManifestParams
     shards: ShardParams
@@ -240,6 +249,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     """Raises UserError for settings that are right by themselves and do not go together."""
     train = params.train
+    for key, datasets in {"split_column": ("csv", "koniq10k"), "group_column": ("csv",)}.items():
+        if getattr(params.manifest, key) and params.dataset not in datasets:
+            problem = f"it is read with dataset: {' | '.join(datasets)}; leave it empty with dataset: {params.dataset}"
+            _fail(path, node["manifest"], key, f"manifest.{key}: {problem}")
     if train.min_learning_rate > train.learning_rate:  # the cosine would rise
         problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
         _fail(path, node["train"], "min_learning_rate", f"train.min_learning_rate: {problem}")
@@ -253,16 +266,26 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.normalize and params.backbone == "charm_demo":
         problem = "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
         _fail(path, node["train"], "normalize", f"train.normalize: {problem}")
-    if params.evaluate.draws * params.max_seq_len > MOST_TOKENS:
+    if params.max_seq_len is not None and params.evaluate.draws * params.max_seq_len > MOST_TOKENS:
         problem = f"expected at most {MOST_TOKENS // params.max_seq_len} with max_seq_len: {params.max_seq_len}"
         _fail(path, node["evaluate"], "draws", f"evaluate.draws: {problem}, got {params.evaluate.draws}")
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:
         problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
         _fail(path, node["tokens"], "coarse_ratio", f"tokens.coarse_ratio: {problem}")
+    settings = getattr(params.inputs, params.tokenizer)
+    if params.max_seq_len is None and settings.has_budget:
+        _fail(path, node, "max_seq_len", f"max_seq_len: {params.tokenizer} needs a number of tokens, or auto")
     patch_size = 14 if params.backbone == "charm_demo" else _patch_size_of(params.backbone)
+    if not patch_size:
+        return
+    try:
+        if params.max_seq_len is not None:
+            check_length(params.tokenizer, settings, patch_size, params.max_seq_len)
+    except ValueError as error:
+        _fail(path, node, "max_seq_len", str(error))
     scores = getattr(params.importance, params.selection)
-    if patch_size and params.tokenizer == "charm" and isinstance(scores, ScoreParams):
+    if settings.reads_scores and isinstance(scores, ScoreParams):
         size = patch_size * (4 if scales == 3 else ratio)
         if size not in scores.coarse_patch_sizes:  # else found only after hours of making maps
             where = f"importance.{params.selection}"
@@ -282,9 +305,13 @@ def _fill_in_recipe(node: CommentedMap) -> None:
     train = node.get("train")
     epochs = train.get("epochs") if isinstance(train, CommentedMap) else None
     chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
-    for key, value in choose_recipe(*chosen).items():
-        section, _, name = key.rpartition(".")
-        holder = node.get(section) if section else node
+    kind = SETTINGS.get(str(node.get("tokenizer")))
+    own_length = {"max_seq_len": None} if kind and not kind.has_budget else {}
+    for key, value in (choose_recipe(*chosen) | own_length).items():
+        *sections, name = key.split(".")
+        holder: Any = node
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, CommentedMap) else None
         if isinstance(holder, CommentedMap) and holder.get(name) == "auto":
             holder[name] = value
 
@@ -300,5 +327,5 @@ def _line_of(node: CommentedMap, keys: tuple[str, ...]) -> int:
     return line
 
 
-def _fail(path: Path, node: CommentedMap, key: str, message: str) -> None:
+def _fail(path: Path, node: CommentedMap, key: str, message: str) -> NoReturn:
     raise UserError(f"{path}:{_line_of(node, (key,))}: {message}")

@@ -57,6 +57,10 @@ DATASETS: dict[str, DatasetRecipe] = {
 # With charm_demo, whatever the data set: settings that train it on a CPU in a minute.
 _BUILT_IN: dict[str, Any] = {
     "max_seq_len": 96,
+    "inputs.standard.edge": 144,
+    "inputs.standard.crop": 126,
+    "inputs.padding.edge": 126,
+    "inputs.anyres.tile": 56,
     "tokens.budget": "share",  # 96 tokens have no room for the 256 of `fixed`
     "train.epochs": 20,
     "train.batch_size": 16,
@@ -74,6 +78,10 @@ def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dic
     recipe = DATASETS.get(dataset, DatasetRecipe())
     paper = {
         "max_seq_len": recipe.max_seq_len,
+        "inputs.standard.edge": 256,
+        "inputs.standard.crop": 224,
+        "inputs.padding.edge": 512,
+        "inputs.anyres.tile": 224,
         "tokens.budget": "fixed",
         "train.epochs": 30,
         "train.batch_size": recipe.batch_size,

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from charm.inputs.registry import Tokenizer
+from charm.inputs.protocol import Input
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest, read_manifest
@@ -52,12 +52,12 @@ class Inputs:
         column = list(self._column.shards.values()) if self._column else []
         return {"labels": {name: facts[name] for name in told}, "files": files, "column": column, "axes": axes}
 
-    def training_data(self, split: Manifest, tokenizer: Tokenizer, flip: float, rotate: float) -> TokenDataset:
+    def training_data(self, split: Manifest, tokenizer: Input, flip: float, rotate: float) -> TokenDataset:
         """Returns the tokens of some images, drawn by their keys and augmented with these probabilities."""
         images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
         return TokenDataset(*images, flip=flip, rotate=rotate)
 
-    def evaluation_data(self, split: Manifest, tokenizer: Tokenizer) -> TokenDataset:
+    def evaluation_data(self, split: Manifest, tokenizer: Input) -> TokenDataset:
         """Returns the tokens of some images, drawn by their pixels as in charm.scorer."""
         images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
         return TokenDataset(*images, by_pixels=True, max_edge=self.manifest.train_edge)

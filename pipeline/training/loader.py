@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from charm.inputs.registry import Tokenizer
+from charm.inputs.protocol import Input
 from charm.runtime.errors import UserError
 from charm.tokenization.augment import IDENTITY, draw_symmetry
 from charm.tokenization.draws import pixel_key
 from charm.tokenization.geometry import downscale, limit_edge
-from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.manifest.table import Manifest
 from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.shards.columns import ColumnReader
@@ -86,7 +85,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         manifest: Manifest,
         images: ShardReader,
         column: ColumnReader | None,
-        tokenizer: Tokenizer,
+        tokenizer: Input,
         pos_embeds: PosEmbeds,
         seed: int,
         flip: float = 0.0,
@@ -146,8 +145,12 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
 
     def _is_small(self, column: dict[str, Any]) -> bool:
         """Tells whether an image's mask is of an object that covers no coarse patch by `saliency_coverage`."""
-        tokenizer, mask = self._tokenizer, column.get("saliency_mask")
-        return mask is not None and isinstance(tokenizer, CharmTokenizer) and tokenizer.judge_mask(mask) == "small"
+        mask = column.get("saliency_mask")
+        if mask is None:
+            return False
+        cutter = self._tokenizer.cutter((mask.shape[0], mask.shape[1]))
+        fitted = self._tokenizer.frame(mask.view(np.uint8)).view(bool)
+        return cutter is not None and cutter.judge_mask(fitted) == "small"
 
     def describe_place(self, worker: int) -> str:
         """Names the image that a worker of the DataLoader was reading."""
@@ -164,9 +167,11 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         if self._tokenizer.reads == "saliency":
             mask = self._column.read_mask(key)
             return {"saliency_mask": downscale(mask.view(np.uint8), image_hw).view(bool)}
-        assert isinstance(self._tokenizer, CharmTokenizer)  # no other input reads scores
-        scores = self._column.read_importance(key, self._tokenizer.coarse_patch_size)
-        return {"importance": scores} if scores.shape == self._tokenizer.layout(image_hw).coarse_grid_hw else {}
+        cutter = self._tokenizer.cutter(image_hw)
+        if cutter is None:
+            return {}
+        scores = self._column.read_importance(key, cutter.coarse_patch_size)
+        return {"importance": scores} if scores.shape == cutter.layout(image_hw).coarse_grid_hw else {}
 
 
 class Loader:

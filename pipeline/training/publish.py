@@ -1,6 +1,6 @@
 """What a trained model is, from the run that made it; and the check that it is used for what it was made for."""
 
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from charm.hub import SavedModel, read_model
 from charm.model.config import (
     DataConfig,
+    InputConfig,
     LabelConfig,
     ModelConfig,
     PosEmbedConfig,
@@ -37,7 +38,7 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
     facts, made = inputs.manifest.facts, inputs.pos_embeds.facts
     return ModelConfig(
         model=vit_config(params, facts.num_bins),
-        tokenizer={"name": params.tokenizer} | build_cutter(params, patch_size).settings,
+        tokenizer=_describe_input(params, patch_size),
         pos_embeds=PosEmbedConfig(made["mode"], made.get("antialias", False)),
         labels=LabelConfig(facts.num_bins, facts.score_range, facts.accuracy_threshold, facts.meaning),
         max_edge=facts.max_edge,
@@ -48,6 +49,14 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
         training=training,
         versions={name: version(name) for name in ("torch", "timm", "numpy")} | {"draws": str(DRAWS_VERSION)},
     )
+
+
+def _describe_input(params: Params, patch_size: int) -> InputConfig:
+    """Describes the input of a run, as a model's config has it."""
+    cutter = build_cutter(params, patch_size)
+    length = build_tokenizer(params, patch_size).max_seq_len
+    settings = asdict(getattr(params.inputs, params.tokenizer))
+    return InputConfig(params.tokenizer, settings, replace(cutter, max_seq_len=length).settings)
 
 
 def describe_masks(params: Params) -> dict[str, Any] | None:
@@ -84,7 +93,7 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[CharmViT
         path = folder / ("model.safetensors" if "model.safetensors" in str(error) else "config.json")
         raise UserError(f"{error}; {remake(path)}") from error
     config = saved.config
-    wanted = describe_model(params, inputs, config.tokenizer["patch_size"], config.training)
+    wanted = describe_model(params, inputs, config.tokenizer.cutter["patch_size"], config.training)
     found, expected = (
         _flatten({name: getattr(one, name) for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
         for one in (config, wanted)
@@ -99,10 +108,10 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[CharmViT
     return model, saved
 
 
-def _flatten(sections: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of sections as `section.key`."""
-    flat: dict[str, Any] = {}
-    for name, value in sections.items():
-        fields = value if isinstance(value, dict) else asdict(value) if hasattr(value, "__dataclass_fields__") else None
-        flat |= {name: value} if fields is None else {f"{name}.{key}": inner for key, inner in fields.items()}
-    return flat
+def _flatten(fields: Any, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Returns all fields, of sections within sections, too, as `section.key`."""
+    if is_dataclass(fields) and not isinstance(fields, type):
+        fields = asdict(fields)
+    if not isinstance(fields, dict):
+        return {".".join(keys): fields}
+    return {name: value for key, inner in fields.items() for name, value in _flatten(inner, (*keys, key)).items()}

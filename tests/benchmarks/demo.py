@@ -7,9 +7,8 @@ else. Two runs at a time, one thread each. Images, shards and maps are made once
 would be 40 % of an epoch's time. Finished runs are kept in .charm/demo/results.jsonl and are not made again unless a
 setting or the code has changed. Prints two Markdown tables.
 
-All inputs have the token budget of params.yaml but `standard_384` (section 18): a crop of 384 pixels is 27 x 27 tokens,
-and with fewer it would be `standard` itself. A run of it takes as long as a dozen others, so it is made only by name:
-`--only standard standard_384`.
+All inputs have about the token budget of params.yaml but `standard_384` (section 18): a crop of 384 pixels is 27 x 27
+tokens. A run of it takes as long as a dozen others, so it is made only by name: `--only standard standard_384`.
 """
 
 import argparse
@@ -39,7 +38,19 @@ from tests.imports import import_closure
 # Heavy modules are imported in functions: Dask's workers import this one.
 
 WORK = Path(".charm/demo")
-TOKENIZERS = ("charm", "standard", "standard_384", "padding", "ms", "hr_ms")
+# Row -> its input, with the settings in which it differs from params.yaml.
+TOKENIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "charm": ("charm", {}),
+    "standard": ("standard", {}),
+    "standard_384": ("standard", {"edge": 439, "crop": 384}),
+    "padding": ("padding", {}),
+    "ms": ("square", {"edge": 256}),
+    "hr_ms": ("square", {"edge": 0}),
+    "naflex": ("naflex", {}),
+    "anyres": ("anyres", {}),
+    "quadtree": ("quadtree", {}),
+    "quadtree_256": ("quadtree", {"edge": 256}),
+}
 SELECTIONS = ("random", "frequency", "gradient", "entropy", "saliency")
 COMPARED = [name for name in (*TOKENIZERS, *SELECTIONS) if name != "standard_384"]
 PROCESSES = 2
@@ -48,10 +59,13 @@ _LENGTHS = {"standard_384": 729}  # tokens
 
 def make_params(base: Params, name: str, seed: int, epochs: int | None) -> Params:
     """Of the run of a tokenizer with random selection, or of a selection with Charm; `random` is `charm`."""
+    tokenizer, settings = TOKENIZERS.get(name, ("charm", {}))
+    blocks = {tokenizer: replace(getattr(base.inputs, tokenizer), **settings)}
     return replace(
         base,
         dataset="demo",
-        tokenizer=name if name in TOKENIZERS else "charm",
+        tokenizer=tokenizer,
+        inputs=replace(base.inputs, **blocks),
         selection=name if name in SELECTIONS else "random",
         max_seq_len=_LENGTHS.get(name, base.max_seq_len),
         seed=seed,
@@ -159,6 +173,8 @@ def make_table(names: Sequence[str], baseline: str, runs: dict[str, list[dict[st
 
 
 def main() -> None:
+    from pipeline.settings.inputs import build_tokenizer
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", choices=[*TOKENIZERS, *SELECTIONS], default=COMPARED)
@@ -201,11 +217,11 @@ def main() -> None:
             print(f"{name}, seed {seed}: SRCC {srcc}, {seconds} s", file=sys.stderr, flush=True)
     print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)
 
-    for names, baseline in ((TOKENIZERS, "standard"), (SELECTIONS, "random")):
+    for names, baseline in ((tuple(TOKENIZERS), "standard"), (SELECTIONS, "random")):
         shown = [name for name in names if name in chosen.only]
         if baseline in shown:
             runs = {name: [kept[digests[name, seed]] for seed in chosen.seeds] for name in shown}
-            lengths = [params[name, chosen.seeds[0]].max_seq_len for name in shown]
+            lengths = [build_tokenizer(params[name, chosen.seeds[0]], 14).max_seq_len for name in shown]
             print(make_table(shown, baseline, runs, lengths) + "\n")
 
 

@@ -21,8 +21,8 @@ import skimage.data
 from sklearn.datasets import load_sample_image
 
 from charm import CharmTokenizer, score_patches
-from charm.inputs.registry import Tokenizer
-from charm.inputs.standard import StandardTokenizer
+from charm.inputs.protocol import Input
+from charm.inputs.standard import StandardInput
 from charm.tokenization.augment import IDENTITY, Symmetry
 from charm.tokenization.selection import SELECTIONS
 from pipeline.shards.read import ShardReader
@@ -71,25 +71,26 @@ def write_raw(folder: Path, images: list[np.ndarray]) -> ShardReader:
     return ShardReader(folder)
 
 
-def list_tokenizers() -> dict[str, Tokenizer]:
-    cutters: dict[str, Tokenizer] = {name: CharmTokenizer(max_seq_len=1024, selection=name) for name in SELECTIONS}
+def list_tokenizers() -> dict[str, Input]:
+    cutters: dict[str, Input] = {name: CharmTokenizer(max_seq_len=1024, selection=name) for name in SELECTIONS}
     cutters["random, 3 scales"] = CharmTokenizer(max_seq_len=1024, num_scales=3)
-    return cutters | {"standard": StandardTokenizer()}
+    return cutters | {"standard": StandardInput()}
 
 
-def prepare(tokenizer: Tokenizer, image: np.ndarray) -> dict[str, Any]:
+def prepare(tokenizer: Input, image: np.ndarray) -> dict[str, Any]:
     """Makes what a column holds for an image."""
-    if not isinstance(tokenizer, CharmTokenizer) or tokenizer.reads is None:
+    cutter = tokenizer.cutter((image.shape[0], image.shape[1]))
+    if tokenizer.reads is None or cutter is None:
         return {}
     if tokenizer.reads == "saliency":
         saliency_mask = np.zeros(image.shape[:2], bool)
         saliency_mask[image.shape[0] // 4 : -image.shape[0] // 4, image.shape[1] // 3 :] = True
         return {"saliency_mask": saliency_mask}
-    return {"importance": score_patches(image, tokenizer.reads, tokenizer.coarse_patch_size)}
+    return {"importance": score_patches(image, tokenizer.reads, cutter.coarse_patch_size)}
 
 
 def measure(
-    jpegs: list[bytes], raw: ShardReader, tokenizer: Tokenizer, given: list[dict[str, Any]], symmetry: Symmetry
+    jpegs: list[bytes], raw: ShardReader, tokenizer: Input, given: list[dict[str, Any]], symmetry: Symmetry
 ) -> tuple[float, float, float]:
     """Median ms of decoding a JPEG, of tokenizing it, and of reading and tokenizing it from a raw shard."""
     seconds: list[list[float]] = []

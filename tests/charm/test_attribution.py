@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from charm.attribution import attribute_tokens, map_contributions
-from charm.inputs.padding import PaddingTokenizer
-from charm.inputs.square import SquareTokenizer
-from charm.inputs.standard import StandardTokenizer
+from charm.inputs.padding import PaddingInput
+from charm.inputs.settings import PaddingSettings, SquareSettings, StandardSettings
+from charm.inputs.square import SquareInput
+from charm.inputs.standard import StandardInput
 from charm.model.vit import CharmViT
 from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens, pad_tokens
@@ -111,7 +112,7 @@ def test_a_linear_score_is_attributed_exactly(tokenizer: CharmTokenizer, steps: 
         pytest.param("vit_tiny_patch16_224", TWO, 2, id="two scales"),
         pytest.param("vit_tiny_patch16_224", THREE, 3, id="three scales"),
         pytest.param("vit_tiny_patch16_224", CharmTokenizer(16, max_seq_len=150), 2, id="whole and padded"),
-        pytest.param("vit_tiny_patch16_224", StandardTokenizer(16, crop=64), 1, id="one scale"),
+        pytest.param("vit_tiny_patch16_224", StandardInput(16, StandardSettings(73, 64)), 1, id="one scale"),
         pytest.param("vit_small_patch16_dinov3", TWO, 2, id="rotary"),
     ],
 )
@@ -294,9 +295,9 @@ def test_maps(tokens: Tokens, values: list[float], expected: list[list[float | N
         pytest.param(THREE, id="three scales"),
         pytest.param(replace(THREE, budget="share", max_seq_len=30), id="three scales, some dropped"),
         pytest.param(replace(THREE, max_seq_len=200), id="three scales, whole and padded"),
-        pytest.param(StandardTokenizer(16), id="standard"),
-        pytest.param(PaddingTokenizer(16, edge=128), id="padding"),
-        pytest.param(SquareTokenizer(TWO, edge=160), id="square"),
+        pytest.param(StandardInput(16), id="standard"),
+        pytest.param(PaddingInput(16, PaddingSettings(128)), id="padding"),
+        pytest.param(SquareInput(TWO, SquareSettings(160)), id="square"),
     ],
 )
 def test_a_map_keeps_every_contribution_and_shows_what_the_model_sees(tokenizer: Any) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from charm import CharmScorer
 from charm.hub import write_model_folder
+from charm.inputs.registry import INPUTS
 from charm.model.config import METRICS, ModelConfig, PosEmbedConfig
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
@@ -195,8 +196,8 @@ def test_half_precision_is_near(scorer: CharmScorer, images: list[np.ndarray]) -
         build_scorer(precision="int8")
 
 
-@pytest.mark.parametrize("name", ["standard", "padding", "ms", "hr_ms"])
-def test_the_papers_other_inputs_score_too(name: str, images: list[np.ndarray]) -> None:
+@pytest.mark.parametrize("name", list(INPUTS))
+def test_every_input_scores_alone_as_in_a_batch(name: str, images: list[np.ndarray]) -> None:
     scorer = build_scorer(tokenizer=name)
     alone = [scorer(image).score for image in images]
     np.testing.assert_allclose([found.score for found in scorer(images)], alone, atol=1e-5)
@@ -224,7 +225,7 @@ def test_a_folder_gives_the_same_scores(scorer: CharmScorer, images: list[np.nda
 
 # A change of config.json, by section and key, and what the refusal says.
 HOSTILE = {
-    "another model": ("model", "num_scales", 1, "contradict each other: scales 2 and 1"),
+    "another model": ("model", "num_scales", 1, "2 unexpected (mask_token, scale_embed)"),
     "bins of another model": ("labels", "num_bins", 10, "labels.num_bins: expected 1, as model.num_outputs, got 10"),
     "range upside down": ("labels", "score_range", [5.0, 1.0], "labels.score_range: expected [lowest, highest]"),
     "range of a point": ("labels", "score_range", [1.0, 1.0], "labels.score_range: expected [lowest, highest]"),
@@ -238,11 +239,12 @@ HOSTILE = {
     "no range": ("labels", "score_range", None, "labels.score_range: expected a list of 2 entries"),
     "no labels": (None, "labels", {}, "missing key labels.num_bins"),
     "many bins": ("labels", "num_bins", 10**9, "labels.num_bins: expected a number from 1 to 1000"),
-    "another input": ("tokenizer", "name", "standard", "contradict each other: scales 1 and 2"),
+    "another input": ("tokenizer", "name", "naflex", "tokenizer: missing key enlarge"),
     "an unknown input": ("tokenizer", "name", "nonsense", "tokenizer.name='nonsense': expected one of charm"),
-    "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name=['charm']: expected one of charm"),
-    "an unknown setting": ("tokenizer", "flavour", 1, "tokenizer: CharmTokenizer.__init__() got an unexpected"),
-    "patches of a pixel": ("tokenizer", "patch_size", 1, "contradict each other: patch size 14 and 1"),
+    "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name: expected str, got ['charm']"),
+    "an unknown setting": ("tokenizer", "settings", {"flavour": 1}, "tokenizer: unknown key flavour"),
+    "an unknown setting of the cutter": ("tokenizer", "cutter", {"flavour": 1}, "tokenizer: CharmTokenizer.__init__()"),
+    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "contradict each other: patch size 14 and 1"),
     "an edge below zero": (None, "max_edge", -4, "max_edge: expected a number from 32"),
     "a seed that is a text": (None, "seed", "a", "seed: expected int, got 'a'"),
     "no draw": (None, "draws", 0, "draws: expected a number from 1 to 64"),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from charm.inputs.standard import StandardTokenizer
+from charm.inputs.settings import StandardSettings
+from charm.inputs.standard import StandardInput
 from charm.tokenization.augment import draw_symmetry
 from charm.tokenization.budget import keep_tokens
 from charm.tokenization.draws import draw_subset
@@ -139,7 +140,7 @@ def test_dropping_given_the_selection(drop: str, lengths: list[int], room: int, 
 
 
 def test_flips_turns_and_the_crop_of_the_standard_input(gate: Gate) -> None:
-    tokenizer = StandardTokenizer(7, crop=7)  # of an image of 8 x 10 pixels: 2 x 4 places
+    tokenizer = StandardInput(7, StandardSettings(8, 7))  # of an image of 8 x 10 pixels: 2 x 4 places
     y, x = np.mgrid[:8, :10]
     image = np.stack([y, x, x], axis=2).astype(np.uint8)
 

@@ -1,5 +1,6 @@
 """Mistakes in labels, settings and paths: exit code 2 and one line that says where, whatever the mistake."""
 
+import gzip
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 from charm.runtime.errors import UserError
 from pipeline.datasets import csv
 from pipeline.manifest.labels import Source
-from pipeline.manifest.rows import check_listing
+from pipeline.manifest.ratings import check_listing
 from pipeline.settings.params import load_params
 from stages import manifest, run_stage
 from tests.faults.bombs import encode
@@ -30,11 +31,12 @@ SETTINGS = {"dataset": "csv", "labels": "labels.csv", "split_column": "part"}
 LABELS = {
     b"": "labels.csv:1: no header",
     HEADER.encode(): "labels.csv: only a header",
-    GOOD.replace(",", ";").encode(): "labels.csv:1: the columns are separated by ';'",
-    GOOD.replace(",", "\t").encode(): r"labels.csv:1: the columns are separated by '\t'",
+    GOOD.replace(",", ";")
+    .replace("0.3", "0,3")
+    .encode(): "labels.csv:5: '0,3' has a decimal comma, labels.csv:2: '0.0' a",
+    gzip.compress(GOOD.encode()): "labels.csv: not a table in text, but compressed by gzip: unpack it",
     GOOD.replace("score", "scroe").encode(): "labels.csv:1: there is no column 'score'; did you mean 'scroe'?",
     GOOD.replace("part\n", "score\n", 1).encode(): "labels.csv:1: there are 2 columns 'score'",
-    GOOD.encode("utf-16"): "labels.csv:1: byte 0xff is no text",
     GOOD.encode("utf-16-le"): "labels.csv:1: byte 0x00 is no text",
     GOOD.replace("3.jpg", "\xe9.jpg").encode("latin-1"): "labels.csv:5: byte 0xe9 is no text",
     GOOD.replace("3.jpg", "3\0.jpg").encode(): "labels.csv:5: byte 0x00 is no text",
@@ -42,31 +44,34 @@ LABELS = {
     GOOD.replace("3.jpg,0.3,", "3.jpg,0.3").encode(): "labels.csv:5: 2 fields; expected 3",
     GOOD.replace("3.jpg", '"3.jpg').encode(): "labels.csv:7: not a CSV file",
     GOOD.replace("3.jpg", "3" * 200_000).encode(): "labels.csv:5: not a CSV file",
-    GOOD.replace("0.3", "good").encode(): "labels.csv:5: score is 'good', expected a number",
-    GOOD.replace("0.3", "").encode(): "labels.csv:5: score is '', expected a number",
-    GOOD.replace("0.3", "nan").encode(): "labels.csv:5: a score of 3.jpg is not a number",
-    GOOD.replace("0.3", "-inf").encode(): "labels.csv:5: a score of 3.jpg is not a number",
-    GOOD.replace("0.3", "1e999").encode(): "labels.csv:5: a score of 3.jpg is not a number",
+    GOOD.replace("0.3", "good").encode(): "labels.csv:5: score is 'good', expected a decimal number",
+    GOOD.replace("0.3", "nan").encode(): "labels.csv:5: score is 'nan', expected a decimal number",
+    GOOD.replace("0.3", "1e999").encode(): "labels.csv:5: score is '1e999', expected a decimal number",
     GOOD.replace("0.3", "7.5").encode(): "labels.csv:5: the score 7.5 of 3.jpg is outside of score_range",
     GOOD.replace("3.jpg", "").encode(): "labels.csv:5: the path is empty",
-    GOOD.replace("3.jpg", "1.jpg").encode(): "labels.csv:5: 1.jpg was listed before, at labels.csv:3",
-    GOOD.replace("3.jpg", "./x/../1.jpg").encode(): "labels.csv:5: ./x/../1.jpg was listed before, at labels.csv:3",
+    GOOD.replace(
+        "3.jpg", "./x/../1.jpg"
+    ).encode(): "labels.csv:5: ./x/../1.jpg is in the split 'train', but was in 'val' at",
     GOOD.replace("0.3,train", "0.3,trian").encode(): "labels.csv:5: split 'trian' is not known; did you mean 'train'?",
-    GOOD.replace("0.3,train", "0.3,").encode(): "labels.csv:5: split '' is not known; known: train, val, test",
+    GOOD.replace("0.3,train", "0.3,").encode(): "labels.csv:5: 3.jpg is in no split: write train, val or test",
     GOOD.replace("train", "val").encode(): "no image is in the split 'train'",
     (GOOD + "gone.jpg,0.5,train\n").encode(): "1 of 7 listed images cannot be used ({'missing': 1})",
-    (GOOD + "copy.jpg,0.5,test\n").encode(): "0.jpg in train (labels.csv:2) and copy.jpg in test (labels.csv:8)",
+    GOOD.replace("3.jpg", "3.JPEG").encode(): "there is 3.jpg, which differs in its ending",
+    (
+        GOOD + "copy.jpg,0.5,train\n"
+    ).encode(): "0.jpg labelled [0.0] (labels.csv:2) and copy.jpg labelled [0.5] (labels.csv:8)",
+    (GOOD + "copy.jpg,0.0,test\n").encode(): "0.jpg in train (labels.csv:2) and copy.jpg in test (labels.csv:8)",
 }
 # A key of params.yaml and its value -> what the message has to say.
 PARAMS = {
     ("labels", "lables.csv"): "labels: there is no file lables.csv",
-    ("labels", "."): "labels: .: dataset: csv needs a .csv",
+    ("labels", "."): "labels: . is a folder; dataset: csv needs a .csv",
     ("labels", ""): "labels: expected str",
     ("labels", "[a]"): "labels: expected str",
-    ("root", "nowhere"): "6 of 6 listed images cannot be used ({'missing': 6})",
+    ("root", "nowhere"): "0.jpg: there is no folder",
     ("path_column", "paths"): "labels.csv:1: there is no column 'paths'; did you mean 'path'?",
     ("score_columns", "[]"): "manifest.score_columns: expected a list of at least one entry",
-    ("score_columns", "[score, path]"): "labels.csv:2: path is '0.jpg', expected a number",
+    ("score_columns", "[score, path]"): "labels.csv:2: path is '0.jpg', expected a decimal number",
     ("score_range", "[1.0, 0.0]"): "manifest.score_range: expected [lowest, highest]",
     ("score_range", "[0.0, .inf]"): "manifest.score_range: expected a finite number",
     ("accuracy_threshold", "9.0"): "manifest.accuracy_threshold: expected a score within score_range",
@@ -158,7 +163,7 @@ def test_a_mistake_on_the_command_line(workplace: Path) -> None:
     command = [sys.executable, "-m", "stages.manifest"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "error: labels.csv:8: score is 'high', expected a number\n"
+    assert run.stderr == "error: labels.csv:8: score is 'high', expected a decimal number\n"
 
 
 def test_damaged_labels_are_read_or_refused(workplace: Path, gate: Gate) -> None:

@@ -69,7 +69,7 @@ def nothing(folder: Path) -> int:
 
 def one_split(folder: Path) -> int:
     labels = folder / "images/labels.csv"
-    return labels.write_text(labels.read_text().replace("val", "train"))
+    return labels.write_text(labels.read_text().replace("train", "val"))
 
 
 def labels_of_no_kind(folder: Path) -> int:
@@ -129,12 +129,15 @@ MISTAKES = {
     },
     "labels": {
         "score that is no number": Mistake(label(3, "2.jpg,good,train"), ("labels.csv:LINE: score is 'good'",)),
-        "score that is nan": Mistake(label(3, "2.jpg,nan,train"), ("labels.csv:LINE", "not a number")),
+        "score that is nan": Mistake(
+            label(3, "2.jpg,nan,train"), ("labels.csv:LINE: score is 'nan', expected a decimal number",)
+        ),
         "score beyond the range": Mistake(
             label(3, "2.jpg,7,train"), ("labels.csv:LINE: the score 7 of 2.jpg", "score_range, [0, 1]")
         ),
-        "listed twice": Mistake(
-            label(4, "./1.jpg,0.5,train"), ("labels.csv:LINE: ./1.jpg was listed before, at", "labels.csv:3")
+        "listed in two splits": Mistake(
+            label(4, "./1.jpg,0.5,train"),
+            ("labels.csv:LINE: ./1.jpg is in the split 'train', but was in", "labels.csv:3"),
         ),
         "empty path": Mistake(label(4, ",0.5,train"), ("labels.csv:LINE: the path is empty",)),
         "unknown split": Mistake(
@@ -143,8 +146,10 @@ MISTAKES = {
         "no text": Mistake(content("images/labels.csv", b"path,score,split\n\xff,1,val\n"), ("labels.csv:",)),
         "no Parquet": Mistake(labels_of_no_kind, ("labels.parquet: not a Parquet file",)),
         "not there": Mistake(content("images/labels.csv", None), ("labels: there is no file images/labels.csv",)),
-        "folder": Mistake(setting("labels", "labels: images"), ("labels: images: dataset: csv needs a .csv",)),
-        "split without images": Mistake(one_split, ("no image is in the split 'val'",)),
+        "folder": Mistake(
+            setting("labels", "labels: images"), ("labels: images is a folder; dataset: csv needs a .csv",)
+        ),
+        "split without images": Mistake(one_split, ("no image is in the split 'train'",)),
     },
     "paths and order": {
         "images elsewhere": Mistake(

@@ -60,11 +60,11 @@ def run_here(monkeypatch: pytest.MonkeyPatch, store: Path) -> Any:
     """Runs the stage on rows of (file, stars, split) and gives dataset.json."""
     use_no_cluster(monkeypatch)
 
-    def run(*rows: tuple[str, float, str], **settings: Any) -> dict[str, Any]:
+    def run(*rows: tuple[str, float | str, str], **settings: Any) -> dict[str, Any]:
         lines = ["file,stars,part", *(f"{name},{stars},{split}" for name, stars, split in rows)]
         Path("labels.csv").write_text("\n".join(lines) + "\n")
         params = small_params(Path())
-        manifest.main(replace(params, manifest=replace(params.manifest, max_reject_frac=0.5, **settings)))
+        manifest.main(replace(params, manifest=replace(params.manifest, **{"max_reject_frac": 0.5} | settings)))
         facts: dict[str, Any] = json.loads(Path("data/manifest/dataset.json").read_bytes())
         return facts
 
@@ -100,7 +100,95 @@ def test_leaks_of_published_splits_are_allowed_printed_and_counted(
 
 def test_copies_in_one_split_are_no_leak(run_here: Any) -> None:
     Path("copy.jpg").write_bytes(Path("0.jpg").read_bytes())
-    assert run_here(*GOOD, ("copy.jpg", 5, "train"))["leaks"] == 0
+    facts = run_here(*GOOD, ("copy.jpg", 1, "train"))
+    assert (facts["leaks"], facts["notes"]) == (0, {})
+
+
+def test_equal_files_with_different_labels_are_noted_and_above_a_share_refused(
+    run_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("copy.jpg").write_bytes(Path("0.jpg").read_bytes())
+    rows = (*GOOD, ("copy.jpg", 5, "train"))
+    assert run_here(*rows)["notes"] == {"label_conflict": 2}
+    problem = (
+        "2 listed images are the same files with different labels, for example 0.jpg labelled [1.0] (labels.csv:2) and "
+        "copy.jpg labelled [5.0] (labels.csv:5)"
+    )
+    assert f"manifest: {problem}\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^2 listed images are the same files .* manifest.max_reject_frac = 0.4: give"):
+        run_here(*rows, max_reject_frac=0.4)
+
+
+@pytest.mark.parametrize(
+    ("given", "drawn"),
+    [
+        (("train", "test"), "val"),
+        (("train", "val"), "test"),
+        (("train",), "val and test"),
+        (("train", "val", "test"), None),
+    ],
+)
+def test_splits_that_the_labels_do_not_name_are_drawn_from_train(
+    given: tuple[str, ...], drawn: str | None, run_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(f"{index}.jpg", 1, given[index % len(given)]) for index in range(4)]
+    splits = run_here(*rows, val_share=0.5, test_share=0.5)["splits"]
+    assert set(splits) == {"train", "val", "test"}
+    note = f"; {drawn} drawn from train, as the labels name none\n"
+    assert (note in capsys.readouterr().out) == (drawn is not None)
+    given_rows = [row for row in rows if row[2] != "train"]
+    found = read_manifest(Path("data/manifest")).table
+    named = dict(zip(found["name"].to_pylist(), found["split"].to_pylist(), strict=True))
+    assert {name: split for name, _, split in given_rows}.items() <= named.items()
+
+
+def test_a_group_in_two_given_splits_stops_the_run_or_is_counted(
+    run_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (*GOOD, ("3.jpg", 3, "train"))  # the column of stars stands for a scene, too
+    with pytest.raises(UserError) as error:
+        run_here(*rows, group_column="stars")
+    assert str(error.value).startswith(
+        "2 listed images are of the same group in more than one split, for example "
+        "2.jpg in test (labels.csv:4) and 3.jpg in train (labels.csv:5); "
+    )
+    facts = run_here(*rows, group_column="stars", leaks="allow")
+    assert (facts["leaks"], facts["groups"]) == (2, {"test": 1, "train": 2, "val": 1})
+    assert "2 listed images are of the same group" in capsys.readouterr().out
+
+
+def test_several_ratings_and_none(run_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (*GOOD, ("0.jpg", 2, "train"), ("1.jpg", "", ""), ("3.jpg", "", ""), ("gone.jpg", "", ""))
+    facts = run_here(*rows, max_reject_frac=0.0)  # images that nobody has rated are not counted in it
+    assert (facts["listed"], facts["packed"], facts["rejected"]) == (5, 3, {"unrated": 2})
+    assert (facts["rated_again"], facts["mean_spread"]) == (1, pytest.approx(0.5**0.5))
+    table = read_manifest(Path("data/manifest")).table
+    assert table["target"].to_pylist() == [[0.125], [0.25], [0.5]]
+    assert table["ratings"].to_pylist() == [2, 1, 1]
+    assert table["spread"].to_pylist() == [pytest.approx(0.5**0.5), None, None]
+    said = capsys.readouterr().out
+    assert "labels.csv: 3 of 7 rows have no rating and are left out" in said
+    assert "1 images have several ratings, which are averaged; their standard deviation is 0.707 on average" in said
+
+
+def test_images_that_no_row_lists_are_counted(run_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(*GOOD)
+    assert "manifest: 1 images below . are in no row of labels, such as '3.jpg'\n" in capsys.readouterr().out
+
+
+def test_missing_images_say_where_they_were_looked_for_and_what_is_near(run_here: Any) -> None:
+    rows = (*GOOD, *((f"{index}.JPEG", 3, "train") for index in range(3)))
+    run_here(*rows)
+    with Path("data/manifest/rejected.csv").open() as text:
+        meanings = [row["meaning"] for row in csv.DictReader(text)]
+    here = Path.cwd()
+    assert meanings == [
+        f"there is no such file in {here} (manifest.root); there is {index}.jpg, which differs in its ending"
+        for index in range(3)
+    ]
+    with pytest.raises(UserError) as error:
+        run_here(*rows, max_reject_frac=0.1)
+    assert str(error.value).endswith(f"see data/manifest/rejected.csv; 0.JPEG: {meanings[0]}")
 
 
 @pytest.mark.parametrize("reason", ["unreadable", "timeout", "memory", "crashed"])

@@ -62,6 +62,6 @@ def test_of_inputs_that_resize_an_image_nothing_is_told(
     (tmp_path / "data").mkdir()
     (tmp_path / "data/manifest").symlink_to(folder / "data/manifest")
     monkeypatch.chdir(tmp_path)
-    pos_embeds.main(replace(params, tokenizer="ms", max_seq_len=400))
+    pos_embeds.main(replace(params, tokenizer="square", max_seq_len=400))
     assert read_area(tmp_path / "data/pos_embeds") is None
     assert "area" not in capsys.readouterr().out

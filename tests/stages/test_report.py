@@ -83,7 +83,10 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
                 "height": 84 + index,
                 "width": 112,
                 "split": "test" if index < 4 else "train" if index == 4 else "val",
+                "group": None,
                 "target": [index / 6],
+                "ratings": 1,
+                "spread": None,
                 "notes": [],
                 "reason": "corrupt" if index == 6 else "",
             }

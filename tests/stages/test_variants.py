@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from charm.inputs.registry import INPUTS
 from pipeline.settings.params import Params
 from stages import evaluate, manifest, pos_embeds, train
 
@@ -20,12 +21,21 @@ Change = Callable[[Params], Params]
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda params: replace(params, tokenizer="standard"), id="standard"),
-        pytest.param(lambda params: replace(params, tokenizer="standard_384"), id="standard_384"),
-        pytest.param(lambda params: replace(params, tokenizer="padding"), id="padding"),
-        pytest.param(lambda params: replace(params, tokenizer="ms"), id="ms"),
-        pytest.param(lambda params: replace(params, tokenizer="hr_ms", selection="saliency"), id="hr_ms by saliency"),
+        *(
+            pytest.param(lambda params, name=name: replace(params, tokenizer=name), id=name)
+            for name in INPUTS
+            if name not in ("charm", "square")
+        ),
+        pytest.param(lambda params: replace(params, tokenizer="square", selection="saliency"), id="square by saliency"),
         pytest.param(lambda params: replace(params, selection="gradient"), id="by gradient"),
+        pytest.param(
+            lambda params: replace(
+                params,
+                pos_embeds=replace(params.pos_embeds, fit="additive"),
+                train=replace(params.train, scale_embed="none"),
+            ),
+            id="additive positions, no scale embedding",
+        ),
         pytest.param(
             lambda params: replace(params, tokens=replace(params.tokens, num_scales=3, budget="fill")),
             id="3 scales",

@@ -20,7 +20,7 @@ from charm.app.explain import (
     show_tokens,
     trace_border,
 )
-from charm.inputs.registry import TOKENIZERS
+from charm.inputs.registry import INPUTS
 from charm.scorer import Score
 from tests.charm.app.conftest import build_scorer
 from tests.conftest import draw_image
@@ -62,7 +62,7 @@ def test_border_goes_around_exactly_the_marked_cells() -> None:
     np.testing.assert_array_equal(paint_path(turned, (13 * 14, 9 * 14), 14), marked.T)
 
 
-@pytest.mark.parametrize("tokenizer", list(TOKENIZERS))
+@pytest.mark.parametrize("tokenizer", list(INPUTS))
 @pytest.mark.parametrize("image_hw", [(200, 260), (60, 50)], ids=["large", "small"])
 def test_what_is_shown_is_what_was_tokenized(tokenizer: str, image_hw: tuple[int, int]) -> None:
     scorer, image = build_scorer(tokenizer=tokenizer), draw_image(*image_hw)

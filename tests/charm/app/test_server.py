@@ -72,7 +72,7 @@ def test_health_names_the_model(client: httpx.Client, scorer: CharmScorer) -> No
     assert reply["status"] == "ok"
     assert reply["backbone"] == "charm_demo"
     assert reply["score_range"] == [1, 5]
-    assert reply["tokenizer"]["selection"] == "gradient"
+    assert reply["tokenizer"]["cutter"]["selection"] == "gradient"
     assert reply["dataset"] == "none"
     assert reply["meaning"] == scorer.config.labels.meaning
     assert reply["evaluation"] is None

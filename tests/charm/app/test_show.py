@@ -1,6 +1,7 @@
 """What `charm show` and `charm tokenize` say of a photograph is what the model gets."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 from charm.app.show import change_selection, cut_image, describe_tokens, draw_views, encode_tokens
 from charm.drawing import paint_heat
 from charm.inputs.preparation import Preparation
+from charm.model.config import InputConfig
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.scorer import CharmScorer
 from charm.tokenization.geometry import fit_to_grid
 from charm.tokenization.importance import score_patches
 from tests.conftest import draw_image
-from tests.untrained import write_model
+from tests.untrained import SMALL, write_model
 
 IMAGE = draw_image(190, 182, 3)  # fitted to 7 x 7 coarse patches, no longer than 196
 
@@ -106,10 +108,10 @@ def test_views(selection: str, scorer: CharmScorer) -> None:
         np.testing.assert_array_equal(views["importance"][14::28, 14::28], heat)
 
 
-@pytest.mark.parametrize(("name", "edge"), [("ms", 256), ("hr_ms", 190)])
-def test_of_a_square_native_patches_are_shown_where_they_are(name: str, edge: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "edge"), [(256, 256), (0, 190)])
+def test_of_a_square_native_patches_are_shown_where_they_are(given: int, edge: int, tmp_path: Path) -> None:
     base = scorer_of(tmp_path, max_seq_len=120)
-    scorer = Preparation(base.settings | {"name": name})
+    scorer = Preparation(replace(base.settings, name="square", settings={"edge": given}))
     tokens, mask = cut_image(scorer, IMAGE)
     views = draw_views(scorer, IMAGE, tokens, mask)
     assert list(views) == ["seen", "native"]
@@ -130,7 +132,7 @@ def test_nothing_is_selected_of_a_small_image(scorer: CharmScorer) -> None:
 def test_a_selection_has_to_be_known_and_of_use(scorer: CharmScorer) -> None:
     with pytest.raises(UserError, match="--selection magic: expected one of random, "):
         change_selection(scorer, "magic")
-    standard = Preparation(scorer.settings | {"name": "standard"})
+    standard = Preparation(replace(scorer.settings, name="standard", settings=SMALL["standard"]))
     with pytest.raises(UserError, match=r"--selection entropy: of this model's input \(standard\) no patches"):
         change_selection(standard, "entropy")
     tokens, mask = cut_image(standard, IMAGE)
@@ -140,14 +142,17 @@ def test_a_selection_has_to_be_known_and_of_use(scorer: CharmScorer) -> None:
 
 def test_lines_of_the_other_inputs(tmp_path: Path) -> None:
     base = scorer_of(tmp_path, max_seq_len=60)
-    for name, expected in (
-        ("hr_ms", ["tokenizer  hr_ms, selection random, budget fill", "dropped    0 tokens"]),
-        ("standard", ["tokenizer  standard"]),
+    for settings, expected in (
+        (
+            InputConfig("square", {"edge": 0}, base.settings.cutter),
+            ["tokenizer  square, selection random, budget fill", "dropped    0 tokens"],
+        ),
+        (InputConfig("standard", SMALL["standard"], base.settings.cutter), ["tokenizer  standard"]),
     ):
-        scorer = Preparation(base.settings | {"name": name})
+        scorer = Preparation(settings)
         lines = describe_tokens(scorer, IMAGE, cut_image(scorer, IMAGE)[0])
         assert [line for line in lines if line.startswith(("tokenizer", "dropped"))] == expected
     wide = np.repeat(IMAGE, 5, axis=1)
-    scorer = Preparation(base.settings | {"name": "hr_ms"})
+    scorer = Preparation(InputConfig("square", {"edge": 0}, base.settings.cutter))
     tokens, _ = cut_image(scorer, wide)
     assert f"dropped    {33 * 33 - 60} tokens" in describe_tokens(scorer, wide, tokens)  # 910 pixels, all coarse

@@ -60,5 +60,5 @@ def test_a_list_that_names_no_test_image(tests: str, message: str, shipped_param
 
 def test_text_for_a_count_is_named_with_its_line(shipped_params: Params, folder: Path) -> None:
     (folder / "AVA.txt").write_text("1 953619 0 1 5 x 38 36 15 6 5 1 1 22 1396\n")
-    with pytest.raises(UserError, match=r"AVA\.txt:1: count of 4 is 'x', expected a number"):
+    with pytest.raises(UserError, match=r"AVA\.txt:1: count of 4 is 'x', expected a decimal number"):
         read(shipped_params, folder)

@@ -1,5 +1,7 @@
 """The user's own labels: what is accepted, and the line of what is not."""
 
+import gzip
+import lzma
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ from pipeline.manifest.labels import Listed, Listing, Source
 from pipeline.settings.params import Params
 
 TABLE = "path,score\na.jpg,0.5\nsub/b.jpg,1\n"
+
+
+def parquet(**columns: list[Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
 
 
 @pytest.fixture
@@ -47,10 +55,69 @@ def test_paths_scores_and_lines(read: Any, tmp_path: Path) -> None:
         pytest.param("rater,score,path\nx,0.5,a.jpg\nx,1,sub/b.jpg\n", id="other order, another column"),
         pytest.param('path,score\n"a.jpg","0.5"\n"sub/b.jpg", 1 \n', id="quoted, spaces"),
         pytest.param("path,score\n\na.jpg,0.5\n\nsub/b.jpg,1\n\n", id="blank lines"),
+        pytest.param("\n,,\npath,score\na.jpg,0.5\nsub/b.jpg,1\n", id="blank lines before the header"),
+        pytest.param("path,score\na.jpg,0.5\n,\nsub/b.jpg,1\n , \n,\n", id="rows of commas"),
+        pytest.param(" path , score\na.jpg,0.5\nsub/b.jpg,1\n", id="blanks in the header"),
+        pytest.param("path,score\ra.jpg,0.5\rsub/b.jpg,1\r", id="lines of old Macs"),
+        pytest.param("sep=,\r\n" + TABLE, id="a separator that a spreadsheet names"),
+        pytest.param("path,score\na.jpg,+.5\nsub/b.jpg,10e-1\n", id="other decimal numbers"),
     ],
 )
-def test_same_labels(content: str, read: Any) -> None:
-    assert [(one.path, one.target) for one in read(content).images] == [("a.jpg", (0.5,)), ("sub/b.jpg", (1.0,))]
+def test_same_labels(content: str, read: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pairs(read(content)) == [("a.jpg", (0.5,)), ("sub/b.jpg", (1.0,))]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(TABLE.replace(",", ";"), "columns separated by ';'", id="semicolons"),
+        pytest.param(TABLE.replace(",", "\t"), "columns separated by tabs", id="tabs"),
+        pytest.param(TABLE.replace(",", "|"), "columns separated by '|'", id="bars"),
+        pytest.param(
+            "path;score\na.jpg;0,5\nsub/b.jpg;1\n", "columns separated by ';', decimal commas", id="decimal commas"
+        ),
+        pytest.param(
+            'sep=;\n"path";"score"\na.jpg;"0,50"\n;\nsub/b.jpg;1,0\n',
+            "columns separated by ';', decimal commas",
+            id="of a spreadsheet",
+        ),
+        pytest.param(
+            "path\tnote, a\tscore\na.jpg\tx,y\t,5\nsub/b.jpg\t1,2\t1\n", "tabs, decimal commas", id="commas in text"
+        ),
+        pytest.param("path,a;b;c;d,score\na.jpg,1;2,0.5\nsub/b.jpg,,1\n", "", id="semicolons in text"),
+        pytest.param(TABLE.encode("utf-16"), "UTF-16", id="UTF-16"),
+        pytest.param(b"\xfe\xff" + TABLE.encode("utf-16-be"), "UTF-16", id="UTF-16, the other way round"),
+        pytest.param(
+            TABLE.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"),
+            "tabs, UTF-16",
+            id="a spreadsheet's Unicode text",
+        ),
+    ],
+)
+def test_same_labels_in_another_form_which_is_said(
+    content: str | bytes, said: str, read: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pairs(read(content)) == [("a.jpg", (0.5,)), ("sub/b.jpg", (1.0,))]
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == (1 if said else 0)
+    assert printed.rstrip("\n").endswith(said)
+
+
+@pytest.mark.parametrize("name", ["labels.tsv", "labels.txt", "LABELS.CSV"])
+def test_endings(name: str, read: Any) -> None:
+    assert len(read(TABLE, name).images) == 2
+
+
+def test_rows_without_a_rating_are_kept_apart_and_counted(read: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    listing = read("path,a,b\na.jpg,1,2\nb.jpg,,\nc.jpg, ,\n", score_columns=["a", "b"])
+    assert pairs(listing) == [("a.jpg", (1.0, 2.0)), ("b.jpg", ()), ("c.jpg", ())]
+    assert listing.num_bins == 2
+    assert "2 of 3 rows have no rating" in capsys.readouterr().out
+
+
+def pairs(listing: Listing) -> list[tuple[str, tuple[float, ...]]]:
+    return [(one.path, one.target) for one in listing.images]
 
 
 def test_root_of_its_own(read: Any, tmp_path: Path) -> None:
@@ -63,9 +130,27 @@ def test_distribution_columns_in_the_given_order(read: Any) -> None:
     assert listing.num_bins == 3
 
 
-def test_split_column(read: Any) -> None:
-    listing = read("path,score,part\na.jpg,1,train\nb.jpg,0,\n", split_column="part")
-    assert [one.split for one in listing.images] == ["train", ""]  # check_listing refuses the second
+@pytest.mark.parametrize(
+    ("cell", "split"),
+    [
+        ("train", "train"),
+        (" Test ", "test"),
+        ("VAL", "val"),
+        ("Training", "train"),
+        ("validation", "val"),
+        ("valid", "val"),
+    ],
+)
+def test_split_column(cell: str, split: str, read: Any) -> None:
+    listing = read(f"path,score,part\na.jpg,1,{cell}\nb.jpg,0,\n", split_column="part")
+    assert [one.split for one in listing.images] == [split, ""]  # check_listing refuses the second
+
+
+def test_group_column(read: Any) -> None:
+    listing = read("path,score,scene\na.jpg,1,beach \nb.jpg,0,\n", group_column="scene")
+    assert [one.group for one in listing.images] == ["beach", None]
+    listing = read(parquet(path=["a", "b"], score=[0, 1], scene=[0, None]), "x.parquet", group_column="scene")
+    assert [one.group for one in listing.images] == ["0", None]
 
 
 def test_name_over_two_lines_keeps_the_count(read: Any) -> None:
@@ -83,27 +168,48 @@ def test_name_over_two_lines_keeps_the_count(read: Any) -> None:
         ),
         pytest.param("path,score\na,1\n", {"split_column": "split"}, ":1: there is no column 'split'", id="split"),
         pytest.param("path,score,path\na,1,b\n", {}, ":1: there are 2 columns 'path'; expected one", id="twice"),
+        pytest.param("path,score\na,1\n", {"group_column": "scene"}, ":1: there is no column 'scene'", id="group"),
+        pytest.param("paht;score\na;1\n", {}, ":1: there is no column 'path'; did you mean 'paht'?", id="semicolons"),
         pytest.param(
-            "path;score\na;1\n", {}, ":1: the columns are separated by ';'; expected a comma", id="semicolons"
+            "path;score\na;0,5\nb;0.5\n", {}, ":2: '0,5' has a decimal comma, ", id="decimal commas beside points"
         ),
-        pytest.param("path\tscore\na\t1\n", {}, r":1: the columns are separated by '\t'; expected a comma", id="tabs"),
+        pytest.param("path;score\na;1.234,5\n", {}, ":2: score is '1.234,5', expected a dec", id="thousands"),
         pytest.param("", {}, ":1: no header; expected a line with the columns path, score", id="empty"),
         pytest.param("\ufeff", {}, ":1: no header", id="a byte order mark alone"),
-        pytest.param("\n\npath,score\na,1\n", {}, ":1: no header", id="blank lines before the header"),
+        pytest.param("\n,,\n", {}, ":1: no header", id="blank lines alone"),
         pytest.param("path,score\n", {}, "labels.csv: only a header; expected a row per image", id="header alone"),
         pytest.param("path,score\na,1\nb\n", {}, ":3: 1 field; expected 2, as the header has", id="short line"),
         pytest.param("path,score\na,1\nb,1,9\n", {}, ":3: 3 fields; expected 2, as the header has", id="long line"),
-        pytest.param("path,score\na,1\nb,0,5\n", {}, ":3: 3 fields", id="decimal comma"),
+        pytest.param(
+            "path,score\na,1\nb,0,5\n",
+            {},
+            ":3: 3 fields; expected 2, as the header has; decimal commas need",
+            id="comma",
+        ),
         pytest.param("path,score\na,1,\n", {}, ":2: 3 fields", id="comma at the end"),
-        pytest.param('path,score\na,"0,5"\n', {}, ":2: score is '0,5', expected a number", id="quoted decimal comma"),
-        pytest.param("path,score\na,1\nb,good\n", {}, ":3: score is 'good', expected a number", id="text for a score"),
-        pytest.param("path,score\na,1\nb,\n", {}, ":3: score is '', expected a number", id="no score"),
+        pytest.param(
+            'path,score\na,"0,5"\n', {}, ":2: score is '0,5', expected a decimal number", id="quoted decimal comma"
+        ),
+        pytest.param(
+            "path,score\na,1\nb,good\n", {}, ":3: score is 'good', expected a decimal number", id="text for a score"
+        ),
+        pytest.param("path,score\na,\nb,\n", {}, "labels.csv: score: empty in every row", id="no score"),
+        pytest.param(
+            "path,n1,n2\na,1,\n", {"score_columns": ["n1", "n2"]}, ":2: n2 is '', expected a decimal", id="half a score"
+        ),
         pytest.param("path,score\na," + "1x" * 9999, {}, "x1x1x...", id="a message of one line"),
         pytest.param(b"path,score\na,1\n\xe9,1\n", {}, ":3: byte 0xe9 is no text; expected UTF-8", id="Latin-1"),
         pytest.param(b"\xef\xbb\xbfpath,score\n\xe9,1\n", {}, ":2: byte 0xe9 is no text", id="Latin-1 after a mark"),
-        pytest.param("path,score\na,1\n".encode("utf-16"), {}, ":1: byte 0xff is no text", id="UTF-16"),
+        pytest.param("path,score\na,1\n".encode("utf-16-le"), {}, ":1: byte 0x00 is no text", id="UTF-16, no mark"),
+        pytest.param(
+            "path,score\na,\ud800\n".encode("utf-16", "surrogatepass"), {}, ":2: byte 0x", id="UTF-16, broken"
+        ),
         pytest.param(b"path,score\na,1\nb\0.jpg,1\n", {}, ":3: byte 0x00 is no text", id="NUL"),
-        pytest.param(b"PK\x03\x04\x14\x00\x06\x00", {}, ":1: byte 0x00 is no text", id="a spreadsheet"),
+        pytest.param(b"PK\x03\x04\x14\x00\x06\x00", {}, "an Excel file (.xlsx) or another zip", id="a spreadsheet"),
+        pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1", {}, "an Excel file (.xls): save its", id="an old spreadsheet"),
+        pytest.param(gzip.compress(b"path,score\na,1\n"), {}, "compressed by gzip: unpack it", id="gzip"),
+        pytest.param(lzma.compress(b"path,score\na,1\n"), {}, "compressed by xz: unpack it", id="xz"),
+        pytest.param("\n<!DOCTYPE html>\n<html>", {}, "a web page or XML: download the file", id="a web page"),
         pytest.param("path,score\n" + "a" * 200_000 + ",1\n", {}, ":2: not a CSV file: field larger", id="huge field"),
         pytest.param('path,score\na,1\n"b,1\nc,1\n', {}, ":4: not a CSV file: unexpected end", id="open quote"),
     ],
@@ -120,8 +226,8 @@ def test_mistake_is_named_with_its_line(content: Any, settings: dict[str, Any], 
     ("name", "message"),
     [
         ("labels.csv", "there is no file"),
-        (".", "needs a .csv or .parquet file"),
-        ("pipeline/datasets/demo_images.py", "needs a .csv or .parquet file"),
+        (".", "dataset: csv needs a .csv, .tsv or .parquet file"),
+        (str(Path(__file__)), "expected a table of labels, .csv, .tsv, .tab, .txt or .parquet"),
     ],
 )
 def test_no_such_file(name: str, message: str, shipped_params: Params, tmp_path: Path) -> None:
@@ -129,10 +235,10 @@ def test_no_such_file(name: str, message: str, shipped_params: Params, tmp_path:
         csv.read(Source(tmp_path / name, shipped_params.manifest, 0, tmp_path))
 
 
-def parquet(**columns: list[Any]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    return sink.getvalue().to_pybytes()
+@pytest.mark.parametrize("name", ["labels.xlsx", "labels.csv.gz"])
+def test_foreign_format_is_named_whatever_the_ending(name: str, read: Any) -> None:
+    with pytest.raises(UserError, match="compressed by gzip"):
+        read(gzip.compress(b"path,score\na,1\n"), name)
 
 
 def test_parquet(read: Any, tmp_path: Path) -> None:
@@ -148,7 +254,9 @@ def test_parquet(read: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(parquet(path=["a"], score=[None]), "x.parquet, row 1: score is None", id="null"),
+        pytest.param(parquet(path=["a"], score=[None]), "x.parquet: score: empty in every row", id="null"),
+        pytest.param(parquet(path=["a"], score=[float("nan")]), "x.parquet, row 1: score is nan", id="nan"),
+        pytest.param(parquet(path=["a"], score=[True]), "x.parquet, row 1: score is True", id="a truth"),
         pytest.param(
             parquet(paths=["a"], score=[1.0]),
             "x.parquet: there is no column 'path'; did you mean 'paths'?",
@@ -164,6 +272,19 @@ def test_mistake_in_parquet(content: bytes, message: str, read: Any) -> None:
     with pytest.raises(UserError) as error:
         read(content, "x.parquet")
     assert message in str(error.value)
+
+
+def test_parquet_of_any_name(read: Any) -> None:
+    assert len(read(parquet(path=["a"], score=[1.0]), "labels.csv").images) == 1
+
+
+@pytest.mark.parametrize(
+    "cell", ["1_5", "nan", "inf", "-inf", "Infinity", "0x1", "1e999", "1,5", "٣", "½", "1 5", "--1", "3*"]
+)
+def test_labels_are_decimal_numbers(cell: str, read: Any) -> None:
+    """Python would read most of these as numbers."""
+    with pytest.raises(UserError, match=r"labels\.csv:3: score is .*, expected a decimal number"):
+        read(f'path,score\na,1\nb,"{cell}"\n')
 
 
 def test_damaged_parquet_is_a_users_error_or_readable(read: Any) -> None:

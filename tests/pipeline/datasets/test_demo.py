@@ -14,7 +14,7 @@ from pipeline.datasets import demo
 from pipeline.datasets import demo_images as demo_images
 from pipeline.datasets.demo_images import NUM_IMAGES, SOURCES, DemoImage, render_images, split_sources
 from pipeline.manifest.labels import Source
-from pipeline.manifest.rows import check_listing
+from pipeline.manifest.ratings import check_listing
 from pipeline.settings.params import Params
 
 FIRST = 42
@@ -80,9 +80,9 @@ def test_reader_writes_the_images_that_it_lists(shipped_params: Params, tmp_path
     for image in listing.images:
         decoded = decode_image((listing.root / image.path).read_bytes())
         assert decoded.extension == "jpg"
-        assert image.photograph is not None
-        assert image.name.startswith(image.photograph)
-        assert image.split == split_sources(3)[image.photograph]
+        assert image.group is not None
+        assert image.name.startswith(image.group)
+        assert image.split == split_sources(3)[image.group]
 
 
 @pytest.mark.usefixtures("few")

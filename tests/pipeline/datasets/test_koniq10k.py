@@ -10,7 +10,7 @@ import pytest
 from charm.runtime.errors import UserError
 from pipeline.datasets import koniq10k
 from pipeline.manifest.labels import Listing, Source
-from pipeline.manifest.rows import check_listing
+from pipeline.manifest.ratings import check_listing
 from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write, write_koniq10k
 
@@ -40,8 +40,8 @@ def test_published_splits(shipped_params: Params, folder: Path) -> None:
 
 def test_unknown_split_is_named_with_its_line(shipped_params: Params, folder: Path) -> None:
     file = folder / "koniq10k_distributions_sets.csv"
-    file.write_text(file.read_text().replace("validation", "valid", 1))
-    with pytest.raises(UserError, match=r"sets\.csv:18: split 'valid' is not known; did you mean 'val'\?"):
+    file.write_text(file.read_text().replace("validation", "vali", 1))
+    with pytest.raises(UserError, match=r"sets\.csv:18: split 'vali' is not known; did you mean 'val'\?"):
         read(shipped_params, folder, split_column="set")
 
 

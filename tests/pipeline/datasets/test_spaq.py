@@ -69,8 +69,12 @@ def test_a_size_written_too_small_cuts_nothing(read: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        pytest.param([HEADER, ("1.jpg", "good")], ", row 2: MOS is 'good', expected a number", id="text for a score"),
-        pytest.param([HEADER, ("1.jpg", 3), ("2.jpg",)], ", row 3: MOS is None, expected a number", id="no score"),
+        pytest.param(
+            [HEADER, ("1.jpg", "good")], ", row 2: MOS is 'good', expected a decimal number", id="text for a score"
+        ),
+        pytest.param(
+            [HEADER, ("1.jpg", 3), ("2.jpg",)], ", row 3: MOS is None, expected a decimal number", id="no score"
+        ),
         pytest.param([HEADER, (None, 3)], ", row 2: Image name is empty", id="no name"),
         pytest.param([HEADER, (" ", 3)], ", row 2: Image name is empty", id="blank name"),
         pytest.param([HEADER], ", row 1: there are no rows below the header", id="no rows"),

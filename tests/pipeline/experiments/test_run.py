@@ -65,8 +65,8 @@ def test_a_row_settles_what_it_compares_whatever_params_yaml_says(tmp_path: Path
     other = tmp_path / "params.yaml"
     other.write_text(BASE.read_text().replace("selection: random", "selection: gradient"))
     changes, digest = change_params(other, find_row("table3", "MS").settings["demo"])
-    assert changes == {"tokenizer": "ms", "selection": "random"}
-    assert digest == change_params(BASE, {"tokenizer": "ms"})[1]
+    assert changes == {"tokenizer": "square", "selection": "random"}
+    assert digest == change_params(BASE, {"tokenizer": "square"})[1]
 
 
 def test_equal_runs_have_equal_digests_and_others_have_not() -> None:

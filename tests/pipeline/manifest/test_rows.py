@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import simplejpeg
 
-from charm.runtime.errors import UserError
 from pipeline.manifest.labels import Listed, Listing
-from pipeline.manifest.rows import build_rows, check_listing, inspect_images, stat_image
+from pipeline.manifest.rows import build_rows, inspect_images, stat_image
 from pipeline.settings.params import ManifestParams, Params
 from pipeline.work.store import mark_changed
 from tests.conftest import draw_image
@@ -70,40 +69,6 @@ def test_max_edge_is_of_the_upright_image(root: Path) -> None:
     (root / "a.jpg").write_bytes(GOOD)
     (found,) = inspect(root, "a.jpg", max_edge=32)
     assert [found[name] for name in ("raw_height", "raw_width", "height", "width")] == [30, 40, 24, 32]
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        pytest.param([], "the labels list no images", id="none"),
-        pytest.param([listed(""), listed()], "labels.csv:7: the path is empty", id="no path"),
-        pytest.param([listed(), listed()], "a.jpg was listed before, at labels.csv:7", id="duplicate"),
-        pytest.param([listed(target=(float("nan"),))], "labels.csv:7: a score of a.jpg is not a number", id="nan"),
-        pytest.param([listed(target=(float("inf"),))], "labels.csv:7: a score of a.jpg is not a number", id="infinite"),
-        pytest.param(
-            [listed(target=(1.01,))], "labels.csv:7: the score 1.01 of a.jpg is outside", id="above the range"
-        ),
-        pytest.param(
-            [listed(target=(-0.1,))], "labels.csv:7: the score -0.1 of a.jpg is outside", id="below the range"
-        ),
-        pytest.param([listed(target=(0.0, 0.0))], "labels.csv:7: the distribution of a.jpg", id="sum of zero"),
-        pytest.param([listed(target=(2.0, -1.0))], "labels.csv:7: the distribution of a.jpg", id="negative share"),
-        pytest.param([listed(target=(1.0, float("nan")))], "a score of a.jpg is not a number", id="nan in a share"),
-        pytest.param(
-            [listed(split="vall")], "labels.csv:7: split 'vall' is not known; did you mean 'val'?", id="split"
-        ),
-        pytest.param([listed(split="")], "labels.csv:7: split '' is not known; known: train, val, test", id="no split"),
-    ],
-)
-def test_wrong_label(images: list[Listed], message: str) -> None:
-    with pytest.raises(UserError) as error:
-        check_listing(listing(*images))
-    assert message in str(error.value)
-
-
-def test_labels_at_the_ends_of_the_range_are_right() -> None:
-    images = [listed("a", (1.0,), "train"), listed("b", (5.0,), "test")]
-    check_listing(listing(*images, score_range=(1.0, 5.0)))
 
 
 def kept(sha256: str) -> dict[str, Any]:

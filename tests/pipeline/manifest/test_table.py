@@ -4,7 +4,6 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from charm.images.reasons import REASONS
 from charm.runtime.errors import UserError
 from charm.runtime.schema import build
 from pipeline.manifest.labels import Listed, Listing
-from pipeline.manifest.table import SCHEMA, DatasetFacts, find_leaks, read_manifest, write_manifest
+from pipeline.manifest.splits import find_leaks
+from pipeline.manifest.table import SCHEMA, DatasetFacts, read_manifest, write_manifest
 from pipeline.work.store import read_record
 from tests.conftest import SIZES, Small
 
@@ -25,6 +25,7 @@ NAMES = ["plain.jpg", "two\nlines.jpg", 'quo"ted, with a comma.jpg', "é" * 300,
 
 def rows_of(names: list[str], reason: str = "") -> list[dict[str, object]]:
     facts = {"extension": "jpg", "bytes": 9, "sha256": "ab", "split": "train", "target": [0.25]}
+    facts |= {"group": None, "ratings": 1, "spread": None}
     facts |= {"reason": reason, "notes": None if reason else ["grey"]}
     sizes = {"raw_height": 40, "raw_width": 30, "height": 20, "width": 15}
     return [facts | sizes | {"key": f"{i:08d}", "name": name, "path": name} for i, name in enumerate(names)]
@@ -77,10 +78,13 @@ def test_listed_is_kept_and_rejected(tmp_path: Path) -> None:
 
 def test_scale_of_scores(tmp_path: Path) -> None:
     facts = write_manifest(tmp_path, rows_of(["a"]), scores(tmp_path), "csv")
-    assert facts.photographs == facts.splits
-    cut = [Listed(name, name, (3.0,), None, "x", "one photograph") for name in ("a", "b")]
-    facts = write_manifest(tmp_path, rows_of(["a", "b", "c"]), replace(scores(tmp_path), images=cut), "csv")
-    assert (facts.splits, facts.photographs) == ({"train": 3}, {"train": 2})
+    assert (facts.groups, facts.rated_again, facts.mean_spread) == (facts.splits, 0, None)
+    rows = rows_of(["a", "b", "c"])
+    for row, spread in zip(rows, (1.0, 2.0), strict=False):
+        row |= {"group": "one photograph", "ratings": 2, "spread": spread}
+    facts = write_manifest(tmp_path, rows, scores(tmp_path), "csv")
+    assert (facts.splits, facts.groups) == ({"train": 3}, {"train": 2})
+    assert (facts.rated_again, facts.mean_spread) == (2, 1.5)
     assert (facts.score_range, facts.accuracy_threshold, facts.num_bins) == ((1.0, 5.0), 3.5, 1)
     assert read_manifest(tmp_path).unit_bins.tolist() == [1.0]
 
@@ -115,6 +119,12 @@ def test_leaks_are_images_whose_bytes_stand_in_two_splits(tmp_path: Path) -> Non
     rows = rows_in(*files) + rows_of(["gone"], "missing")
     assert find_leaks(rows) == [[0, 2, 5]]
     assert write_manifest(tmp_path, rows, scores(tmp_path), "csv").leaks == 3
+    for place in (1, 2):
+        rows[place]["group"] = "g"
+    assert find_leaks(rows) == [[0, 2, 5]]
+    rows[3]["group"] = "g"
+    assert find_leaks(rows) == [[0, 2, 5], [1, 2, 3]]
+    assert write_manifest(tmp_path, rows, scores(tmp_path), "csv").leaks == 5
 
 
 def test_pages_have_checksums(small: Small) -> None:

@@ -1,10 +1,12 @@
 """How much of many images is seen: the one in the middle and the one that is seen least."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from charm.inputs.registry import TOKENIZERS
+from charm.inputs.registry import INPUTS, build_input
+from charm.inputs.settings import SETTINGS
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.pos_embeds.area import read_area, summarize_area, write_area
 
@@ -27,9 +29,10 @@ def test_the_middle_and_the_lowest_of_images_in_any_order(tmp_path: Path) -> Non
         assert read_area(tmp_path) == found
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", INPUTS)
 def test_inputs_that_resize_show_nothing_natively(name: str, tmp_path: Path) -> None:
-    found = summarize_area(TOKENIZERS[name](TOKENIZER, False), [(300, 400)])
+    tokenizer = build_input(name, SETTINGS[name](), replace(TOKENIZER, max_seq_len=2000))
+    found = summarize_area(tokenizer, [(300, 400)])
     assert (found is None) == (name != "charm")
     write_area(tmp_path, found)
     assert read_area(tmp_path) == found

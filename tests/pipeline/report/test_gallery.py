@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from charm.drawing import encode_heat, encode_shade, mark_cells, shrink, trace_cells
-from charm.inputs.standard import StandardTokenizer
+from charm.inputs.settings import StandardSettings
+from charm.inputs.standard import StandardInput
 from charm.tokenization.geometry import fit_to_grid
 from charm.tokenization.selection import SELECTIONS
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -144,11 +145,14 @@ def test_a_large_image_has_a_window_at_native_size() -> None:
 
 @pytest.mark.parametrize(
     ("tokenizer", "seen_hw"),
-    [(CharmTokenizer(max_seq_len=128), (84, 112)), (StandardTokenizer(14, 64, random_crop=False), (112, 112))],
+    [
+        (CharmTokenizer(max_seq_len=128), (84, 112)),
+        (StandardInput(14, StandardSettings(128, 112), training=False), (112, 112)),
+    ],
     ids=["small image", "standard input"],
 )
 def test_where_nothing_is_selected_there_is_one_view(
-    tokenizer: CharmTokenizer | StandardTokenizer, seen_hw: tuple[int, int]
+    tokenizer: CharmTokenizer | StandardInput, seen_hw: tuple[int, int]
 ) -> None:
     shown = show_image(ROW, make_noise(80, 110), tokenizer, seed=0)
     (view,) = shown.views

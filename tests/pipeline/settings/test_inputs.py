@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from charm.inputs.standard import StandardTokenizer
+from charm.inputs.settings import StandardSettings
+from charm.inputs.standard import StandardInput
 from charm.runtime.errors import UserError
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.settings.inputs import build_cutter, build_tokenizer, count_draws
@@ -77,8 +78,8 @@ def test_setting_of_the_tokenizer_has_no_other_default(shipped_params: Params) -
 
 @pytest.mark.parametrize("training", [False, True])
 def test_standard_crops_at_random_in_training_alone(training: bool, shipped_params: Params) -> None:
-    tokenizer = build_tokenizer(replace(shipped_params, tokenizer="standard", max_seq_len=100), 14, training)
-    assert tokenizer == StandardTokenizer(14, 100, random_crop=training)
+    tokenizer = build_tokenizer(replace(shipped_params, tokenizer="standard"), 14, training)
+    assert tokenizer == StandardInput(14, StandardSettings(144, 126), training)
 
 
 def test_patches_that_training_draws_once_are_drawn_anew_in_evaluation(shipped_params: Params) -> None:
@@ -89,7 +90,7 @@ def test_patches_that_training_draws_once_are_drawn_anew_in_evaluation(shipped_p
 
 @pytest.mark.parametrize(
     ("name", "draws"),
-    [("charm", 3), ("ms", 3), ("hr_ms", 3), ("standard", 1), ("standard_384", 1), ("padding", 1)],
+    [("charm", 3), ("square", 3), ("standard", 1), ("padding", 1), ("naflex", 1), ("anyres", 1), ("quadtree", 1)],
 )
 def test_what_is_not_drawn_is_scored_once(name: Any, draws: int, shipped_params: Params) -> None:
     params = replace(shipped_params, tokenizer=name, evaluate=EvaluateParams(draws=3))

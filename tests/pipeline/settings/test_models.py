@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -46,6 +47,39 @@ def test_the_settings_of_the_model_reach_it(shipped_params: Params) -> None:
     model = build_model(vit_config(params, num_bins=5))
     assert (model.head_kind, model.head.out_features, model.pos_embed.requires_grad) == ("mean", 5, True)
     assert model.pixel_mean is not None
+
+
+@pytest.mark.parametrize(
+    ("setting", "scales", "trains"), [("learnt", 2, True), ("frozen", 2, False), ("none", 1, None)]
+)
+def test_the_scale_embedding_is_learnt_frozen_or_left_out(
+    setting: Any, scales: int, trains: bool | None, shipped_params: Params
+) -> None:
+    params = replace(shipped_params, train=replace(shipped_params.train, scale_embed=setting))
+    model = start_model(params, num_bins=1)
+    assert vit_config(params, 1).num_scales == scales
+    assert (None if model.scale_embed is None else model.scale_embed.requires_grad) == trains
+    assert model.head.weight.requires_grad
+
+
+def test_additive_position_embeddings_are_the_nearest_sum_of_rows_and_columns(shipped_params: Params) -> None:
+    """By least squares, solved without the closed form; the prefix stays."""
+    params = replace(shipped_params, backbone="vit_tiny_patch16_224", pretrained=False)
+    torch.manual_seed(1)
+    plain = start_model(params, num_bins=1)
+    torch.manual_seed(1)
+    fitted = start_model(replace(params, pos_embeds=replace(params.pos_embeds, fit="additive")), num_bins=1)
+    side = len(plain.learnt_grid)
+    y, x = np.divmod(np.arange(side * side), side)
+    design = np.concatenate([np.eye(side)[y], np.eye(side)[x]], axis=1)
+    grid = plain.learnt_grid.detach().numpy().reshape(side * side, -1)
+    expected = design @ np.linalg.lstsq(design, grid, rcond=None)[0]
+    np.testing.assert_allclose(fitted.learnt_grid.detach().numpy().reshape(side * side, -1), expected, atol=1e-6)
+    assert torch.equal(fitted.pos_embed[:, :1], plain.pos_embed[:, :1])
+    assert not np.allclose(grid, expected, atol=1e-3)
+    rotary = replace(params, backbone="vit_small_patch16_dinov3", pos_embeds=replace(params.pos_embeds, fit="additive"))
+    with pytest.raises(UserError, match=r"pos_embeds\.fit: vit_small_patch16_dinov3 has learnt no position embeddings"):
+        start_model(rotary, num_bins=1)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,18 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
             id="more tokens in all draws than a model's folder may ask for",
         ),
         pytest.param(
+            {"dataset": "para", "group_column": "sessionId"},
+            "group_column",
+            "manifest.group_column: it is read with dataset: csv; leave it empty with dataset: para",
+            id="groups in a published data set",
+        ),
+        pytest.param(
+            {"dataset": "ava", "split_column": "set"},
+            "split_column",
+            "manifest.split_column: it is read with dataset: csv | koniq10k; leave it empty with dataset: ava",
+            id="a column of splits where they are published",
+        ),
+        pytest.param(
             {"num_scales": "3", "coarse_ratio": "3"},
             "coarse_ratio",
             "tokens.coarse_ratio: expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got 3",
@@ -222,7 +234,9 @@ def test_settings_that_do_not_go_together(edits: dict[str, str], at: str, messag
     [
         pytest.param({"dataset": "csv", "score_columns": "[a, b, c]", "loss": "emd"}, id="emd on bins"),
         pytest.param({"selection": "gradient", "coarse_ratio": "4"}, id="a ratio that has its maps"),
-        pytest.param({"selection": "gradient", "coarse_ratio": "3", "tokenizer": "ms"}, id="maps that are not read"),
+        pytest.param(
+            {"selection": "gradient", "coarse_ratio": "3", "tokenizer": "square"}, id="maps that are not read"
+        ),
         pytest.param(
             {"selection": "gradient", "coarse_ratio": "3", "backbone": "flexivit_small"}, id="unknown patches"
         ),

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from charm.inputs.registry import Tokenizer
-from charm.inputs.standard import StandardTokenizer
+from charm.inputs.protocol import Input
+from charm.inputs.settings import StandardSettings
+from charm.inputs.standard import StandardInput
 from charm.runtime.errors import UserError
 from charm.tokenization.augment import IDENTITY, draw_symmetry
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -37,9 +38,7 @@ def build(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     """Called with a tokenizer and settings of TokenDataset."""
     folder = tmp_path_factory.mktemp("pos_embeds")
 
-    def build_dataset(
-        tokenizer: Tokenizer = GRADIENT, column: str | None = "gradient", **settings: Any
-    ) -> TokenDataset:
+    def build_dataset(tokenizer: Input = GRADIENT, column: str | None = "gradient", **settings: Any) -> TokenDataset:
         write_axes(
             folder,
             "charm_demo",
@@ -151,7 +150,7 @@ def test_masks_reach_the_tokenizer(packed: Small, build: Callable[..., TokenData
 
 def test_tokenizers_that_need_no_column(packed: Small, build: Callable[..., TokenDataset]) -> None:
     image = packed.images.read_image("00000001")
-    for tokenizer in (CharmTokenizer(patch_size=14, max_seq_len=24), StandardTokenizer(14, 24)):
+    for tokenizer in (CharmTokenizer(patch_size=14, max_seq_len=24), StandardInput(14, StandardSettings(64, 56))):
         tokens = tokenizer(image, seed=3, epoch=5, key="00000001")
         assert np.array_equal(build(tokenizer, None)[5, 1]["patches"], tokens.patches)
 

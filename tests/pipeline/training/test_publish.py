@@ -49,7 +49,7 @@ def test_it_comes_back(folder: Path, shipped_params: Params, inputs: Any) -> Non
     config, facts = saved.config, inputs.manifest.facts
     assert config.training == TRAINING
     assert config.labels == LabelConfig(1, (0.0, 1.0), 0.5, facts.meaning)
-    assert (config.tokenizer["name"], config.tokenizer["max_seq_len"]) == ("charm", shipped_params.max_seq_len)
+    assert (config.tokenizer.name, config.tokenizer.cutter["max_seq_len"]) == ("charm", shipped_params.max_seq_len)
     assert config.data == DataConfig("csv", facts.sha256, facts.split_sha256, facts.splits)
     assert (config.pos_embeds.mode, config.pos_embeds.antialias) == ("bicubic", True)
     assert (config.draws, config.saliency, config.evaluation) == (1, None, None)
@@ -87,20 +87,25 @@ def of_tokens(**changes: Any) -> Callable[[Params], Params]:
             "model.num_outputs 1 (here 10), labels.num_bins 1 (here 10)",
             id="distributions",
         ),
-        pytest.param(of_tokens(coarse_ratio=3), {}, "tokenizer.coarse_ratio 2 (here 3)", id="another coarse patch"),
+        pytest.param(
+            of_tokens(coarse_ratio=3), {}, "tokenizer.cutter.coarse_ratio 2 (here 3)", id="another coarse patch"
+        ),
         pytest.param(
             of_tokens(num_scales=3),
             {},
-            "model.num_scales 2 (here 3), tokenizer.num_scales 2 (here 3)",
+            "model.num_scales 2 (here 3), tokenizer.cutter.num_scales 2 (here 3)",
             id="another scale",
         ),
         pytest.param(
-            lambda params: replace(params, max_seq_len=512), {}, "tokenizer.max_seq_len 96 (here 512)", id="l"
+            lambda params: replace(params, max_seq_len=512), {}, "tokenizer.cutter.max_seq_len 96 (here 512)", id="l"
         ),
         pytest.param(
             lambda params: replace(params, tokenizer="standard"),
             {},
-            "model.num_scales 2 (here 1), tokenizer.name 'charm' (here 'standard')",
+            "model.num_scales 2 (here 1), tokenizer.name 'charm' (here 'standard'), "
+            "tokenizer.settings.edge None (here 144), tokenizer.settings.crop None (here 126), "
+            "tokenizer.settings.place None (here 'random'), tokenizer.settings.resize None (here 'shortest'), "
+            "tokenizer.cutter.max_seq_len 96 (here 81)",
             id="another tokenizer",
         ),
         pytest.param(

@@ -1,0 +1,117 @@
+"""The whole image as one tile, and the image in proportion as several: AnyRes of LLaVA-NeXT (Charm, section 6).
+
+Liu et al., "LLaVA-NeXT", 2024. Each tile has the position embeddings of a whole image; here, all tiles attend to each
+other.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from charm.images.arrays import as_array
+from charm.images.convert import resize_bicubic
+from charm.inputs.settings import AnyResSettings, whole_patches
+from charm.inputs.whole import WholeInput, cut_whole, refuse_maps
+from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens, pad_tokens
+
+
+@dataclass(frozen=True)
+class AnyResInput(WholeInput):
+    """Shows an image squashed to one tile (scale 0), and in proportion on a grid of tiles, padded with black (scale 1).
+
+    Args:
+        patch_size: p, pixels; the backbone's.
+        settings: see there.
+    """
+
+    patch_size: int = 14
+    settings: AnyResSettings = field(default_factory=AnyResSettings)
+
+    whole_grid = False
+
+    @classmethod
+    def build(cls, settings: AnyResSettings, cutter: CharmTokenizer, training: bool) -> "AnyResInput":
+        return cls(cutter.patch_size, settings)
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile in pixels, whole patches."""
+        return whole_patches(self.settings.tile, self.patch_size)
+
+    @property
+    def max_seq_len(self) -> int:
+        return self.settings.length(self.patch_size)
+
+    def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Returns the size of all tiles of an image of this size, in pixels."""
+        return choose_canvas(
+            image_hw, [(rows * self.tile, columns * self.tile) for rows, columns in self.settings.pinpoints]
+        )
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image in proportion on black, as its tiles show it."""
+        canvas_hw = self.frame_hw((image.shape[0], image.shape[1]))
+        height, width = resized_hw((image.shape[0], image.shape[1]), canvas_hw)
+        top, left = (canvas_hw[0] - height) // 2, (canvas_hw[1] - width) // 2
+        canvas = np.zeros((*canvas_hw, *image.shape[2:]), np.uint8)
+        canvas[top : top + height, left : left + width] = resize_bicubic(image, (height, width))
+        return canvas
+
+    def length(self, image_hw: tuple[int, int]) -> int:
+        """Returns the number of tokens of an image of this size."""
+        return sum(height * width for height, width in self.grids(image_hw))
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Returns the grids of the squashed image and of all tiles, as in `Tokens.grids`, from the size alone."""
+        side = self.tile // self.patch_size
+        return ((side, side), *super().grids(image_hw))
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+        **maps: np.ndarray,
+    ) -> Tokens:
+        """Tokenizes one image; see CharmTokenizer. Which tiles it gets depends on how it is turned."""
+        refuse_maps(maps)
+        turned = apply_symmetry(as_array(image), symmetry)
+        whole = cut_whole(resize_bicubic(turned, (self.tile, self.tile)), self.patch_size)
+        tiles = cut_whole(self.frame(turned), self.patch_size)
+        tokens = Tokens(
+            patches=np.concatenate([tiles.patches, whole.patches]),
+            patch_coord=np.concatenate([tiles.patch_coord, whole.patch_coord]),
+            scale_id=np.repeat(np.array([1, 0], np.uint8), [tiles.seq_len, whole.seq_len]),
+            patch_valid=np.ones(tiles.seq_len + whole.seq_len, bool),
+            grids=(*whole.grids, *tiles.grids),
+            pos_grids=whole.grids * 2,
+        )
+        return pad_tokens(tokens, self.max_seq_len)
+
+
+def choose_canvas(image_hw: tuple[int, int], canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Chooses the canvas, (height, width), that keeps most pixels of an image and then wastes fewest of its own."""
+    height, width = image_hw
+
+    def judge(canvas: tuple[int, int]) -> tuple[int, int]:
+        scale = min(canvas[1] / width, canvas[0] / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - canvas[0] * canvas[1]
+
+    return max(canvases, key=judge)  # the first of equals
+
+
+def resized_hw(image_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> tuple[int, int]:
+    """Returns the size, (height, width), of an image in proportion that touches two sides of a canvas."""
+    (height, width), (canvas_h, canvas_w) = image_hw, canvas_hw
+    if canvas_w / width < canvas_h / height:
+        return min(math.ceil(height * (canvas_w / width)), canvas_h), canvas_w
+    return canvas_h, min(math.ceil(width * (canvas_h / height)), canvas_w)

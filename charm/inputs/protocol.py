@@ -1,0 +1,58 @@
+"""What an input is asked: training, evaluation, the scorer and the pages know inputs by these attributes alone."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from charm.tokenization.budget import AreaSeen
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens
+
+
+class Input(Protocol):
+    """Makes `Tokens` of an image.
+
+    Attributes:
+        patch_size: p, pixels.
+        max_seq_len: the length of every sequence, padding included.
+        num_scales: scale embeddings that a model learns for it; 1 for none.
+        reads: the importance map that it takes, which is the name of its column; None if it takes none. "saliency"
+            comes as the argument `saliency_mask`, every other map as `importance`.
+        draws: whether an image's tokens are drawn at random in evaluation, so that a score may average several draws.
+        whole_grid: whether the tokens are all patches of one grid in raster order, the same for every image: an image
+            can be put together from them again.
+    """
+
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def max_seq_len(self) -> int: ...
+    @property
+    def num_scales(self) -> int: ...
+    @property
+    def reads(self) -> str | None: ...
+    @property
+    def draws(self) -> bool: ...
+    @property
+    def whole_grid(self) -> bool: ...
+
+    def length(self, image_hw: tuple[int, int]) -> int:
+        """Returns the number of tokens, without padding, of an image of this size, (height, width) in pixels."""
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Returns the grids that `Tokens.grids` will have, from the size alone."""
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image that patches are cut from in evaluation, (H', W', 3), of uint8 (H, W, 3).
+
+        A mask, uint8 (H, W), is fitted likewise.
+        """
+
+    def cutter(self, image_hw: tuple[int, int]) -> CharmTokenizer | None:
+        """Returns what selects coarse patches in the frame of an image of this size; None if nothing is selected."""
+
+    def area_seen(self, image_hw: tuple[int, int]) -> AreaSeen | None:
+        """Returns how much of the area of an image of this size is seen; None for inputs that resize it."""
+
+    def __call__(self, *image: Any, **arguments: Any) -> Tokens:
+        """Tokenizes an image; takes `seed`, `epoch`, `key`, `symmetry` and its map, as CharmTokenizer does."""
