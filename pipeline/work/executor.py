@@ -32,6 +32,9 @@ from pipeline.work.store import locked, read_sidecar, store_folder
 _CHECK_EVERY = 0.2  # seconds between two looks for a signal
 _PATIENCE = 20  # seconds for a scheduler to answer and a worker to come
 _GONE = 60  # seconds without any worker; one that died is replaced within a few
+_LOST = (
+    "the Dask scheduler or its last worker is gone; what is made is kept, and the same command goes on with new ones"
+)
 _SPARE_BYTES = 200_000_000
 
 
@@ -235,6 +238,8 @@ def _run_bounded(
         except Empty:
             watch()
             continue
+        if future.status not in ("finished", "error"):  # cancelled, as all are whose scheduler is gone
+            raise UserError(_LOST)
         job = in_flight.pop(future)
         yield job, future.exception() if future.status == "error" else None
         future.release()
@@ -260,8 +265,7 @@ def _watching(client: Any) -> Callable[[], None]:
         with contextlib.suppress(Exception):  # of a scheduler that does not answer, in many kinds
             seen = now if within(_PATIENCE / 4, client.nthreads) else seen
         if client.status == "closed" or time.monotonic() - seen > _GONE:
-            who = "scheduler is" if client.status == "closed" else "workers are"
-            raise UserError(f"the Dask {who} gone; what is made is kept, and the same command goes on with a new one")
+            raise UserError(_LOST)
 
     return watch
 
