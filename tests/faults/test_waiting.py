@@ -138,13 +138,15 @@ def test_every_wait_ends_at_the_second_signal_at_the_latest(
     for state, process in processes.items():
         _, error = process.communicate(timeout=30)
         _, alive = psutil.wait_procs(descendants[state], timeout=5)
-        good = process.returncode == 130 and error in ("stopped\n", "stopped at once\n") and not alive
+        told = process.returncode == 130 and error in ("stopped\n", "stopped at once\n")
+        ending = process.returncode == -number and error == "stopped\n"  # the second came while it was about to exit
+        good = (told or ending) and not alive
         failures += not good
         if not good:
             print(state, process.returncode, error, alive)
     seconds = round(time.monotonic() - started, 2)
-    told = {"at_the_first": len(STATES) - len(second), "at_the_second": len(second), "seconds_from_there": seconds}
-    gate("G12", f"{number.name} in a wait", cases=len(STATES), failures=failures, **told)
+    when = {"at_the_first": len(STATES) - len(second), "at_the_second": len(second), "seconds_from_there": seconds}
+    gate("G12", f"{number.name} in a wait", cases=len(STATES), failures=failures, **when)
     assert seconds < 5
 
 
