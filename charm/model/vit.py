@@ -19,6 +19,7 @@ from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 from charm.model.protocol import Model
 from charm.model.resizer import Resizer
+from charm.tokenization.tokens import TokenBatch
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -203,18 +204,19 @@ class CharmViT(Model):
 
     def forward(
         self,
-        patches: Tensor,
-        patch_coord: Tensor,
-        scale_id: Tensor,
-        patch_valid: Tensor,
-        pos_embed: Tensor | Sequence[Sequence[Tensor]],
+        patches: Tensor | TokenBatch,
+        patch_coord: Tensor | None = None,
+        scale_id: Tensor | None = None,
+        patch_valid: Tensor | None = None,
+        pos_embed: Tensor | Sequence[Sequence[Tensor]] | None = None,
         residuals: Tensor | None = None,
     ) -> Tensor:
-        """Scores a batch.
+        """Scores a batch, `model(tokenizer(images))`, or its parts.
 
         Args:
-            patches: uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels. Patches
-                of another size are projected by a resampled kernel (FlexiViT: Beyer et al., CVPR 2023).
+            patches: a batch of a tokenizer, whose position embeddings are resampled here; or, with all that follows,
+                uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels. Patches of
+                another size are projected by a resampled kernel (FlexiViT: Beyer et al., CVPR 2023).
             patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
             scale_id: integer (B, L), 0 = coarsest.
             patch_valid: bool (B, L), False where padding. It may be left on the CPU: looking for padding there does not
@@ -230,11 +232,18 @@ class CharmViT(Model):
         >>> import numpy as np
         >>> model = CharmViT("charm_demo")
         >>> batch = CharmTokenizer(max_seq_len=64)([np.zeros((300, 400, 3), np.uint8)] * 2)
-        >>> arrays = (batch.patches, batch.patch_coord, batch.scale_id, batch.patch_valid)
-        >>> tables = [model.pos_embed_tables(grids) for grids in batch.grids]
-        >>> model(*map(torch.from_numpy, arrays), pos_embed=tables).shape
+        >>> model(batch).shape
         torch.Size([2, 1])
         """
+        if isinstance(patches, TokenBatch):
+            arrays = patches.patches, patches.patch_coord, patches.scale_id, patches.patch_valid
+            tensors = [torch.from_numpy(array).to(self.head.weight.device) for array in arrays]
+            tables = [self.pos_embed_tables(grids) for grids in patches.grids]
+            return self.forward(tensors[0], tensors[1], tensors[2], tensors[3], tables)
+        if patch_coord is None or scale_id is None or patch_valid is None or pos_embed is None:
+            raise TypeError(
+                "expected a batch of a tokenizer, or patches, patch_coord, scale_id, patch_valid, pos_embed"
+            )
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])

@@ -8,7 +8,8 @@ from charm.model import registry
 from charm.model.config import ViTConfig
 from charm.model.pos_embed import fit_additive
 from charm.model.protocol import Model
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, first_line
+from charm.runtime.waiting import reach_hub
 from charm.runtime.weights import load_backbone
 from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import Params
@@ -21,14 +22,15 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
     Raises:
         UserError: the backbone cannot be used, or its weights cannot be downloaded.
     """
+    missing = reach_hub() if pretrained and config.backbone != "charm_demo" else ""
     try:
         return registry.build_model(config, pretrained)
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:  # no network, no such repository
         raise UserError(
-            f"the weights of {config.backbone} cannot be downloaded ({error}); no network is needed when the hub's "
-            "cache has them, or with checkpoint: or pretrained: false"
+            f"the weights of {config.backbone} cannot be downloaded ({missing or first_line(error)}); no network is "
+            "needed when the hub's cache has them, or with checkpoint: or pretrained: false"
         ) from error
 
 
