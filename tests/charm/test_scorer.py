@@ -262,7 +262,12 @@ HOSTILE = {
     "an unknown detector": ("saliency", "backend", "magic", "'magic' is not known"),
     "a backbone that is a path": ("model", "backbone", "../x", "model.backbone: expected a name of a timm model"),
     "a backbone that nobody knows": ("model", "backbone", "vit_nonsense", "is not a model of timm"),
-    "a huge backbone": ("model", "backbone", "vit_7b_patch16_dinov3", "patch size 16 and 14; rotary positions"),
+    "a huge backbone": (
+        "model",
+        "backbone",
+        "vit_7b_patch16_dinov3",
+        "patch size 16 and 14; positions rotary and learnt",
+    ),
     "a huge backbone of the same patches": ("model", "backbone", "vit_giant_patch14_dinov2", "are not of one model"),
     "weights that nobody published": ("model", "backbone", "vit_tiny_patch16_224.mine", "no such weights"),
     "settings of SAM-HQ that it does not have": (
@@ -278,7 +283,7 @@ HOSTILE = {
         "evaluation.metrics: expected value, low and high of plcc",
     ),
     "a threshold beyond the scores": ("labels", "accuracy_threshold", 9.0, "expected within score_range"),
-    "positions of another kind": ("pos_embeds", "mode", "rotary", "rotary positions False and True"),
+    "positions of another kind": ("pos_embeds", "mode", "rotary", "positions learnt and rotary"),
     "an unknown key": (None, "code", "import os", "unknown key code"),
 }
 
@@ -438,7 +443,8 @@ def test_a_backbone_for_whole_images(images: list[np.ndarray], tmp_path: Path) -
     that it was not made for."""
     whole = {"edge": 72, "crop": 64, "place": "random", "resize": "shortest"}
     config = describe(tokenizer="standard", patch_size=16, given=whole)
-    config = replace(config, model=replace(config.model, backbone="test_resnet", head="mean"))
+    none = PosEmbedConfig("none", False)
+    config = replace(config, model=replace(config.model, backbone="test_resnet", head="mean"), pos_embeds=none)
     torch.manual_seed(0)
     model = build_model(config.model)
     torch.nn.init.normal_(model.head.weight)

@@ -44,7 +44,7 @@ def build(name: str, edge: int = 64, **more: Any) -> ImageModel:
 def cut(edge: int, patch_size: int = 16, name: str = "standard", symmetry: Any = IDENTITY, seed: int = 0) -> Tokens:
     crop = {"edge": edge, "crop": edge, "place": "centre", "resize": "squash"}
     settings = crop if name == "standard" else SMALL[name]
-    made = build_input(name, settings, CharmTokenizer(patch_size, max_seq_len=2**20))
+    made = build_input(name, settings, CharmTokenizer(patch_size, max_seq_len=2**16))
     return made(draw_image(90, 120, seed), symmetry=symmetry)
 
 
