@@ -10,11 +10,9 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from charm.images.convert import pillow_to_rgb
 from charm.images.decode import decode_image
-from charm.images.limits import LIMITS
+from charm.images.limits import FORMATS, LIMITS
 from charm.images.reasons import Rejected
 from charm.images.tiff import check_tags, tiff_to_rgb
-
-_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of the formats of `decode_image`
 
 
 def as_array(image: Any) -> np.ndarray:
@@ -70,7 +68,7 @@ def _from_pil(image: Any) -> np.ndarray:
 
 def _from_opened(image: Any) -> np.ndarray:
     """Converts an image object as `_from_pil` does, from its own pixels: its file is gone, or it was changed."""
-    if image.format not in _FORMATS:
+    if all(image.format not in one.pillow for one in FORMATS.values()):
         raise Rejected("format")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tags(image)
