@@ -75,7 +75,7 @@ class CharmScorer(Preparation):
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
         edge = choose_edge(config, full_size)
-        super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
+        super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device), config.colour)
         scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
         found = model.head.out_features, scales, self.patch_size
         expected = config.labels.num_bins, config.model.num_scales, model.patch_size

@@ -163,7 +163,7 @@ class Service:
 
     @asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
-        self._uploads = Uploads(self._limits)
+        self._uploads = Uploads(self._limits, self._scorer.colour)
         self._batcher = Batcher(self._scorer.score_tokens)
         # One at a time, for its memory; beside the scores, which must not wait for the seconds that it takes.
         self._explainer = ThreadPoolExecutor(1, "explain")

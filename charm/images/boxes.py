@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from PIL import AvifImagePlugin, ImageFile, Jpeg2KImagePlugin
 
 from charm.images.headers import TooManyParts
+from charm.images.limits import BOUNDS, LIMITS
 from charm.images.reasons import Rejected
 
 _MAX_BOXES = 10_000  # encoders write some 20, and a property for each tile
@@ -102,6 +103,10 @@ def open_jp2(data: bytes) -> tuple[ImageFile.ImageFile, int]:
     is_known = all(space in (_SRGB, _GREY, _SYCC) for space in spaces) and count in ((2, 4) if has_alpha else (1, 3))
     if not is_known or len(set(samples)) != 1 or not 7 <= samples[0] <= 15:
         raise Rejected("mode")
+    pixels = (width - left) * (height - top)
+    # OpenJPEG takes 4 bytes a sample; a process without the limits of a child is spared them. More pixels: too_large.
+    if BOUNDS.megabytes * 10**6 < pixels * (4 * count + 7) and pixels <= LIMITS.max_pixels:
+        raise Rejected("memory")
     image = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data))
     if profile:
         image.info["icc_profile"] = profile

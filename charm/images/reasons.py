@@ -35,6 +35,7 @@ NOTES = {
     "palette": "colours looked up in its palette",
     "cmyk": "inks turned into RGB, by the colour profile if `icc` is noted, too",
     "icc": "colours of another space, such as Display P3 or Adobe RGB, turned into sRGB",
+    "as_is": "colours of another space than sRGB, left as they are, as manifest.colour asks",
     "icc_ignored": "taken for sRGB, since its colour profile is damaged, unknown or of another kind of pixels",
     "16_bit": "the high 8 bits of each channel",
     "alpha_on_white": "transparent pixels put on white",
