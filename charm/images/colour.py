@@ -134,7 +134,7 @@ def _make_profile(points: tuple[tuple[float, float], ...], gamma: float | None) 
     for name, content in tags.items():
         table += name + (start + len(data)).to_bytes(4, "big") + len(content).to_bytes(4, "big")
         data += content
-    head = bytes(4) + b"\x04\x40\0\0" + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28) + _fixed(*_D50) + bytes(48)
+    head = bytes(8) + b"\x04\x40\0\0" + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28) + _fixed(*_D50) + bytes(48)
     profile = head + table + data
     return len(profile).to_bytes(4, "big") + profile[4:]
 
