@@ -19,7 +19,7 @@ MAX_CHUNKS = 200_000  # of PNG: 100 MB in the 512 bytes of the most timid writer
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEFLATE_RATIO = 1032  # the most that one byte can become
 _ORIENTATION, _EXIF, _COLOUR_SPACE, _INTEROP, _INTEROP_INDEX = 0x0112, 0x8769, 0xA001, 0xA005, 0x0001
-_UNCALIBRATED = 0xFFFF
+_UNCALIBRATED, _ADOBE_RGB = 0xFFFF, b"R03\0"
 
 
 class TooManyParts(ValueError):
@@ -130,11 +130,13 @@ def read_orientation(exif: bytes) -> int:
 
 def says_adobe_rgb(exif: bytes) -> bool:
     """Tells whether EXIF data say Adobe RGB, as cameras do that write no profile: uncalibrated, of the index R03."""
+    if _ADOBE_RGB not in exif:  # nearly always; a hundredth of the time of the rest
+        return False
     place = _find_number(exif, _EXIF)
     if place is None or _find_number(exif, _COLOUR_SPACE, place) != _UNCALIBRATED:
         return False
     place = _find_number(exif, _INTEROP, place)
-    return place is not None and _find_number(exif, _INTEROP_INDEX, place) == int.from_bytes(b"R03\0", "big")
+    return place is not None and _find_number(exif, _INTEROP_INDEX, place) == int.from_bytes(_ADOBE_RGB, "big")
 
 
 def _find_number(exif: bytes, tag: int, place: int | None = None) -> int | None:

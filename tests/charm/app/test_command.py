@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from charm.app.command import app
 from charm.images import find
 from charm.images.find import read_image
+from charm.images.reasons import REASONS
 from charm.scorer import CharmScorer
 from tests.conftest import draw_image
 
@@ -76,7 +77,7 @@ def test_tokenize(photo: str, model_folder: Path) -> None:
     ("arguments", "says"),
     [
         (["show", "gone.jpg"], "error: gone.jpg: there is no such file or folder\n"),
-        (["tokenize", "text.jpg"], "error: text.jpg: not a JPEG, PNG, WebP, BMP or TIFF file\n"),
+        (["tokenize", "text.jpg"], f"error: text.jpg: {REASONS['format']}\n"),
         (["show", "beach.jpg", "--selection", "magic"], "error: --selection magic: expected one of random, "),
         (["tokenize", "beach.jpg", "--out", "no/t.npz"], "error: [Errno 2] No such file or directory: "),
     ],

@@ -208,3 +208,20 @@ def bmp(
     info = (info + struct.pack("<4I", *masks))[:header] if masks and header > 40 else info
     info = info.ljust(header, b"\0") + (struct.pack("<3I", *masks[:3]) if masks and header == 40 else b"") + more
     return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(data), 0, 0, 14 + len(info)) + info + data
+
+
+def gif(
+    height: int,
+    width: int,
+    indices: Sequence[int],
+    canvas: tuple[int, int] | None = None,
+    transparent: int | None = None,
+    more: bool = False,
+) -> bytes:
+    """A GIF of black (0) and white (1) pixels in codes of 3 bits, a clear code before each; more: two images."""
+    bits = "".join(format(code, "03b")[::-1] for index in indices for code in (4, index)) + format(5, "03b")[::-1]
+    packed = bytes(int(bits[start : start + 8][::-1], 2) for start in range(0, len(bits), 8))
+    image = b"," + struct.pack("<4HB", 0, 0, width, height, 0) + bytes([2, len(packed)]) + packed + b"\0"
+    control = b"" if transparent is None else b"!\xf9\x04\1\0\0" + bytes([transparent, 0])
+    screen = struct.pack("<HHBBB", *(canvas or (height, width))[::-1], 0x80, 0, 0)
+    return b"GIF89a" + screen + bytes(3) + b"\xff" * 3 + control + image * (1 + more) + b";"
