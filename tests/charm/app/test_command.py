@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, photo: str, mode
 
 def test_stopped_is_a_word_and_exit_code_130(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(find, "read_image", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(find, "read_image", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     ended = CliRunner().invoke(app, ["tokenize", photo])
     assert (ended.exit_code, ended.stderr.splitlines()[-1]) == (130, "stopped")
     assert signal.getsignal(signal.SIGTERM) == before
