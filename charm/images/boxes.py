@@ -46,7 +46,7 @@ def open_avif(data: bytes) -> tuple[ImageFile.ImageFile, int]:
         if kind == b"colr" and data[start : start + 4] == b"nclx" and codes is None and end - start >= 8:
             codes = struct.unpack_from(">HH", data, start + 4)
         elif kind == b"av1C" and end - start >= 3:
-            bits = max(bits, {0: 8, 2: 10, 3: 12}.get(data[start + 2] >> 5 & 3, 8))
+            bits = 16 if data[start + 2] & 0x40 else bits  # high_bitdepth, 10 or 12 bits, which Pillow brings to 8
     image = AvifImagePlugin.AvifImageFile(io.BytesIO(data))
     if codes is not None and "icc_profile" not in image.info:
         image.info["cicp"] = codes
@@ -63,7 +63,7 @@ def open_heic(data: bytes) -> tuple[ImageFile.ImageFile, int]:
     image: ImageFile.ImageFile = pillow_heif.HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
     if (codes := image.info.get("nclx_profile")) and not image.info.get("icc_profile"):
         image.info["cicp"] = codes["color_primaries"], codes["transfer_characteristics"]
-    return image, int(image.info.get("bit_depth", 8))
+    return image, 16 if image.info.get("bit_depth", 8) > 8 else 8  # it brings 10 and 12 bits to 16, and colours to 8
 
 
 def open_jp2(data: bytes) -> tuple[ImageFile.ImageFile, int]:

@@ -121,6 +121,7 @@ FILES: dict[str, dict[str, tuple[bytes, np.ndarray | None]]] = {
     "AVIF": {
         "8 bits": (AVIF, PIXELS),
         "transparent": (encode(ALPHA, "AVIF", **AV), ON_WHITE),
+        "turned": (encode(PIXELS, "AVIF", exif=exif(6), **AV), np.rot90(PIXELS, -1)),
         "animated": (encode(PIXELS, "AVIF", **and_another(), **AV), PIXELS),
         "Display P3 (ICC, nclx)": (retag(AVIF, 12, 13), None),
         "HDR (PQ, HLG)": (retag(AVIF, 9, 16), None),
@@ -129,6 +130,8 @@ FILES: dict[str, dict[str, tuple[bytes, np.ndarray | None]]] = {
     "HEIC": {
         "8 bits": (HEIC, PIXELS),
         "transparent": (encode(ALPHA, "HEIF", **HE), ON_WHITE),
+        "10 bits of grey": (encode(WIDE[..., 1].astype(np.uint16), "HEIF", quality=100), GREY),
+        "turned": (encode(PIXELS, "HEIF", exif=exif(6), **HE), np.rot90(PIXELS, -1)),
         "several images": (encode(PIXELS, "HEIF", **and_another(), **HE), PIXELS),
         "Display P3 (ICC, nclx)": (encode(PIXELS, "HEIF", icc_profile=P3, **HE), None),
         "HDR (PQ, HLG)": (retag(HEIC, 9, 18), None),

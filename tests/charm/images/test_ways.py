@@ -109,6 +109,7 @@ KINDS: dict[str, tuple[bytes, bool]] = {
     "AVIF in Display P3 by its codes": (retag(encode(PIXELS, "AVIF"), 12, 13), True),
     "HEIC": (encode(PIXELS, "HEIF"), False),
     "HEIC turned": (encode(PIXELS, "HEIF", exif=exif(6)), False),
+    "grey HEIC of 10 bits": (encode(WIDE[..., 0].astype(np.uint16), "HEIF"), False),
     "HEIC in Display P3": (encode(PIXELS, "HEIF", icc_profile=P3), False),
     "JPEG 2000": (encode(PIXELS, "JPEG2000"), False),
     "grey JPEG 2000 of 16 bits": (encode(WIDE[..., 0].astype(np.uint16), "JPEG2000"), False),
