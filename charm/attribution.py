@@ -63,8 +63,8 @@ def attribute_tokens(
     """Computes the contribution of each token of an image to its score.
 
     Args:
-        model: a CharmViT, used in the mode that it is in: call `eval()` first if training mode is random. Neither
-            its mode nor its parameters and their gradients change.
+        model: of charm.model.registry, used in the mode that it is in: call `eval()` first if training mode is random.
+            Neither its mode nor its parameters and their gradients change.
         tokens: of one image.
         pos_embed: float (1, L, D), or the image's tables (`CharmViT.pos_embed_tables`), on the model's device.
         bins: for a model of several outputs, which are logits: the score of each, (num_outputs,); the image's score

@@ -2,7 +2,7 @@
 
 The folder is laid out as model hubs expect it:
 
-    model.safetensors   the tensors of a CharmViT
+    model.safetensors   the tensors of a model of charm.model.registry
     config.json         the facts needed to score images, and the data and settings of the training; it holds the sha256
                         of the tensors and of its own rest, so that damage cannot pass for another model
     README.md           the model card, for people
@@ -39,7 +39,7 @@ class SavedModel:
     Attributes:
         config: of the model.
         weights_sha256: of model.safetensors, which names the model.
-        tensors: `state_dict` of a CharmViT.
+        tensors: `state_dict` of the model.
     """
 
     config: ModelConfig
@@ -51,7 +51,7 @@ def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str,
     """Encodes the files of a model's folder, by name; equal models give equal bytes.
 
     Args:
-        tensors: `state_dict` of a CharmViT.
+        tensors: `state_dict` of the model.
         config: of the model.
     """
     from safetensors.torch import save

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
 from charm.model.config import EvaluationConfig
 from charm.model.metrics import score_agreement
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import atomic_write, file_sha256, fingerprint, write_csv
 from pipeline.manifest.table import Manifest
@@ -52,7 +52,7 @@ def main(params: Params) -> None:
         print(f"evaluate: warning: {doubt}")
 
 
-def evaluate(params: Params, inputs: Inputs, model: CharmViT, saved: SavedModel, out: Path) -> None:
+def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, out: Path) -> None:
     """Scores the test images with a model and writes what is published to the folder `out`."""
     model.to(choose_device(params.hardware.device))
 
@@ -110,7 +110,7 @@ def evaluate(params: Params, inputs: Inputs, model: CharmViT, saved: SavedModel,
 
 
 def _predict(
-    params: Params, inputs: Inputs, model: CharmViT, split: Manifest, draws: int
+    params: Params, inputs: Inputs, model: Model, split: Manifest, draws: int
 ) -> tuple[Predictions, np.ndarray]:
     """Predicts every draw of some images; returns them, and the shares of the bins, float64 (N, draws, num_bins)."""
     dataset = inputs.evaluation_data(split, build_tokenizer(params, model.patch_size))
@@ -129,7 +129,7 @@ def _validation_scores(best_epoch: int) -> dict[str, float | None]:
     return {name: None if math.isnan(score) else score for name, score in scores.items()}
 
 
-def _training_scores(params: Params, inputs: Inputs, model: CharmViT) -> dict[str, float | None]:
+def _training_scores(params: Params, inputs: Inputs, model: Model) -> dict[str, float | None]:
     """Scores the training images as the test images are, by one draw each; None each unless params ask for it."""
     if not params.evaluate.train_scores:
         return {f"train_{name}": None for name in PAPERS}

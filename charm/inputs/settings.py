@@ -24,8 +24,18 @@ class InputSettings:
     has_budget: ClassVar[bool] = True
     reads_scores: ClassVar[bool] = False
 
+    @property
+    def whole_edge(self) -> int | None:
+        """Pixels, side of the square image that an input with `whole_grid` shows; None for others."""
+        return None
+
+    @property
+    def drawn_sides(self) -> tuple[int, ...]:
+        """Tokens along the sides of the square grids that training draws from; empty where it draws none."""
+        return ()
+
     def length(self, patch_size: int) -> int:
-        """Returns the tokens that an input without a budget has for patches of p pixels; 0 for one with a budget."""
+        """Returns the most tokens that an input without a budget has for patches of p pixels; 0 for one with one."""
         return 0
 
 
@@ -60,9 +70,43 @@ class StandardSettings(InputSettings):
         if self.edge < self.crop:
             raise ValueError(f"edge={self.edge}: expected at least crop, {self.crop}")
 
+    @property
+    def whole_edge(self) -> int:
+        return self.crop
+
     def length(self, patch_size: int) -> int:
         """Returns the tokens of the crop."""
         return (whole_patches(self.crop, patch_size) // patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class FlexiSettings(StandardSettings):
+    """Settings of the FlexiViT input, with those of the crop.
+
+    Attributes:
+        grids: tokens along a side, of which training draws one for each step; patches are crop / grid pixels wide.
+        grid: tokens along a side in evaluation.
+    """
+
+    edge: Pixels = 240
+    crop: Pixels = 240
+    grids: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [5, 6, 8, 10, 12, 15, 16, 20, 24, 30])
+    grid: Annotated[int, Range(1)] = 15
+
+    shows = "a square crop of the resized image, cut on one grid; in training on many, coarse to fine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if uneven := [side for side in (*self.grids, self.grid) if self.crop % side]:
+            raise ValueError(f"crop={self.crop}: expected a multiple of each grid, and {uneven[0]} does not divide it")
+
+    @property
+    def drawn_sides(self) -> tuple[int, ...]:
+        return tuple(self.grids)
+
+    def length(self, patch_size: int) -> int:
+        """Returns the tokens of the finest grid; the backbone's patch size has no say."""
+        return max(*self.grids, self.grid) ** 2
 
 
 @dataclass(frozen=True)
@@ -73,6 +117,10 @@ class PaddingSettings(InputSettings):
 
     shows = "the resized image in the middle of a black square"
     has_budget = False
+
+    @property
+    def whole_edge(self) -> int:
+        return self.edge
 
     def length(self, patch_size: int) -> int:
         """Returns the tokens of the square."""
@@ -155,16 +203,27 @@ class MullerSettings(InputSettings):
         return (whole_patches(self.edge, patch_size) // patch_size) ** 2
 
 
+@dataclass(frozen=True)
+class MusiqSettings(InputSettings):
+    """Settings of MUSIQ's input: the longest `edges`, pixels, of the two smaller sizes beside the native one."""
+
+    edges: tuple[Pixels, Pixels] = (224, 384)
+
+    shows = "the whole image at its native size, and twice smaller in proportion"
+
+
 # By the names of the inputs, which are those of charm.inputs.registry.INPUTS.
 SETTINGS: dict[str, type[InputSettings]] = {
     "charm": CharmSettings,
     "standard": StandardSettings,
+    "flexi": FlexiSettings,
     "padding": PaddingSettings,
     "square": SquareSettings,
     "naflex": NaFlexSettings,
     "anyres": AnyResSettings,
     "quadtree": QuadtreeSettings,
     "muller": MullerSettings,
+    "musiq": MusiqSettings,
 }
 
 

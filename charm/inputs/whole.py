@@ -1,7 +1,7 @@
 """Inputs that resize an image and show all of it, or of a crop of it, on one grid: what they have in common."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -51,6 +51,10 @@ class WholeInput:
 
     def cutter(self, image_hw: tuple[int, int]) -> None:
         """Returns None: nothing is selected."""
+
+    def of_step(self, seed: int, epoch: int, step: int) -> Self:
+        """Returns the input itself: a training step draws nothing for all of its images."""
+        return self
 
     def area_seen(self, image_hw: tuple[int, int]) -> None:
         """Returns None: the image is resized first, so nothing of it is native."""

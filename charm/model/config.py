@@ -13,7 +13,11 @@ from charm.runtime.schema import Range, SettingError, build
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """The arguments of CharmViT that decide its parameters; see there."""
+    """The arguments of a model of charm.model.registry that decide its parameters; see there.
+
+    Attributes:
+        image_edge: pixels, side of the images that the input shows whole; None if it shows none.
+    """
 
     backbone: BackboneName
     num_scales: Annotated[int, Range(1, 3)]
@@ -21,6 +25,7 @@ class ViTConfig:
     head: Head
     normalize: bool
     pos_embed: PosEmbedTraining
+    image_edge: Annotated[int, Range(1, 8192)] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class PosEmbedConfig:
-    """The resampling of learnt position embeddings; "rotary" ones are not resampled."""
+    """The resampling of learnt position embeddings; "rotary" ones are not resampled, and "none" are added."""
 
-    mode: Literal["bilinear", "bicubic", "rotary"]
+    mode: Literal["bilinear", "bicubic", "rotary", "none"]
     antialias: bool
 
 
@@ -150,7 +155,7 @@ class ModelConfig:
     """A model's config.json.
 
     Attributes:
-        model: the arguments of CharmViT.
+        model: its kind and its arguments.
         tokenizer, pos_embeds, labels, saliency, data, training: see there.
         max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
         seed: of the draws of patches.

@@ -25,8 +25,13 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
     Raises:
         UserError: the file is missing, holds no weights, has another checksum, or is of another backbone.
     """
-    tensors = {name: value for name, value in _read_weights(path, sha256).items() if not name.startswith(_LEFT_OUT)}
     expected = backbone.state_dict()
+    read = _read_weights(path, sha256)
+    if "patch_embed.proj.weight" in expected:
+        read = name_as_vit(read, expected["patch_embed.proj.weight"].shape[-1])
+    classifier = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
+    left_out = (*_LEFT_OUT, *(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)))
+    tensors = {name: value for name, value in read.items() if name in expected or not name.startswith(left_out)}
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     reshaped = [
         f"{name} is {_shape(tensors[name])} and not {_shape(expected[name])}"
@@ -40,6 +45,20 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> None:
             "those of the backbone's own image size"
         )
     backbone.load_state_dict(tensors)
+
+
+def name_as_vit(tensors: dict[str, Tensor], patch_size: int) -> dict[str, Tensor]:
+    """Returns the tensors of a NaFlexVit under the names and in the shapes of a plain ViT; others are unchanged."""
+    named = {}
+    for name, tensor in tensors.items():
+        part = name.removeprefix("embeds.")
+        if name == "embeds.proj.weight" and tensor[0].numel() % patch_size**2 == 0:
+            # From (D, p * p * 3), as patches lie in memory.
+            tensor = tensor.reshape(len(tensor), patch_size, patch_size, -1).permute(0, 3, 1, 2).contiguous()
+        elif name == "embeds.pos_embed":
+            tensor = tensor.reshape(1, -1, tensor.shape[-1])  # from (1, g, g, D)
+        named[f"patch_embed.{part}" if name.startswith("embeds.proj.") else part] = tensor
+    return named
 
 
 def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:

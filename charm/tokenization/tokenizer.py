@@ -142,6 +142,10 @@ class CharmTokenizer:
         """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first."""
         return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
 
+    def of_step(self, seed: int, epoch: int, step: int) -> Self:
+        """Returns the tokenizer itself: a training step draws nothing for all of its images."""
+        return self
+
     def area_seen(self, image_hw: tuple[int, int]) -> AreaSeen:
         """Returns how much of the area of an image of this size is seen natively, downscaled and not at all.
 

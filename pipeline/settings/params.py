@@ -309,8 +309,8 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
 
 
 def _patch_size_of(backbone: str) -> int | None:
-    """Returns the patch size, pixels, from a name of timm; None if only building the model would tell."""
-    found = re.search(r"_patch(\d+)", backbone)
+    """Returns the patch size, pixels, from a name of timm's plain ViTs; None if only building the model would tell."""
+    found = re.match(r"(?:vit|deit|deit3|naflexvit)_.*_patch(\d+)", backbone)
     return int(found[1]) if found else None
 
 

@@ -1,8 +1,8 @@
 """Batches of tokens from shards: any order, any number of workers, the same samples.
 
 A worker is handed references (pipeline.training.sampler) and reads the image by its place in the shard. What it makes
-of it is a function of (seed, epoch, key), in evaluation of (seed, draw, pixels): no worker, batch or earlier sample has
-a say.
+of it is a function of (seed, epoch, step, key), in evaluation of (seed, draw, pixels): no worker, batch or earlier
+sample has a say.
 """
 
 import signal
@@ -38,7 +38,7 @@ class Batch:
     """A batch, trimmed to its longest sequence; shapes as charm.Tokens, batch first.
 
     Attributes:
-        patches: uint8 (B, L, p, p, 3).
+        patches: uint8 (B, L, P, P, 3), of one size in all micro-batches of a step.
         patch_coord: int32 (B, L, 2).
         scale_id: uint8 (B, L).
         patch_valid: bool (B, L).
@@ -66,7 +66,7 @@ class Batch:
 
 
 class TokenDataset(Dataset[dict[str, Any] | UserError]):
-    """Images as tokens, by place: (epoch, row of the manifest, weight).
+    """Images as tokens, by place: (epoch, row of the manifest, weight, step).
 
     Args:
         manifest: the images, in order.
@@ -121,7 +121,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             return error
 
     def _make_sample(self, place: SampleRef) -> dict[str, Any]:
-        epoch, row, weight = place
+        epoch, row, _, step = place
         key = self._keys[row]
         symmetry = IDENTITY
         if self._flip or self._rotate:
@@ -132,8 +132,8 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         if self._grey and draw_uniform(self._seed, epoch, key, "grey", 1)[0] < self._grey:
             image = to_grey(image)
         draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
-        column = self._read_column(key, (image.shape[0], image.shape[1]))
-        tokens = self._tokenizer(image, **draws, **column)
+        column = self._read_column(key, (image.shape[0], image.shape[1]), image.shape == whole.shape)
+        tokens = self._tokenizer.of_step(self._seed, epoch, step)(image, **draws, **column)
         return {
             "patches": tokens.patches,
             "patch_coord": tokens.patch_coord,
@@ -141,7 +141,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             "patch_valid": tokens.patch_valid,
             "pos_row": self._pos_embeds.rows(tokens),
             "target": self._targets[row],
-            "weight": np.float32(weight),
+            "weight": np.float32(place.weight),
             "is_small": np.bool_(self._by_pixels and self._is_small(column)),
             "keys": key,
         }
@@ -163,7 +163,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         key = self._keys[row]
         return f"{key} of {self._images.folder}/{self._images.shard_of(key)}.tar"
 
-    def _read_column(self, key: str, image_hw: tuple[int, int]) -> dict[str, Any]:
+    def _read_column(self, key: str, image_hw: tuple[int, int], is_whole: bool) -> dict[str, Any]:
         """Returns the tokenizer's arguments that hold the image's map; of a downscaled image it makes scores itself."""
         if self._column is None:
             return {}
@@ -171,10 +171,9 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             mask = self._column.read_mask(key)
             return {"saliency_mask": downscale(mask.view(np.uint8), image_hw).view(bool)}
         cutter = self._tokenizer.cutter(image_hw)
-        if cutter is None:
+        if cutter is None or not is_whole:
             return {}
-        scores = self._column.read_importance(key, cutter.coarse_patch_size)
-        return {"importance": scores} if scores.shape == cutter.layout(image_hw).coarse_grid_hw else {}
+        return {"importance": self._column.read_importance(key, cutter.coarse_patch_size)}
 
 
 class Loader:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from torch import Tensor
 
 from charm.model.long_tail import draw_pair, mix, similarity_loss
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from charm.tokenization.draws import draw_uniform
 from pipeline.settings.params import LongTailParams
 
 
 def long_tail_loss(
-    model: CharmViT,
+    model: Model,
     features: Tensor,
     target: Tensor,
     unit_bins: Tensor,

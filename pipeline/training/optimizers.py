@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from pipeline.settings.params import TrainParams
 
 
-def build_optimizer(model: CharmViT, settings: TrainParams) -> torch.optim.AdamW:
+def build_optimizer(model: Model, settings: TrainParams) -> torch.optim.AdamW:
     """Builds AdamW over the trained parameters, in groups of one decay and one share of the learning rate.
 
     Weight decay pulls at the weights of linear layers only, as in the fine-tuning recipes of ViTs (BEiT, MAE, DINOv2):
     biases, norms, tokens and embeddings are left alone. With layer_decay below 1 a layer learns at that power of its
-    distance from the last one (`CharmViT.layer_of`).
+    distance from the last one (`Model.layer_of`).
 
     Returns:
         its groups have, besides AdamW's keys, "share": of the scheduled rate.

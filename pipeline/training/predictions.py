@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from charm.model.vit import CharmViT, autocast
+from charm.model.protocol import Model
+from charm.model.vit import autocast
 from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.training.distributed import all_gather_rows
 from pipeline.training.loader import Batch
@@ -26,15 +27,15 @@ class Predictions:
 
 
 def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
-    """Returns the raw outputs of a CharmViT, float32 (B, num_outputs), on the device of `pos_embeds`."""
+    """Returns the raw outputs of a model, float32 (B, num_outputs), on the device of `pos_embeds`."""
     bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
     with autocast(pos_embeds.device, precision):
         output: Tensor = model(*_arguments(batch, pos_embeds, bare.trained_grid))
     return output
 
 
-def forward_features(model: CharmViT, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
-    """Returns what the head of a CharmViT reads, float (B, F), on the device of `pos_embeds`."""
+def forward_features(model: Model, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
+    """Returns what the head of a model reads, float (B, F), on the device of `pos_embeds`."""
     with autocast(pos_embeds.device, precision):
         return model.features(*_arguments(batch, pos_embeds, model.trained_grid))
 
@@ -42,7 +43,7 @@ def forward_features(model: CharmViT, batch: Batch, pos_embeds: PosEmbeds, preci
 def _arguments(
     batch: Batch, pos_embeds: PosEmbeds, trained_grid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns the arguments of a CharmViT on the device of `pos_embeds`."""
+    """Returns the arguments of a model on the device of `pos_embeds`."""
     device = pos_embeds.device
     return (
         batch.patches.to(device, non_blocking=True),
@@ -55,7 +56,7 @@ def _arguments(
 
 @torch.inference_mode()
 def predict(
-    model: CharmViT,
+    model: Model,
     loader: Iterable[Batch],
     pos_embeds: PosEmbeds,
     bins: np.ndarray,

@@ -63,9 +63,12 @@ class Trainer:
         self.unit_bins = manifest.unit_bins
         torch.manual_seed(params.seed)
         self.model = start_model(params, len(self.unit_bins)).to(self.device)
-        self.model.vit.set_grad_checkpointing(hardware.grad_checkpointing)
+        try:
+            self.model.set_grad_checkpointing(hardware.grad_checkpointing)
+        except ValueError as error:
+            raise UserError(f"params.yaml: hardware.{error}") from error
         if settings.mixout:
-            mix_out(self.model.vit.blocks, settings.mixout)  # before a checkpoint is loaded
+            mix_out(self.model.body, settings.mixout)  # before a checkpoint is loaded
 
         # Data
         self.train, self.val = manifest.of_split("train"), manifest.of_split("val")
@@ -101,8 +104,7 @@ class Trainer:
         self.is_resumed = self.state.load(work)
         self._saved = time.monotonic()
         if hardware.compile:
-            for block in self.model.vit.blocks:  # they are alike, so one is compiled for all; lengths vary
-                block.compile(dynamic=True)
+            self.model.compile_backbone()
         self.parallel: torch.nn.Module = self.model
         if ranks.world_size > 1:
             self.parallel = DistributedDataParallel(self.model, gradient_as_bucket_view=True)

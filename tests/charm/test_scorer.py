@@ -18,6 +18,7 @@ from PIL import Image
 from charm import CharmScorer
 from charm.hub import write_model_folder
 from charm.inputs.registry import INPUTS
+from charm.model.registry import build_model
 from charm.model.vit import CharmViT
 from charm.tokenization.geometry import limit_edge
 from tests.conftest import draw_image
@@ -211,7 +212,15 @@ HOSTILE = {
     "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name: expected str, got ['charm']"),
     "an unknown setting": ("tokenizer", "settings", {"flavour": 1}, "tokenizer: unknown key flavour"),
     "an unknown setting of the cutter": ("tokenizer", "cutter", {"flavour": 1}, "tokenizer: CharmTokenizer.__init__()"),
-    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "outputs, scales and patch size"),
+    "a whole image": ("model", "image_edge", 64, "outputs, scales, patch size and whole image"),
+    "a whole image without end": ("model", "image_edge", 10**9, "model.image_edge: expected a number from 1 to 8192"),
+    "a backbone for whole images": (
+        "model",
+        "backbone",
+        "resnet18",
+        "as an image model needs an input that shows whole",
+    ),
+    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "outputs, scales, patch size and whole image"),
     "an edge below zero": (None, "max_edge", -4, "max_edge: expected a number from 32"),
     "a seed that is a text": (None, "seed", "a", "seed: expected int, got 'a'"),
     "no draw": (None, "draws", 0, "draws: expected a number from 1 to 64"),
@@ -264,3 +273,23 @@ def test_a_backbone_with_rotary_positions(images: list[np.ndarray]) -> None:
     scorer = CharmScorer(model, describe(patch_size=model.patch_size))
     alone = [scorer(image).score for image in images]
     np.testing.assert_allclose([found.score for found in scorer(images)], alone, atol=1e-5)
+
+
+def test_a_backbone_for_whole_images(images: list[np.ndarray], tmp_path: Path) -> None:
+    """With batch norms, whose counts are integers; from its folder, alone as in a batch; not with images of a size
+    that it was not made for."""
+    whole = {"edge": 72, "crop": 64, "place": "random", "resize": "shortest"}
+    config = describe(tokenizer="standard", patch_size=16, given=whole)
+    config = replace(config, model=replace(config.model, backbone="test_resnet", head="mean"))
+    torch.manual_seed(0)
+    model = build_model(config.model)
+    torch.nn.init.normal_(model.head.weight)
+    scorer = CharmScorer(model, config)
+    alone = [scorer(image).raw for image in images]
+    assert np.ptp(alone) > 0.01
+    scorer.save_pretrained(tmp_path)
+    found = CharmScorer.from_pretrained(tmp_path)(images)
+    np.testing.assert_allclose([one.raw for one in found], alone, atol=1e-4)
+    other = replace(config, model=replace(config.model, image_edge=80))
+    with pytest.raises(ValueError, match=r"tokenizer are \(1, 1, 16, 64\): expected \(1, 1, 16, 80\)"):
+        CharmScorer(build_model(other.model), other)

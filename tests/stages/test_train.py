@@ -140,6 +140,31 @@ def test_resuming_is_exact_where_the_work_is_split_over_threads(
     assert_equal_runs(folder, whole)
 
 
+@pytest.mark.parametrize("name", ["flexi", "image model"])
+def test_other_inputs_and_backbones_resume_exactly_too(
+    name: str, copied: Workspace, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grid of a FlexiViT is that of the step, and so is the dropping of paths; batch norms have no state."""
+    folder, params = copied
+    if name == "flexi":
+        params = replace(with_train(params, batch_size=3), tokenizer="flexi", max_seq_len=None)
+    else:
+        backbone = {"backbone": "test_resnet", "pretrained": False, "max_seq_len": None}
+        params = replace(with_train(params, head="mean", normalize=True), tokenizer="padding", **backbone)
+    pos_embeds.main(params)
+    whole = tmp_path_factory.mktemp("whole")
+    train.main(params)
+    shutil.move(folder / "runs", whole / "runs")
+    shutil.rmtree(store_folder("trained"))
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            stop_while(patch, "accumulate_gradients")
+            with pytest.raises(KeyboardInterrupt):
+                train.main(params)
+    train.main(with_hardware(params, loader_workers=1))
+    assert_equal_runs(folder, whole)
+
+
 def assert_equal_runs(folder: Path, other: Path) -> None:
     """Losses of each step, epochs and weights, bit by bit."""
     assert read_losses(folder) == read_losses(other)

@@ -10,6 +10,7 @@ import pytest
 from charm.images.limits import LIMITS
 from charm.model import losses, pos_embed
 from charm.model import vit as model
+from charm.model.registry import MODELS
 from charm.runtime.errors import UserError
 from charm.saliency import weights
 from charm.tokenization import selection
@@ -254,6 +255,10 @@ def test_settings_that_do_not_go_together(edits: dict[str, str], at: str, messag
             {"selection": "gradient", "coarse_ratio": "3", "backbone": "flexivit_small"}, id="unknown patches"
         ),
         pytest.param({"normalize": "true", "backbone": "vit_tiny_patch16_224"}, id="normalized, and pre-trained"),
+        pytest.param(
+            {"tokenizer": "standard", "max_seq_len": "196", "backbone": "swin_tiny_patch4_window7_224"},
+            id="patches of its own that are not the input's",
+        ),
     ],
 )
 def test_settings_that_go_together(edits: dict[str, str], tmp_path: Path) -> None:
@@ -333,7 +338,7 @@ def choices(section: type, field: str) -> set[Any]:
         pytest.param(params.SaliencyParams, "backend", maps.MASKS, id="MASKS"),
         pytest.param(params.SamHqParams, "sam", weights.SAM_HQ, id="SAM_HQ"),
         pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),
-        pytest.param(params.TrainParams, "head", model.HEADS, id="HEADS"),
+        pytest.param(params.TrainParams, "head", {head for kind in MODELS for head in kind.heads}, id="heads"),
         pytest.param(params.HardwareParams, "precision", model.PRECISIONS, id="PRECISIONS"),
         pytest.param(params.PosEmbedParams, "mode", pos_embed.MODES, id="MODES"),
     ],
