@@ -10,7 +10,7 @@ import numpy as np
 from charm.drawing import encode_jpeg, shrink
 from pipeline.report.axes import Axis, draw_line, make_axis
 
-_COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea", "#d97706", "#0891b2", "#475569", "#be185d")
+_COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea", "#d97706", "#0891b2", "#475569", "#be185d", "#65a30d")
 _WIDTH, _HEIGHT = 760, 440  # pixels, of a chart
 _CELL = 230  # pixels, width of an image of a sheet
 

@@ -73,7 +73,7 @@ def _mean(runs: list[dict[str, Any]], metric: str) -> float:
 
 
 def plot_parameters(asked: Asked) -> Chart:
-    """Plots PLCC against millions of parameters, on AVA."""
+    """Plots PLCC against millions of parameters; the paper's numbers are those of AVA, and beside no others."""
     tables = read_tables()[1]
     paper = [
         (row.paper[2] / 1e6, row.paper[0], row.name)
@@ -83,7 +83,9 @@ def plot_parameters(asked: Asked) -> Chart:
     rows = [row for row in (*tables["table2"], *tables["table13"]) if not row.missing["paper"]]
     found, command = _find_runs(asked, "table2 table13", rows)
     ours = [(runs[0]["parameters"] / 1e6, _mean(runs, "plcc"), row.name) for row, _, runs in found]
-    return Chart([Series("the paper's", paper, is_paper=True), Series("ours", ours)], missing=(command,))
+    dataset = asked.dataset or "ava"
+    series = [Series("the paper's", paper, is_paper=True)] if dataset == "ava" else []
+    return Chart([*series, Series(f"ours, on {dataset}", ours)], missing=(command,))
 
 
 def plot_best_epochs(asked: Asked) -> Chart:

@@ -15,7 +15,6 @@ from typing import Any
 
 from charm.runtime.disk import atomic_write, write_csv
 from charm.runtime.errors import UserError
-from pipeline.experiments.paper_tables import read_tables
 from pipeline.figures import images, numbers
 from pipeline.figures.draw import Panel, draw_chart, draw_sheet
 from pipeline.figures.images import Gallery, open_gallery
@@ -80,7 +79,7 @@ def _title(number: int, words: str) -> str:
 
 FIGURES: dict[str, Figure] = {
     "fig4": Figure(
-        _title(4, "PLCC and size of models, AVA"),
+        _title(4, "PLCC and size of models"),
         numbers.plot_parameters,
         labels=("million parameters", "PLCC"),
         logs=(True, False),
@@ -98,7 +97,7 @@ FIGURES: dict[str, Figure] = {
     "fig8": Figure(_title(8, "patches that stay native, t = 1"), show=images.show_selections),
     "fig9": Figure(_title(9, "native patches for several t"), show=images.show_thresholds),
     "fig10": Figure(
-        read_tables()[0]["figure10"].split(",")[0], numbers.plot_thresholds, labels=("t", "validation score")
+        _title(10, "selection by gradient and t"), numbers.plot_thresholds, labels=("t", "validation score")
     ),
     "fig11": Figure(_title(11, "normalization"), show=images.show_normalization),
     "fig12": Figure(_title(12, "augmentations"), show=images.show_augmentations),
