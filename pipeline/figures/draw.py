@@ -1,5 +1,6 @@
 """Drawings of the paper's figures as SVG: a chart of points, lines or boxes, and a sheet of images side by side."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -80,7 +81,7 @@ def draw_chart(
             at = x_axis.at(x)
             frame = f"M{at} {low}V{first}M{at} {third}V{high}M{at - 8} {third}h16V{first}h-16zM{at - 8} {middle}h16"
             drawn.append(f'<path fill="none" d="{frame}"/>')
-        for x, y, label in one.points:
+        for x, y, label in (point for point in one.points if math.isfinite(point[1])):
             drawn.append(f'<circle cx="{x_axis.at(x)}" cy="{y_axis.at(y)}" r="4"/>')
             drawn.append(f'<text class="label" x="{x_axis.at(x) + 6}" y="{y_axis.at(y) - 5}">{_text(label)}</text>')
         drawn.append("</g>")
