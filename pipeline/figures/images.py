@@ -31,6 +31,7 @@ PATCH_SIZE = 14  # pixels, of the paper's DINOv2-small
 NUM_IMAGES = 3
 MAX_SEARCHED = 300  # images in which a failure of saliency is looked for
 THRESHOLDS = (1.0, 1.5, 2.0, 4.0)
+PADDED = ("standard", "padding")  # inputs of figure 15
 AUGMENTATIONS = {
     "HF": (Symmetry(flip=True), False),
     "R": (Symmetry(turns=1), False),
@@ -203,7 +204,7 @@ def show_padding(gallery: Gallery) -> list[Panel]:
     panels = []
     for name, image in gallery.images.items():
         panels.append(Panel(name, "image", image))
-        for kind in ("standard", "padding"):
+        for kind in PADDED:
             settings = gallery.settings(kind)
             roomy = replace(gallery.cutter, max_seq_len=settings.length(PATCH_SIZE))
             frame = build_input(kind, settings, roomy).frame(image)

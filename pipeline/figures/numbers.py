@@ -27,6 +27,7 @@ from pipeline.settings.recipes import DATASETS
 
 PIXELS = [(224, 224), (480, 640), (768, 1024), (1000, 1500), (1500, 2000), (2000, 3000)]  # height, width
 ROUNDS = 5
+KINDS = ("standard", "Charm")  # rows of table 1
 SPLITS = ("train", "val", "test")
 
 
@@ -101,7 +102,7 @@ def plot_best_epochs(asked: Asked) -> Chart:
                 if row.name.endswith(kind)
             ],
         )
-        for kind in ("standard", "Charm")
+        for kind in KINDS
     ]
     return Chart(series, datasets, (command,))
 

@@ -84,11 +84,10 @@ def test_sizes_of_other_data_sets_are_kept_from_earlier_drawings(
     at_work: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows, _ = draw(tmp_path, "fig13")
-    sizes = {
-        split: read_manifest(Path("data/manifest")).of_split(split).image_hws for split in ("train", "val", "test")
-    }
+    assert [row["series"] for row in rows] == ["train", "val", "test"]
     for row in rows:
-        assert float(row["median"]) == pytest.approx(np.median([h * w / 1e6 for h, w in sizes[row["series"]]]))
+        sizes = read_manifest(Path("data/manifest")).of_split(row["series"]).image_hws
+        assert float(row["median"]) == pytest.approx(np.median([height * width / 1e6 for height, width in sizes]))
     assert "fig13: incomplete: uv run dvc exp run -S dataset=ava manifest, then fig13 again" in capsys.readouterr().err
     text = (tmp_path / "fig13.csv").read_text()
     (tmp_path / "fig13.csv").write_text(text + "".join(text.splitlines(True)[1:]).replace(",csv,", ",koniq10k,"))
@@ -165,10 +164,11 @@ def test_validation_scores_lie_over_the_thresholds(
     for number, name in enumerate(("1", "1.25", "1.5", "2", "3", "4")):
         scores = {"val_plcc": 0.1 * number, "val_srcc": None, "val_acc": 0.5}
         results[digest("figure10", name, "demo")] = scores
-    rows, _ = draw(tmp_path, "fig10", "--dataset", "demo")
+    rows, svg = draw(tmp_path, "fig10", "--dataset", "demo")
     assert column(rows, "x", series="PLCC") == [1, 1.25, 1.5, 2, 3, 4]
     np.testing.assert_allclose(column(rows, "y", series="PLCC"), np.arange(6) / 10)
     assert {row["y"] for row in rows if row["series"] == "SRCC"} == {"nan"}  # undefined in every run
+    assert len([circle for group in svg.iter(f"{SVG}g") for circle in group.iter(f"{SVG}circle")]) == 12
     assert capsys.readouterr().err == ""
 
 
@@ -182,7 +182,8 @@ def test_what_cannot_be_drawn_is_named_with_the_command_that_makes_it(
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
         "fig8: data/shards is missing: uv run dvc exp run -S dataset=aadb shards",
-        "fig5: there is nothing to draw yet: uv run python -m pipeline experiments table1 --dataset aadb --seeds 0 --run",
+        "fig5: there is nothing to draw yet: "
+        "uv run python -m pipeline experiments table1 --dataset aadb --seeds 0 --run",
         "error: not drawn: fig8, fig5",
     ]
 
