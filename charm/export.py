@@ -59,6 +59,8 @@ def export_program(model: Model) -> ExportedProgram:
     if model.whole_image:
         kind = type(model.backbone).__name__
         raise ValueError(f"export: this model reads whole images by a {kind}: only a CharmViT's encoder is exported")
+    if model.resizer is not None:
+        raise ValueError("export: this model mixes residuals with the pixels: there is no input for them in the graph")
     encoder = _Encoder(copy.deepcopy(model).cpu().float()).eval()
     batch_size, seq_len, p = 2, 3, model.patch_size  # sizes of 1 would be taken for constants
     width = encoder.model.pos_embed_tables([(1, 1)])[0].shape[-1]

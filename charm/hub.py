@@ -8,17 +8,20 @@ The folder is laid out as model hubs expect it:
     README.md           the model card, for people
 """
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from charm.model.config import ModelConfig
-from charm.runtime.disk import atomic_write
+from charm.model.config import METRICS, ModelConfig
+from charm.runtime.disk import atomic_write, name_impostor
+from charm.runtime.errors import in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +32,7 @@ AnyPath = str | os.PathLike[str]
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MODEL_FILES = ("model.safetensors", "config.json", "README.md")
 _FORMAT = 1  # of config.json
+_LONGEST_CONFIG = 1_000_000  # bytes; they are some 3,000
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 
@@ -78,6 +82,16 @@ def write_model_folder(folder: AnyPath, tensors: "dict[str, Tensor]", config: Mo
             file.write(data)
 
 
+@contextlib.contextmanager
+def refusing(folder: AnyPath) -> Iterator[None]:
+    """Makes a ValueError about a model's folder one short line that names the folder, which may be anybody's."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(in_one_line(text if str(folder) in text else f"{folder}: {text}")) from None
+
+
 def read_config(folder: AnyPath) -> tuple[ModelConfig, str]:
     """Reads the config of a model's folder, and the sha256 of its weights; needs no torch.
 
@@ -87,7 +101,8 @@ def read_config(folder: AnyPath) -> tuple[ModelConfig, str]:
     """
     path = Path(folder) / "config.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            facts: dict[str, Any] = json.loads(file.read(_LONGEST_CONFIG))
         is_whole = facts.pop("config_sha256") == _digest(facts)
         kind = facts.pop("library_name"), facts.pop("format")
         weights_sha256 = facts.pop("weights_sha256")
@@ -128,14 +143,19 @@ def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]
 
     Raises:
         OSError: the file is missing.
-        ValueError: the file is no safetensors file.
+        ValueError: the file is no safetensors file, or longer than its tensors.
     """
     path = Path(folder) / "model.safetensors"
+    if impostor := name_impostor(path):
+        raise ValueError(f"{path} is {impostor}")
     with open(path, "rb") as file:
         try:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
             header.pop("__metadata__", None)
+            end = 8 + length + max((one["data_offsets"][1] for one in header.values()), default=0)
+            if end != os.fstat(file.fileno()).st_size:
+                raise ValueError
             return {name: (one["dtype"], tuple(one["shape"])) for name, one in header.items()}
         except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
             raise ValueError(f"{path} is no safetensors file, or damaged") from None
@@ -151,7 +171,6 @@ def render_card(config: ModelConfig) -> str:
 
     from charm.inputs.preparation import Preparation
     from charm.inputs.settings import SETTINGS
-    from charm.model.metrics import METRICS
 
     environment = Environment(
         loader=FileSystemLoader(CARD_TEMPLATE.parent),

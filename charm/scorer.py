@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from charm.hub import AnyPath, read_config, read_model, read_weights_header, write_model_folder
+from charm.hub import AnyPath, read_config, read_model, read_weights_header, refusing, write_model_folder
 from charm.inputs.preparation import Preparation, choose_edge
 from charm.model.axes import PosEmbedAxes
 from charm.model.config import ModelConfig
@@ -20,6 +20,7 @@ from charm.model.pos_embed import axis_weights
 from charm.model.protocol import Model
 from charm.model.registry import build_model
 from charm.model.vit import PRECISIONS, autocast
+from charm.runtime.devices import choose_device
 from charm.runtime.weights import list_problems
 from charm.tokenization.tokens import Tokens
 
@@ -51,7 +52,7 @@ class CharmScorer(Preparation):
     Args:
         model: a trained model; put into evaluation mode.
         config: of the model.
-        device: of the model.
+        device: that the model runs on; "auto" takes a GPU where there is one.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
         full_size: whether images may be larger than those of the model's training.
         weights_sha256: of the weights, which names the model; "" if the model comes from no file.
@@ -63,6 +64,7 @@ class CharmScorer(Preparation):
 
     Raises:
         ValueError: model and config do not fit, or precision is unknown.
+        UserError: there is no such device.
     """
 
     def __init__(
@@ -76,16 +78,24 @@ class CharmScorer(Preparation):
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
+        device = choose_device(device) if isinstance(device, str) else device
         edge = choose_edge(config, full_size)
         super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
         scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
-        found = model.head.out_features, scales, self.patch_size, self.whole_edge
-        expected = config.labels.num_bins, config.model.num_scales, model.patch_size, config.model.image_edge
-        if found != expected:
-            raise ValueError(
-                f"outputs, scales, patch size and whole image of model and tokenizer are {found}: expected {expected}, "
-                "as in config"
-            )
+        wanted, mode = config.model, config.pos_embeds.mode
+        made = model.pos_embed_config("bilinear", False).mode
+        learnt = ("bilinear", "bicubic")  # either is right for a learnt grid
+        pairs = {
+            "outputs": (model.head.out_features, config.labels.num_bins),
+            "scales": (scales, wanted.num_scales),
+            "patch size": (model.patch_size, self.patch_size),
+            "positions": ("learnt" if made in learnt else made, "learnt" if mode in learnt else mode),
+            "edge of whole images": (self.whole_edge, wanted.image_edge),
+            "residuals": (self.tokenizer.num_residuals, wanted.num_residuals),
+        }
+        differing = [f"{name} {found} and {expected}" for name, (found, expected) in pairs.items() if found != expected]
+        if differing:
+            raise ValueError(f"the model, its tokenizer and its config contradict each other: {'; '.join(differing)}")
         self.model, self.config = model.to(device).eval().requires_grad_(False), config
         self.weights_sha256 = weights_sha256
         self._precision = precision
@@ -98,7 +108,7 @@ class CharmScorer(Preparation):
     def from_pretrained(
         cls,
         folder: AnyPath,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         precision: str = "float32",
         full_size: bool = False,
     ) -> "CharmScorer":
@@ -107,14 +117,18 @@ class CharmScorer(Preparation):
         Raises:
             OSError: a file is missing.
             ValueError: a file is damaged, or not of a Charm model.
+            UserError: there is no such device.
         """
-        config, _ = read_config(folder)
-        _check_weights(folder, config)
-        saved = read_model(folder)
-        for name, tensor in saved.tensors.items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{folder}: {name} has values that are not finite: nobody can score with such weights")
-        model = build_model(config.model)
+        with refusing(folder):
+            config, _ = read_config(folder)
+            with torch.device("meta"):  # takes no memory, whatever the config asks for
+                draft = cls(build_model(config.model), config, "meta")
+            _check_weights(folder, draft.model)
+            saved = read_model(folder)
+            for name, tensor in saved.tensors.items():
+                if not tensor.isfinite().all():
+                    raise ValueError(f"{name} has values that are not finite: nobody can score with such weights")
+            model = build_model(config.model)
         model.load_state_dict(saved.tensors)
         return cls(model, config, device, precision, full_size, saved.weights_sha256)
 
@@ -122,8 +136,20 @@ class CharmScorer(Preparation):
         """Writes the model's folder, which `from_pretrained` reads."""
         write_model_folder(folder, self.model.state_dict(), self.config)
 
+    def __repr__(self) -> str:
+        facts = {
+            "backbone": self.config.model.backbone,
+            "tokenizer": self.config.tokenizer.name,
+            "score_range": self.score_range,
+            "draws": self.draws,
+            "device": self.device,
+        }
+        return f"CharmScorer({', '.join(f'{name}={value!r}' for name, value in facts.items())})"
+
     @overload
-    def __call__(self, image: list[Any], *, draws: int | None = None, saliency_mask: Any = None) -> list[Score]: ...
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, draws: int | None = None, saliency_mask: Any = None
+    ) -> list[Score]: ...
 
     @overload
     def __call__(self, image: Any, *, draws: int | None = None, saliency_mask: Any = None) -> Score: ...
@@ -132,26 +158,29 @@ class CharmScorer(Preparation):
         """Scores an image, or each of a list.
 
         Args:
-            image: an image of any size: numpy uint8 (H, W, 3) RGB, PIL, or torch uint8 (3, H, W) RGB; or a list.
+            image: an image of any size: a file's path or its bytes, numpy uint8 (H, W, 3) RGB, PIL, or torch uint8
+                (3, H, W) RGB; or a list or tuple of them.
             draws: number of draws of patches, whose scores are averaged; None = as in `evaluate`.
             saliency_mask: bool (H, W), True on the salient object; for a list, a list. For models that were trained
                 with `selection: saliency`, and for no others.
 
         Raises:
             ValueError: an image or a mask is not as described.
+            OSError: a path cannot be read.
 
         >>> scorer = CharmScorer.from_pretrained("runs/evaluate/model")  # doctest: +SKIP
-        >>> [found.score for found in scorer([beach, street])]  # doctest: +SKIP
+        >>> [found.score for found in scorer(["beach.jpg", "street.png"])]  # doctest: +SKIP
         [3.82, 2.07]
         """
-        images = image if isinstance(image, list) else [image]
-        masks = saliency_mask if isinstance(saliency_mask, list) else [saliency_mask] * len(images)
+        is_one = not isinstance(image, list | tuple)
+        images = [image] if is_one else image
+        masks = saliency_mask if isinstance(saliency_mask, list | tuple) else [saliency_mask] * len(images)
         if len(masks) != len(images):
             raise ValueError(f"{len(images)} images and {len(masks)} masks: expected one for each")
         count = self.draws if draws is None else draws
         tokens = [self.tokenize(*pair, draws=count) for pair in zip(images, masks, strict=True)]
         scores = self.score_tokens(tokens)
-        return scores if isinstance(image, list) else scores[0]
+        return scores[0] if is_one else scores
 
     def score_tokens(self, tokens: Sequence[Sequence[Tokens]]) -> list[Score]:
         """Scores images from their draws by `tokenize`, in batches of sequences of about one length."""
@@ -182,7 +211,9 @@ class CharmScorer(Preparation):
 
         with autocast(torch.device(self.device), self._precision):
             arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
-            output = self.model(*arrays, stack("patch_valid"), self.embed_positions(tokens, length))
+            embedded = self.embed_positions(tokens, length)
+            residuals = None if tokens[0].residuals is None else stack("residuals").to(self.device)
+            output = self.model(*arrays, stack("patch_valid"), embedded, residuals)
         shares = output.softmax(dim=1) if len(self.unit_bins) > 1 else output
         return np.asarray(shares.double().cpu())
 
@@ -206,10 +237,9 @@ class CharmScorer(Preparation):
         return self._axes[length]
 
 
-def _check_weights(folder: AnyPath, config: ModelConfig) -> None:
-    """Raises ValueError unless a folder's weights fit its config; reads and makes no weights."""
-    with torch.device("meta"):
-        expected = build_model(config.model).state_dict()
+def _check_weights(folder: AnyPath, model: Model) -> None:
+    """Raises ValueError unless the header of a folder's weights fits a model, which may be on the meta device."""
+    expected = model.state_dict()
     found = read_weights_header(folder)
     reshaped = [
         f"{name} is {kind} {list(shape)} and not {list(expected[name].shape)}"
@@ -218,7 +248,7 @@ def _check_weights(folder: AnyPath, config: ModelConfig) -> None:
         if (kind in _FLOATS) != expected[name].is_floating_point() or shape != tuple(expected[name].shape)
     ]
     if problems := list_problems(expected.keys() - found.keys(), found.keys() - expected.keys(), reshaped):
-        raise ValueError(f"{folder}: config.json and model.safetensors are not of one model: {problems}")
+        raise ValueError(f"config.json and model.safetensors are not of one model: {problems}")
 
 
 def _group_by_length(lengths: Sequence[int]) -> list[list[int]]:

@@ -46,14 +46,14 @@ def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
     """
     client = SimpleNamespace(
         scheduler=SimpleNamespace(address="here"),
-        wait_for_workers=lambda count, timeout: None,
+        wait_for_workers=lambda count: None,
         run=lambda function, *arguments: {"here": function(*arguments)},
         nthreads=lambda: {"here": 1},
-        submit=lambda work, *arguments, pure: Future(work, arguments),
+        submit=lambda do_job, store, work, *arguments, pure: Future(work, arguments),
     )
 
     @contextmanager
-    def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
+    def connect(params: DaskParams, num_tasks: int, check: Callable[[], None]) -> Iterator[Any]:
         yield client
 
     def inspect_here(root: Path, paths: list[str], limits: Limits) -> list[dict[str, Any]]:

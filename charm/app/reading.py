@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charm.hub import read_config
+from charm.hub import read_config, refusing
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
@@ -34,11 +34,10 @@ def load_scorer(
     Raises:
         UserError: missing, damaged, not of a Charm model, or there is no such device.
     """
-    from charm.runtime.devices import choose_device
     from charm.scorer import CharmScorer
 
     with _explaining(folder):
-        return CharmScorer.from_pretrained(folder, choose_device(device), precision, full_size)
+        return CharmScorer.from_pretrained(folder, device, precision, full_size)
 
 
 def load_preparation(folder: str | None) -> Preparation:
@@ -53,7 +52,7 @@ def load_preparation(folder: str | None) -> Preparation:
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
         return Preparation(InputConfig("charm", {}, CharmTokenizer().settings))
     folder = folder or TRAINED
-    with _explaining(folder):
+    with _explaining(folder), refusing(folder):
         return Preparation.from_config(read_config(folder)[0])
 
 

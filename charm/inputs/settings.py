@@ -25,6 +25,11 @@ class InputSettings:
     reads_scores: ClassVar[bool] = False
 
     @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
+        return None
+
+    @property
     def whole_edge(self) -> int | None:
         """Pixels, side of the square image that an input with `whole_grid` shows; None for others."""
         return None
@@ -69,6 +74,11 @@ class StandardSettings(InputSettings):
     def __post_init__(self) -> None:
         if self.edge < self.crop:
             raise ValueError(f"edge={self.edge}: expected at least crop, {self.crop}")
+
+    @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
+        return None
 
     @property
     def whole_edge(self) -> int:
@@ -117,6 +127,11 @@ class PaddingSettings(InputSettings):
 
     shows = "the resized image in the middle of a black square"
     has_budget = False
+
+    @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
+        return None
 
     @property
     def whole_edge(self) -> int:
@@ -197,6 +212,10 @@ class MullerSettings(InputSettings):
 
     shows = "the image squashed to a square, with detail that a learnt resizer adds"
     has_budget = False
+
+    @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        return ((1.892, -11.295), (-0.014, 0.003)) if self.start == "published" else None
 
     def length(self, patch_size: int) -> int:
         """Returns the tokens of the square."""

@@ -12,7 +12,7 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from charm.model import demo_backbone  # noqa: F401  (registers "charm_demo" with timm)
+from charm.model import demo_backbone, musiq_backbone  # noqa: F401  (registers "charm_demo" and "musiq" with timm)
 from charm.runtime.weights import name_as_vit
 
 Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, with rotary position embeddings
@@ -37,8 +37,12 @@ def create_backbone(name: str, pretrained: bool = True, **settings: Any) -> Back
     if not timm.is_model(architecture):
         near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), n=5))
         raise ValueError(f"backbone={name!r} is not a model of timm {timm.__version__}; near it: {near or 'none'}")
+    published = timm.list_models(f"{architecture}.*", pretrained=True)
+    if "." in name and name not in published:
+        known = ", ".join(published) or "none"
+        raise ValueError(f"backbone={name!r}: timm {timm.__version__} knows no such weights; known: {known}")
     if pretrained:  # a backbone that cannot be used is refused before its weights are downloaded
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
             check_backbone(_create(name, False, settings), name)
     return check_backbone(_create(name, pretrained, settings), name)
 
@@ -89,11 +93,12 @@ def unpack_naflex(naflex: NaFlexVit) -> nn.Module:
 def check_backbone(vit: Any, name: str) -> Backbone:
     """Returns the model unchanged; raises BackboneError if CharmViT cannot run it."""
     if not is_rotary(vit) and (not isinstance(vit, VisionTransformer) or vit.pos_embed is None):
+        lacks = " without learnt position embeddings" if isinstance(vit, VisionTransformer) else ""
         raise BackboneError(
-            f"backbone={name!r} is a {type(vit).__name__} without learnt absolute position embeddings on a plain grid "
-            "of tokens, which Charm resamples for each image, or DINOv3's rotary ones; relative positions, windows "
-            "and merged patches (Swin) need a whole grid in a fixed order, and Charm's tokens are none (paper, section "
-            "20): choose a ViT, for example vit_small_patch14_dinov2"
+            f"backbone={name!r} is not supported (timm's {type(vit).__name__}{lacks}): only timm's VisionTransformer "
+            "with learnt position embeddings on a grid and its DINOv3 are. Windows and merged patches, as Swin has "
+            "them, cannot be: they need a whole grid in a fixed order (paper, section 20). Choose a plain ViT, for "
+            "example vit_small_patch14_dinov2"
         )
     projection = getattr(vit.patch_embed, "proj", None)
     if isinstance(projection, nn.Conv2d) and (projection.in_channels != 3 or len(set(projection.kernel_size)) > 1):

@@ -3,12 +3,27 @@
 The stages `train` and `evaluate` write it as config.json beside the weights; nothing here needs torch.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from charm.images.limits import MaxEdge
-from charm.runtime.fields import BackboneName, Draws, Head, PosEmbedTraining, Seed
+from charm.runtime.fields import (
+    MOST_TOKENS,
+    BackboneName,
+    Count,
+    Draws,
+    Fraction,
+    Head,
+    PosEmbedTraining,
+    Prompt,
+    SamName,
+    Seed,
+    Sha256,
+)
 from charm.runtime.schema import Range, SettingError, build
+
+METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then the two that it does not have
 
 
 @dataclass(frozen=True)
@@ -17,6 +32,7 @@ class ViTConfig:
 
     Attributes:
         image_edge: pixels, side of the images that the input shows whole; None if it shows none.
+        num_residuals: of the input (Tokens.residuals).
     """
 
     backbone: BackboneName
@@ -26,6 +42,7 @@ class ViTConfig:
     normalize: bool
     pos_embed: PosEmbedTraining
     image_edge: Annotated[int, Range(1, 8192)] | None = None
+    num_residuals: Annotated[int, Range(0, 8)] = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class InputConfig:
 class PosEmbedConfig:
     """The resampling of learnt position embeddings; "rotary" ones are not resampled, and "none" are added."""
 
-    mode: Literal["bilinear", "bicubic", "rotary", "none"]
+    mode: Literal["bilinear", "bicubic", "nearest", "rotary", "none"]
     antialias: bool
 
 
@@ -69,8 +86,22 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
+class SamHqConfig:
+    """The settings of SAM-HQ that decide its masks; see charm.saliency.sam_hq.SamHqSettings."""
+
+    prompt: Prompt
+    box_threshold: Fraction
+    text_threshold: Fraction
+    top_k: Count
+    hq_token_only: bool
+    sam: SamName
+    sam_sha256: Sha256
+    detector_sha256: Sha256
+
+
+@dataclass(frozen=True)
 class SaliencyConfig:
-    """The detector of the masks that the model was trained with; `settings` and `detector` are of sam_hq."""
+    """The detector of the masks in the model's training; `settings` (SamHqConfig) and `detector` are of sam_hq."""
 
     backend: Literal["mbd", "sam_hq"]
     settings: dict[str, Any]
@@ -196,15 +227,35 @@ class ModelConfig:
         if not isinstance(values, dict):
             raise ValueError(f"expected keys and values, got {type(values).__name__}")
         config = build(cls, values)
-        low, high = config.labels.score_range
-        if not low < high:
-            raise SettingError(
-                ("labels", "score_range"), f"labels.score_range: expected [lowest, highest], got {low, high}"
-            )
-        if config.model.num_outputs != config.labels.num_bins:
-            raise SettingError(
-                ("labels", "num_bins"),
-                f"labels.num_bins is {config.labels.num_bins}, and model.num_outputs {config.model.num_outputs}: "
-                "expected the same",
-            )
+        _check_together(config)
         return config
+
+
+def _check_together(config: ModelConfig) -> None:
+    """Raises SettingError for values that are right by themselves and contradict each other."""
+    low, high = config.labels.score_range
+    if not 0 < high - low < math.inf:
+        _fail("labels", "score_range", f"expected [lowest, highest], got {[low, high]}")
+    if not low <= config.labels.accuracy_threshold <= high:
+        _fail("labels", "accuracy_threshold", f"expected within score_range, got {config.labels.accuracy_threshold}")
+    if config.model.num_outputs != config.labels.num_bins:
+        _fail(
+            "labels",
+            "num_bins",
+            f"expected {config.model.num_outputs}, as model.num_outputs, got {config.labels.num_bins}",
+        )
+    length = config.tokenizer.cutter.get("max_seq_len")
+    if isinstance(length, int) and config.draws * length > MOST_TOKENS:
+        problem = f"expected at most {MOST_TOKENS} tokens of an image, got {config.draws} draws of {length}"
+        raise SettingError(("draws",), f"draws: {problem}")
+    if config.saliency is not None and config.saliency.backend == "sam_hq":
+        build(SamHqConfig, config.saliency.settings, ("saliency", "settings"))
+    if config.evaluation is not None:
+        for name in METRICS:
+            found = config.evaluation.metrics.get(name, {})
+            if found.keys() != {"value", "low", "high"} or len({end is None for end in found.values()}) > 1:
+                _fail("evaluation", "metrics", f"expected value, low and high of {name}, all or none, got {found}")
+
+
+def _fail(section: str, key: str, problem: str) -> None:
+    raise SettingError((section, key), f"{section}.{key}: {problem}")

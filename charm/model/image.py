@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import timm
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,8 +25,8 @@ _MOST_PATCH = 32  # pixels
 class ImageModel(Model):
     """Scores square images that an input with `whole_grid` has cut.
 
-    In training, too, batch norms have the statistics of the pre-training, and no paths are dropped: what a batch measures
-    or draws would depend on micro-batches and processes.
+    In training, too, batch norms have the statistics of the pre-training and no paths are dropped: what a batch
+    measures or draws would depend on micro-batches and processes.
 
     Args:
         backbone: name of a model of timm; one that is made for another size of images is changed to that of the input.
@@ -72,7 +72,7 @@ class ImageModel(Model):
         self._layers: dict[str, int] = (
             group_parameters(self.image_backbone, matcher(coarse=False), reverse=True) if matcher else {}
         )
-        self.scale_embed = None
+        self.scale_embed = self.resizer = None
         self._keep_normalization(normalize)
         self._add_head(width * (2 if head == "first_mean" else 1), num_outputs)
 
@@ -113,7 +113,13 @@ class ImageModel(Model):
         return self
 
     def features(
-        self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image, float (B, F), from patches and their places alone."""
         pixels = self._scale_pixels(patches, self.head.weight.dtype)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from charm.model.config import METRICS
 from charm.tokenization.draws import draw_uniform
-
-METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then the two that it does not have
 
 
 def _correlate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., float]:

@@ -1,15 +1,14 @@
 """musiq: the transformer of MUSIQ (Ke et al., ICCV 2021), whose patches of 32 pixels pass a small ResNet first.
 
 CharmViT with this backbone, MUSIQ's input and position embeddings by the nearest neighbour is MUSIQ. timm's hub has no
-weights of it: `checkpoint` takes one of Google's .npz files (google-research/musiq on GitHub, Apache-2.0), or it is trained
-from scratch.
+weights of it: `checkpoint` takes one of Google's .npz files (google-research/musiq on GitHub, Apache-2.0). Without,
+it is trained from scratch.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
@@ -46,13 +45,12 @@ class MusiqEmbed(PatchEmbed):
 
     def __init__(self, img_size: Any = None, patch_size: Any = PATCH_SIZE, embed_dim: int = EMBED_DIM, **given: Any):
         super().__init__(img_size=img_size, patch_size=patch_size, embed_dim=embed_dim)
-        del self.proj
         self.conv_root, self.gn_root = StdConv(3, 64, 7, 2), nn.GroupNorm(32, 64, eps=1e-6)
         self.conv1, self.gn1 = StdConv(64, 64, 1), nn.GroupNorm(32, 64, eps=1e-4)
         self.conv2, self.gn2 = StdConv(64, 64, 3), nn.GroupNorm(32, 64, eps=1e-4)
         self.conv3, self.gn3 = StdConv(64, 256, 1), nn.GroupNorm(32, 256, eps=1e-4)
         self.conv_proj, self.gn_proj = StdConv(64, 256, 1), nn.GroupNorm(32, 256, eps=1e-4)
-        self.proj = nn.Linear(256 * (self.patch_size[0] // 4) ** 2, embed_dim)
+        self.proj = nn.Linear(256 * (self.patch_size[0] // 4) ** 2, embed_dim)  # type: ignore[assignment]
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
         """Embeds patches, float (B, L, p, p, 3) on 0..1, as (B, L, D)."""
@@ -63,7 +61,7 @@ class MusiqEmbed(PatchEmbed):
         y = F.relu(self.gn2(self.conv2(y)))
         x = F.relu(self.gn_proj(self.conv_proj(x)) + self.gn3(self.conv3(y)))
         embedded: Tensor = self.proj(x.permute(0, 2, 3, 1).flatten(1))  # rows, columns, channels
-        return embedded.unflatten(0, pixels.shape[:2])
+        return embedded.reshape(*pixels.shape[:2], -1)
 
 
 @register_model
@@ -87,12 +85,13 @@ def musiq(pretrained: bool = False, **settings: Any) -> VisionTransformer:
             **settings,
         }
     )
-    model.pos_embed_mode = "nearest"  # type: ignore[assignment]
+    vars(model).update(pos_embed_mode="nearest", name_weights=name_as_timm)  # for CharmViT and for files of weights
     return model
 
 
 _PARTS = {
     r"embedding": "patch_embed.proj",
+    r"head": "head",
     r"(conv_root|gn_root)": r"patch_embed.\1",
     r"block1/unit1/(\w+)": r"patch_embed.\1",
     r"Transformer/encoderblock_(\d+)/LayerNorm_0": r"blocks.\1.norm1",
@@ -111,16 +110,17 @@ _WHOLE = {
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def name_as_timm(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def name_as_timm(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the arrays of one of Google's .npz files under timm's names and in its shapes.
 
     `scale_embed`, (3, 384), is CharmViT's. Unknown names stay as they are, and are refused by who loads them.
     """
     named: dict[str, Tensor] = {}
     for name, array in arrays.items():
-        if not name.startswith("opt/target/"):  # the optimizer's own
+        if not name.startswith("opt/target/"):  # of the optimizer, or timm's names already
+            named |= {} if name.startswith("opt/") else {name: array}
             continue
-        path, tensor = name.removeprefix("opt/target/"), torch.from_numpy(np.asarray(array, np.float32))
+        path, tensor = name.removeprefix("opt/target/"), array.float()
         part, _, leaf = path.rpartition("/")
         if path in _WHOLE:
             named[_WHOLE[path]] = tensor[0] if path.endswith("scale_embedding") else tensor

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from charm.model.config import PosEmbedConfig, ViTConfig
+from charm.model.resizer import Resizer
 
 
 class Model(nn.Module):
@@ -18,6 +19,7 @@ class Model(nn.Module):
         whole_image: whether it reads all patches of an image of one size, and not any number of tokens.
         head: the linear layer that gives the outputs; head_kind: what it reads, one of `heads`.
         scale_embed: float (num_scales, D), learnt; None with one scale.
+        resizer: what mixes residuals with the pixels; None for inputs without them.
         pixel_mean, pixel_std: float (3,), that pixels are normalized with; None if they are not.
     """
 
@@ -26,6 +28,7 @@ class Model(nn.Module):
     head: nn.Linear
     head_kind: str
     scale_embed: nn.Parameter | None
+    resizer: Resizer | None
     pixel_mean: Tensor | None
     pixel_std: Tensor | None
 
@@ -99,13 +102,25 @@ class Model(nn.Module):
         self.backbone.compile()
 
     def forward(
-        self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Any
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Any,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Scores a batch."""
-        return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed))
+        return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed, residuals))
 
     def features(
-        self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image of a batch, float (B, F); arguments as of the model's call."""
         raise NotImplementedError
@@ -126,9 +141,11 @@ class Model(nn.Module):
             values = torch.tensor(facts[name]) if normalize else None
             self.register_buffer(f"pixel_{name}", values, persistent=False)
 
-    def _scale_pixels(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
-        """Returns pixels, (..., 3) on 0..255, on 0..1 or normalized."""
+    def _scale_pixels(self, pixels: Tensor, dtype: torch.dtype, residuals: Tensor | None = None) -> Tensor:
+        """Returns pixels, (..., 3) on 0..255, on 0..1 or normalized, with what a learnt resizer makes of residuals."""
         scaled = pixels.to(dtype) / 255
+        if self.resizer is not None and residuals is not None:
+            scaled = self.resizer(scaled, residuals)
         if self.pixel_mean is None or self.pixel_std is None:
             return scaled
         return (scaled - self.pixel_mean) / self.pixel_std

@@ -18,6 +18,8 @@ from charm.model.backbones import Backbone, check_backbone, create_backbone, is_
 from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 from charm.model.protocol import Model
+from charm.model.resizer import Resizer
+from charm.tokenization.tokens import TokenBatch
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,6 +38,7 @@ class CharmViT(Model):
         normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training; the paper
             does not (table 9).
         train_pos_embed: whether the learnt position embeddings are fine-tuned; the paper freezes them (section 4.2).
+        num_residuals: of the input, for which a learnt resizer is made.
         settings: passed on to timm with a name.
 
     Attributes:
@@ -58,6 +61,7 @@ class CharmViT(Model):
         head: str = "cls",
         normalize: bool = False,
         train_pos_embed: bool = False,
+        num_residuals: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -91,6 +95,7 @@ class CharmViT(Model):
             raise ValueError("rotary position embeddings are not learnt: leave them frozen")
         self._keep_normalization(normalize)
         multiscale = num_scales > 1
+        self.resizer = Resizer(num_residuals) if num_residuals else None
         self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
         self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
         for parameter in (self.scale_embed, self.mask_token):
@@ -101,7 +106,8 @@ class CharmViT(Model):
 
     @classmethod
     def from_config(cls, config: ViTConfig, pretrained: bool = False) -> Self:
-        settings = {one: getattr(config, one) for one in ("backbone", "num_scales", "num_outputs", "head", "normalize")}
+        names = ("backbone", "num_scales", "num_outputs", "head", "normalize", "num_residuals")
+        settings = {name: getattr(config, name) for name in names}
         return cls(**settings, pretrained=pretrained, train_pos_embed=config.pos_embed == "trainable")
 
     @property
@@ -146,7 +152,9 @@ class CharmViT(Model):
         return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
 
     def pos_embed_config(self, mode: Literal["bilinear", "bicubic"], antialias: bool) -> PosEmbedConfig:
-        return PosEmbedConfig("rotary", False) if self.rotary else PosEmbedConfig(mode, antialias or self.antialias)
+        if self.rotary:
+            return PosEmbedConfig("rotary", False)
+        return PosEmbedConfig(getattr(self.vit, "pos_embed_mode", mode), antialias or self.antialias)
 
     def compile_backbone(self) -> None:
         """Compiles the blocks: they are alike, so one is compiled for all; lengths vary."""
@@ -196,23 +204,26 @@ class CharmViT(Model):
 
     def forward(
         self,
-        patches: Tensor,
-        patch_coord: Tensor,
-        scale_id: Tensor,
-        patch_valid: Tensor,
-        pos_embed: Tensor | Sequence[Sequence[Tensor]],
+        patches: Tensor | TokenBatch,
+        patch_coord: Tensor | None = None,
+        scale_id: Tensor | None = None,
+        patch_valid: Tensor | None = None,
+        pos_embed: Tensor | Sequence[Sequence[Tensor]] | None = None,
+        residuals: Tensor | None = None,
     ) -> Tensor:
-        """Scores a batch.
+        """Scores a batch, `model(tokenizer(images))`, or its parts.
 
         Args:
-            patches: uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels. Patches
-                of another size are projected by a resampled kernel (FlexiViT: Beyer et al., CVPR 2023).
+            patches: a batch of a tokenizer, whose position embeddings are resampled here; or, with all that follows,
+                uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels. Patches of
+                another size are projected by a resampled kernel (FlexiViT: Beyer et al., CVPR 2023).
             patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
             scale_id: integer (B, L), 0 = coarsest.
             patch_valid: bool (B, L), False where padding. It may be left on the CPU: looking for padding there does not
                 wait for the device.
             pos_embed: float (B, L, D), for a rotary backbone (B, L, 2 * d); or the tables of each image
                 (`pos_embed_tables`), to be looked up here.
+            residuals: int16 or float (B, L, p, p, 3 K), of inputs that have them.
 
         Returns:
             float (B, num_outputs).
@@ -221,23 +232,36 @@ class CharmViT(Model):
         >>> import numpy as np
         >>> model = CharmViT("charm_demo")
         >>> batch = CharmTokenizer(max_seq_len=64)([np.zeros((300, 400, 3), np.uint8)] * 2)
-        >>> arrays = (batch.patches, batch.patch_coord, batch.scale_id, batch.patch_valid)
-        >>> tables = [model.pos_embed_tables(grids) for grids in batch.grids]
-        >>> model(*map(torch.from_numpy, arrays), pos_embed=tables).shape
+        >>> model(batch).shape
         torch.Size([2, 1])
         """
+        if isinstance(patches, TokenBatch):
+            arrays = patches.patches, patches.patch_coord, patches.scale_id, patches.patch_valid
+            tensors = [torch.from_numpy(array).to(self.head.weight.device) for array in arrays]
+            tables = [self.pos_embed_tables(grids) for grids in patches.grids]
+            return self.forward(tensors[0], tensors[1], tensors[2], tensors[3], tables)
+        if patch_coord is None or scale_id is None or patch_valid is None or pos_embed is None:
+            raise TypeError(
+                "expected a batch of a tokenizer, or patches, patch_coord, scale_id, patch_valid, pos_embed"
+            )
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
-        return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed))
+        return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed, residuals))
 
     def features(
-        self, patches: Tensor, patch_coord: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image of a batch, float (B, F); arguments as of `forward`."""
         padded = not bool(patch_valid.all())  # without padding there is no mask, so that the fast kernels are used
         attn_mask = self.attn_mask(patch_valid).to(patches.device, non_blocking=True) if padded else None
-        return self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        return self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
 
     def encode(
         self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
@@ -246,10 +270,16 @@ class CharmViT(Model):
         return self.score_features(self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask))
 
     def encode_features(
-        self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
+        self,
+        patches: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        attn_mask: Tensor | None,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image of a batch, float (B, F); arguments as of `encode`."""
-        x = self._embed(patches)
+        x = self._embed(patches, residuals)
         valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
             # Not self.scale_embed[scale_id]: its backward adds in any order where there are two threads or more.
@@ -286,10 +316,18 @@ class CharmViT(Model):
         mean: Tensor = self.vit.fc_norm(tokens.sum(1) / valid.sum(1).clamp(min=1))
         return mean if self.head_kind == "mean" else torch.cat([cls, mean], dim=1)
 
-    def _embed(self, patches: Tensor) -> Tensor:
-        """Applies the backbone's patch projection as one matrix product: (B, L, P, P, 3) -> (B, L, D)."""
+    def _embed(self, patches: Tensor, residuals: Tensor | None = None) -> Tensor:
+        """Applies the backbone's patch projection as one matrix product: (B, L, P, P, 3) -> (B, L, D).
+
+        A backbone that embeds patches otherwise has `embed_patches` (MUSIQ).
+        """
         proj = self.vit.patch_embed.proj
-        pixels = self._scale_pixels(patches, proj.weight.dtype).flatten(2)
+        pixels = self._scale_pixels(patches, proj.weight.dtype, residuals)
+        embed_patches: Any = getattr(self.vit.patch_embed, "embed_patches", None)
+        if embed_patches is not None:
+            found: Tensor = embed_patches(pixels)
+            return found
+        pixels = pixels.flatten(2)
         # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
         # the work of a small ViT).
         with torch.autocast(patches.device.type, enabled=False):

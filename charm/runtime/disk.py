@@ -37,6 +37,26 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def name_impostor(path: Path) -> str:
+    """Names what often lies in the place of a file of weights: a Git LFS pointer, a web page, a text; "" if none does.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(400)
+    if b"\0" in head[:8]:  # the length of safetensors' header, whose first byte may be "<"
+        return ""
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer and not the file that it stands for: fetch that by `git lfs pull`, or download it"
+    if head.lstrip().startswith(b"<"):
+        return "a web page, of a login or an error perhaps, that was saved in place of the weights: download them again"
+    text = " ".join(head.decode("latin-1").split())
+    if text.isprintable() and text.isascii() and text:
+        return f"a text and no file of weights; it begins {text[:60]!r}"
+    return ""
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a file to be there whole or not at all: it is written aside, flushed to disk, renamed.

@@ -26,6 +26,12 @@ def escape_controls(text: str) -> str:
     )
 
 
+def in_one_line(text: str, most: int = 500) -> str:
+    """Returns a text of somebody else's as one line of at most `most` characters; what cannot be printed is escaped."""
+    line = escape_controls(text[: most + 1])
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def did_you_mean(came: str, known: list[str]) -> str:
     """Returns "; did you mean 'x'?" if one of the known words is near, else all known words."""
     near = difflib.get_close_matches(came, known, n=1)

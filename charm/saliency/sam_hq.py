@@ -22,7 +22,7 @@ import torch
 
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError, first_line
-from charm.runtime.weights import list_problems, read_torch_file
+from charm.runtime.weights import list_problems, read_tensors
 from charm.saliency.gpus import choose_worker_device
 
 MAX_ASPECT = 1000  # of the longer edge to the shorter; both models shrink the longer to some 1000 pixels
@@ -240,12 +240,7 @@ def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
     if file_sha256(checkpoint) != sha256:
         raise UserError(f"{checkpoint} has changed: its sha256 is no longer {sha256}")
     model = SAM_MODELS[name]()
-    try:
-        weights = read_torch_file(checkpoint)
-    except Exception as error:  # damaged archives raise many kinds; UnpicklingError is code that was not run
-        raise UserError(f"{checkpoint} cannot be read as weights alone ({first_line(error)})") from error
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise UserError(f"{checkpoint} holds no tensors by name; expected those of SAM-HQ {name}")
+    weights = read_tensors(checkpoint)
     own = model.state_dict()
     _refuse_mismatch(
         f"{checkpoint} as SAM-HQ {name}",

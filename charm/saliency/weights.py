@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from charm.runtime.disk import file_sha256, fingerprint, lock_file
+from charm.runtime.disk import file_sha256, fingerprint, lock_file, name_impostor
 from charm.runtime.errors import UserError, first_line
+from charm.runtime.waiting import hub_address, reach_hub
 
 ATTEMPTS = 5  # connections that a download may take; each goes on where the last was cut
 TIMEOUT = 30.0  # seconds without a byte
@@ -71,6 +72,8 @@ def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Pat
     file = _resolve(path)
     if not file.is_file():
         raise UserError(f"sam_checkpoint: there is no file {path}; empty downloads {published.file}")
+    if impostor := name_impostor(file):
+        raise UserError(f"sam_checkpoint: {path} is {impostor}")
     found = file_sha256(file)
     if found != (sha256 or published.sha256):
         expected = (
@@ -93,6 +96,9 @@ def find_detector(detector: str) -> tuple[Path, str]:
     if not folder.is_dir():
         folder = _fetch_detector(detector)
     files = sorted(file for pattern in DETECTOR_FILES for file in folder.glob(pattern))
+    for file in files:
+        if file.suffix == ".safetensors" and (impostor := name_impostor(file)):
+            raise UserError(f"detector: {file} is {impostor}")
     if not any(file.suffix == ".safetensors" for file in files):
         raise UserError(f"detector: {folder} holds no .safetensors file; expected a Grounding DINO")
     return folder, fingerprint({file.name: file_sha256(file) for file in files})
@@ -108,18 +114,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "charm"
 
 
-def _hub() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
 def _fetch_published(published: Published) -> Path:
     target = cache_folder() / published.file
     target.parent.mkdir(parents=True, exist_ok=True)
     # Held until the file is there: a second downloader waits, then finds it.
     with open(target.with_suffix(".lock"), "w") as lock:
-        lock_file(lock)
+        if not lock_file(lock, wait=False):
+            print(f"waiting for another process that downloads {target}", flush=True)
+            lock_file(lock)
         if not target.is_file() or file_sha256(target) != published.sha256:
-            download(f"{_hub()}/{_REPOSITORY}/{published.file}", target, published)
+            download(f"{hub_address()}/{_REPOSITORY}/{published.file}", target, published)
     return target
 
 
@@ -132,6 +136,8 @@ def download(url: str, target: Path, published: Published) -> None:
     part = target.with_suffix(".part")
     print(f"downloading {url} ({published.size / 1e6:.0f} MB) to {target.parent}", flush=True)
     by_hand = f"download it by any other way and put it at {target}, or name it in sam_checkpoint"
+    if missing := reach_hub():
+        raise UserError(f"cannot download {url} ({missing}): {by_hand}")
     for attempt in range(ATTEMPTS):
         try:
             _append(url, part)
@@ -140,6 +146,9 @@ def download(url: str, target: Path, published: Published) -> None:
             if refused or attempt == ATTEMPTS - 1:
                 raise UserError(f"cannot download {url} ({error}): {by_hand}") from error
             continue
+        if impostor := name_impostor(part):  # of a network that wants a login
+            part.unlink()
+            raise UserError(f"{url} is {impostor}; or {by_hand}")
         if part.stat().st_size >= published.size:
             break
     found = part.stat().st_size
@@ -183,10 +192,11 @@ def _fetch_detector(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
+    missing = reach_hub()
     try:
-        return Path(snapshot_download(name, allow_patterns=list(DETECTOR_FILES), endpoint=_hub()))
+        return Path(snapshot_download(name, allow_patterns=list(DETECTOR_FILES), endpoint=hub_address()))
     except Exception as error:  # the hub's client raises some twenty kinds, of httpx and of its own
         raise UserError(
-            f"cannot download {_hub()}/{name} ({first_line(error)}): download its .json, .safetensors and .txt files "
-            f"by any other way into a folder, and name it in detector"
+            f"cannot download {hub_address()}/{name} ({missing or first_line(error)}): download its .json, "
+            ".safetensors and .txt files by any other way into a folder, and name it in detector"
         ) from error

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
+from charm.runtime.fields import MOST_TOKENS
 from charm.runtime.schema import Range
 
 PatchSize = Annotated[int, Range(1, 256)]  # pixels
 CoarseRatio = Annotated[int, Range(2, 4)]
 NumScales = Annotated[int, Range(2, 3)]
-SeqLen = Annotated[int, Range(1, 2**20)]  # tokens
+SeqLen = Annotated[int, Range(1, MOST_TOKENS)]
 Selection = Literal["random", "frequency", "gradient", "entropy", "saliency"]
 Threshold = Annotated[float, Range(1, 2**20)]
 Budget = Literal["fixed", "fill", "share"]

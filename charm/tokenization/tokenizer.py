@@ -162,7 +162,7 @@ class CharmTokenizer:
         return measure_area(counts, self.sides[::-1], self.max_seq_len, self.budget, self.drop)
 
     @overload
-    def __call__(self, image: list[Any], **arguments: Any) -> TokenBatch: ...
+    def __call__(self, image: list[Any] | tuple[Any, ...], **arguments: Any) -> TokenBatch: ...
 
     @overload
     def __call__(
@@ -182,7 +182,7 @@ class CharmTokenizer:
 
         Args:
             image: an image of any size from 1 x 1: numpy uint8 (H, W, 3) RGB, PIL, or torch uint8 (3, H, W) RGB. For a
-                list, every argument but seed and epoch is a list too; keys are "0", "1", ... where none are given.
+                list or tuple, every argument but seed and epoch is one, too; keys are "0", "1", ... if none are given.
             importance: float (grid_h, grid_w), one score per coarse patch of the image fitted to its coarse grid
                 (charm.score_patches). Computed when None. Not used by "random" and "saliency".
             saliency_mask: bool (H, W), True on the salient object. Needed by selection="saliency".
@@ -200,11 +200,11 @@ class CharmTokenizer:
         >>> CharmTokenizer(max_seq_len=64)([image, image[:100]]).patches.shape
         (2, 64, 14, 14, 3)
         """
-        if isinstance(image, list):
+        if isinstance(image, list | tuple):
             arguments.setdefault("key", [str(index) for index in range(len(image))])
             shared = {name: arguments.pop(name) for name in ("seed", "epoch") if name in arguments}
             for name, values in arguments.items():
-                if not isinstance(values, list) or len(values) != len(image):
+                if not isinstance(values, list | tuple) or len(values) != len(image):
                     raise ValueError(f"{name}: expected a list of {len(image)}, one for each image")
             own = [dict(zip(arguments, values, strict=True)) for values in zip(*arguments.values(), strict=True)]
             return stack_tokens([self._tokenize(one, **mine, **shared) for one, mine in zip(image, own, strict=True)])

@@ -40,7 +40,6 @@ AUGMENTATIONS = {
     "HF + R + G": (Symmetry(flip=True, turns=1), True),
 }
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in 0..1: what DINOv2 was trained with
-_SCALES, _BIASES = (1.892, -11.295), (-0.014, 0.003)  # of the published Muller, trained for a ResNet-50
 
 Images = dict[str, np.ndarray]  # name -> uint8 (H, W, 3)
 
@@ -186,12 +185,13 @@ def show_augmentations(gallery: Gallery) -> list[Panel]:
 
 def show_muller(gallery: Gallery) -> list[Panel]:
     """Shows an image downscaled by bilinear interpolation, and by Muller with its published numbers."""
-    settings = gallery.settings("muller")
+    settings = replace(gallery.settings("muller"), start="published")
+    scales, biases = settings.resizer_start
     resizer, panels = MullerInput(PATCH_SIZE, settings), []
     for name, image in gallery.images.items():
         plain = resizer.frame(image)
         bands = measure_bands(image, plain.shape[:2], settings.border)
-        detail = [np.tanh(a * band + b) for a, b, band in zip(_SCALES, _BIASES, bands, strict=True)]
+        detail = [np.tanh(a * band + b) for a, b, band in zip(scales, biases, bands, strict=True)]
         resized = plain / 255 + np.sum(detail, axis=0)
         change, outside = float(np.std(resized - plain / 255)), float(((resized < 0) | (resized > 1)).mean())
         panels += [Panel(name, "image", image), Panel(name, "bilinear", plain)]

@@ -12,8 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from charm.hub import read_config
 from charm.images.reasons import REASONS
-from charm.model.config import ModelConfig, list_doubts
-from charm.model.metrics import METRICS
+from charm.model.config import METRICS, ModelConfig, list_doubts
 from pipeline.manifest.table import read_manifest
 from pipeline.pos_embeds.area import read_area
 from pipeline.report.axes import draw_line, make_axis, minus

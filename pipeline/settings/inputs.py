@@ -5,10 +5,9 @@ from dataclasses import asdict, replace
 from charm.inputs.protocol import Input
 from charm.inputs.registry import build_input
 from charm.runtime.errors import UserError
+from charm.runtime.fields import MOST_TOKENS
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.settings.params import Params
-
-_NO_LIMIT = 2**20  # tokens: the most that SeqLen allows
 
 
 def build_cutter(params: Params, patch_size: int, training: bool = False) -> CharmTokenizer:
@@ -20,7 +19,7 @@ def build_cutter(params: Params, patch_size: int, training: bool = False) -> Cha
     try:
         return CharmTokenizer(
             patch_size=patch_size,
-            max_seq_len=params.max_seq_len or _NO_LIMIT,
+            max_seq_len=params.max_seq_len or MOST_TOKENS,
             selection=params.selection,
             **settings,
         )

@@ -15,7 +15,19 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from charm.images.limits import LIMITS, MaxEdge
 from charm.inputs.settings import SETTINGS, check_length
 from charm.runtime.errors import UserError
-from charm.runtime.fields import BackboneName, Draws, Head, PosEmbedTraining, Seed, Sha256
+from charm.runtime.fields import (
+    MOST_TOKENS,
+    BackboneName,
+    Count,
+    Draws,
+    Fraction,
+    Head,
+    PosEmbedTraining,
+    Prompt,
+    SamName,
+    Seed,
+    Sha256,
+)
 from charm.runtime.schema import OneOf, Pattern, Range, SettingError, build
 from charm.tokenization.settings import (
     Budget,
@@ -32,8 +44,6 @@ from charm.tokenization.settings import (
 )
 from pipeline.settings.recipes import AUTO_KEYS, DATASETS, choose_recipe
 
-Fraction = Annotated[float, Range(0, 1)]
-Count = Annotated[int, Range(1)]
 NonNegative = Annotated[float, Range(0)]
 
 
@@ -97,14 +107,13 @@ class ScoreParams:
 
 @dataclass(frozen=True)
 class SamHqParams:
-    # The detector reads 256 tokens, each of a letter at least.
-    prompt: Annotated[str, Pattern(r"(?=.*\w).{1,200}", "words, at most 200 characters in one line")]
+    prompt: Prompt
     box_threshold: Fraction
     text_threshold: Fraction
     top_k: Count  # boxes
     hq_token_only: bool
     detector: str
-    sam: Literal["vit_tiny", "vit_b", "vit_l", "vit_h"]
+    sam: SamName
     sam_checkpoint: str | None
     sam_sha256: Sha256 | None
 
@@ -159,6 +168,7 @@ class TrainParams:
     warmup_epochs: NonNegative
     weight_decay: NonNegative
     layer_decay: Annotated[float, Range(1e-3, 1)]
+    resizer_rate: NonNegative
     clip_norm: NonNegative
     ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
@@ -283,6 +293,9 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
         problem = "it relates all images of a step: expected one process, and hardware.micro_batch empty"
         _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
+    if params.max_seq_len is not None and params.evaluate.draws * params.max_seq_len > MOST_TOKENS:
+        problem = f"expected at most {MOST_TOKENS // params.max_seq_len} with max_seq_len: {params.max_seq_len}"
+        _fail(path, node["evaluate"], "draws", f"evaluate.draws: {problem}, got {params.evaluate.draws}")
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:
         problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"

@@ -2,11 +2,15 @@
 
 import fnmatch
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, first_line
+from charm.runtime.waiting import within
 from pipeline.work.store import remake
+
+_PATIENCE = 60.0  # seconds, for an answer; libraries try again meanwhile
 
 
 class LocalFolder:
@@ -55,20 +59,37 @@ class RemoteFolder:
         return "copy it there again"
 
     def list_sizes(self, pattern: str) -> dict[str, int | None]:
-        files, root = self._open()
-        sizes = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry.get("size") for entry in files.ls(root)}
+        entries = self._ask(lambda files, root: files.ls(root))
+        sizes = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry.get("size") for entry in entries}
         return {name: size for name, size in sizes.items() if fnmatch.fnmatch(name, pattern)}
 
     def read_files(self, names: list[str]) -> list[bytes]:
-        files, root = self._open()
-        paths = [f"{root}/{name}" for name in names]
-        found = files.cat(paths) if paths else {}  # many at once, where the file system can
-        return [found[path] if isinstance(found, dict) else found for path in paths]
+        def read(files: Any, root: str) -> list[bytes]:
+            paths = [f"{root}/{name}" for name in names]
+            found = files.cat(paths) if paths else {}  # many at once, where the file system can
+            return [found[path] if isinstance(found, dict) else found for path in paths]
+
+        found: list[bytes] = self._ask(read)
+        return found
 
     def read_part(self, name: str, offset: int, size: int) -> bytes:
-        files, root = self._open()
-        data: bytes = files.cat_file(f"{root}/{name}", start=offset, end=offset + size)
+        data: bytes = self._ask(lambda files, root: files.cat_file(f"{root}/{name}", start=offset, end=offset + size))
         return data
+
+    def _ask(self, work: Callable[[Any, str], Any]) -> Any:
+        """Returns what the file system answers to work(files, root).
+
+        Raises:
+            UserError: the address cannot be opened.
+            OSError: another error, of the many kinds that libraries have, or no answer in time.
+        """
+        files, root = self._open()
+        try:
+            return within(_PATIENCE, lambda: work(files, root))
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
     def _open(self) -> tuple[Any, str]:
         """Returns the file system and the folder's path; opens anew in each process, as connections survive no fork."""

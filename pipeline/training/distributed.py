@@ -17,10 +17,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, first_line
+from charm.runtime.waiting import within
 
 _RENDEZVOUS = "CHARM_RENDEZVOUS"  # where `run_ranks` lets its processes meet; torchrun has variables of its own
+_MEETING = timedelta(minutes=5)  # for the others to come
 _TIMEOUT = timedelta(minutes=30)  # for a rank that is gone, or writes a checkpoint
 _GRACE = 60  # seconds that a process is given to save and end
 _PATIENCE = 10  # seconds in which who started the ranks notices the one that failed, and ends the others
@@ -100,17 +103,16 @@ def join_process_group() -> Iterator[ProcessGroup]:
     """This process's place among the ranks, which can talk to each other meanwhile.
 
     Raises:
-        UserError: another one is gone.
+        UserError: the others do not come, or another one is gone.
     """
     if not is_launched():
         yield ProcessGroup()
         return
-    rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    meet = os.environ.get(_RENDEZVOUS, "env://")
+    own = _meet()
+    rank = own.rank
     try:
-        dist.init_process_group(init_method=meet, rank=rank, world_size=world_size, timeout=_TIMEOUT)
         with contextlib.redirect_stdout(sys.stdout if rank == 0 else None):
-            yield ProcessGroup(rank, world_size, local_rank)
+            yield own
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
@@ -119,6 +121,28 @@ def join_process_group() -> Iterator[ProcessGroup]:
     finally:
         if dist.is_initialized():  # its threads would abort an interpreter that ends
             dist.destroy_process_group()
+
+
+def _meet() -> ProcessGroup:
+    """Meets the other ranks where the environment says; raises UserError if they do not come."""
+    place = os.environ.get(_RENDEZVOUS, "env://")
+    try:
+        rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        # The store's own limit does not hold where another server listens.
+        meeting = rendezvous(place, rank, world_size, timeout=_MEETING)
+        store, *_ = within(_MEETING.total_seconds() + 5, lambda: next(meeting))
+        store.set_timeout(_MEETING)
+        dist.init_process_group(store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    except ValueError as error:  # a variable is missing or no number
+        raise UserError(
+            f"RANK and WORLD_SIZE are set, as by torchrun: {first_line(error)}; unset them, or use it"
+        ) from error
+    except (RuntimeError, TimeoutError) as error:
+        names = ("MASTER_ADDR", "MASTER_PORT")
+        address = ":".join(os.environ.get(name, "?") for name in names) if place == "env://" else place
+        others = f"not all of {world_size} processes came to {address} within {_MEETING.total_seconds():g} s"
+        raise UserError(f"rank {rank}: {others} ({first_line(error)})") from error
+    return ProcessGroup(rank, world_size, local_rank)
 
 
 def all_reduce_sum(*values: float) -> list[float]:

@@ -8,15 +8,14 @@ sample has a say.
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from charm.inputs.protocol import Input
 from charm.runtime.errors import UserError
@@ -28,9 +27,10 @@ from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.training.sampler import EpochSampler, SampleRef
+from pipeline.training.workers import EndingLoader, check_shared_memory, list_dead, prepare_worker
 
 _MOST_WORKERS = 1024  # as pipeline.settings.params allows
-_GRACE = 25  # seconds; Slurm kills what is left 30 s after SIGTERM
+_PLACE_BYTES = 18  # of a token: patch_coord, scale_id, patch_valid, pos_row
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Batch:
         weight: float32 (B,), of pipeline.training.sampler.SampleRef.
         is_small: bool (B,), whether the mask is of an object that covers no coarse patch enough; only in evaluation.
         keys: of the samples.
+        residuals: int16 (B, L, P, P, 3 K), of inputs that have them.
     """
 
     patches: Tensor
@@ -58,6 +59,7 @@ class Batch:
     weight: Tensor
     is_small: Tensor
     keys: list[str]
+    residuals: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """Pins the memory of all tensors; called by the DataLoader."""
@@ -103,10 +105,17 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._seed = seed
         self._flip, self._rotate, self._grey = flip, rotate, grey
         self._by_pixels, self._max_edge = by_pixels, max_edge
-        self._at_work = torch.full((_MOST_WORKERS,), -1).share_memory_()  # row that each worker has in hand
+        self._at_work = RawArray("q", [-1] * _MOST_WORKERS)  # row that each worker has in hand
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def most_bytes(self) -> int:
+        """Most bytes that an image takes in a batch."""
+        tokenizer = self._tokenizer
+        per_token = 3 * tokenizer.patch_size**2 * (1 + 2 * tokenizer.num_residuals)  # of two bytes each
+        return tokenizer.max_seq_len * (per_token + _PLACE_BYTES) + self._targets[:1].nbytes
 
     def __getitem__(self, place: SampleRef) -> dict[str, Any] | UserError:
         """Returns a sample. A worker returns an error as a value, as a DataLoader would wrap it in a traceback."""
@@ -144,7 +153,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             "weight": np.float32(place.weight),
             "is_small": np.bool_(self._by_pixels and self._is_small(column)),
             "keys": key,
-        }
+        } | ({} if tokens.residuals is None else {"residuals": tokens.residuals})
 
     def _is_small(self, column: dict[str, Any]) -> bool:
         """Tells whether an image's mask is of an object that covers no coarse patch by `saliency_coverage`."""
@@ -189,12 +198,13 @@ class Loader:
     def __init__(self, dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> None:
         cv2.setNumThreads(1)  # before workers are forked: one that inherits OpenCV's threads hangs at their resizing
         self._dataset = dataset
-        self._loader: DataLoader[Any] = DataLoader(
+        check_shared_memory(workers, sampler.most_images * dataset.most_bytes)
+        self._loader = EndingLoader(
             dataset,
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
         )
@@ -215,7 +225,7 @@ class Loader:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:  # not RuntimeError: a batch of a dying one
-                dead = _list_dead(getattr(batches, "_workers", []))
+                dead = list_dead(getattr(batches, "_workers", []))
                 if not dead:
                     raise
                 places = ", ".join(self._dataset.describe_place(worker) for worker in dead)
@@ -227,27 +237,15 @@ class Loader:
             yield batch
 
 
-def _list_dead(workers: list[BaseProcess]) -> list[int]:
-    """Lists the numbers of workers that are dead or dying: a connection ends before its process does."""
-    ended = wait([worker.sentinel for worker in workers], timeout=1) if workers else []
-    return [number for number, worker in enumerate(workers) if worker.sentinel in ended]
-
-
-def _prepare_worker(_: int) -> None:
-    cv2.setNumThreads(1)
-    # Both are sent to every process of a job, but the trainer ends its step first, for which it needs this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))  # an alarm ends the process
-
-
 def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
     whole = [sample for sample in samples if not isinstance(sample, UserError)]
     if len(whole) < len(samples):
         return next(sample for sample in samples if isinstance(sample, UserError))
     length = max(1, max(int(sample["patch_valid"].sum()) for sample in whole))
-    stacked = {
+    stacked: dict[str, Any] = {
         name: torch.from_numpy(np.stack([sample[name][:length] for sample in whole]))
-        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
+        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row", "residuals")
+        if name in whole[0]
     }
     for name in ("target", "weight", "is_small"):
         stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in whole]))

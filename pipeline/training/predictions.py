@@ -42,7 +42,7 @@ def forward_features(model: Model, batch: Batch, pos_embeds: PosEmbeds, precisio
 
 def _arguments(
     batch: Batch, pos_embeds: PosEmbeds, trained_grid: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Returns the arguments of a model on the device of `pos_embeds`."""
     device = pos_embeds.device
     return (
@@ -51,6 +51,7 @@ def _arguments(
         batch.scale_id.to(device, non_blocking=True),
         batch.patch_valid,
         pos_embeds.gather(batch.pos_row, trained_grid),
+        None if batch.residuals is None else batch.residuals.to(device, non_blocking=True),
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from charm.model.config import EvaluationConfig
-from charm.model.metrics import METRICS, bootstrap_intervals, score_agreement
+from charm.model.config import METRICS, EvaluationConfig
+from charm.model.metrics import bootstrap_intervals, score_agreement
 from charm.runtime.errors import UserError
 from charm.runtime.schema import build
 from pipeline.manifest.table import DatasetFacts

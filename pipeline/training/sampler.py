@@ -64,6 +64,11 @@ class EpochSampler(Sampler[list[SampleRef]]):
         self.first_step = 0
         self.steps = -(-size // batch_size)
 
+    @property
+    def most_images(self) -> int:
+        """Most samples that a micro-batch of this process has."""
+        return min(self._micro_batch, -(-self._batch_size // self._world_size))
+
     def __len__(self) -> int:
         return sum(self.micro_batches(step) for step in range(self.first_step, self.steps))
 

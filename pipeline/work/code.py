@@ -19,6 +19,7 @@ PACKAGES = ("charm", "pipeline", "stages")
 NO_RESULT = (
     "charm.runtime.errors",
     "charm.runtime.interrupts",
+    "charm.runtime.waiting",
     "pipeline.settings.params",
     "pipeline.settings.recipes",
 )

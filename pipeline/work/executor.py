@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -20,15 +21,20 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, first_line
 from charm.runtime.interrupts import Interrupts
 from charm.runtime.progress import Progress
+from charm.runtime.waiting import within
 from pipeline.settings.params import DaskParams
 from pipeline.work.code import code_digest
 from pipeline.work.store import locked, read_sidecar, store_folder
 
 _CHECK_EVERY = 0.2  # seconds between two looks for a signal
 _PATIENCE = 20  # seconds for a scheduler to answer and a worker to come
+_GONE = 60  # seconds without any worker; one that died is replaced within a few
+_LOST = (
+    "the Dask scheduler or its last worker is gone; what is made is kept, and the same command goes on with new ones"
+)
 _SPARE_BYTES = 200_000_000
 
 
@@ -71,9 +77,9 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
             _check_space(folder, sum(job.expected_bytes for job in todo))
             failures = []
             progress = Progress(kind, len(todo), "shard")
-            with closing(progress), _stopped_between_jobs() as check, connect(dask, len(todo)) as client:
+            with closing(progress), _stopped_between_jobs() as check, connect(dask, len(todo), check) as client:
                 check()
-                _check_workers(client, folder)
+                _check_workers(client, folder, check)
                 calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
                 for job, error in _run_bounded(client, work, calls, check):
                     progress.move()
@@ -117,18 +123,23 @@ def _check_space(folder: Path, expected: int) -> None:
         )
 
 
-def _check_workers(client: Any, folder: Path) -> None:
+def _check_workers(client: Any, folder: Path, check: Callable[[], None]) -> None:
     """Raises UserError unless workers come, and all of them run this code and see this folder."""
     ours = sorted(name for name in sys.modules if name.startswith(("charm.", "pipeline.")))
+    address = client.scheduler.address
+    try:
+        within(_PATIENCE, lambda: client.wait_for_workers(1), check)
+    except TimeoutError:
+        raise UserError(f"{address}: no Dask worker came within {_PATIENCE} s; start some") from None
     token = folder / f".preflight-{uuid.uuid4().hex}"
     token.touch()
     try:
-        client.wait_for_workers(1, timeout=_PATIENCE)
-        found = client.run(_prepare_worker, str(token), ours)
+        found = within(_PATIENCE, lambda: client.run(_prepare_worker, str(token), ours), check)
     except TimeoutError:
-        raise UserError(f"{client.scheduler.address}: no Dask worker came within {_PATIENCE} s; start some") from None
-    except ImportError as error:
-        raise UserError(f"a Dask worker cannot run this code ({error}): start workers in a checkout of it") from error
+        raise UserError(f"{address}: a Dask worker gave no answer within {_PATIENCE} s; start it anew") from None
+    except Exception as error:  # a module is missing there, for example, which comes as an Exception of no kind
+        remedy = "start workers in a checkout of it, with the same libraries"
+        raise UserError(f"a Dask worker cannot run this code ({first_line(error)}): {remedy}") from error
     finally:
         token.unlink()
     for worker, (sees, runs) in found.items():
@@ -147,18 +158,25 @@ def _prepare_worker(token: str, modules: list[str]) -> tuple[bool, str]:
 
 
 @contextlib.contextmanager
-def connect(params: DaskParams, num_tasks: int) -> Iterator[Any]:
-    """Yields a Dask client of the scheduler that params or DASK_SCHEDULER_ADDRESS name, else of local processes."""
+def connect(params: DaskParams, num_tasks: int, check: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    """Yields a Dask client of the scheduler that params or DASK_SCHEDULER_ADDRESS name, else of local processes.
+
+    `check` is called again and again while a scheduler is waited for, and may raise.
+    """
     from dask import config
     from dask.distributed import Client, LocalCluster
+    from distributed.utils import silence_logging_cmgr
 
     address = params.address or os.environ.get("DASK_SCHEDULER_ADDRESS")
     if address:
-        try:
-            client = Client(address, timeout=_PATIENCE)
-        except (OSError, ValueError) as error:
-            raise UserError(f"no Dask scheduler answers at {address} (dask.address in params.yaml): {error}") from error
-        with client:
+        try:  # Client's own limit does not hold where a web server listens, or somebody who says nothing
+            client = within(_PATIENCE, lambda: Client(address, timeout=_PATIENCE), check)
+        except Exception as error:  # another protocol is taken for the size of an array, and there is no memory for it
+            raise UserError(
+                f"no Dask scheduler answers at {address} (dask.address in params.yaml, or DASK_SCHEDULER_ADDRESS): "
+                f"{first_line(error)}"
+            ) from error
+        with silence_logging_cmgr(logging.CRITICAL), client:
             yield client
         return
     workers = min(params.workers or os.cpu_count() or 1, num_tasks)
@@ -203,24 +221,53 @@ def _run_bounded(
     calls = iter(calls)
     in_flight: dict[Any, Job] = {}
     finished: Queue[Any] = Queue()
+    store = str(store_folder(""))
 
     def submit(count: int) -> None:
         for job, arguments in islice(calls, count):
-            future = client.submit(work, *arguments, pure=False)
+            future = client.submit(_do_job, store, work, *arguments, pure=False)
             in_flight[future] = job
             future.add_done_callback(finished.put)
 
     submit(2 * max(1, sum(client.nthreads().values())))
+    watch = _watching(client)
     while in_flight:
         check()
         try:
             future = finished.get(timeout=_CHECK_EVERY)
         except Empty:
+            watch()
             continue
+        if future.status not in ("finished", "error"):  # cancelled, as all are whose scheduler is gone
+            raise UserError(_LOST)
         job = in_flight.pop(future)
         yield job, future.exception() if future.status == "error" else None
         future.release()
         submit(1)
+
+
+def _do_job(store: str, work: Callable[..., None], *arguments: Any) -> None:
+    """Does a job on a worker, which may have been started in another folder, and so with another store."""
+    os.environ["CHARM_STORE"] = store
+    work(*arguments)
+
+
+def _watching(client: Any) -> Callable[[], None]:
+    """Returns a function that raises UserError when scheduler or workers are gone; without it Dask waits for ever."""
+    seen = looked = time.monotonic()
+
+    def watch() -> None:
+        nonlocal seen, looked
+        now = time.monotonic()
+        if client.status != "closed" and now - looked < _PATIENCE / 4:
+            return
+        looked = now
+        with contextlib.suppress(Exception):  # of a scheduler that does not answer, in many kinds
+            seen = now if within(_PATIENCE / 4, client.nthreads) else seen
+        if client.status == "closed" or time.monotonic() - seen > _GONE:
+            raise UserError(_LOST)
+
+    return watch
 
 
 def _explain(error: BaseException, params: DaskParams) -> str:

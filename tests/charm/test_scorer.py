@@ -3,9 +3,14 @@
 import hashlib
 import json
 import math
+import os
 import re
+import resource
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +23,12 @@ from PIL import Image
 from charm import CharmScorer
 from charm.hub import write_model_folder
 from charm.inputs.registry import INPUTS
+from charm.model.config import METRICS, ModelConfig, PosEmbedConfig
 from charm.model.registry import build_model
 from charm.model.vit import CharmViT
+from charm.runtime.errors import UserError
 from charm.tokenization.geometry import limit_edge
+from charm.tokenization.tokens import stack_tokens
 from tests.conftest import draw_image
 from tests.untrained import build_scorer, describe
 
@@ -56,19 +64,29 @@ def test_a_score_does_not_depend_on_batch_mates_order_or_threads(
 
 def test_it_is_the_models_own_output_on_the_scale_of_the_labels(scorer: CharmScorer) -> None:
     image = draw_image(150, 100)
-    (tokens,) = scorer.tokenize(image)
-    arrays = [torch.from_numpy(array)[None] for array in (tokens.patches, tokens.patch_coord, tokens.scale_id)]
-    valid = torch.from_numpy(tokens.patch_valid)[None]
-    output = scorer.model(*arrays, valid, [scorer.model.pos_embed_tables(tokens.grids)])
+    output = scorer.model(stack_tokens(scorer.tokenize(image)))
     assert scorer(image).raw == pytest.approx(1 + 4 * float(output), abs=1e-5)
     assert scorer(image).distribution is None
 
 
-def test_any_kind_of_image_will_do(scorer: CharmScorer) -> None:
+def test_any_kind_of_image_will_do(scorer: CharmScorer, tmp_path: Path) -> None:
     array = draw_image(90, 120)
-    kinds = [array, Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1)]
+    path = tmp_path / "a.png"
+    Image.fromarray(array).save(path)
+    kinds = (
+        array,
+        Image.fromarray(array),
+        torch.from_numpy(array).permute(2, 0, 1),
+        path,
+        str(path),
+        path.read_bytes(),
+    )
     scores = [found.score for found in scorer(kinds)]
     np.testing.assert_allclose(scores, scores[0], atol=1e-6)
+    assert scorer(kinds) == scorer(list(kinds))
+    assert scorer(()) == []
+    with pytest.raises(FileNotFoundError):
+        scorer(tmp_path / "b.png")
 
 
 def test_draws_follow_from_the_pixels(scorer: CharmScorer) -> None:
@@ -186,15 +204,30 @@ def test_every_input_scores_alone_as_in_a_batch(name: str, images: list[np.ndarr
     np.testing.assert_allclose([found.score for found in scorer(images)], alone, atol=1e-5)
 
 
+def test_it_says_what_it_is(scorer: CharmScorer) -> None:
+    expected = "backbone='charm_demo', tokenizer='charm', score_range=(1.0, 5.0), draws=1, device='cpu'"
+    assert repr(scorer) == f"CharmScorer({expected})"
+
+
+def test_devices_have_the_names_of_the_command(scorer: CharmScorer, tmp_path: Path) -> None:
+    scorer.save_pretrained(tmp_path)
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    for loaded in (CharmScorer.from_pretrained(tmp_path), CharmScorer(scorer.model, scorer.config, "auto")):
+        assert loaded.device.startswith(expected)
+        assert loaded.model.head.weight.device.type == expected
+    with pytest.raises(UserError, match="device 'abacus' cannot be used here"):
+        CharmScorer.from_pretrained(tmp_path, device="abacus")
+
+
 def test_a_folder_gives_the_same_scores(scorer: CharmScorer, images: list[np.ndarray], tmp_path: Path) -> None:
     scorer.save_pretrained(tmp_path)
-    assert CharmScorer.from_pretrained(str(tmp_path))(images) == scorer(images)
+    assert CharmScorer.from_pretrained(str(tmp_path), "cpu")(images) == scorer(images)
 
 
 # A change of config.json, by section and key, and what the refusal says.
 HOSTILE = {
-    "another model": ("model", "num_scales", 1, "are not of one model"),
-    "bins of another model": ("labels", "num_bins", 10, "num_bins is 10, and model.num_outputs 1"),
+    "another model": ("model", "num_scales", 1, "2 unexpected (mask_token, scale_embed)"),
+    "bins of another model": ("labels", "num_bins", 10, "labels.num_bins: expected 1, as model.num_outputs, got 10"),
     "range upside down": ("labels", "score_range", [5.0, 1.0], "labels.score_range: expected [lowest, highest]"),
     "range of a point": ("labels", "score_range", [1.0, 1.0], "labels.score_range: expected [lowest, highest]"),
     "range without end": ("labels", "score_range", [1.0, math.inf], "labels.score_range: expected a finite number"),
@@ -212,7 +245,7 @@ HOSTILE = {
     "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name: expected str, got ['charm']"),
     "an unknown setting": ("tokenizer", "settings", {"flavour": 1}, "tokenizer: unknown key flavour"),
     "an unknown setting of the cutter": ("tokenizer", "cutter", {"flavour": 1}, "tokenizer: CharmTokenizer.__init__()"),
-    "a whole image": ("model", "image_edge", 64, "outputs, scales, patch size and whole image"),
+    "a whole image": ("model", "image_edge", 64, "contradict each other: edge of whole images None and 64"),
     "a whole image without end": ("model", "image_edge", 10**9, "model.image_edge: expected a number from 1 to 8192"),
     "a backbone for whole images": (
         "model",
@@ -220,7 +253,7 @@ HOSTILE = {
         "resnet18",
         "as an image model needs an input that shows whole",
     ),
-    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "outputs, scales, patch size and whole image"),
+    "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "contradict each other: patch size 14 and 1"),
     "an edge below zero": (None, "max_edge", -4, "max_edge: expected a number from 32"),
     "a seed that is a text": (None, "seed", "a", "seed: expected int, got 'a'"),
     "no draw": (None, "draws", 0, "draws: expected a number from 1 to 64"),
@@ -229,23 +262,145 @@ HOSTILE = {
     "an unknown detector": ("saliency", "backend", "magic", "'magic' is not known"),
     "a backbone that is a path": ("model", "backbone", "../x", "model.backbone: expected a name of a timm model"),
     "a backbone that nobody knows": ("model", "backbone", "vit_nonsense", "is not a model of timm"),
-    "a huge backbone": ("model", "backbone", "vit_7b_patch16_dinov3", "are not of one model"),
+    "a huge backbone": ("model", "backbone", "vit_7b_patch16_dinov3", "patch size 16 and 14; rotary positions"),
+    "a huge backbone of the same patches": ("model", "backbone", "vit_giant_patch14_dinov2", "are not of one model"),
+    "weights that nobody published": ("model", "backbone", "vit_tiny_patch16_224.mine", "no such weights"),
+    "settings of SAM-HQ that it does not have": (
+        "saliency",
+        "settings",
+        {"code": 1},
+        "unknown key saliency.settings.code",
+    ),
+    "a metric without its ends": (
+        "evaluation",
+        "metrics",
+        {},
+        "evaluation.metrics: expected value, low and high of plcc",
+    ),
+    "a threshold beyond the scores": ("labels", "accuracy_threshold", 9.0, "expected within score_range"),
+    "positions of another kind": ("pos_embeds", "mode", "rotary", "rotary positions False and True"),
     "an unknown key": (None, "code", "import os", "unknown key code"),
 }
 
 
+SAM_HQ = {
+    **{"prompt": "object", "box_threshold": 0.3, "text_threshold": 0.25, "top_k": 1, "hq_token_only": False},
+    **{"sam": "vit_b", "sam_sha256": "0" * 64, "detector_sha256": "0" * 64},
+}
+
+
+def write_config(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes config.json with a right checksum, as whoever makes such a folder can."""
+    facts.pop("config_sha256", None)
+    facts["config_sha256"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    (folder / "config.json").write_text(json.dumps(facts))
+
+
+def write_hostile(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes a folder's config.json, in which every section is there."""
+    facts = json.loads((folder / "config.json").read_bytes())
+    facts["saliency"] = {"backend": "sam_hq", "settings": dict(SAM_HQ), "detector": "somebody/detector"}
+    ends = {"value": 0.5, "low": 0.4, "high": 0.6}
+    facts["evaluation"] = {"scored": 4, "draw_spread": None, "metrics": {name: dict(ends) for name in METRICS}}
+    change(facts)
+    write_config(folder, facts)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_folder_whose_numbers_cannot_be_right_is_refused(name: str, scorer: CharmScorer, tmp_path: Path) -> None:
-    """With right checksums, as whoever makes such a folder can write them; before anything large is built."""
     section, key, value, message = HOSTILE[name]
     scorer.save_pretrained(tmp_path)
-    facts = json.loads((tmp_path / "config.json").read_bytes())
-    del facts["config_sha256"]
-    facts["saliency"] = {"backend": "mbd", "settings": {}, "detector": None}
-    (facts[section] if section else facts)[key] = value
-    facts["config_sha256"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    (tmp_path / "config.json").write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match=re.escape(message)):
+    write_hostile(tmp_path, lambda facts: (facts[section] if section else facts).__setitem__(key, value))
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        CharmScorer.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+ODD = [
+    *(None, True, -1, 0, 1, 2, 0.5, 10**9, 10**30, 1e308, -1e308, math.nan, math.inf, -math.inf),
+    *("", "a", "\0\x1b[2J", "../x", "x" * 5000, [], [1], [[1, 2]], ["a"] * 1000, {}, {"a": 1}),
+]
+
+
+def list_fields(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to all values of a JSON document, sections and lists included."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return ([path] if path else []) + [found for key, one in items for found in list_fields(one, (*path, key))]
+
+
+def test_any_field_with_any_value_is_refused_in_a_line_or_scores_within_its_range(
+    scorer: CharmScorer, tmp_path: Path
+) -> None:
+    """Every field of config.json with some odd values, in bounded time and memory."""
+    scorer.save_pretrained(tmp_path)
+    write_hostile(tmp_path, lambda facts: None)
+    whole = (tmp_path / "config.json").read_bytes()
+    fields, random, image = list_fields(json.loads(whole)), np.random.default_rng(0), draw_image(150, 100)
+    assert len(fields) > 80
+    refusals, seconds = [], []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path, index in ((path, index) for path in fields for index in random.choice(len(ODD), 4, replace=False)):
+        facts = json.loads(whole)
+        reduce(getitem, path[:-1], facts)[path[-1]] = ODD[index]
+        write_config(tmp_path, facts)
+        started = time.process_time()
+        try:
+            loaded = CharmScorer.from_pretrained(tmp_path)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            low, high = loaded.score_range
+            assert low <= loaded(image).score <= high, (path, ODD[index])
+            assert all(isinstance(doubt, str) for doubt in loaded.config.doubts)
+        seconds.append(time.process_time() - started)
+    assert len(refusals) > 2 * len(fields)
+    assert [line for line in refusals if len(line) > 500 or not line.isprintable()] == []
+    assert max(seconds) < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KB
+
+
+def test_draws_of_more_tokens_than_a_machine_may_hold_are_refused() -> None:
+    config = describe(draws=64, max_seq_len=2**16)
+    with pytest.raises(ValueError, match="draws: expected at most 65536 tokens of an image, got 64 draws of 65536"):
+        ModelConfig.from_json(config.to_json())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("model.safetensors", b"<html>", "is a web page"),
+        ("model.safetensors", b"\xff" * 7 + b"\x00" + b"[" * 100_000, "is no safetensors file"),
+        ("model.safetensors", (2).to_bytes(8, "little") + b"{}" + bytes(1000), "is no safetensors file"),
+        ("config.json", b"[" * 100_000, "is not the description of a Charm model"),
+        ("config.json", b'{"a": "' + b"x" * 2_000_000 + b'"}', "is not the description of a Charm model"),
+    ],
+    ids=[
+        "pointer for weights",
+        "page for weights",
+        "brackets for weights",
+        "more than its tensors",
+        "brackets",
+        "two megabytes",
+    ],
+)
+def test_files_that_are_no_models_are_refused(
+    name: str, content: bytes, message: str, scorer: CharmScorer, tmp_path: Path
+) -> None:
+    scorer.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        CharmScorer.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_size_are_refused_by_their_header_alone(scorer: CharmScorer, tmp_path: Path) -> None:
+    """A file of a terabyte (sparse: it takes no space here) is never read."""
+    scorer.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"head.weight": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + 2**40)
+    with pytest.raises(ValueError, match="are not of one model"):
         CharmScorer.from_pretrained(tmp_path)
 
 
@@ -270,7 +425,10 @@ def test_weights_that_cannot_be_right_are_refused(
 def test_a_backbone_with_rotary_positions(images: list[np.ndarray]) -> None:
     backbone = "vit_small_patch16_dinov3"
     model = CharmViT(backbone, pretrained=False, depth=1, embed_dim=48, num_heads=3)
-    scorer = CharmScorer(model, describe(patch_size=model.patch_size))
+    config = describe(patch_size=model.patch_size)
+    with pytest.raises(ValueError, match="positions rotary and learnt"):
+        CharmScorer(model, config)
+    scorer = CharmScorer(model, replace(config, pos_embeds=PosEmbedConfig("rotary", False)))
     alone = [scorer(image).score for image in images]
     np.testing.assert_allclose([found.score for found in scorer(images)], alone, atol=1e-5)
 
@@ -291,5 +449,5 @@ def test_a_backbone_for_whole_images(images: list[np.ndarray], tmp_path: Path) -
     found = CharmScorer.from_pretrained(tmp_path)(images)
     np.testing.assert_allclose([one.raw for one in found], alone, atol=1e-4)
     other = replace(config, model=replace(config.model, image_edge=80))
-    with pytest.raises(ValueError, match=r"tokenizer are \(1, 1, 16, 64\): expected \(1, 1, 16, 80\)"):
+    with pytest.raises(ValueError, match="edge of whole images 64 and 80"):
         CharmScorer(build_model(other.model), other)

@@ -307,3 +307,23 @@ def test_an_unknown_key_stops_with_file_line_and_the_nearest_key(
     finally:
         path.write_text(original)
     assert re.search(rf"params\.yaml:{number}: unknown key \S+; did you mean '", printed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("selection=salency", r"params\.yaml:\d+: selection: 'salency' is not known; did you mean 'saliency'\?"),
+        ("dataset=dmeo", r"params\.yaml:\d+: dataset: 'dmeo' is not known; did you mean 'demo'\?"),
+        ("importance.saliency.backend=samhq", r"backend: 'samhq' is not known; did you mean 'sam_hq'\?"),
+        ("labels=nowhere.csv", r"nowhere\.csv"),  # of DVC, which resolves this one setting itself
+    ],
+)
+def test_a_misspelt_choice_of_an_experiment_is_told_by_us(repository: Repository, setting: str, message: str) -> None:
+    path = repository.folder / "params.yaml"
+    original = path.read_text()
+    try:
+        printed = repository.dvc("exp", "run", "-S", setting, succeeds=False)
+    finally:
+        path.write_text(original)
+    assert re.search(message, printed), printed
+    assert "Traceback" not in printed

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from charm import CharmScorer, CharmTokenizer
 from charm.hub import read_model, write_model_folder
 from charm.images.decode import decode_image
-from charm.model.metrics import METRICS, srcc
+from charm.model.config import METRICS
+from charm.model.metrics import srcc
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
 from pipeline.settings.params import EvaluateParams, Params

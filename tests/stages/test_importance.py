@@ -194,9 +194,9 @@ def test_relative_paths_start_at_the_repository_in_a_queued_experiment_too(
     shipped_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which runs in a copy of it, where files that git does not know are not."""
-    (tmp_path / "mine.pth").write_bytes(b"weights")
+    (tmp_path / "mine.pth").write_bytes(b"\0weights")
     (tmp_path / "detector").mkdir()
-    (tmp_path / "detector/model.safetensors").write_bytes(b"tensors")
+    (tmp_path / "detector/model.safetensors").write_bytes(b"\0tensors")
     copy = tmp_path / ".dvc/tmp/exps/x1"
     copy.mkdir(parents=True)
     monkeypatch.chdir(copy)

@@ -21,7 +21,7 @@ NATIVE = {"charm", "square", "naflex", "quadtree"}  # show every pixel of the fr
 
 def make(name: str, max_seq_len: int = 512, small: bool = False) -> Input:
     settings = SMALL.get(name) if small else None
-    cutter = CharmTokenizer(max_seq_len=max_seq_len if SETTINGS[name].has_budget else 2**20, budget="fill")
+    cutter = CharmTokenizer(max_seq_len=max_seq_len if SETTINGS[name].has_budget else 2**16, budget="fill")
     return build_input(name, settings or SETTINGS[name](), cutter)
 
 

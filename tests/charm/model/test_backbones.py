@@ -54,11 +54,12 @@ def test_every_part_of_it_is_trained(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        pytest.param(
-            "swin_tiny_patch4_window7_224", {}, r"a SwinTransformer without .*\(paper, section 20\)", id="swin"
-        ),
-        pytest.param("resnet18", {}, "'resnet18' is a ResNet", id="no transformer"),
-        pytest.param("vit_tiny_patch16_224", {"pos_embed": "none", **TINY}, "position embeddings", id="no positions"),
+        pytest.param("swin_tiny_patch4_window7_224", {}, r"timm's SwinTransformer\).*\(paper, section 20\)", id="swin"),
+        pytest.param("resnet18", {}, "'resnet18' is not supported .timm's ResNet", id="no transformer"),
+        pytest.param("vit_tiny_patch16_224", {"pos_embed": "none", **TINY}, "without learnt", id="no positions"),
+        pytest.param("eva02_tiny_patch14_224", {}, r"is not supported \(timm's Eva\)", id="EVA-02"),
+        pytest.param("vit_pe_core_tiny_patch16_384", {}, r"is not supported \(timm's Eva\)", id="PE"),
+        pytest.param("naflexvit_base_patch16_gap", {}, r"is not supported \(timm's NaFlexVit\)", id="NaFlexViT"),
         pytest.param("deit_tiny_distilled_patch16_224", TINY, "deit_tiny_distilled", id="distillation token"),
         pytest.param("vit_tiny_r_s16_p8_224", {}, "vit_tiny_r_s16_p8_224", id="convolutions before the patches"),
         pytest.param(
@@ -71,6 +72,8 @@ def test_every_part_of_it_is_trained(name: str) -> None:
             id="4 x 9",
         ),
         pytest.param("vit_small_patch14_dino", {}, "is not a model of timm .*vit_small_patch14", id="near a known one"),
+        pytest.param("vit_tiny_patch16_224.mine", {}, r"no such weights; known: vit_tiny_patch16_224\.", id="tag"),
+        pytest.param("charm_demo.mine", {}, "no such weights; known: none", id="tag where no weights are published"),
         pytest.param("nonsense", {}, "'nonsense' is not a model of timm .*none", id="unknown"),
     ],
 )

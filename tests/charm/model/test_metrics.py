@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from charm.model.metrics import METRICS, accuracy, bootstrap_intervals, krcc, mae, plcc, score_agreement, srcc
+from charm.model.config import METRICS
+from charm.model.metrics import accuracy, bootstrap_intervals, krcc, mae, plcc, score_agreement, srcc
 from charm.tokenization.draws import draw_uniform
 
 TARGET = np.array([1.0, 2.0, 3.0, 4.0])

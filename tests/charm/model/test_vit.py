@@ -12,7 +12,7 @@ from torch import Tensor
 from charm.model.backbones import create_backbone
 from charm.model.vit import CharmViT
 from charm.tokenization.tokenizer import CharmTokenizer
-from charm.tokenization.tokens import Tokens
+from charm.tokenization.tokens import Tokens, stack_tokens
 
 TINY = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 3}
 TOKENIZER = CharmTokenizer(patch_size=16, max_seq_len=30, budget="fill")
@@ -105,6 +105,14 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
     patches[~valid] = 255
     scale_id[~valid] = 1
     close(model(patches, coord, scale_id, valid, tables), expected)
+
+
+def test_a_batch_of_a_tokenizer_is_scored_as_its_parts() -> None:
+    model, tokens = build(), [TOKENIZER(image) for image in IMAGES]
+    with torch.no_grad():
+        assert torch.equal(model(stack_tokens(tokens)), model(*collate(model, tokens)))
+    with pytest.raises(TypeError, match="expected a batch of a tokenizer, or patches, patch_coord"):
+        model(torch.from_numpy(tokens[0].patches))
 
 
 def test_the_order_of_tokens_does_not_matter() -> None:

@@ -1,8 +1,12 @@
 """Weights from a file: timm's names, strictly; nothing in it is executed."""
 
 import hashlib
+import io
+import json
 import pickle
 import re
+import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from charm.model.backbones import create_backbone
 from charm.model.image import ImageModel
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
-from charm.runtime.weights import load_backbone
+from charm.runtime.weights import load_backbone, read_tensors
 
 
 def build(**settings: Any) -> nn.Module:
@@ -111,24 +115,69 @@ class Bomb:
         return (Path.touch, (Path("executed"),))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        pytest.param("w.pth", None, "No such file", id="missing"),
-        pytest.param("w.pth", b"", "does not hold weights alone", id="empty"),
-        pytest.param("w.safetensors", b"\x10\0\0\0\0\0\0\0{", "does not hold weights alone", id="cut"),
-        pytest.param("w.pth", pickle.dumps({"head": Bomb()}), "does not hold weights alone", id="something to execute"),
-    ],
-)
-def test_no_weights(
-    name: str, content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def saved(content: Any, **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **how)
+    return buffer.getvalue()
+
+
+def save_program() -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.ones(1, 1)), buffer)
+    return buffer.getvalue()
+
+
+PAGE = "<!DOCTYPE html>\n<title>Anmeldung für Gäste</title>".encode()
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+FINE = {"w": torch.ones(3)}
+NO_WEIGHTS = {
+    "missing": (None, "No such file"),
+    "empty": (b"", "is damaged, cut short, or no file of weights: expected .safetensors"),
+    "safetensors, cut": (b"\x10\0\0\0\0\0\0\0{", "is damaged, cut short, or no file of weights"),
+    "PyTorch, cut": (saved(FINE)[:-200], "is damaged, cut short, or no file of weights"),
+    "old PyTorch, cut": (saved(FINE, _use_new_zipfile_serialization=False)[:-3], "is damaged, cut short, or no"),
+    "an image": (b"\xff\xd8\xff\xe0" + bytes(100), "is damaged, cut short, or no file of weights"),
+    "something to execute": (pickle.dumps({"head": Bomb()}), "holds more than tensors"),
+    "the same by torch.save": (saved({"head": Bomb()}), "holds more than tensors"),
+    "a trainer's arguments": (
+        saved({"model": FINE, "args": Namespace(lr=1)}),
+        "holds more than tensors (argparse.Namespace), which may run code, so nothing was loaded",
+    ),
+    "a whole model": (saved(nn.Linear(1, 1)), "holds more than tensors (torch.nn.modules.linear.Linear)"),
+    "a program": (save_program(), "holds more than tensors (a program of TorchScript)"),
+    "a web page": (PAGE, "is a web page, of a login or an error perhaps"),
+    "a web page after blanks": (b"\n\n  " + PAGE, "is a web page, of a login or an error perhaps"),
+    "a pointer": (POINTER, "is a Git LFS pointer and not the file that it stands for"),
+    "a server's answer": (b'{"error": "Repository not found"}', "is a text and no file of weights; it begins"),
+}
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".bin"])
+@pytest.mark.parametrize("name", NO_WEIGHTS)
+def test_no_weights(name: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a file is called; never with PyTorch's advice to let it run code."""
     monkeypatch.chdir(tmp_path)
+    content, message = NO_WEIGHTS[name]
+    path = Path(f"w{ending}")
     if content is not None:
-        Path(name).write_bytes(content)
-    with pytest.raises(UserError, match=f"checkpoint: {name}.* {message}"):
-        load_backbone(build(), Path(name), None)
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        load_backbone(build(), path, None)
+    assert str(error.value).startswith(f"checkpoint: {path}")
+    assert str(error.value).isprintable()
+    assert "weights_only" not in str(error.value)
     assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("size", [0x3C, 0x213C])
+def test_safetensors_that_begin_like_a_web_page(size: int, tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode().ljust(size)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert path.read_bytes().startswith(b"<")
+    assert read_tensors(path) == {"w": torch.zeros(())}
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [torch.ones(1)], torch.ones(1)], ids=["no tensor", "list", "tensor"])

@@ -110,6 +110,27 @@ def test_a_download_that_is_cut_too_often_goes_on_next_time(hub: Hub) -> None:
     assert hub.asked[-1] == (URL, "bytes=50000-")
 
 
+def test_a_login_page_is_no_download(hub: Hub) -> None:
+    hub.content = b"<!DOCTYPE html><title>Welcome to our network</title>"
+    with pytest.raises(UserError, match=r"sam_hq_vit_b\.pth is a web page, of a login or an error perhaps"):
+        fetch()
+    assert len(hub.asked) == 1
+    hub.content = CONTENT
+    assert fetch() == CONTENT
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:1", b"Entry not found"])
+def test_what_lies_in_the_place_of_weights_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    kind = (
+        "a Git LFS pointer" if b"git-lfs" in content else "a text and no file of weights; it begins 'Entry not found'"
+    )
+    with pytest.raises(UserError, match=f"sam_checkpoint: .* is {kind}"):
+        find_checkpoint("vit_b", str(tmp_path / "model.safetensors"), None)
+    with pytest.raises(UserError, match=rf"detector: {tmp_path}/model\.safetensors is {kind}"):
+        find_detector(str(tmp_path))
+
+
 def test_a_server_without_ranges_is_asked_for_all(hub: Hub) -> None:
     cache_folder().mkdir(parents=True)
     (cache_folder() / "sam_hq_vit_b.part").write_bytes(b"x" * 1000)
@@ -117,7 +138,9 @@ def test_a_server_without_ranges_is_asked_for_all(hub: Hub) -> None:
     assert fetch() == CONTENT
 
 
-@pytest.mark.parametrize("left", [b"x" * 1000, b"x" * 400_000, CONTENT + b"x"], ids=["short", "long", "one more byte"])
+@pytest.mark.parametrize(
+    "left", [b"\xfe" * 1000, b"\xfe" * 400_000, CONTENT + b"x"], ids=["short", "long", "one more byte"]
+)
 def test_a_part_of_another_file_is_found_out_and_dropped(left: bytes, hub: Hub) -> None:
     cache_folder().mkdir(parents=True)
     (cache_folder() / "sam_hq_vit_b.part").write_bytes(left)
@@ -197,7 +220,7 @@ def test_pinned_files_are_the_published_ones() -> None:
 
 def test_a_file_of_ones_own_needs_its_sha256(tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
-    path.write_bytes(b"weights")
+    path.write_bytes(b"\x80weights")
     actual = file_sha256(path)
     assert find_checkpoint("vit_b", str(path), actual) == (path, actual)
     with pytest.raises(UserError, match=rf"mine\.pth has sha256 {actual}, not the published vit_b's; if it is yours"):
@@ -218,7 +241,7 @@ def test_the_published_file_by_path_needs_no_sha256(hub: Hub, tmp_path: Path) ->
 
 def test_a_detector_is_known_by_all_that_it_reads(tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json", "vocab.txt", "README.md"):
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text(f"\0{name}")
     folder, sha256 = find_detector(str(tmp_path))
     assert folder == tmp_path
     (tmp_path / "README.md").write_text("other")

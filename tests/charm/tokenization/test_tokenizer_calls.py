@@ -111,7 +111,7 @@ def test_a_list_gives_a_batch_of_what_each_image_gives_alone(images: list[np.nda
 
 def test_a_batch_without_keys_numbers_its_images(images: list[np.ndarray]) -> None:
     tokenizer = CharmTokenizer(max_seq_len=60)
-    batch = tokenizer(images)
+    batch = tokenizer(tuple(images))
     for index, image in enumerate(images):
         np.testing.assert_array_equal(batch.patch_coord[index], tokenizer(image, key=str(index)).patch_coord)
 

@@ -1,5 +1,6 @@
 """Models from params: what they start from, and on which device."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +9,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from charm.model.backbones import create_backbone
+from charm.runtime import waiting
 from charm.runtime.errors import UserError
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import build_model, describe_start, start_model, vit_config
 from pipeline.settings.params import Params
+from tests.silent import serve
 
 
 def test_training_starts_from_the_weights_of_a_file(shipped_params: Params, tmp_path: Path) -> None:
@@ -116,6 +120,30 @@ def test_a_backbone_for_whole_images_is_built_for_the_inputs_size(shipped_params
     additive = replace(params, pos_embeds=replace(params.pos_embeds, fit="additive"))
     with pytest.raises(UserError, match=r"pos_embeds\.fit: test_resnet has learnt no position embeddings"):
         start_model(additive, num_bins=10)
+
+
+@pytest.mark.parametrize("network", ["refused", "silent", "no such name"])
+def test_a_missing_network_is_told_soon(network: str, shipped_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to itself, the hub's client tries for 24 s per file."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(waiting, "_HUB_PATIENCE", 2.0)
+    with serve() as silent:
+        address = {"refused": "127.0.0.1:9", "silent": silent, "no such name": "hub.invalid"}[network]
+        monkeypatch.setenv("HF_ENDPOINT", f"http://{address}")
+        params = replace(shipped_params, backbone="vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+        started = time.monotonic()
+        with pytest.raises(UserError, match=f"downloaded .http://{address} cannot be reached: .*; no network"):
+            start_model(params, num_bins=1)
+        assert time.monotonic() - started < 10
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def test_any_answer_is_an_answer_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with serve(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as address:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://{address}")
+        assert waiting.reach_hub() == ""
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_the_licence_is_that_of_the_weights_that_training_starts_from(shipped_params: Params) -> None:

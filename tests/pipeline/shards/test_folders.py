@@ -16,6 +16,7 @@ from pipeline.shards.columns import ColumnReader
 from pipeline.shards.folders import LocalFolder, RemoteFolder, open_folder
 from pipeline.shards.read import ShardReader
 from tests.conftest import Small
+from tests.silent import serve
 
 
 class RangeHandler(SimpleHTTPRequestHandler):
@@ -52,6 +53,26 @@ def server(small: Small) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}", asked
         running.shutdown()
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.shards.folders._PATIENCE", 1)
+    with serve() as address, pytest.raises(UserError, match=r"shards: cannot be read \(no answer within 1 s\)"):
+        ShardReader(f"http://{address}/shards")
+
+
+def test_errors_of_a_library_are_told_as_those_of_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto's, for example, are of kinds that only boto knows."""
+
+    class NoCredentials(Exception):
+        pass
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NoCredentials("none found")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.ls", refuse)
+    with pytest.raises(UserError, match=r"memory://shards: cannot be read \(NoCredentials: none found\)"):
+        ShardReader("memory://shards")
 
 
 def test_an_address_has_a_protocol(tmp_path: Path) -> None:

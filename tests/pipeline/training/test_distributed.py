@@ -3,13 +3,16 @@
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
 from charm.runtime.errors import UserError
+from pipeline.training import distributed
 from pipeline.training.distributed import all_gather_rows, all_reduce_sum, join_process_group, launch_processes
+from tests.silent import serve
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -133,6 +136,39 @@ time.sleep(600)
     assert process.returncode == 130
     assert printed.startswith("stopped; ")
     assert len(list(job.parent.glob("*.stopped"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "RANK and WORLD_SIZE are set, as by torchrun: .*MASTER_ADDR expected, but not set"),
+        ({"RANK": "first"}, "RANK and WORLD_SIZE are set, as by torchrun: .*'first'"),
+        (
+            {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "{free}"},
+            r"rank 0: not all of 2 processes came to 127\.0\.0\.1:",
+        ),
+        (
+            {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "{silent}"},
+            r"rank 1: not all of 2 processes came to 127\.0\.0\.1:\d+ within 1 s",
+        ),
+    ],
+    ids=["no address", "no number", "nobody comes", "another server"],
+)
+def test_ranks_that_do_not_meet_are_told(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "_MEETING", timedelta(seconds=1))
+    with serve() as unused:
+        pass
+    with serve() as silent:
+        ports = {"free": unused.rpartition(":")[2], "silent": silent.rpartition(":")[2]}
+        for name, value in ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"} | environment).items():
+            monkeypatch.setenv(name, value.format(**ports))
+        started = time.monotonic()
+        with pytest.raises(UserError, match=message), join_process_group():
+            pass
+        assert time.monotonic() - started < 15
+    assert not torch.distributed.is_initialized()
 
 
 def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch) -> None:

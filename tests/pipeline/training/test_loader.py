@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -299,3 +301,37 @@ def test_some_images_lose_their_colours_in_training(build: Callable[..., TokenDa
             np.testing.assert_array_equal(before["patches"], after["patches"])
     assert 0.3 < np.mean(lost) < 0.7
     assert lost == [bool(np.ptp(grey[place]["patches"].astype(int), axis=-1).max() == 0) for place in places]
+
+
+def test_batches_that_shared_memory_has_no_room_for_are_refused_before_the_first(
+    build: Callable[..., TokenDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would drop its batch with a line on stderr, and training would wait for it."""
+    dataset = build()
+    most = max(sum(getattr(batch, name).nbytes for name in FIELDS) for batch in batches(dataset, 3))
+    sampler = EpochSampler(len(dataset), 6, seed=3, shuffle=True, micro_batch=3)
+    needed = 7 * sampler.most_images * dataset.most_bytes  # two ahead for each of two workers, and those in use
+    assert 7 * most <= needed < 8 * most
+    free = {"there": needed}
+    monkeypatch.setattr("pipeline.training.workers._SHARED", Path("/"))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free["there"]))
+    Loader(dataset, sampler, 2, CPU)
+    free["there"] -= 1
+    with pytest.raises(UserError, match=r"loader_workers: 2 .*docker run --shm-size=1g.* fewer loader_workers"):
+        Loader(dataset, sampler, 2, CPU)
+    Loader(dataset, sampler, 0, CPU)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    free["there"] = 2 * needed - 1
+    with pytest.raises(UserError, match="docker run --shm-size"):
+        Loader(dataset, sampler, 2, CPU)
+
+
+def test_a_batch_that_does_not_come_is_not_waited_for_for_ever(
+    build: Callable[..., TokenDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a worker had dropped it; torch looks every five seconds."""
+    monkeypatch.setattr("pipeline.training.workers._PATIENCE", 1)
+    monkeypatch.setattr(TokenDataset, "_make_sample", lambda self, place: time.sleep(1))
+    loader = iter(batches(build(), 7, workers=1))  # seven seconds for the only batch
+    with pytest.raises(UserError, match=r"no batch came within 1 s: .* /dev/shm full\? hardware\.loader_workers: 0"):
+        next(loader)

@@ -12,8 +12,7 @@ import torch
 from ruamel.yaml import YAML
 
 from charm.hub import render_card, write_model_folder
-from charm.model.config import DataConfig, EvaluationConfig, LabelConfig, ModelConfig, TrainingConfig
-from charm.model.metrics import METRICS
+from charm.model.config import METRICS, DataConfig, EvaluationConfig, LabelConfig, ModelConfig, TrainingConfig
 from charm.runtime.errors import UserError
 from pipeline.settings.models import start_model
 from pipeline.settings.params import Params

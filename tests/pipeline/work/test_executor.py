@@ -2,9 +2,13 @@
 
 import logging
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from threading import Timer
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +21,9 @@ from pipeline.shards.write import pack_shard
 from pipeline.work import executor
 from pipeline.work.executor import Job, make_missing
 from pipeline.work.store import read_sidecar, store_folder, write_record
+from stages.importance import make_columns
 from tests.conftest import Small
+from tests.silent import serve
 
 HERE = DaskParams(address=None, workers=1, memory="auto")
 
@@ -178,6 +184,83 @@ def test_a_scheduler_that_does_not_answer(address: str, store: Path, monkeypatch
         executor.connect(DaskParams(address=address, workers=None, memory="auto"), 1),
     ):
         pass
+
+
+@pytest.mark.parametrize("first", [b"", b"SSH-2.0-OpenSSH_9.0\r\n"], ids=["silent", "of another protocol"])
+def test_a_scheduler_that_is_none(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask itself waits for minutes for the first, a web server among them, and runs out of memory at the second."""
+    monkeypatch.setattr(executor, "_PATIENCE", 1)
+    started = time.monotonic()
+    with (
+        serve(first) as address,
+        pytest.raises(UserError, match=f"no Dask scheduler answers at {address} .*: (no answer within 1 s|Unable to)"),
+        executor.connect(DaskParams(address=address, workers=None, memory="auto"), 1),
+    ):
+        pass
+    assert time.monotonic() - started < 5
+
+
+def test_a_worker_without_this_code_is_one_line(
+    store: Path, two_workers: DaskParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent to it names a module that is only here."""
+    only_here = ModuleType("only_here")
+    exec("def prepare(token, modules): pass", only_here.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", only_here)
+    monkeypatch.setattr(executor, "_prepare_worker", only_here.prepare)
+    with pytest.raises(
+        UserError, match=r"^a Dask worker cannot run this code \(.*only_here.*\): start workers in"
+    ) as error:
+        make_missing("maps", [Job("shard-0", "0" * 64, ())], count_threads, two_workers)
+    assert "\n" not in str(error.value)
+
+
+def sleep(target: Path) -> None:
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("gone", ["scheduler", "worker"])
+def test_a_cluster_that_goes_away_is_not_waited_for(gone: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dask import config
+    from dask.distributed import LocalCluster
+
+    monkeypatch.setattr(executor, "_PATIENCE", 8)
+    monkeypatch.setattr(executor, "_GONE", 2)
+    with (
+        config.set({"distributed.comm.timeouts.connect": "2s"}),
+        LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+    ):
+        params = DaskParams(address=cluster.scheduler_address, workers=None, memory="auto")
+        close = partial(cluster.loop.add_callback, cluster.scheduler.close)
+        go = Timer(3, close if gone == "scheduler" else partial(cluster.scale, 0))
+        go.start()
+        with pytest.raises(UserError, match="the Dask scheduler or its last worker is gone; what is made is kept"):
+            make_missing("maps", [Job("shard-0", "0" * 64, ())], sleep, params)
+        go.join()
+
+
+def say_store(target: Path) -> None:
+    write_record(target.with_suffix(".json"), {"store": str(store_folder(""))})
+
+
+def test_workers_may_be_started_in_any_folder(
+    packed: Small, store: Path, two_workers: DaskParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage names its folders as it sees them, its store included."""
+    monkeypatch.chdir(packed.data.parent)  # where data/shards is
+    (tmp_path / "elsewhere").mkdir()
+    with executor.connect(two_workers, 1) as client:
+        (before,) = set(client.run(os.getcwd).values())
+        client.run(os.chdir, str(tmp_path / "elsewhere"))
+    try:
+        made = make_columns("entropy", "entropy", {"coarse_patch_sizes": [28], "fit": "nearest"}, {}, two_workers)
+        (told,) = make_missing("stores", [Job("shard-0", "0" * 64, ())], say_store, two_workers).values()
+    finally:
+        with executor.connect(two_workers, 1) as client:
+            client.run(os.chdir, before)
+    assert len(made) == 2
+    assert (read_sidecar(told) or {})["store"] == str(store)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_work_that_the_disk_has_no_room_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,85 @@
+"""Waits for others, each with an end: a call into a library, an answer from the network."""
+
+import contextlib
+import os
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from queue import Empty, Queue
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_CHECK_EVERY = 0.2  # seconds
+_HUB_PATIENCE = 8.0  # seconds
+
+
+def within(seconds: float, work: Callable[[], T], check: Callable[[], None] = lambda: None) -> T:
+    """Returns work() if it ends in time. It runs in a thread, which is left behind if it does not.
+
+    Time limits of libraries often hold for a step of many only, or not for a name's look-up or an odd answer.
+
+    Args:
+        seconds: that the work may take.
+        work: what may not return.
+        check: called again and again; may raise.
+
+    Raises:
+        TimeoutError: the work takes longer.
+    """
+    done: Queue[tuple[T | None, BaseException | None]] = Queue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    end = time.monotonic() + seconds
+    while True:
+        check()
+        try:
+            result, error = done.get(timeout=max(0.0, min(_CHECK_EVERY, end - time.monotonic())))
+        except Empty:
+            if time.monotonic() >= end:
+                raise TimeoutError(f"no answer within {seconds:g} s") from None
+            continue
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+
+def hub_address() -> str:
+    """Returns the address of the hub that weights are downloaded from: $HF_ENDPOINT or the Hugging Face hub."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def reach_hub() -> str:
+    """Returns "" if the hub answers, else why it does not, after which its client looks into its cache alone.
+
+    Left to itself the client tries for 24 seconds per file.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+
+    def ask() -> None:
+        # Whatever answers is a hub as far as this function knows: a refusal, an odd certificate.
+        with contextlib.suppress(urllib.error.HTTPError, HTTPException):
+            urllib.request.urlopen(urllib.request.Request(hub_address(), method="HEAD"), timeout=_HUB_PATIENCE).close()
+
+    try:
+        within(_HUB_PATIENCE, ask)
+    except OSError as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, ssl.SSLError):
+            return ""
+        constants.HF_HUB_OFFLINE = True
+        return f"{hub_address()} cannot be reached: {reason}"
+    return ""
