@@ -39,11 +39,11 @@ class Series:
 class Panel:
     """An image of a sheet, uint8 (H, W, 3), with an SVG path over it in pixels, and facts for the CSV file."""
 
-    row: str
     column: str
     image: np.ndarray
     outlines: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    row: str = ""
 
 
 def draw_chart(
@@ -92,25 +92,24 @@ def draw_chart(
 
 
 def draw_sheet(title: str, panels: Sequence[Panel]) -> str:
-    """Returns the SVG of a table of images, in the order in which its rows and columns first appear."""
+    """Returns the SVG of a table of images; a row ends where a column comes again, or another row begins."""
     columns = list(dict.fromkeys(panel.column for panel in panels))
     drawn = [f'<text class="title" x="16" y="24">{_text(title)}</text>']
     drawn += [f'<text x="{16 + (_CELL + 10) * i}" y="48">{_text(name)}</text>' for i, name in enumerate(columns)]
-    top = 58
-    for row in dict.fromkeys(panel.row for panel in panels):
-        drawn.append(f'<text class="tick" x="16" y="{top + 10}">{_text(row)}</text>')
-        top, below = top + 16, 0
-        for panel in (panel for panel in panels if panel.row == row):
-            height, width = panel.image.shape[:2]
-            scale = _CELL / max(height, width)
-            where = f"translate({16 + (_CELL + 10) * columns.index(panel.column)} {top}) scale({scale:.5f})"
-            data = encode_jpeg(shrink(panel.image, 2 * _CELL))
-            outlines = f'<path class="outline" d="{panel.outlines}"/>' if panel.outlines else ""
-            image = f'<image href="{data}" width="{width}" height="{height}"/>'
-            drawn.append(f'<g transform="{where}">{image}{outlines}</g>')
-            below = max(below, round(scale * height))
-        top += below + 14
-    return _wrap(22 + (_CELL + 10) * len(columns), top, drawn)
+    top, bottom, row, seen = 0, 58, "", set(columns)
+    for panel in panels:
+        if panel.row != row or panel.column in seen:
+            top, row, seen = bottom + 16, panel.row, set()
+            drawn.append(f'<text class="tick" x="16" y="{top - 6}">{_text(row)}</text>')
+        seen.add(panel.column)
+        height, width = panel.image.shape[:2]
+        scale = _CELL / max(height, width)
+        bottom = max(bottom, top + round(scale * height) + 14)
+        where = f"translate({16 + (_CELL + 10) * columns.index(panel.column)} {top}) scale({scale:.5f})"
+        image = f'<image href="{encode_jpeg(shrink(panel.image, 2 * _CELL))}" width="{width}" height="{height}"/>'
+        outlines = f'<path class="outline" d="{panel.outlines}"/>' if panel.outlines else ""
+        drawn.append(f'<g transform="{where}">{image}{outlines}</g>')
+    return _wrap(22 + (_CELL + 10) * len(columns), bottom, drawn)
 
 
 def _text(words: str) -> str:

@@ -1,6 +1,6 @@
 """Figures of images: masks, selected patches, augmentations and inputs, on images of the data set at hand."""
 
-from collections.abc import Callable, Sequence
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,26 +41,32 @@ AUGMENTATIONS = {
 }
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in 0..1: what DINOv2 was trained with
 
-Images = dict[str, np.ndarray]  # name -> uint8 (H, W, 3)
-
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images that are drawn.
+    """The images of the data set at hand.
 
     Attributes:
-        images: a few of the test split, at evenly spaced ranks of their scores.
+        params: of the run.
         cutter: as params.yaml describes it.
-        find_mask: finds the salient object of an image, from its name.
-        all_names: of the images in which a failure may be looked for.
+        names: of all images, by key.
+        chosen: keys of those that are shown, of the test split, at evenly spaced ranks of their scores.
+        shards: all images.
+        masks: their salient objects, if data/importance has them; else they are found without weights.
     """
 
-    images: Images
-    cutter: CharmTokenizer
     params: Params
-    find_mask: Callable[[str], np.ndarray]
-    read: Callable[[str], np.ndarray]
-    all_names: Sequence[str]
+    cutter: CharmTokenizer
+    names: dict[str, str]
+    chosen: list[str]
+    shards: ShardReader
+    masks: ColumnReader | None
+
+    def read(self, key: str) -> np.ndarray:
+        return self.shards.read_image(key)
+
+    def find_mask(self, key: str) -> np.ndarray:
+        return detect(self.read(key)) if self.masks is None else self.masks.read_mask(key)
 
     def settings(self, name: str) -> Any:
         """Returns the block of an input in params.yaml."""
@@ -90,129 +96,98 @@ def open_manifest(params: Params, dataset: str | None, stage: str) -> Manifest:
 def open_gallery(params: Params, dataset: str | None) -> Gallery:
     """Chooses images of the data set whose shards are in this folder."""
     manifest = open_manifest(params, dataset, "shards")
-    cutter = build_cutter(params, PATCH_SIZE)
-    test = manifest.of_split("test")
+    cutter, test, shards = build_cutter(params, PATCH_SIZE), manifest.of_split("test"), ShardReader(Path("data/shards"))
     scores = (test.targets @ test.unit_bins).tolist()
-    scored = [Scored(*row, row[-1]) for row in zip(test.keys, test.table["name"].to_pylist(), scores, strict=True)]
-    chosen = choose_images(scored, test.image_hws, cutter, NUM_IMAGES)
-    shards = ShardReader(Path("data/shards"))
-    keys = dict(zip(manifest.table["name"].to_pylist(), manifest.keys, strict=True))
-
-    def read(name: str) -> np.ndarray:
-        return shards.read_image(keys[name])
-
-    def find_mask(name: str) -> np.ndarray:
-        return detect(read(name)) if column is None else column.read_mask(keys[name])
-
-    column: ColumnReader | None = None
-    if Path("data/importance/column.json").is_file():
-        try:
-            column = ColumnReader(Path("data/importance"), shards, "saliency")
-        except UserError:  # it holds another map
-            column = None
-    images = {row.name: read(row.name) for row in chosen}
-    return Gallery(images, cutter, params, find_mask, read, list(keys)[:MAX_SEARCHED])
+    scored = [Scored(key, "", score, score) for key, score in zip(test.keys, scores, strict=True)]
+    chosen = [row.key for row in choose_images(scored, test.image_hws, cutter, NUM_IMAGES)]
+    names = dict(zip(manifest.keys, manifest.table["name"].to_pylist(), strict=True))
+    masks = None
+    with contextlib.suppress(UserError):  # there is no map, or another one
+        masks = ColumnReader(Path("data/importance"), shards, "saliency")
+    return Gallery(params, cutter, names, chosen, shards, masks)
 
 
-def show_masks(gallery: Gallery) -> list[Panel]:
-    """Shows saliency masks, and an image in which nothing stands out, if there is one."""
-    panels = []
-    empty = next((name for name in gallery.all_names if not gallery.find_mask(name).any()), None)
-    shown = gallery.images | ({empty: gallery.read(empty)} if empty is not None else {})
-    for name, image in shown.items():
-        mask = gallery.find_mask(name)
-        panels.append(Panel(name, "image", image))
-        seen = dim(image, mask) if mask.any() else np.zeros_like(image)
-        panels.append(Panel(name, "salient object", seen, facts={"coverage": float(mask.mean())}))
-    return panels
+def find_failure(gallery: Gallery) -> list[str]:
+    """Finds an image in which nothing stands out, among the first ones; none if there is none."""
+    keys = list(gallery.names)[:MAX_SEARCHED]
+    return [key for key in keys if key not in gallery.chosen and not gallery.find_mask(key).any()][:1]
 
 
-def show_selections(gallery: Gallery) -> list[Panel]:
+def show_mask(gallery: Gallery, key: str) -> list[Panel]:
+    """Shows the salient object of an image; none is black."""
+    image, mask = gallery.read(key), gallery.find_mask(key)
+    seen = dim(image, mask) if mask.any() else np.zeros_like(image)
+    return [Panel("image", image), Panel("salient object", seen, facts={"coverage": float(mask.mean())})]
+
+
+def show_selections(gallery: Gallery, key: str) -> list[Panel]:
     """Outlines the coarse patches that each strategy keeps native without randomness (t = 1)."""
-    panels = []
-    for name, image in gallery.images.items():
-        panels.append(Panel(name, "image", gallery.cutter.frame(image)))
-        panels += [_select(gallery, name, name, selection, selection, 1.0) for selection in SELECTIONS]
-    return panels
+    image = Panel("image", gallery.cutter.frame(gallery.read(key)))
+    return [image, *(_select(gallery, key, selection, selection, 1.0) for selection in SELECTIONS)]
 
 
-def show_thresholds(gallery: Gallery) -> list[Panel]:
-    """Outlines what the maps keep of one image in the first epoch, for several thresholds t."""
-    name = next(iter(gallery.images))
-    return [
-        _select(gallery, name, map_, f"t = {t:g}", map_, t) for map_ in SELECTIONS if map_ in UNITS for t in THRESHOLDS
-    ]
+def show_thresholds(gallery: Gallery, key: str) -> list[Panel]:
+    """Outlines what each map keeps in the first epoch, for several thresholds t; a row for each map."""
+    maps = [selection for selection in SELECTIONS if selection in UNITS]
+    return [replace(_select(gallery, key, f"t = {t:g}", one, t), row=one) for one in maps for t in THRESHOLDS]
 
 
-def _select(gallery: Gallery, name: str, row: str, column: str, selection: Selection, threshold: float) -> Panel:
+def _select(gallery: Gallery, key: str, column: str, selection: Selection, threshold: float) -> Panel:
     """Cuts an image; `overlap`: share of the patches of the first epoch that the second has, too."""
-    image = gallery.images[name]
+    image = gallery.read(key)
     cutter = replace(gallery.cutter, selection=selection, threshold=threshold)
     frame, side = cutter.frame(image), cutter.coarse_patch_size
-    importance = IMPORTANCE[selection](frame, side) if selection in UNITS else None
-    mask = cutter.frame(gallery.find_mask(name).astype(np.uint8)).astype(bool)
+    mask = cutter.frame(gallery.find_mask(key).astype(np.uint8)).astype(bool)
+    maps: dict[str, Any] = {"importance": IMPORTANCE[selection](frame, side) if selection in UNITS else None}
     marked = []
-    maps: dict[str, Any] = {"importance": importance, "saliency_mask": mask}
     for epoch in (0, 1):
-        tokens = cutter(frame, seed=gallery.params.seed, epoch=epoch, key=pixel_key(image), **maps)
+        tokens = cutter(frame, saliency_mask=mask, seed=gallery.params.seed, epoch=epoch, key=pixel_key(image), **maps)
         marked.append(mark_cells(tokens, cutter.num_scales - 1, cutter.sides[-1]))
     overlap = float((marked[0] & marked[1]).sum() / max(1, marked[0].sum()))
     facts = {"native_patches": int(marked[0].sum()), "overlap": overlap}
-    return Panel(row, column, frame, trace_cells(marked[0], side), facts)
+    return Panel(column, frame, trace_cells(marked[0], side), facts)
 
 
-def show_normalization(gallery: Gallery) -> list[Panel]:
-    """Shows what normalization makes of an image; `clipped`: share of the values beyond what can be shown."""
-    panels = []
-    for name, image in gallery.images.items():
-        normalized = (image / 255 - _MEAN) / _STD
-        clipped = float(((normalized < 0) | (normalized > 1)).mean())
-        shown = _to_bytes(normalized)
-        panels += [Panel(name, "image", image), Panel(name, "normalized", shown, facts={"clipped": clipped})]
-    return panels
+def show_normalization(gallery: Gallery, key: str) -> list[Panel]:
+    """Shows what normalization makes of an image."""
+    image = gallery.read(key)
+    return [Panel("image", image), _show_values("normalized", (image / 255 - _MEAN) / _STD)]
 
 
-def show_augmentations(gallery: Gallery) -> list[Panel]:
+def show_augmentations(gallery: Gallery, key: str) -> list[Panel]:
     """Shows an image flipped, turned and grey."""
-    panels = []
-    for name, image in gallery.images.items():
-        panels.append(Panel(name, "image", image))
-        for label, (symmetry, is_grey) in AUGMENTATIONS.items():
-            turned = apply_symmetry(to_grey(image) if is_grey else image, symmetry)
-            panels.append(Panel(name, label, turned, facts={"turns": symmetry.turns, "grey": is_grey}))
+    image = gallery.read(key)
+    panels = [Panel("image", image)]
+    for label, (symmetry, is_grey) in AUGMENTATIONS.items():
+        turned = apply_symmetry(to_grey(image) if is_grey else image, symmetry)
+        facts = {"flip": symmetry.flip, "turns": symmetry.turns, "grey": is_grey}
+        panels.append(Panel(label, turned, facts=facts))
     return panels
 
 
-def show_muller(gallery: Gallery) -> list[Panel]:
+def show_muller(gallery: Gallery, key: str) -> list[Panel]:
     """Shows an image downscaled by bilinear interpolation, and by Muller with its published numbers."""
-    settings = replace(gallery.settings("muller"), start="published")
-    scales, biases = settings.resizer_start
-    resizer, panels = MullerInput(PATCH_SIZE, settings), []
-    for name, image in gallery.images.items():
-        plain = resizer.frame(image)
-        bands = measure_bands(image, plain.shape[:2], settings.border)
-        detail = [np.tanh(a * band + b) for a, b, band in zip(scales, biases, bands, strict=True)]
-        resized = plain / 255 + np.sum(detail, axis=0)
-        change, outside = float(np.std(resized - plain / 255)), float(((resized < 0) | (resized > 1)).mean())
-        panels += [Panel(name, "image", image), Panel(name, "bilinear", plain)]
-        panels.append(Panel(name, "Muller", _to_bytes(resized), facts={"rms_change": change, "outside": outside}))
-    return panels
+    image, settings = gallery.read(key), replace(gallery.settings("muller"), start="published")
+    plain = MullerInput(PATCH_SIZE, settings).frame(image)
+    bands = measure_bands(image, plain.shape[:2], settings.border)
+    detail = [np.tanh(a * band + b) for a, b, band in zip(*settings.resizer_start, bands, strict=True)]
+    return [Panel("image", image), Panel("bilinear", plain), _show_values("Muller", plain / 255 + sum(detail))]
 
 
-def show_padding(gallery: Gallery) -> list[Panel]:
+def show_padding(gallery: Gallery, key: str) -> list[Panel]:
     """Shows the standard and the padded input of an image; `black`: share of black pixels."""
-    panels = []
-    for name, image in gallery.images.items():
-        panels.append(Panel(name, "image", image))
-        for kind in PADDED:
-            settings = gallery.settings(kind)
-            roomy = replace(gallery.cutter, max_seq_len=settings.length(PATCH_SIZE))
-            frame = build_input(kind, settings, roomy).frame(image)
-            black = float((frame == 0).all(axis=-1).mean())
-            panels.append(Panel(name, kind, frame, facts={"tokens": settings.length(PATCH_SIZE), "black": black}))
+    image = gallery.read(key)
+    panels = [Panel("image", image)]
+    for kind in PADDED:
+        settings = gallery.settings(kind)
+        length = settings.length(PATCH_SIZE)
+        frame = build_input(kind, settings, replace(gallery.cutter, max_seq_len=length)).frame(image)
+        black = float((frame == 0).all(axis=-1).mean())
+        panels.append(Panel(kind, frame, facts={"tokens": length, "black": black}))
     return panels
 
 
-def _to_bytes(unit_values: np.ndarray) -> np.ndarray:
-    """Clips (H, W, 3) to 0..1; returns it as uint8."""
-    return np.asarray(np.rint(255 * unit_values.clip(0, 1)), np.uint8)
+def _show_values(column: str, unit_values: np.ndarray) -> Panel:
+    """Shows values (H, W, 3), of which 0..1 can be shown; `clipped`: share of the others."""
+    clipped = float(((unit_values < 0) | (unit_values > 1)).mean())
+    return Panel(column, np.asarray(np.rint(255 * unit_values.clip(0, 1)), np.uint8), facts={"clipped": clipped})

@@ -122,7 +122,8 @@ def plot_times(asked: Asked) -> Chart:
 
     The paper measures the former, but of saliency, whose masks it has beforehand.
     """
-    image = next(iter(open_gallery(asked.params, asked.dataset).images.values()))
+    gallery = open_gallery(asked.params, asked.dataset)
+    image = gallery.read(gallery.chosen[0])
     cutter = CharmTokenizer(PATCH_SIZE, max_seq_len=1024)
     curves: dict[str, list[tuple[float, float, str]]] = {}
     threads = cv2.getNumThreads()

@@ -9,7 +9,7 @@ missing is named with the command that makes it. Times (fig6) are measured on th
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,42 @@ class Figure:
     Attributes:
         title: of the drawing.
         plot: makes a chart; None for a sheet.
-        show: makes the panels of a sheet.
         labels: of the axes of a chart.
         logs: which of the axes are logarithmic.
+        show: makes the panels of an image of a sheet, from its key.
+        also: finds keys of more images for a sheet.
     """
 
     title: str
     plot: Callable[[Asked], Chart] | None = None
-    show: Callable[[Gallery], Sequence[Panel]] | None = None
     labels: tuple[str, str] = ("", "")
     logs: tuple[bool, bool] = (False, False)
+    show: Callable[[Gallery, str], Sequence[Panel]] | None = None
+    also: Callable[[Gallery], list[str]] = lambda _: []
 
-    def draw(self, asked: Asked) -> tuple[str, list[str], list[list[Any]], list[str]]:
+    def draw(self, name: str, asked: Asked) -> tuple[str, list[str], list[list[Any]], list[str]]:
         """Returns the SVG, the columns and rows of the CSV file, and what makes the rest.
 
         Raises:
             UserError: nothing of it can be drawn; with the command that makes it.
         """
+        title = f"Figure {name.removeprefix('fig')}: {self.title}"
         if self.show is not None:
-            panels = self.show(open_gallery(asked.params, asked.dataset))
-            facts = list(dict.fromkeys(name for panel in panels for name in panel.facts))
-            rows = [[panel.row, panel.column, *(panel.facts.get(name) for name in facts)] for panel in panels]
-            return draw_sheet(self.title, panels), ["row", "column", *facts], rows, []
+            gallery = open_gallery(asked.params, asked.dataset)
+            panels = [
+                replace(panel, row=", ".join(filter(None, (gallery.names[key], panel.row))))
+                for key in [*gallery.chosen, *self.also(gallery)]
+                for panel in self.show(gallery, key)
+            ]
+            facts = list(dict.fromkeys(fact for panel in panels for fact in panel.facts))
+            rows = [[panel.row, panel.column, *(panel.facts.get(fact) for fact in facts)] for panel in panels]
+            return draw_sheet(title, panels), ["row", "column", *facts], rows, []
         assert self.plot is not None
         chart = self.plot(asked)
         missing = [one for one in chart.missing if one]
         if not any(one.points or one.boxes for one in chart.series):
             raise UserError(f"there is nothing to draw yet: {missing[0]}")
-        svg = draw_chart(self.title, self.labels, chart.series, chart.categories, self.logs)
+        svg = draw_chart(title, self.labels, chart.series, chart.categories, self.logs)
         return svg, *_tabulate(chart), missing
 
 
@@ -73,42 +81,19 @@ def _tabulate(chart: Chart) -> tuple[list[str], list[list[Any]]]:
     return ["series", "of_paper", "category", "x", *(BOX if boxes else ("y", "label"))], rows
 
 
-def _title(number: int, words: str) -> str:
-    return f"Figure {number}: {words}"
-
-
 FIGURES: dict[str, Figure] = {
-    "fig4": Figure(
-        _title(4, "PLCC and size of models"),
-        numbers.plot_parameters,
-        labels=("million parameters", "PLCC"),
-        logs=(True, False),
-    ),
-    "fig5": Figure(
-        _title(5, "epoch of the best validation score"), numbers.plot_best_epochs, labels=("data set", "epoch")
-    ),
-    "fig6": Figure(
-        _title(6, "time of tokenizing, one thread"),
-        numbers.plot_times,
-        labels=("million pixels", "ms"),
-        logs=(False, True),
-    ),
-    "fig7": Figure(_title(7, "salient objects, and an image without one"), show=images.show_masks),
-    "fig8": Figure(_title(8, "patches that stay native, t = 1"), show=images.show_selections),
-    "fig9": Figure(_title(9, "native patches for several t"), show=images.show_thresholds),
-    "fig10": Figure(
-        _title(10, "selection by gradient and t"), numbers.plot_thresholds, labels=("t", "validation score")
-    ),
-    "fig11": Figure(_title(11, "normalization"), show=images.show_normalization),
-    "fig12": Figure(_title(12, "augmentations"), show=images.show_augmentations),
-    "fig13": Figure(
-        _title(13, "sizes of the images"),
-        numbers.plot_sizes,
-        labels=("data set", "million pixels"),
-        logs=(False, True),
-    ),
-    "fig14": Figure(_title(14, "an image resized, and by Muller"), show=images.show_muller),
-    "fig15": Figure(_title(15, "standard and padded input"), show=images.show_padding),
+    "fig4": Figure("PLCC and size", numbers.plot_parameters, ("million parameters", "PLCC"), (True, False)),
+    "fig5": Figure("epoch of the best validation score", numbers.plot_best_epochs, ("data set", "epoch")),
+    "fig6": Figure("time of tokenizing, one thread", numbers.plot_times, ("million pixels", "ms"), (False, True)),
+    "fig7": Figure("salient objects, and an image without one", show=images.show_mask, also=images.find_failure),
+    "fig8": Figure("patches that stay native, t = 1", show=images.show_selections),
+    "fig9": Figure("native patches for several t", show=images.show_thresholds),
+    "fig10": Figure("selection by gradient and t", numbers.plot_thresholds, ("t", "validation score")),
+    "fig11": Figure("normalization", show=images.show_normalization),
+    "fig12": Figure("augmentations", show=images.show_augmentations),
+    "fig13": Figure("sizes of the images", numbers.plot_sizes, ("data set", "million pixels"), (False, True)),
+    "fig14": Figure("an image resized, and by Muller", show=images.show_muller),
+    "fig15": Figure("standard and padded input", show=images.show_padding),
 }
 
 
@@ -132,7 +117,7 @@ def run(chosen: argparse.Namespace) -> None:
     failed = []
     for name in _names(chosen.figures):
         try:
-            svg, columns, rows, missing = FIGURES[name].draw(asked)
+            svg, columns, rows, missing = FIGURES[name].draw(name, asked)
         except UserError as error:
             print(f"{name}: {error}", file=sys.stderr)
             failed.append(name)

@@ -51,7 +51,7 @@ SHEETS: dict[str, tuple[set[str], Callable[[Rows], bool]]] = {
     "fig9": ({"t = 1", "t = 1.5", "t = 2", "t = 4"}, is_deterministic_at_one_and_freer_above),
     "fig11": ({"image", "normalized"}, lambda rows: 0.3 < np.mean(column(rows, "clipped")) < 0.9),
     "fig12": ({"image", "HF", "R", "G", "HF + R", "HF + R + G"}, lambda rows: max(column(rows, "turns")) == 1),
-    "fig14": ({"image", "bilinear", "Muller"}, lambda rows: min(column(rows, "rms_change")) > 0.01),
+    "fig14": ({"image", "bilinear", "Muller"}, lambda rows: min(column(rows, "clipped")) > 0.01),
     "fig15": (
         {"image", "standard", "padding"},
         lambda rows: min(column(rows, "black", column="padding")) > 0.1 > max(column(rows, "black", column="standard")),
@@ -201,7 +201,7 @@ def test_every_figure_of_numbers_or_images_is_there() -> None:
 def test_names_of_strangers_are_text() -> None:
     name = 'a<b>&"\x01\N{COMBINING ACUTE ACCENT}.jpg'
     image = np.zeros((PATCH_SIZE, 20, 3), np.uint8)
-    shown = "".join(ElementTree.fromstring(draw_sheet("x", [Panel(name, name, image)])).itertext())
+    shown = "".join(ElementTree.fromstring(draw_sheet("x", [Panel(name, image, row=name)])).itertext())
     assert shown.count('a<b>&"\N{REPLACEMENT CHARACTER}') == 2
     chart = ElementTree.fromstring(draw_chart(name, ("x", "y"), [Series(name, [(0, 1, name)])], (name,)))
     assert "".join(chart.itertext()).count("a<b>&") == 4
