@@ -183,6 +183,7 @@ class TrainParams:
 @dataclass(frozen=True)
 class EvaluateParams:
     draws: Draws
+    train_scores: bool = False
 
 
 @dataclass(frozen=True)
