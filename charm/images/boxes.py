@@ -13,11 +13,10 @@ from charm.images.reasons import Rejected
 _MAX_BOXES = 10_000  # encoders write some 20, and a property for each tile
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _JP2_START = b"\0\0\0\x0cjP  \r\n\x87\n"
-_AVIF, _HEIC = (
-    {b"avif", b"avis"},
-    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"},
-)
-_ENUMERATED, _CMYK, _SRGB, _GREY, _SYCC = 1, 12, 16, 17, 18
+_GENERAL = {b"mif1", b"msf1"}  # still images, sequences
+_AVIF = {b"avif", b"avis"}
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", *_GENERAL}
+_ENUMERATED, _SRGB, _GREY, _SYCC = 1, 16, 17, 18
 _TILE_PART = 14  # bytes of the shortest one
 
 # libavif would start a thread per core, each with memory of its own; readers already run on every core.
@@ -32,8 +31,8 @@ def find_boxed_format(data: bytes) -> str | None:
         return None
     end = min(int.from_bytes(data[:4], "big"), 256)
     brands = [data[8:12], *(data[place : place + 4] for place in range(16, end, 4))]
-    # The general brands of still images and of sequences say nothing of the coding; those that are compatible do.
-    if brands[0] in _AVIF or (brands[0] in (b"mif1", b"msf1") and _AVIF & set(brands)):
+    # The general brands say nothing of the coding; those that are compatible do.
+    if brands[0] in _AVIF or (brands[0] in _GENERAL and _AVIF & set(brands)):
         return "avif"
     return "heic" if brands[0] in _HEIC else None
 

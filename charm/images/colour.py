@@ -84,6 +84,8 @@ def find_conversion(info: Mapping[Any, Any], mode: str) -> tuple[Conversion | No
         return None, []
     try:
         kind, transform = _read_profile(bytes(profile))
+    except MemoryError:
+        raise
     except Exception:  # littleCMS raises many kinds on damaged profiles
         return None, ["icc_ignored"]
     if (kind == "CMYK") != (mode == "CMYK") or mode == "LAB" or (kind == "L" and mode not in GREY_MODES):

@@ -100,7 +100,7 @@ def test_stopped_is_a_word_and_exit_code_130(photo: str, monkeypatch: pytest.Mon
 
 
 def test_a_fault_of_ours_is_not_hidden(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: str) -> None:
+    def fail(*_: str) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(find, "read_image", fail)

@@ -17,7 +17,6 @@ from charm.images.convert import array_to_srgb
 from charm.images.decode import decode_image
 from charm.images.reasons import Rejected
 from tests.charm.images.files import add_chunk, add_segment, directory, encode, jp2_with_profile, retag, tiff
-from tests.conftest import draw_image
 
 CASES = Path(__file__).parent / "cases"
 SHADES = np.linspace(0, 255, 12).round().astype(np.uint8)
@@ -244,7 +243,7 @@ def test_sixteen_bits_and_palettes_are_converted() -> None:
 
 
 def test_an_image_of_several_strips_is_one_image() -> None:
-    pixels = draw_image(2100, 4001)
+    pixels = np.random.default_rng(0).integers(0, 256, (2100, 2001, 3), dtype=np.uint8)
     conversion, _ = find_conversion({"icc_profile": P3}, "RGB")
     assert conversion is not None
     whole = np.asarray(conversion.apply(Image.fromarray(pixels)))
