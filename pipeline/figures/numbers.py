@@ -155,7 +155,7 @@ def _median_ms(call: Callable[[], Any]) -> float:
 
 
 def plot_sizes(asked: Asked) -> Chart:
-    """Plots quartiles of megapixels per data set and split; other data sets are kept from an earlier drawing.
+    """Plots quartiles of the files' megapixels per data set and split; others are kept from an earlier drawing.
 
     data/ holds one data set at a time, so the figure grows with each that is prepared.
     """
@@ -169,8 +169,10 @@ def plot_sizes(asked: Asked) -> Chart:
                     values = [float(row[name]) for name in ("least", "quartile_1", "median", "quartile_3", "most")]
                     boxes[row["category"], row["series"]] = values
     for split in SPLITS:
-        pixels = [height * width / 1e6 for height, width in manifest.of_split(split).image_hws]
-        if pixels:
+        table = manifest.of_split(split).table
+        sides = [np.array(table[name].to_pylist(), float) for name in ("raw_height", "raw_width")]
+        pixels = sides[0] * sides[1] / 1e6
+        if len(pixels):
             boxes[manifest.facts.dataset, split] = np.percentile(pixels, [0, 25, 50, 75, 100]).tolist()
     datasets = tuple(dict.fromkeys(dataset for dataset, _ in boxes))
     series = [

@@ -86,8 +86,9 @@ def test_sizes_of_other_data_sets_are_kept_from_earlier_drawings(
     rows, _ = draw(tmp_path, "fig13")
     assert [row["series"] for row in rows] == ["train", "val", "test"]
     for row in rows:
-        sizes = read_manifest(Path("data/manifest")).of_split(row["series"]).image_hws
-        assert float(row["median"]) == pytest.approx(np.median([height * width / 1e6 for height, width in sizes]))
+        table = read_manifest(Path("data/manifest")).of_split(row["series"]).table.to_pylist()
+        pixels = [image["raw_height"] * image["raw_width"] / 1e6 for image in table]
+        assert float(row["median"]) == pytest.approx(np.median(pixels))
     assert "fig13: incomplete: uv run dvc exp run -S dataset=ava manifest, then fig13 again" in capsys.readouterr().err
     text = (tmp_path / "fig13.csv").read_text()
     (tmp_path / "fig13.csv").write_text(text + "".join(text.splitlines(True)[1:]).replace(",csv,", ",koniq10k,"))
