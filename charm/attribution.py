@@ -63,8 +63,8 @@ def attribute_tokens(
     """Computes the contribution of each token of an image to its score.
 
     Args:
-        model: a CharmViT, used in the mode that it is in: call `eval()` first if training mode is random. Neither
-            its mode nor its parameters and their gradients change.
+        model: of charm.model.registry, used in the mode that it is in: call `eval()` first if training mode is random.
+            Neither its mode nor its parameters and their gradients change.
         tokens: of one image.
         pos_embed: float (1, L, D), or the image's tables (`CharmViT.pos_embed_tables`), on the model's device.
         bins: for a model of several outputs, which are logits: the score of each, (num_outputs,); the image's score
@@ -90,15 +90,23 @@ def attribute_tokens(
     colour = torch.from_numpy(tokens.patches[tokens.patch_valid].mean(axis=(0, 1, 2)).astype(np.float32)).to(device)
     flat = torch.where(valid.to(device)[:, None, None, None], colour, patches)
     detail = patches - flat  # zero where padding
+    planes = None if tokens.residuals is None else torch.from_numpy(tokens.residuals).to(device, torch.float32)
+    changes = [detail] if planes is None else [detail, planes]
     coord, scale_id = (torch.from_numpy(array).to(device) for array in (tokens.pos_coord, tokens.scale_id))
     gathered = pos_embed[0] if isinstance(pos_embed, Tensor) else gather_pos_embed(pos_embed, coord, scale_id)
     embedded = gathered.detach().clone()  # a tensor made in inference mode cannot take part in gradients
 
-    def score_at(shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns images at fractions (B,) of the way from the flat one, (B, L, p, p, 3), and their scores, (B,)."""
-        points = (flat + shares[:, None, None, None, None] * detail).requires_grad_()
+    def score_at(shares: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Returns images at fractions (B,) of the way from the flat one, (B, L, p, p, 3), and their scores, (B,).
+
+        With the images come their residuals, of which a flat one has none.
+        """
+        along = shares[:, None, None, None, None]
+        points = [(flat + along * detail).requires_grad_()]
+        if planes is not None:
+            points.append((along * planes).requires_grad_())
         others = (coord, scale_id, valid, embedded)
-        outputs = model(points, *(array.expand(len(shares), *array.shape) for array in others))
+        outputs = model(points[0], *(array.expand(len(shares), *array.shape) for array in others), *points[1:])
         return points, _score(outputs, bins)
 
     def integrate(steps: int) -> np.ndarray:
@@ -106,8 +114,9 @@ def attribute_tokens(
         nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(steps))
         for share, weight in zip(((nodes + 1) / 2).split(_AT_ONCE), (weights / 2).split(_AT_ONCE), strict=True):
             points, scores = score_at(share.float().to(device))
-            (gradient,) = torch.autograd.grad(scores.sum(), points)  # unlike backward(), writes no parameter's grad
-            contributions += weight @ (gradient * detail).flatten(2).sum(dim=2).cpu().double()
+            gradients = torch.autograd.grad(scores.sum(), points)  # unlike backward(), writes no parameter's grad
+            for gradient, change in zip(gradients, changes, strict=True):
+                contributions += weight @ (gradient * change).flatten(2).sum(dim=2).cpu().double()
         return contributions.float().numpy()
 
     with torch.no_grad():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from charm.runtime.errors import name_extra
 
 INPUTS = ("patches", "pos_embed", "scale_id", "patch_valid")
@@ -35,7 +35,7 @@ _DYNAMIC = {name: {0: Dim("B", min=1), 1: Dim("L", min=1)} for name in INPUTS}
 class _Encoder(nn.Module):
     """CharmViT.forward without its branch on the data: it masks padding whether there is any or not."""
 
-    def __init__(self, model: CharmViT) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
@@ -44,17 +44,26 @@ class _Encoder(nn.Module):
         attended = self.model.attn_mask(patch_valid)
         # A mask of numbers to add, made once: from bools each block would make its own, and look for NaN besides.
         attn_mask = torch.zeros_like(attended, dtype=pos_embed.dtype).masked_fill(~attended, -torch.inf)
-        return self.model.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        output: Tensor = self.model.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        return output
 
 
-def export_program(model: CharmViT) -> ExportedProgram:
+def export_program(model: Model) -> ExportedProgram:
     """Exports the encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
 
     The model itself keeps its device, type and mode.
+
+    Raises:
+        ValueError: the model reads whole images, and not any number of tokens.
     """
+    if model.whole_image:
+        kind = type(model.backbone).__name__
+        raise ValueError(f"export: this model reads whole images by a {kind}: only a CharmViT's encoder is exported")
+    if model.resizer is not None:
+        raise ValueError("export: this model mixes residuals with the pixels: there is no input for them in the graph")
     encoder = _Encoder(copy.deepcopy(model).cpu().float()).eval()
     batch_size, seq_len, p = 2, 3, model.patch_size  # sizes of 1 would be taken for constants
-    width = model.pos_embed_tables([(1, 1)])[0].shape[-1]
+    width = encoder.model.pos_embed_tables([(1, 1)])[0].shape[-1]
     example = (
         torch.zeros(batch_size, seq_len, p, p, 3, dtype=torch.uint8),
         torch.zeros(batch_size, seq_len, width),
@@ -69,11 +78,11 @@ def export_program(model: CharmViT) -> ExportedProgram:
     return program
 
 
-def export_onnx(model: CharmViT) -> bytes:
+def export_onnx(model: Model) -> bytes:
     """Exports the encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
 
     Raises:
-        ValueError: the weights are too large for one file.
+        ValueError: the weights are too large for one file, or the model reads whole images.
     """
     num_bytes = 4 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if num_bytes > MAX_ONNX_BYTES:

@@ -2,7 +2,7 @@
 
 The folder is laid out as model hubs expect it:
 
-    model.safetensors   the tensors of a CharmViT
+    model.safetensors   the tensors of a model of charm.model.registry
     config.json         the facts needed to score images, and the data and settings of the training; it holds the sha256
                         of the tensors and of its own rest, so that damage cannot pass for another model
     README.md           the model card, for people
@@ -43,7 +43,7 @@ class SavedModel:
     Attributes:
         config: of the model.
         weights_sha256: of model.safetensors, which names the model.
-        tensors: `state_dict` of a CharmViT.
+        tensors: `state_dict` of the model.
     """
 
     config: ModelConfig
@@ -55,7 +55,7 @@ def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str,
     """Encodes the files of a model's folder, by name; equal models give equal bytes.
 
     Args:
-        tensors: `state_dict` of a CharmViT.
+        tensors: `state_dict` of the model.
         config: of the model.
     """
     from safetensors.torch import save
@@ -169,6 +169,9 @@ def render_card(config: ModelConfig) -> str:
     """Renders the model card from a config: Markdown, with the head that hubs read."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from charm.inputs.preparation import Preparation
+    from charm.inputs.settings import SETTINGS
+
     environment = Environment(
         loader=FileSystemLoader(CARD_TEMPLATE.parent),
         autoescape=False,  # Markdown
@@ -177,4 +180,10 @@ def render_card(config: ModelConfig) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(CARD_TEMPLATE.name).render(vars(config), names=METRICS, doubts=config.doubts)
+    return environment.get_template(CARD_TEMPLATE.name).render(
+        vars(config),
+        names=METRICS,
+        doubts=config.doubts,
+        input=Preparation.from_config(config).tokenizer,
+        shows=SETTINGS[config.tokenizer.name].shows,
+    )

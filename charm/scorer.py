@@ -17,7 +17,9 @@ from charm.inputs.preparation import Preparation, choose_edge
 from charm.model.axes import PosEmbedAxes
 from charm.model.config import ModelConfig
 from charm.model.pos_embed import axis_weights
-from charm.model.vit import PRECISIONS, CharmViT, autocast
+from charm.model.protocol import Model
+from charm.model.registry import build_model
+from charm.model.vit import PRECISIONS, autocast
 from charm.runtime.devices import choose_device
 from charm.runtime.weights import list_problems
 from charm.tokenization.tokens import Tokens
@@ -48,7 +50,7 @@ class CharmScorer(Preparation):
     """Scores images with a trained model.
 
     Args:
-        model: a trained CharmViT; put into evaluation mode.
+        model: a trained model; put into evaluation mode.
         config: of the model.
         device: that the model runs on; "auto" takes a GPU where there is one.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
@@ -67,7 +69,7 @@ class CharmScorer(Preparation):
 
     def __init__(
         self,
-        model: CharmViT,
+        model: Model,
         config: ModelConfig,
         device: torch.device | str = "cpu",
         precision: str = "float32",
@@ -80,11 +82,15 @@ class CharmScorer(Preparation):
         edge = choose_edge(config, full_size)
         super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
         scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
+        wanted, mode = config.model, config.pos_embeds.mode
+        made = model.pos_embed_config("bicubic" if mode == "bicubic" else "bilinear", False)
         pairs = {
             "outputs": (model.head.out_features, config.labels.num_bins),
-            "scales": (scales, config.model.num_scales),
+            "scales": (scales, wanted.num_scales),
             "patch size": (model.patch_size, self.patch_size),
-            "rotary positions": (model.rotary, config.pos_embeds.mode == "rotary"),
+            "whole image": (self.whole_edge, wanted.image_edge),
+            "residuals": (self.tokenizer.num_residuals, wanted.num_residuals),
+            "positions": (made.mode, mode),
         }
         differing = [f"{name} {found} and {expected}" for name, (found, expected) in pairs.items() if found != expected]
         if differing:
@@ -115,13 +121,13 @@ class CharmScorer(Preparation):
         with refusing(folder):
             config, _ = read_config(folder)
             with torch.device("meta"):  # takes no memory, whatever the config asks for
-                draft = cls(CharmViT.from_config(config.model), config, "meta")
+                draft = cls(build_model(config.model), config, "meta")
             _check_weights(folder, draft.model)
             saved = read_model(folder)
             for name, tensor in saved.tensors.items():
                 if not tensor.isfinite().all():
                     raise ValueError(f"{name} has values that are not finite: nobody can score with such weights")
-            model = CharmViT.from_config(config.model)
+            model = build_model(config.model)
         model.load_state_dict(saved.tensors)
         return cls(model, config, device, precision, full_size, saved.weights_sha256)
 
@@ -204,43 +210,41 @@ class CharmScorer(Preparation):
 
         with autocast(torch.device(self.device), self._precision):
             arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
-            output = self.model(*arrays, stack("patch_valid"), self.embed_positions(tokens, length))
+            embedded = self.embed_positions(tokens, length)
+            residuals = None if tokens[0].residuals is None else stack("residuals").to(self.device)
+            output = self.model(*arrays, stack("patch_valid"), embedded, residuals)
         shares = output.softmax(dim=1) if len(self.unit_bins) > 1 else output
         return np.asarray(shares.double().cpu())
 
     def embed_positions(self, tokens: Sequence[Tokens], length: int) -> torch.Tensor:
         """Returns embeddings of the first `length` tokens of each image: float32 (B, length, D), on the device."""
         sides = {side for one in tokens for grid in one.grids for side in grid} - {0}
-        axes = PosEmbedAxes({side: self._axis(side) for side in sorted(sides)}, self._learnt).to(
-            torch.device(self.device)
-        )
+        learnt = self.model.learnt_grid
+        prepared = {side: self._axis(side) for side in sorted(sides)}
+        axes = PosEmbedAxes(prepared, None if learnt is None else learnt.detach().float())
         rows = np.stack([axes.rows(one)[:length] for one in tokens])
         return axes.to(torch.device(self.device)).gather(torch.from_numpy(rows))
-
-    @property
-    def _learnt(self) -> torch.Tensor | None:
-        return None if self.model.rotary else self.model.learnt_grid.detach().float()
 
     def _axis(self, length: int) -> torch.Tensor:
         """Returns an axis for charm.model.axes of `length` tokens; made on first use."""
         if length not in self._axes:
-            if self.model.rotary:
-                self._axes[length] = torch.stack(self.model.rotary_axis(length)).float().cpu()
+            learnt, made = self.model.learnt_grid, self.config.pos_embeds
+            if learnt is None:
+                self._axes[length] = self.model.fixed_axis(length).float().cpu()
             else:
-                self._axes[length] = axis_weights(
-                    length, len(self.model.learnt_grid), self.config.pos_embeds.mode, self.config.pos_embeds.antialias
-                )
+                self._axes[length] = axis_weights(length, len(learnt), made.mode, made.antialias)
         return self._axes[length]
 
 
-def _check_weights(folder: AnyPath, model: CharmViT) -> None:
+def _check_weights(folder: AnyPath, model: Model) -> None:
     """Raises ValueError unless the header of a folder's weights fits a model, which may be on the meta device."""
     expected = model.state_dict()
     found = read_weights_header(folder)
     reshaped = [
         f"{name} is {kind} {list(shape)} and not {list(expected[name].shape)}"
         for name, (kind, shape) in sorted(found.items())
-        if name in expected and (kind not in _FLOATS or shape != tuple(expected[name].shape))
+        if name in expected
+        if (kind in _FLOATS) != expected[name].is_floating_point() or shape != tuple(expected[name].shape)
     ]
     if problems := list_problems(expected.keys() - found.keys(), found.keys() - expected.keys(), reshaped):
         raise ValueError(f"config.json and model.safetensors are not of one model: {problems}")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
 from charm.model.config import EvaluationConfig
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import atomic_write, file_sha256, fingerprint, write_csv
 from pipeline.settings.inputs import build_tokenizer, count_draws
@@ -48,7 +48,7 @@ def main(params: Params) -> None:
         print(f"evaluate: warning: {doubt}")
 
 
-def evaluate(params: Params, inputs: Inputs, model: CharmViT, saved: SavedModel, out: Path) -> None:
+def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, out: Path) -> None:
     """Scores the test images with a model and writes what is published to the folder `out`."""
     device = choose_device(params.hardware.device)
     model.to(device)

@@ -13,7 +13,7 @@ from charm.runtime.errors import UserError
 from charm.saliency.weights import find_checkpoint, find_detector
 from pipeline.importance.coverage import write_coverages
 from pipeline.importance.make import BLOCK, MAP_CODE, SLOW, join_blocks, make_block, make_column, try_tools
-from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import DaskParams, Params
 from pipeline.shards.folders import open_folder
 from pipeline.shards.read import read_shard_sidecars
@@ -26,7 +26,7 @@ IMAGES, OUT = Path("data/shards"), Path("data/importance")
 
 
 def main(params: Params) -> None:
-    name = build_tokenizer(params, patch_size=14).reads  # the same for any patch size
+    name = sketch_tokenizer(params).reads
     facts: dict[str, Any] = {"map": name, "settings": {}}
     made: dict[str, Path] = {}
     if name is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from charm.tokenization.geometry import limit_edge
 from pipeline.manifest.table import read_manifest
 from pipeline.pos_embeds.area import AreaSummary, summarize_area, write_area
-from pipeline.pos_embeds.axes import list_axes, write_axes, write_rotary_axes
+from pipeline.pos_embeds.axes import list_axes, write_axes, write_fixed_axes
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import start_model
 from pipeline.settings.params import Params
@@ -22,17 +22,19 @@ def main(params: Params) -> None:
     # In evaluation images are seen no larger than those of the training.
     sizes = {*manifest.image_hws, *(limit_edge(size, manifest.train_edge) for size in manifest.image_hws)}
     tokenizer = build_tokenizer(params, model.patch_size)
-    axes = list_axes(tokenizer, sizes)
+    axes = sorted({*list_axes(tokenizer, sizes), *getattr(params.inputs, params.tokenizer).drawn_sides})
     area = summarize_area(tokenizer, manifest.image_hws)
     out.mkdir(parents=True, exist_ok=True)
     write_area(out, area)
-    if model.rotary:
-        write_rotary_axes(out, params.backbone, {length: model.rotary_axis(length) for length in axes})
+    asked = params.pos_embeds
+    made, learnt = model.pos_embed_config(asked.mode, asked.antialias), model.learnt_grid
+    if learnt is None:
+        write_fixed_axes(out, params.backbone, {length: model.fixed_axis(length) for length in axes}, made.mode)
     else:
-        write_axes(
-            out, params.backbone, model.learnt_grid.detach(), axes, params.pos_embeds.mode, params.pos_embeds.antialias
-        )
+        write_axes(out, params.backbone, learnt.detach(), axes, made.mode, made.antialias)
     print(f"pos_embeds: {params.backbone}, grids of {axes[0]} to {axes[-1]} tokens a side")
+    if made.antialias and not asked.antialias:
+        print(f"pos_embeds: antialiased, as {params.backbone} learnt its positions, whatever pos_embeds.antialias says")
     if area is not None:
         _show_area(area, tokenizer.max_seq_len, manifest.facts.max_edge)
 

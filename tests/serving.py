@@ -14,7 +14,7 @@ from charm.scorer import CharmScorer
 def run_server(scorer: CharmScorer, limits: ServerLimits = SERVER_LIMITS, host: str = "127.0.0.1") -> Iterator[str]:
     """Gives its address; ends it in the end."""
     with bind(host, 0) as bound:
-        server = make_server(build_app(scorer, host, limits))
+        server = make_server(build_app(scorer, host, limits), limits)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from charm.inputs.settings import SETTINGS
 from pipeline.settings.params import Params
 from pipeline.work import code
 from tests.imports import PACKAGES, ROOT, all_imports, import_closure
@@ -254,3 +256,19 @@ def test_no_drawer_for_odds_and_ends() -> None:
 
 def test_modules_that_change_no_result_are_those_of_the_list() -> None:
     assert set(code.NO_RESULT) <= set(code.import_closure("stages.train"))
+
+
+def test_an_input_is_asked_and_not_recognized() -> None:
+    """What differs between inputs is an attribute: no class and no name of an input is compared outside its module."""
+    names = "|".join(SETTINGS)
+    compared = re.compile(
+        rf'(==|!=|\bin\b\s*[(\[{{]?)\s*"({names})"|"({names})"\s*(==|!=)|isinstance\([^()]*(Tokenizer|Input)\b'
+    )
+    strays = [
+        f"{file}: {found[0]}"
+        for house in HOUSES
+        for file in sorted((ROOT / house).rglob("*"))
+        if file.suffix in (".py", ".jinja", ".html")
+        for found in compared.finditer(file.read_text())
+    ]
+    assert strays == []

@@ -18,13 +18,17 @@ from charm.model.config import (
     ViTConfig,
 )
 from charm.model.vit import CharmViT
+from charm.runtime.schema import build
 from charm.scorer import CharmScorer
 from charm.tokenization.tokenizer import CharmTokenizer
 
 # Input -> settings with which it has few tokens, where its own settings decide how many.
 SMALL: dict[str, dict[str, Any]] = {
     "standard": {"edge": 96, "crop": 84, "place": "random", "resize": "shortest"},
+    "flexi": {"edge": 80, "crop": 72, "place": "random", "resize": "shortest", "grids": [3, 4, 6], "grid": 6},
     "padding": {"edge": 84},
+    "muller": {"edge": 84, "start": "identity", "border": "zero"},
+    "musiq": {"edges": [42, 70]},
     "anyres": {"tile": 42, "pinpoints": [[1, 2], [2, 1], [2, 2]]},
 }
 
@@ -41,8 +45,9 @@ def describe(
     cutter = CharmTokenizer(**({"max_seq_len": 48, "budget": "fill"} | settings))
     given = given or SMALL.get(tokenizer) or asdict(SETTINGS[tokenizer]())
     scales = build_input(tokenizer, given, cutter).num_scales
+    whole_edge = build(SETTINGS[tokenizer], given).whole_edge
     return ModelConfig(
-        model=ViTConfig("charm_demo", scales, num_outputs, "cls", False, "frozen"),
+        model=ViTConfig("charm_demo", scales, num_outputs, "cls", False, "frozen", whole_edge),
         tokenizer=InputConfig(tokenizer, given, cutter.settings),
         pos_embeds=PosEmbedConfig("bilinear", False),
         labels=LabelConfig(num_outputs, (1.0, 5.0), 3.0, "nothing, as nobody trained it"),

@@ -1,8 +1,8 @@
-"""Requests -> batches: images that wait are scored together, in the order they came in, by one thread."""
+"""Requests -> batches: images that wait are scored together by one thread, and requests take turns at it."""
 
+import bisect
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -11,12 +11,20 @@ from charm.scorer import Score
 from charm.tokenization.tokens import Tokens
 
 
+@dataclass
+class Turns:
+    """Where the images of a request stand in the queue: one that had its tokens scored lets others go first."""
+
+    next: int = 0
+
+
 @dataclass(frozen=True)
 class _Job:
-    """An image to score: its draws."""
+    """An image to score: its draws; `start` orders the queue, in tokens."""
 
     draws: Sequence[Tokens]
     num_tokens: int
+    start: int
     done: Future[Score] = field(default_factory=Future)
 
 
@@ -48,7 +56,8 @@ class Batcher:
     ) -> None:
         self._score, self._max_tokens, self._wait_seconds = score, max_tokens, wait_seconds
         self.served = Served()
-        self._waiting: deque[_Job] = deque()
+        self._waiting: list[_Job] = []  # by start, then as they came in
+        self._clock = 0  # start of the last image that was taken
         self._is_closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
@@ -58,13 +67,19 @@ class Batcher:
         """Returns how many images wait."""
         return len(self._waiting)
 
-    def submit(self, draws: Sequence[Tokens]) -> Future[Score]:
-        """Computes the score of an image from its tokens, once per draw."""
-        job = _Job(draws, sum(one.seq_len for one in draws))
+    def submit(self, draws: Sequence[Tokens], turns: Turns | None = None) -> Future[Score]:
+        """Computes the score of an image from its tokens, once per draw.
+
+        Args:
+            turns: of the request that the image came with ("start-time fair queuing"); None = of one by itself.
+        """
+        turns = turns or Turns()
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the model has stopped")
-            self._waiting.append(job)
+            job = _Job(draws, sum(one.seq_len for one in draws), max(self._clock, turns.next))
+            turns.next = job.start + job.num_tokens
+            bisect.insort(self._waiting, job, key=lambda one: one.start)
             self._changed.notify()
         return job.done
 
@@ -88,7 +103,10 @@ class Batcher:
             ends = time.monotonic() + self._wait_seconds
             while not (self._is_closed or self._front()[1]) and self._changed.wait(ends - time.monotonic()):
                 pass
-            return [self._waiting.popleft() for _ in range(self._front()[0])]
+            count = self._front()[0]
+            batch, self._waiting = self._waiting[:count], self._waiting[count:]
+            self._clock = batch[-1].start if batch else self._clock
+            return batch
 
     def _front(self) -> tuple[int, bool]:
         """Returns how many jobs from the front make a batch, and whether the batch is full."""

@@ -4,7 +4,6 @@ Only names, options and help; the work is in the modules that are imported when 
 seconds and `--help` should not.
 """
 
-import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,9 @@ import typer
 import charm
 from charm.app.limits import SERVER_LIMITS
 from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_formats, list_words
-from charm.runtime.interrupts import reporting
+from charm.runtime.errors import UserError
+from charm.runtime.interrupts import MISTAKE, reporting
+from charm.runtime.streams import open_streams
 
 _MODEL = "runs/evaluate/model"
 
@@ -63,25 +64,27 @@ _SCORE_HELP = f"""Score photographs.
     trained on distributions) and reason. Lists are JSON in a CSV file.
 
     A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
-    others are scored, and the exit code is 3. Each file is opened first in a process of its own, which may take
-    {BOUNDS.cpu_seconds:g} seconds and {BOUNDS.megabytes / 1000:g} GB.
+    others are scored, and the exit code is 3, as it is where all that folders have is passed over. Each file is opened
+    first in a process of its own, which may take {BOUNDS.cpu_seconds:g} seconds and {BOUNDS.megabytes / 1000:g} GB.
 
     A table may be stopped and killed at any time: FILE.partial holds what is finished, and the same command goes on
     from there. A file that was changed since is scored again.
 
-    In paths, bytes that are no UTF-8, control characters and backslashes are written as \\xff, \\n and \\\\.
+    In paths, bytes that are no UTF-8, control characters, those that turn text about, and backslashes are written as
+    \\xff, \\n, \\u202e and \\\\; one that a spreadsheet would run as a formula begins with ./
 """
 _SERVE_HELP = f"""Serve a page and an HTTP API that score photographs.
 
     \b
         charm serve
-        curl -F photo=@beach.jpg -F photo=@street.png http://127.0.0.1:8000/score
+        curl -F image=@beach.jpg -F image=@street.png http://127.0.0.1:8000/score
 
     The page ranks the photographs that are dropped on it, and shows of each the patches that stayed native, what the
     model sees and what moved the score. POST /score takes up to {SERVER_LIMITS.files} images and
     {in_megabytes(SERVER_LIMITS.body_bytes)}, an image up to {in_megabytes(SERVER_LIMITS.file_bytes)}, and
     ?draws=1 to {SERVER_LIMITS.draws}; POST /explain one image; GET /health and /metrics tell about the model and the
-    server. Photographs are opened in a process of their own and removed once they are read.
+    server, /openapi.json about requests and replies. Photographs are opened in a process of their own and removed once
+    they are read.
 
     There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
 """
@@ -115,8 +118,8 @@ def score(
         typer.Argument(
             metavar="PATH",
             help="Files are taken as they are named. Folders are searched with all that is below them, by name, for "
-            f"files that end in {list_words([ending[1:] for ending in ENDINGS], 'or')}; what is hidden is passed over, "
-            "and links that lead out of their folder are rejected.",
+            f"files that end in {list_words([ending[1:] for ending in ENDINGS], 'or')}. Others are passed over and "
+            "counted, as what is hidden and links to folders; links that lead out of their folder are rejected.",
         ),
     ],
     model: Model = _MODEL,
@@ -254,12 +257,13 @@ def export(
     with reporting():
         from charm.app.reading import load_scorer
         from charm.export import export_onnx
+        from charm.images.find import escape_path
         from charm.runtime.disk import atomic_write
 
         data = export_onnx(load_scorer(model, "cpu").model)
         with atomic_write(out) as file:
             file.write(data)
-        print(f"written to {out}, {len(data) / 1e6:.1f} MB")
+        print(f"written to {escape_path(str(out))}, {len(data) / 1e6:.1f} MB")
 
 
 @app.command(help=_SERVE_HELP)
@@ -289,9 +293,17 @@ def serve(
 
 
 def main() -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # paths, in a locale that has not all letters
-    app(prog_name="charm")
+    open_streams()
+    try:
+        try:
+            app(prog_name="charm")
+        finally:
+            sys.stdout.flush()
+    except UserError as error:  # of the output, where no command is at work any more
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(MISTAKE) from error
+    except BrokenPipeError:
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

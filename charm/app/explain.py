@@ -1,9 +1,10 @@
-"""What the page shows of one photo: which patches are native, what the model sees, and what moved its score.
+"""What the page shows of one photograph: which patches are native, what the model sees, and what moved its score.
 
 All images are in one frame, that of the tokens' grid: the fitted image, `grids[-1] * p` pixels. Shown images are
 shrunk; paths keep the frame's pixels.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,18 @@ RAISED, LOWERED = (0, 167, 181), (226, 92, 20)  # RGB; told apart by the colour-
 SHOWN_EDGE = 720  # pixels, longest edge of a shown image
 _STRONG = 98  # percentile of contributions that gets the full colour: one patch must not pale all others
 _OPAQUE = 215  # alpha, 0..255, of the full colour
+# How the names of timm's vision transformers tell what they were trained by; the first that a name holds is taken.
+_TRAINED_BY = {
+    **{
+        "dinov3": "DINOv3",
+        "dinov2": "DINOv2",
+        "dino": "DINO",
+        "siglip2": "SigLIP 2",
+        "siglip": "SigLIP",
+        "clip": "CLIP",
+    },
+    **{"mae": "MAE", "augreg": "AugReg"},
+}
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,10 @@ class Shown:
     """The tokens of a photograph, drawn for the page.
 
     Attributes:
-        image_hw: pixels, (height, width), of the photo.
+        image_hw: pixels, (height, width), of the image.
         downscaled_to: pixels, (height, width), at which the model sees it; None where that is its own size.
         frame_hw: pixels, of the frame.
-        photo: data URI of the photo in the frame.
+        image: data URI of the image in the frame.
         native: SVG path around the native patches, in the frame's pixels.
         shade: data URI of an overlay, one pixel per native patch, that darkens what is not native.
         seen: data URI of the image rebuilt from its tokens.
@@ -52,7 +65,7 @@ class Shown:
     image_hw: tuple[int, int]
     downscaled_to: tuple[int, int] | None
     frame_hw: tuple[int, int]
-    photo: str
+    image: str
     native: str
     shade: str
     seen: str
@@ -77,7 +90,7 @@ def show_tokens(
         image_hw=image_hw,
         downscaled_to=None if seen_hw == image_hw else seen_hw,
         frame_hw=(frame_h, frame_w),
-        photo=encode_jpeg(shrink(scorer.tokenizer.frame(scorer.limit_size(image)), SHOWN_EDGE)),
+        image=encode_jpeg(shrink(scorer.tokenizer.frame(scorer.limit_size(image)), SHOWN_EDGE)),
         native=trace_border(native, patch_size),
         shade=encode_shade(native),
         seen=encode_jpeg(shrink(tokens.to_image(), SHOWN_EDGE)),
@@ -155,6 +168,19 @@ def encode_overlay(strength: np.ndarray) -> str:
     overlay[..., :3] = np.where(strength[..., None] > 0, RAISED, LOWERED)
     overlay[..., 3] = np.rint(np.abs(strength).clip(max=1) * _OPAQUE)
     return embed_png(overlay)
+
+
+def describe_backbone(name: str) -> str:
+    """Returns the name of a backbone in words, as "DINOv2, a small vision transformer with patches of 14 pixels"."""
+    if name == "charm_demo":
+        return "the small vision transformer that Charm brings"
+    found = re.match(r"vit_(?P<size>\w+?)_patch(?P<pixels>\d+)(?P<rest>.*)", name)
+    if found is None:
+        return name
+    size, article = found["size"].replace("_", " "), "an" if found["size"][0] in "aeiou" else "a"
+    words = f"{article} {size} vision transformer with patches of {found['pixels']} pixels"
+    trained_by = next((told for key, told in _TRAINED_BY.items() if key in found["rest"]), "")
+    return ", ".join(filter(None, [trained_by, words]))
 
 
 def describe_card(score: Score, shown: Shown, contributions: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import ipaddress
+import json
+import re
 import socket
-from urllib.parse import urlsplit
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -15,8 +17,10 @@ from charm.app.limits import ServerLimits
 
 _DRAIN_SECONDS = 2  # for the rest of a body that is not wanted
 EVERYWHERE = ("", "0.0.0.0", "::")  # what a server listens on to be reached under all of a machine's addresses
+# A name or an IPv4 address, or an IPv6 address without a zone in brackets; then a port or nothing.
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::(?P<port>[0-9]{1,5}))?")
 # A page's own policy, with the nonce of its script, replaces this one.
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -33,13 +37,20 @@ class Refused(Exception):
         self.status, self.code = status, code
 
 
-def describe_refusal(request: Request, error: Exception) -> JSONResponse:
+class Reply(JSONResponse):
+    """JSON in ASCII: the names of files in it, which clients choose, do nothing to a terminal that shows it."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def describe_refusal(request: Request | None, error: Exception) -> Reply:
     """Returns the response to a request that was refused, or that failed in the server."""
     if not isinstance(error, Refused):
         error = Refused(500, "internal", "the server failed at this; its log says how")
     # What is left of the body is not wanted, so the connection ends here.
     headers = {"Connection": "close"} | ({"Retry-After": "2"} if error.status == 503 else {})
-    return JSONResponse({"error": {"code": error.code, "message": str(error)}}, error.status, headers)
+    return Reply({"error": {"code": error.code, "message": str(error)}}, error.status, headers)
 
 
 class Guard:
@@ -53,78 +64,103 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str, limits: ServerLimits) -> None:
         self._app, self._limits = app, limits
-        self._names = {"localhost", "127.0.0.1", "::1", host.lower()}
+        self._names = {"localhost", "127.0.0.1", "::1", _spell(host)}
         self._takes_addresses = host in EVERYWHERE
         if self._takes_addresses:
             self._names.add(socket.gethostname().lower())
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            return await self._app(scope, self._end_after_answers(receive), send)
 
         body = _Body(receive, self._limits)
+        is_answered = False
 
         async def send_guarded(message: Message) -> None:
+            nonlocal is_answered
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 if message["status"] >= 400:
                     await body.drain()
+                is_answered = True
             await send(message)
 
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
         try:
             self._check(scope["method"], Headers(scope=scope))
+            await self._app(scope, body.receive, send_guarded)
         except Refused as error:
-            return await describe_refusal(Request(scope), error)(scope, receive, send_guarded)
-        return await self._app(scope, body.receive, send_guarded)
+            await describe_refusal(None, error)(scope, receive, send_guarded)
+        except asyncio.CancelledError:  # by the server that ends
+            if not is_answered:
+                ending = Refused(503, "ending", "the server is ending: try again later")
+                await describe_refusal(None, ending)(scope, receive, send_guarded)
+        finally:
+            self._under_way.discard(task)
+
+    def _end_after_answers(self, receive: Receive) -> Receive:
+        """Holds up the end of the application until requests that were stopped are answered."""
+
+        async def receive_end() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown" and self._under_way:
+                await asyncio.wait(self._under_way, timeout=_DRAIN_SECONDS + 1)
+            return message
+
+        return receive_end
 
     def _check(self, method: str, headers: Headers) -> None:
-        host = headers.get("host", "")
-        if not self._is_here(host):
+        host = headers.get("host", "").lower()
+        if len(headers.getlist("host")) > 1 or not self._is_here(host):
             told = "this server is not called that: use the address that it printed, or an IP address of its machine"
             raise Refused(403, "host", told)
-        origin = headers.get("origin")
-        if method == "POST" and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        origins = [origin.lower() for origin in headers.getlist("origin")]
+        if method == "POST" and not set(origins) <= {f"http://{host}", f"https://{host}"}:
             raise Refused(403, "origin", "pages of other sites may not use this server")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits)
 
     def _is_here(self, host: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
+        found = _HOST.fullmatch(host)
+        if found is None or int(found["port"] or 0) > 65535:
             return False
-        if name in self._names:
-            return True
         try:
-            return self._takes_addresses and bool(ipaddress.ip_address(name))
+            address = ipaddress.ip_address(found["ipv6"] or found["name"])
         except ValueError:
-            return False
+            return found["name"] in self._names
+        is_bracketed = found["ipv6"] is not None
+        return is_bracketed == (address.version == 6) and (self._takes_addresses or str(address) in self._names)
 
 
 class _Body:
-    """What a client sends: no more than a body may be, whatever its header says, and not waited for without end."""
+    """What a client sends: no more than a body may be, whatever its header says, and the whole within its time."""
 
     def __init__(self, receive: Receive, limits: ServerLimits) -> None:
         self._receive, self._limits = receive, limits
         self._left = limits.body_bytes
+        self._ends = asyncio.get_running_loop().time() + limits.body_seconds
         self._is_whole = False
 
     async def receive(self) -> Message:
         """Returns the next part of the body.
 
         Raises:
-            Refused: the body is too long, or does not go on.
+            Refused: the body is too long, or takes too long.
         """
         if self._is_whole:
             return await self._receive()  # waits for the client to leave
         try:
-            async with asyncio.timeout(self._limits.stall_seconds):
+            async with asyncio.timeout_at(self._ends):
                 message = await self._take()
         except TimeoutError:
-            raise Refused(408, "stalled", "the request did not go on") from None
+            seconds = self._limits.body_seconds
+            raise Refused(408, "too_slow", f"the body of the request took more than {seconds:g} seconds") from None
         if self._left < 0:
             raise _too_large(self._limits)
         return message
@@ -142,6 +178,14 @@ class _Body:
         self._left -= len(message.get("body", b""))
         self._is_whole = not message.get("more_body", False)
         return message
+
+
+def _spell(host: str) -> str:
+    """Returns a host as it is compared: an address in its shortest form, without a zone."""
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return host.lower()
 
 
 def _too_large(limits: ServerLimits) -> Refused:

@@ -23,7 +23,7 @@ import cv2
 from charm.app.journal import Journal, open_journal, read_state
 from charm.app.reading import load_scorer, tokenize_file
 from charm.app.rows import Row, choose_format, format_line, write_table
-from charm.images.find import ImageFile, ImageFileReader, escape_path, find_image_files
+from charm.images.find import ImageFile, ImageFileReader, describe_passed, escape_path, find_image_files
 from charm.images.limits import LIMITS, in_millions
 from charm.images.reasons import REASONS, Rejected
 from charm.runtime.disk import fingerprint
@@ -74,9 +74,12 @@ def score_files(paths: Sequence[str], options: Options) -> int:
     """Scores photographs and says so; the exit code.
 
     Raises:
-        UserError: there are none, or the table cannot or should not be written.
+        UserError: there are no files, or the table cannot or should not be written.
     """
-    image_files = find_image_files(paths)
+    image_files, passed = find_image_files(paths)
+    if not image_files:
+        print(f"no photographs: {describe_passed(passed)}", file=sys.stderr)
+        return REJECTED
     out = options.out
     if out is not None:
         choose_format(out)  # says what is wrong before hours of work
@@ -103,6 +106,8 @@ def score_files(paths: Sequence[str], options: Options) -> int:
         if out is not None and journal is not None:
             write_table(out, ordered, scorer.model.head.out_features > 1)
             journal.remove()
+    if passed:
+        print(describe_passed(passed), file=sys.stderr)
     _summarize(ordered, len(image_files) - len(done), clock)
     return REJECTED if any(row.reason for row in ordered) else 0
 

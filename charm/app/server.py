@@ -1,12 +1,13 @@
 """A page and an HTTP API that score photographs with a trained model, as `charm serve` runs them.
 
-    GET  /          the page (charm/app/page.html)
-    GET  /health    which model answers, and the limits
-    GET  /metrics   what it has done so far
-    POST /score     images -> scores: multipart/form-data with files in the field `photo`, or one image as the body
-    POST /explain   one image -> its score, and what its card on the page shows (charm/app/explain.py)
+    GET  /              the page (charm/app/page.html)
+    GET  /health        which model answers, and the limits
+    GET  /metrics       what it has done so far
+    GET  /openapi.json  requests and replies, field by field (charm/app/openapi.json)
+    POST /score         images -> scores: multipart/form-data with files in the field `image`, or one image as the body
+    POST /explain       one image -> its score, and what its card on the page shows (charm/app/explain.py)
 
-Both take `?draws=k`. A request that is not served gets {"error": {"code", "message"}} (charm/app/guard.py).
+A request that is not served gets {"error": {"code", "message"}} (charm/app/guard.py).
 """
 
 import asyncio
@@ -16,28 +17,38 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from charm.app.batcher import Batcher
-from charm.app.explain import Shown, attribute_score, describe_card, describe_score, show_contributions, show_tokens
-from charm.app.guard import EVERYWHERE, Guard, Refused, describe_refusal
+from charm.app.batcher import Batcher, Turns
+from charm.app.connections import count_connections, make_protocol
+from charm.app.explain import (
+    Shown,
+    attribute_score,
+    describe_backbone,
+    describe_card,
+    describe_score,
+    show_contributions,
+    show_tokens,
+)
+from charm.app.guard import EVERYWHERE, Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
-from charm.app.uploads import Uploads, read_files
-from charm.images.limits import FORMATS, list_formats
+from charm.app.uploads import Uploads
+from charm.images.limits import ENDINGS, FORMATS, list_formats
 from charm.images.reasons import Rejected
+from charm.inputs.settings import SETTINGS
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
@@ -48,8 +59,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_PAGE = Path(__file__).with_name("page.html")
-_END_SECONDS = 30  # for what is under way when the server is told to end
+_PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "openapi.json"))
 
 
 def serve(folder: str, host: str, port: int, draws: int | None, device: str, precision: str) -> None:
@@ -66,7 +76,8 @@ def serve(folder: str, host: str, port: int, draws: int | None, device: str, pre
         app = build_app(scorer, host)
         name = socket.gethostname() if host in EVERYWHERE else host
         shown = f"[{name}]" if ":" in name else name
-        print(f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        with suppress(UserError):  # a service may have no output
+            print(f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         with Interrupts():  # uvicorn raises the signal again when it has ended
             make_server(app).run(sockets=[bound])
 
@@ -85,16 +96,18 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(message) from error
 
 
-def make_server(app: ASGIApp) -> uvicorn.Server:
+def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS) -> uvicorn.Server:
+    most, backlog = count_connections(limits)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=make_protocol(limits, most),
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # warnings are about requests: a client could fill a disk with them
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_END_SECONDS,
+        backlog=backlog,
+        timeout_graceful_shutdown=limits.end_seconds,
     )
     return uvicorn.Server(config)
 
@@ -107,6 +120,7 @@ def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits
             Route("/", service.page),
             Route("/health", service.health),
             Route("/metrics", service.metrics),
+            Route("/openapi.json", service.openapi),
             Route("/score", service.score, methods=["POST"]),
             Route("/explain", service.explain, methods=["POST"]),
         ],
@@ -139,8 +153,8 @@ class Service:
 
     def __init__(self, scorer: CharmScorer, limits: ServerLimits) -> None:
         self._scorer, self._limits = scorer, limits
-        media_types = ",".join(one.media_type for one in FORMATS.values())
-        self._page = _PAGE.read_text().replace("MEDIA_TYPES", media_types).replace("FORMATS", list_formats("or"))
+        accepted = ",".join([*(one.media_type for one in FORMATS.values()), *ENDINGS])
+        self._page = _PAGE.read_text().replace("ACCEPTED", accepted).replace("FORMATS", list_formats("or"))
         self._requests, self._sequences = 0, 0  # under way
         self._answered = 0
         self._rejected: Counter[str] = Counter()
@@ -154,8 +168,9 @@ class Service:
         try:
             yield
         finally:
-            for close in (self._uploads.close, self._batcher.close, self._explainer.shutdown):
-                await asyncio.to_thread(close)
+            await asyncio.to_thread(self._uploads.close)
+            await asyncio.to_thread(self._batcher.close)
+            await asyncio.to_thread(self._explainer.shutdown, cancel_futures=True)
 
     async def page(self, request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
@@ -168,11 +183,12 @@ class Service:
     async def health(self, request: Request) -> Response:
         scorer, limits = self._scorer, self._limits
         evaluation = scorer.config.evaluation
-        return JSONResponse(
+        return Reply(
             {
                 "status": "ok",
+                "model": describe_backbone(scorer.config.model.backbone),
                 "backbone": scorer.config.model.backbone,
-                "tokenizer": asdict(scorer.settings),
+                "tokenizer": asdict(scorer.settings) | {"shows": SETTINGS[scorer.settings.name].shows},
                 "score_range": scorer.score_range,
                 "draws": scorer.draws,
                 "dataset": scorer.config.data.dataset,
@@ -184,9 +200,12 @@ class Service:
             }
         )
 
+    async def openapi(self, request: Request) -> Response:
+        return Response(_OPENAPI.read_bytes(), media_type="application/json")
+
     async def metrics(self, request: Request) -> Response:
         served = self._batcher.served
-        return JSONResponse(
+        return Reply(
             {
                 "requests": self._answered,
                 "images": served.images,
@@ -202,22 +221,26 @@ class Service:
 
     async def score(self, request: Request) -> Response:
         draws = self._read_draws(request)
-        with self._admit_request():
-            async with read_files(request, self._limits) as files:
-                with self._admit_sequences(len(files) * draws):
-                    rows = await asyncio.gather(*(self._score_file(*file, draws) for file in files))
-        reply = {"scores": rows, "score_range": self._scorer.score_range}
-        return JSONResponse(reply, 200 if any("score" in row for row in rows) else 422)
+        # Requests take turns: at the decoders, whose queue holds only as many images of each as are decoded at once.
+        decoders, turns = asyncio.Semaphore(self._limits.decoders), Turns()
 
-    async def _score_file(self, name: str, file: BinaryIO, draws: int) -> dict[str, Any]:
+        async def score_file(name: str, path: Path) -> dict[str, Any]:
+            try:
+                async with decoders:
+                    tokens = await self._uploads.use(path, cut)
+            except Rejected as error:
+                return {"name": name, "error": self._reject(error.reason)}
+            return {"name": name} | describe_score(await asyncio.wrap_future(self._batcher.submit(tokens, turns)))
+
         def cut(image: np.ndarray) -> list[Tokens]:
             return self._scorer.tokenize(image, find_mask(self._scorer, image), draws=draws)
 
-        try:
-            tokens = await self._uploads.use(file, cut)
-        except Rejected as error:
-            return {"name": name, "error": self._reject(error.reason)}
-        return {"name": name} | describe_score(await asyncio.wrap_future(self._batcher.submit(tokens)))
+        with self._admit_request():
+            async with self._uploads.receive(request) as files:
+                with self._admit_sequences(len(files) * draws):
+                    rows = await asyncio.gather(*(score_file(*file) for file in files))
+        reply = {"scores": rows, "score_range": self._scorer.score_range}
+        return Reply(reply, 200 if any("score" in row for row in rows) else 422)
 
     async def explain(self, request: Request) -> Response:
         draws = self._read_draws(request)
@@ -228,21 +251,21 @@ class Service:
             return tokens, show_tokens(self._scorer, image, tokens[0], mask)
 
         with self._admit_request(), self._admit_sequences(draws):
-            async with read_files(request, self._limits) as files:
+            async with self._uploads.receive(request) as files:
                 if len(files) > 1:
                     raise Refused(400, "malformed", f"{len(files)} images: /explain takes one")
-                ((name, file),) = files
+                ((name, path),) = files
                 try:
-                    tokens, shown = await self._uploads.use(file, cut)
+                    tokens, shown = await self._uploads.use(path, cut)
                 except Rejected as error:
-                    return JSONResponse({"name": name, "error": self._reject(error.reason)}, 422)
+                    return Reply({"name": name, "error": self._reject(error.reason)}, 422)
             score = await asyncio.wrap_future(self._batcher.submit(tokens))
             attribution = await asyncio.get_running_loop().run_in_executor(
                 self._explainer, attribute_score, self._scorer, tokens[0]
             )
         contributions = show_contributions(self._scorer, tokens[0], attribution)
         card = describe_card(score, shown, contributions)
-        return JSONResponse({"name": name, "score_range": self._scorer.score_range} | card)
+        return Reply({"name": name, "score_range": self._scorer.score_range} | card)
 
     def _reject(self, reason: str) -> dict[str, str]:
         self._rejected[reason] += 1

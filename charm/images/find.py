@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from charm.images.decode import decode_image
 from charm.images.limits import ENDINGS, LIMITS, Limits
 from charm.images.quarantine import Quarantine, read_file
 from charm.images.reasons import REASONS, Rejected
-from charm.runtime.errors import UserError
+from charm.runtime.disk import guard_name
+from charm.runtime.errors import UserError, escape_controls
 
 _TRIES = 3  # for a file that is written to meanwhile
-# Unicode categories: control characters, lone surrogates (bytes that are no UTF-8), line and paragraph separators.
-_ESCAPED = {"Cc", "Cs", "Zl", "Zp"}
+_MOST_KINDS = 8  # of what was passed over, named one by one
 
 
 @dataclass(frozen=True)
@@ -39,54 +39,77 @@ class ImageFile:
         return str(Path(self.path).absolute())
 
 
-def find_image_files(paths: Sequence[str]) -> list[ImageFile]:
+def find_image_files(paths: Sequence[str]) -> tuple[list[ImageFile], Counter[str]]:
     """Finds the files at some paths, and those with the ending of an image in or below folders, sorted by name.
 
-    Hidden files and folders, and links to folders, are passed over. A file that comes up twice is taken once. Folders
-    that cannot be read, and links that lead out of their folder, are listed to be rejected: nothing gets lost.
+    A file that comes up twice is taken once. Folders that cannot be read, and links that lead out of their folder, are
+    listed to be rejected: nothing gets lost. A relative path that a spreadsheet would run as a formula begins with ./
+
+    Returns:
+        The files, and how many were passed over in folders, by ending; hidden files and folders, and links to folders,
+        are counted as such.
 
     Raises:
-        UserError: a path does not exist, or no path leads to an image.
+        UserError: a path does not exist, or there is nothing below all of them.
     """
     found: dict[str, ImageFile] = {}
-    for path in paths:
+    passed: dict[str, str] = {}  # real path -> kind
+    for path in map(guard_name, paths):
         if Path(path).is_dir():
-            for real, image_file in _walk(path, Path(path).resolve()):
+            for real, image_file in _walk(path, Path(path).resolve(), passed):
                 if real not in found or Path(found[real].path).is_symlink():  # its own name is better than a link's
                     found[real] = image_file
         elif os.path.lexists(path):
             found.setdefault(os.path.realpath(path), ImageFile(path, Path(Path(path).absolute().anchor)))
         else:
             raise UserError(f"{escape_path(path)}: there is no such file or folder")
-    if not found:
-        places = ", ".join(map(escape_path, paths))
-        raise UserError(f"no photographs in {places}: looked for files that end in {' '.join(ENDINGS)}, large or small")
-    return list(found.values())
+    if not found and not passed:
+        raise UserError(f"no files in {', '.join(map(escape_path, paths))}")
+    return list(found.values()), Counter(kind for real, kind in passed.items() if real not in found)
 
 
-def _walk(folder: str, root: Path) -> Iterator[tuple[str, ImageFile]]:
-    """Yields (identity, image file) of a folder in order of names; equal identities are one file."""
-    try:
-        with os.scandir(folder) as entries:
-            inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda one: one.name)
-    except OSError:  # the folder is listed, to be reported with the files that cannot be opened
-        yield folder, ImageFile(folder, root)
-        return
-    for entry in inside:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, root)
-        elif entry.name.lower().endswith(ENDINGS) and not entry.is_dir():
-            real = os.path.realpath(entry.path)
+def describe_passed(passed: Counter[str]) -> str:
+    """Says how many files were passed over, by ending, and what to do."""
+    kinds = [f"{count} {escape_path(kind)}" for kind, count in passed.most_common(_MOST_KINDS)]
+    if rest := passed.total() - sum(count for _, count in passed.most_common(_MOST_KINDS)):
+        kinds.append(f"{rest} others")
+    return f"{', '.join(kinds)} passed over: in folders, files that end in {' '.join(ENDINGS)} are looked for"
+
+
+def _walk(top: str, root: Path, passed: dict[str, str]) -> Iterator[tuple[str, ImageFile]]:
+    """Yields (identity, image file) of a folder in order of names; equal identities are one file.
+
+    Args:
+        passed: gets what is passed over, real path -> kind.
+    """
+    waiting = [(top, "", True)]  # a stack of our own: Python's ends at 1,000 folders within each other
+    while waiting:
+        path, name, is_folder = waiting.pop()
+        if is_folder and not name.startswith("."):
+            try:
+                with os.scandir(path) as entries:
+                    inside = [(one.path, one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+            except OSError:  # the folder is listed, to be reported with the files that cannot be opened
+                yield path, ImageFile(path, root)
+                continue
+            waiting += sorted(inside, key=lambda one: one[1], reverse=True)
+            continue
+        real = os.path.realpath(path)
+        if name.startswith("."):
+            passed[real] = "hidden"
+        elif os.path.isdir(path):  # noqa: PTH112  (Path's raises where a path is too long for the system)
+            passed[real] = "linked"
+        elif name.lower().endswith(ENDINGS):
             # A link out of the folder is rejected, and must not stand for the file, which may be named as well.
-            yield real if Path(real).is_relative_to(root) else f"link {entry.path}", ImageFile(entry.path, root)
+            yield real if Path(real).is_relative_to(root) else f"link {path}", ImageFile(path, root)
+        else:
+            passed[real] = Path(name).suffix.lower() or "without ending"
 
 
 def escape_path(path: str) -> str:
     """Escapes a path to one line of text: bytes that are no UTF-8 as \\xff, control characters as \\n, \\ as \\\\."""
     text = path.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ESCAPED else char for char in text
-    )
+    return escape_controls(text)
 
 
 class ImageFileReader:
@@ -144,7 +167,7 @@ def read_image(path: str) -> np.ndarray:
         raise UserError(f"{escape_path(path)} is a folder: expected one photograph")
     reader = ImageFileReader(LIMITS)
     try:
-        return decode_image(reader.read(find_image_files([path])[0]), reader.limits).pixels
+        return decode_image(reader.read(find_image_files([path])[0][0]), reader.limits).pixels
     except Rejected as error:
         raise UserError(f"{escape_path(path)}: {REASONS[error.reason]}") from error
     finally:

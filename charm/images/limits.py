@@ -17,7 +17,7 @@ class Format:
 
 # By the extension that a file of this format has in shards.
 FORMATS = {
-    "jpg": Format("JPEG", "image/jpeg", (".jpg", ".jpeg")),
+    "jpg": Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jfif", ".mpo")),
     "png": Format("PNG", "image/png", (".png",)),
     "webp": Format("WebP", "image/webp", (".webp",)),
     "bmp": Format("BMP", "image/bmp", (".bmp",)),

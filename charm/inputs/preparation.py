@@ -6,7 +6,9 @@ import numpy as np
 
 from charm.images.arrays import as_array
 from charm.inputs.registry import INPUTS, build_input
+from charm.inputs.settings import SETTINGS
 from charm.model.config import InputConfig, ModelConfig, SaliencyConfig
+from charm.runtime.schema import build
 from charm.tokenization.draws import pixel_key
 from charm.tokenization.geometry import downscale, limit_edge
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -27,6 +29,7 @@ class Preparation:
     Attributes:
         tokenizer: cuts images into tokens.
         patch_size: of the backbone, pixels.
+        whole_edge: of the input, see InputSettings.
         settings, max_edge, seed, draws, saliency, device: as given.
 
     Raises:
@@ -47,10 +50,12 @@ class Preparation:
         if settings.name not in INPUTS:
             raise ValueError(f"tokenizer.name={settings.name!r}: expected one of {', '.join(INPUTS)}")
         try:
-            self.tokenizer = build_input(settings.name, settings.settings, CharmTokenizer(**settings.cutter))
+            cutter = CharmTokenizer(**settings.cutter)
+            self.tokenizer = build_input(settings.name, settings.settings, cutter)
+            self.whole_edge = build(SETTINGS[settings.name], settings.settings).whole_edge
         except (TypeError, ValueError) as error:
             raise ValueError(f"tokenizer: {error}") from error
-        self.patch_size = self.tokenizer.patch_size
+        self.patch_size = cutter.patch_size
 
     @classmethod
     def from_config(cls, config: ModelConfig, full_size: bool = False) -> "Preparation":

@@ -1,6 +1,6 @@
 """What an input is asked: training, evaluation, the scorer and the pages know inputs by these attributes alone."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -13,14 +13,15 @@ class Input(Protocol):
     """Makes `Tokens` of an image.
 
     Attributes:
-        patch_size: p, pixels.
+        patch_size: of its patches, pixels.
         max_seq_len: the length of every sequence, padding included.
         num_scales: scale embeddings that a model learns for it; 1 for none.
         reads: the importance map that it takes, which is the name of its column; None if it takes none. "saliency"
             comes as the argument `saliency_mask`, every other map as `importance`.
         draws: whether an image's tokens are drawn at random in evaluation, so that a score may average several draws.
-        whole_grid: whether the tokens are all patches of one grid in raster order, the same for every image: an image
-            can be put together from them again.
+        whole_grid: whether the tokens are all patches of one square grid, the same for every image, in raster order
+            before the image is turned: an image can be put together from them again.
+        num_residuals: K, images beside the patches that a model mixes with them (Tokens.residuals); 0 for most inputs.
     """
 
     @property
@@ -35,6 +36,8 @@ class Input(Protocol):
     def draws(self) -> bool: ...
     @property
     def whole_grid(self) -> bool: ...
+    @property
+    def num_residuals(self) -> int: ...
 
     def length(self, image_hw: tuple[int, int]) -> int:
         """Returns the number of tokens, without padding, of an image of this size, (height, width) in pixels."""
@@ -50,6 +53,9 @@ class Input(Protocol):
 
     def cutter(self, image_hw: tuple[int, int]) -> CharmTokenizer | None:
         """Returns what selects coarse patches in the frame of an image of this size; None if nothing is selected."""
+
+    def of_step(self, seed: int, epoch: int, step: int) -> Self:
+        """Returns the input of all images of a training step; itself unless a step draws something for all of them."""
 
     def area_seen(self, image_hw: tuple[int, int]) -> AreaSeen | None:
         """Returns how much of the area of an image of this size is seen; None for inputs that resize it."""

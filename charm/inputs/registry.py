@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from charm.inputs.anyres import AnyResInput
+from charm.inputs.flexi import FlexiInput
+from charm.inputs.muller import MullerInput
+from charm.inputs.musiq import MusiqInput
 from charm.inputs.naflex import NaFlexInput
 from charm.inputs.padding import PaddingInput
 from charm.inputs.protocol import Input
@@ -22,11 +25,14 @@ from charm.tokenization.tokenizer import CharmTokenizer
 INPUTS: dict[str, Callable[[Any, CharmTokenizer, bool], Input]] = {
     "charm": lambda settings, cutter, training: cutter,
     "standard": StandardInput.build,
+    "flexi": FlexiInput.build,
     "padding": PaddingInput.build,
     "square": SquareInput.build,
     "naflex": NaFlexInput.build,
     "anyres": AnyResInput.build,
     "quadtree": QuadtreeInput.build,
+    "muller": MullerInput.build,
+    "musiq": MusiqInput.build,
 }
 
 

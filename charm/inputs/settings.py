@@ -17,13 +17,30 @@ class InputSettings:
     Attributes:
         has_budget: whether sequences are as long as max_seq_len; else the settings decide their length.
         reads_scores: whether it takes a column of scores (CharmTokenizer.reads), made for the images as they are.
+        shows: what a model sees of an image, for pages and cards.
     """
 
+    shows: ClassVar[str] = ""
     has_budget: ClassVar[bool] = True
     reads_scores: ClassVar[bool] = False
 
+    @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
+        return None
+
+    @property
+    def whole_edge(self) -> int | None:
+        """Pixels, side of the square image that an input with `whole_grid` shows; None for others."""
+        return None
+
+    @property
+    def drawn_sides(self) -> tuple[int, ...]:
+        """Tokens along the sides of the square grids that training draws from; empty where it draws none."""
+        return ()
+
     def length(self, patch_size: int) -> int:
-        """Returns the tokens that an input without a budget has for patches of p pixels; 0 for one with a budget."""
+        """Returns the most tokens that an input without a budget has for patches of p pixels; 0 for one with one."""
         return 0
 
 
@@ -31,6 +48,7 @@ class InputSettings:
 class CharmSettings(InputSettings):
     """The section `tokens` has the settings of CharmTokenizer."""
 
+    shows = "the whole image in proportion, some patches at native resolution and the others downscaled"
     reads_scores = True
 
 
@@ -50,15 +68,55 @@ class StandardSettings(InputSettings):
     place: Literal["random", "centre"] = "random"
     resize: Literal["shortest", "squash"] = "shortest"
 
+    shows = "a square crop of the resized image, the usual input of a vision transformer"
     has_budget = False
 
     def __post_init__(self) -> None:
         if self.edge < self.crop:
             raise ValueError(f"edge={self.edge}: expected at least crop, {self.crop}")
 
+    @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
+        return None
+
+    @property
+    def whole_edge(self) -> int:
+        return self.crop
+
     def length(self, patch_size: int) -> int:
         """Returns the tokens of the crop."""
         return (whole_patches(self.crop, patch_size) // patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class FlexiSettings(StandardSettings):
+    """Settings of the FlexiViT input, with those of the crop.
+
+    Attributes:
+        grids: tokens along a side, of which training draws one for each step; patches are crop / grid pixels wide.
+        grid: tokens along a side in evaluation.
+    """
+
+    edge: Pixels = 240
+    crop: Pixels = 240
+    grids: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [5, 6, 8, 10, 12, 15, 16, 20, 24, 30])
+    grid: Annotated[int, Range(1)] = 15
+
+    shows = "a square crop of the resized image, cut on one grid; in training on many, coarse to fine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if uneven := [side for side in (*self.grids, self.grid) if self.crop % side]:
+            raise ValueError(f"crop={self.crop}: expected a multiple of each grid, and {uneven[0]} does not divide it")
+
+    @property
+    def drawn_sides(self) -> tuple[int, ...]:
+        return tuple(self.grids)
+
+    def length(self, patch_size: int) -> int:
+        """Returns the tokens of the finest grid; the backbone's patch size has no say."""
+        return max(*self.grids, self.grid) ** 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +125,17 @@ class PaddingSettings(InputSettings):
 
     edge: Pixels = 512
 
+    shows = "the resized image in the middle of a black square"
     has_budget = False
+
+    @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
+        return None
+
+    @property
+    def whole_edge(self) -> int:
+        return self.edge
 
     def length(self, patch_size: int) -> int:
         """Returns the tokens of the square."""
@@ -80,12 +148,16 @@ class SquareSettings(InputSettings):
 
     edge: Edge = 256
 
+    shows = "the image squashed to a square, some of its patches as they are and the others downscaled"
+
 
 @dataclass(frozen=True)
 class NaFlexSettings(InputSettings):
     """Settings of the NaFlex input: whether smaller images are enlarged to the budget, as SigLIP 2 does."""
 
     enlarge: bool = True
+
+    shows = "the whole image in proportion, resized until its patches fit"
 
 
 @dataclass(frozen=True)
@@ -100,6 +172,7 @@ class AnyResSettings(InputSettings):
     tile: Pixels = 224
     pinpoints: list[tuple[Tiles, Tiles]] = field(default_factory=lambda: [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)])
 
+    shows = "the image squashed to one tile, and in proportion on several"
     has_budget = False
 
     def length(self, patch_size: int) -> int:
@@ -120,16 +193,56 @@ class QuadtreeSettings(InputSettings):
     edge: Edge = 0
     levels: Annotated[int, Range(2, 3)] = 3
 
+    shows = "the image in patches of several sizes, small ones where there is detail"
+
+
+@dataclass(frozen=True)
+class MullerSettings(InputSettings):
+    """Settings of the input of a learnt resizer.
+
+    Attributes:
+        edge: side of the square, pixels; rounded down to whole patches.
+        start: of the resizer's numbers, "identity" (nothing is added) or "published" (trained for a ResNet-50).
+        border: what lies beyond the image where it is blurred, "zero" as in the original or the image in "reflect".
+    """
+
+    edge: Pixels = 224
+    start: Literal["identity", "published"] = "identity"
+    border: Literal["zero", "reflect"] = "zero"
+
+    shows = "the image squashed to a square, with detail that a learnt resizer adds"
+    has_budget = False
+
+    @property
+    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        return ((1.892, -11.295), (-0.014, 0.003)) if self.start == "published" else None
+
+    def length(self, patch_size: int) -> int:
+        """Returns the tokens of the square."""
+        return (whole_patches(self.edge, patch_size) // patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class MusiqSettings(InputSettings):
+    """Settings of MUSIQ's input: the longest `edges`, pixels, of the two smaller sizes beside the native one."""
+
+    edges: tuple[Pixels, Pixels] = (224, 384)
+
+    shows = "the whole image at its native size, and twice smaller in proportion"
+
 
 # By the names of the inputs, which are those of charm.inputs.registry.INPUTS.
 SETTINGS: dict[str, type[InputSettings]] = {
     "charm": CharmSettings,
     "standard": StandardSettings,
+    "flexi": FlexiSettings,
     "padding": PaddingSettings,
     "square": SquareSettings,
     "naflex": NaFlexSettings,
     "anyres": AnyResSettings,
     "quadtree": QuadtreeSettings,
+    "muller": MullerSettings,
+    "musiq": MusiqSettings,
 }
 
 

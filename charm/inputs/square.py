@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -33,6 +33,7 @@ class SquareInput:
 
     draws = True
     whole_grid = False
+    num_residuals = 0
 
     @classmethod
     def build(cls, settings: SquareSettings, cutter: CharmTokenizer, training: bool) -> "SquareInput":
@@ -94,6 +95,10 @@ class SquareInput:
         """Returns what selects patches of the square; None for one of a single patch."""
         edge, cutter = self.plan(image_hw)
         return cutter.cutter((edge, edge))
+
+    def of_step(self, seed: int, epoch: int, step: int) -> Self:
+        """Returns the input itself: a training step draws nothing for all of its images."""
+        return self
 
     def area_seen(self, image_hw: tuple[int, int]) -> None:
         """Returns None: the image is resized first, so nothing of it is native."""

@@ -1,7 +1,7 @@
 """Inputs that resize an image and show all of it, or of a crop of it, on one grid: what they have in common."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ class WholeInput:
     reads = None
     draws = False
     whole_grid = True
+    num_residuals = 0
 
     def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the size of the frame, pixels, which is whole patches, of an image of this size."""
@@ -50,6 +51,10 @@ class WholeInput:
 
     def cutter(self, image_hw: tuple[int, int]) -> None:
         """Returns None: nothing is selected."""
+
+    def of_step(self, seed: int, epoch: int, step: int) -> Self:
+        """Returns the input itself: a training step draws nothing for all of its images."""
+        return self
 
     def area_seen(self, image_hw: tuple[int, int]) -> None:
         """Returns None: the image is resized first, so nothing of it is native."""
@@ -87,16 +92,17 @@ def take_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, patch_size: in
     """Copies patches of an image whose sides are multiples of the patch size.
 
     Args:
-        image: uint8 (H, W, 3).
+        image: (H, W, 3), uint8 or wider.
         y, x: integer (T,), on the grid of patches.
         patch_size: p, pixels.
 
     Returns:
-        uint8 (T, p, p, 3).
+        (T, p, p, 3), of the image's dtype.
     """
     height, width = (side // patch_size for side in image.shape[:2])
-    rows = image.reshape(height, patch_size, width, 3 * patch_size).view(row_type(patch_size))[..., 0]
-    patches: np.ndarray = rows.swapaxes(1, 2)[y, x].view(np.uint8).reshape(-1, patch_size, patch_size, 3)
+    row = row_type(patch_size * image.itemsize)
+    rows = image.reshape(height, patch_size, width, 3 * patch_size).view(row)[..., 0]
+    patches: np.ndarray = rows.swapaxes(1, 2)[y, x].view(image.dtype).reshape(-1, patch_size, patch_size, 3)
     return patches
 
 

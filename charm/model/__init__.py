@@ -1,4 +1,4 @@
-"""The vision transformer, its losses and metrics: tokens come in, scores go out and are compared to labels.
+"""Models, their losses and metrics: tokens come in, scores go out and are compared to labels.
 
 Called by training, evaluation, the scorer and the export.
 """

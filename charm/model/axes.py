@@ -20,10 +20,10 @@ class PosEmbedAxes:
     """Looks up the row numbers of an image's tokens, and position embeddings by row numbers.
 
     Args:
-        axes: number of tokens n -> axis of that length: float32 (n, g), its interpolation weights; of a rotary backbone
-            (DINOv3) float32 (2, n, 2 * d), its share of the rows and of the columns
-            (charm.model.vit.CharmViT.rotary_axis).
-        learnt: float32 (g, g, D), the backbone's grid; None if it is rotary.
+        axes: number of tokens n -> axis of that length: float32 (n, g), its interpolation weights; of a backbone
+            without a learnt grid float32 (2, n, w), its share of the rows and of the columns
+            (charm.model.protocol.Model.fixed_axis): rotary ones (DINOv3), or w = 0 where no positions are added.
+        learnt: float32 (g, g, D), the backbone's grid; None if there is none.
     """
 
     def __init__(self, axes: Mapping[int, Tensor], learnt: Tensor | None) -> None:
@@ -33,8 +33,8 @@ class PosEmbedAxes:
             self._first[length] = start
             start += axis.shape[-2]
         stacked = torch.cat(list(axes.values()), dim=-2)
-        self._rotary = learnt is None
-        # `gather` mixes these on the device: rows and columns if rotary, else the learnt grid, positions and weights.
+        self._fixed = learnt is None
+        # `gather` mixes these on the device: rows and columns if fixed, else the learnt grid, positions and weights.
         self._parts: tuple[Tensor, ...] = tuple(stacked) if learnt is None else (learnt, *axis_taps(stacked))
 
     def to(self, device: torch.device) -> Self:
@@ -72,10 +72,10 @@ class PosEmbedAxes:
             trained: float (g, g, D), the fine-tuned grid, to be mixed instead of the learnt one.
 
         Returns:
-            float32 (..., D), differentiable with respect to `trained`; (..., 2 * d) for a rotary backbone.
+            float32 (..., D), differentiable with respect to `trained`; (..., w) without a learnt grid.
         """
         y, x = rows.to(self.device, non_blocking=True).long().unbind(-1)
-        if self._rotary:
+        if self._fixed:
             for_rows, for_columns = self._parts
             return for_rows[y] + for_columns[x]
         learnt, positions, weights = self._parts

@@ -28,7 +28,12 @@ METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then t
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """The arguments of CharmViT that decide its parameters; see there."""
+    """The arguments of a model of charm.model.registry that decide its parameters; see there.
+
+    Attributes:
+        image_edge: pixels, side of the images that the input shows whole; None if it shows none.
+        num_residuals: of the input (Tokens.residuals).
+    """
 
     backbone: BackboneName
     num_scales: Annotated[int, Range(1, 3)]
@@ -36,6 +41,8 @@ class ViTConfig:
     head: Head
     normalize: bool
     pos_embed: PosEmbedTraining
+    image_edge: Annotated[int, Range(1, 8192)] | None = None
+    num_residuals: Annotated[int, Range(0, 8)] = 0
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,9 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class PosEmbedConfig:
-    """The resampling of learnt position embeddings; "rotary" ones are not resampled."""
+    """The resampling of learnt position embeddings; "rotary" ones are not resampled, and "none" are added."""
 
-    mode: Literal["bilinear", "bicubic", "rotary"]
+    mode: Literal["bilinear", "bicubic", "nearest", "rotary", "none"]
     antialias: bool
 
 
@@ -179,7 +186,7 @@ class ModelConfig:
     """A model's config.json.
 
     Attributes:
-        model: the arguments of CharmViT.
+        model: its kind and its arguments.
         tokenizer, pos_embeds, labels, saliency, data, training: see there.
         max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
         seed: of the draws of patches.

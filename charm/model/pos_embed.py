@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MODES = ("bilinear", "bicubic")
+MODES = ("bilinear", "bicubic", "nearest")
 
 
 def resample_pos_embed(
@@ -23,7 +23,7 @@ def resample_pos_embed(
         pos_embed: float (1, prefix + g * g, D), as timm's ViTs hold them; prefix tokens (CLS, registers) come first.
             The grid has to be square: 4 x 9 tokens cannot be told from 6 x 6.
         grid_hw: tokens, (height, width), of the new grid.
-        mode: "bilinear" (the paper) or "bicubic" (timm's choice).
+        mode: "bilinear" (the paper), "bicubic" (timm's choice) or "nearest" (MUSIQ's hashing).
         antialias: whether a smaller grid is averaged instead of sampled.
         num_prefix_tokens: how many tokens to leave out; None takes what is left over from the largest square.
 

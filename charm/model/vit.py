@@ -6,22 +6,25 @@ embedding is added; tokens that are padding are never attended to; one linear la
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from timm.layers.attention_pool import AttentionPoolLatent
+from timm.layers.patch_embed import PatchEmbedResamplerFixedOrigSize
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from charm.model.backbones import Backbone, check_backbone, create_backbone, is_rotary
-from charm.model.config import ViTConfig
+from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
+from charm.model.protocol import Model
+from charm.model.resizer import Resizer
 from charm.tokenization.tokens import TokenBatch
 
-HEADS = ("cls", "cls_mean", "mean")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class CharmViT(nn.Module):
+class CharmViT(Model):
     """Scores images that CharmTokenizer has cut.
 
     Args:
@@ -30,10 +33,12 @@ class CharmViT(nn.Module):
         num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
         num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
         head: input of the linear layer: "cls" (the paper); "mean" of the tokens that are not padding, for backbones
-            without a CLS token (SigLIP's attention pooling is left out); or "cls_mean", both side by side.
+            without a CLS token; "cls_mean", both side by side; or "map", the backbone's own attention pooling over the
+            tokens that are not padding (SigLIP), which is left out otherwise.
         normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training; the paper
             does not (table 9).
         train_pos_embed: whether the learnt position embeddings are fine-tuned; the paper freezes them (section 4.2).
+        num_residuals: of the input, for which a learnt resizer is made.
         settings: passed on to timm with a name.
 
     Attributes:
@@ -45,6 +50,8 @@ class CharmViT(nn.Module):
         ValueError: the backbone cannot be used, or not with these settings.
     """
 
+    heads = ("cls", "cls_mean", "mean", "map")
+
     def __init__(
         self,
         backbone: str | Backbone,
@@ -54,11 +61,14 @@ class CharmViT(nn.Module):
         head: str = "cls",
         normalize: bool = False,
         train_pos_embed: bool = False,
+        num_residuals: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__()
-        if head not in HEADS:
-            raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
+        if head not in self.heads:
+            if isinstance(backbone, str):  # one that is not for this kind of model is refused as such
+                create_backbone(backbone, False, **settings)
+            raise ValueError(f"head={head!r}: expected one of {', '.join(self.heads)}")
         if num_scales < 1:
             raise ValueError(f"num_scales={num_scales}: expected at least 1")
         for name in ("drop_rate", "pos_drop_rate", "patch_drop_rate"):
@@ -68,10 +78,14 @@ class CharmViT(nn.Module):
             vit = create_backbone(backbone, pretrained, **settings)
         else:
             vit = check_backbone(backbone, type(backbone).__name__)
-        if vit.cls_token is None and head != "mean":
-            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose mean")
-        # A classifier that nothing reads holds up training on several devices; attention pooling would read padding.
-        vit.reset_classifier(0, None if vit.attn_pool is None else "")
+        pools = isinstance(vit.attn_pool, AttentionPoolLatent)
+        if head == "map" and not pools:
+            raise ValueError("head='map' is attention pooling that was pre-trained, and this backbone has none")
+        if vit.cls_token is None and head in ("cls", "cls_mean"):
+            choice = "mean or map" if pools else "mean"
+            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose {choice}")
+        # A classifier or a pooling that nothing reads holds up training on several devices.
+        vit.reset_classifier(0, None if vit.attn_pool is None or head == "map" else "")
         self.vit = vit
         self.head_kind = head
         self.rotary = is_rotary(vit)
@@ -79,36 +93,42 @@ class CharmViT(nn.Module):
             self.pos_embed.requires_grad_(train_pos_embed)
         elif train_pos_embed:
             raise ValueError("rotary position embeddings are not learnt: leave them frozen")
-        facts = getattr(vit, "pretrained_cfg", None) or {}
-        if normalize and "mean" not in facts:
-            raise ValueError("normalize: nobody published the mean and deviation of this backbone's pixels")
-        for name in ("mean", "std"):
-            values = torch.tensor(facts[name]) if normalize else None
-            self.register_buffer(f"pixel_{name}", values, persistent=False)
+        self._keep_normalization(normalize)
         multiscale = num_scales > 1
+        self.resizer = Resizer(num_residuals) if num_residuals else None
         self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
         self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
         for parameter in (self.scale_embed, self.mask_token):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
-        self.head = nn.Linear(vit.embed_dim * (2 if head == "cls_mean" else 1), num_outputs)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self._add_head(vit.embed_dim * (2 if head == "cls_mean" else 1), num_outputs)
+        self._resample_kernel = PatchEmbedResamplerFixedOrigSize((self.patch_size, self.patch_size))
 
     @classmethod
-    def from_config(cls, config: ViTConfig, pretrained: bool = False) -> "CharmViT":
-        """Builds the model that a config describes, with random or the backbone's published weights.
-
-        Raises:
-            ValueError: the backbone cannot be used, or not with these settings.
-        """
-        settings = {one: getattr(config, one) for one in ("backbone", "num_scales", "num_outputs", "head", "normalize")}
+    def from_config(cls, config: ViTConfig, pretrained: bool = False) -> Self:
+        names = ("backbone", "num_scales", "num_outputs", "head", "normalize", "num_residuals")
+        settings = {name: getattr(config, name) for name in names}
         return cls(**settings, pretrained=pretrained, train_pos_embed=config.pos_embed == "trainable")
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.vit
+
+    @property
+    def body(self) -> nn.Module:
+        """The blocks."""
+        blocks: nn.Module = self.vit.blocks
+        return blocks
 
     @property
     def patch_size(self) -> int:
         """p, the side of a patch, pixels."""
         return int(self.vit.patch_embed.patch_size[0])
+
+    @property
+    def antialias(self) -> bool:
+        """Whether the backbone learnt its position embeddings resampled with antialiasing (SigLIP 2)."""
+        return bool(getattr(self.vit, "antialias", False))
 
     @property
     def pos_embed(self) -> Tensor:
@@ -122,18 +142,27 @@ class CharmViT(nn.Module):
         return 0 if self.rotary or self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
 
     @property
-    def learnt_grid(self) -> Tensor:
-        """The learnt position embeddings without the prefix, float (g, g, D)."""
-        return learnt_grid(self.pos_embed, self.num_pos_prefix)
+    def learnt_grid(self) -> Tensor | None:
+        """The learnt position embeddings without the prefix, float (g, g, D); None if they are rotary."""
+        return None if self.rotary else learnt_grid(self.pos_embed, self.num_pos_prefix)
 
     @property
     def trained_grid(self) -> Tensor | None:
         """`learnt_grid` if it is fine-tuned, and so may differ from the published one; else None."""
         return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
 
+    def pos_embed_config(self, mode: Literal["bilinear", "bicubic"], antialias: bool) -> PosEmbedConfig:
+        if self.rotary:
+            return PosEmbedConfig("rotary", False)
+        return PosEmbedConfig(getattr(self.vit, "pos_embed_mode", mode), antialias or self.antialias)
+
+    def compile_backbone(self) -> None:
+        """Compiles the blocks: they are alike, so one is compiled for all; lengths vary."""
+        for block in self.vit.blocks:
+            block.compile(dynamic=True)
+
     @property
     def num_layers(self) -> int:
-        """Number of layers that `layer_of` tells apart."""
         return len(self.vit.blocks) + 2
 
     def layer_of(self, parameter: str) -> int:
@@ -155,17 +184,17 @@ class CharmViT(nn.Module):
         unused = self._pos_embed_table((1, 1), mode)[:0, :0]
         return [unused if grid == (0, 0) else self._pos_embed_table(grid, mode) for grid in grids]
 
-    def rotary_axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """Returns a rotary backbone's share of the rows and of the columns of a grid, (length, 2 * d) each.
+    def fixed_axis(self, length: int) -> Tensor:
+        """Returns a rotary backbone's share of the rows and of the columns of a grid, (2, length, 2 * d).
 
         The table of a grid of (h, w) is the sum of the rows' share for h and the columns' share for w.
         """
         rows, columns, middle = self.pos_embed_tables([(length, 1), (1, length), (1, 1)])
-        return rows[:, 0], columns[0] - middle[0]
+        return torch.stack([rows[:, 0], columns[0] - middle[0]])
 
     def _pos_embed_table(self, grid_hw: tuple[int, int], mode: str) -> Tensor:
         if not self.rotary:
-            return resample_pos_embed(self.pos_embed, grid_hw, mode, num_prefix_tokens=self.num_pos_prefix)
+            return resample_pos_embed(self.pos_embed, grid_hw, mode, self.antialias, self.num_pos_prefix)
         rope: Any = self.vit.rope
         training = rope.training
         rope.eval()  # in training it would shift and stretch the coordinates of each grid by itself
@@ -180,18 +209,21 @@ class CharmViT(nn.Module):
         scale_id: Tensor | None = None,
         patch_valid: Tensor | None = None,
         pos_embed: Tensor | Sequence[Sequence[Tensor]] | None = None,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Scores a batch, `model(tokenizer(images))`, or its parts.
 
         Args:
             patches: a batch of a tokenizer, whose position embeddings are resampled here; or, with all that follows,
-                uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels.
+                uint8 (B, L, p, p, 3), RGB, or float on the same scale, 0..255, to differentiate by pixels. Patches of
+                another size are projected by a resampled kernel (FlexiViT: Beyer et al., CVPR 2023).
             patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
             scale_id: integer (B, L), 0 = coarsest.
             patch_valid: bool (B, L), False where padding. It may be left on the CPU: looking for padding there does not
                 wait for the device.
             pos_embed: float (B, L, D), for a rotary backbone (B, L, 2 * d); or the tables of each image
                 (`pos_embed_tables`), to be looked up here.
+            residuals: int16 or float (B, L, p, p, 3 K), of inputs that have them.
 
         Returns:
             float (B, num_outputs).
@@ -215,9 +247,21 @@ class CharmViT(nn.Module):
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
+        return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed, residuals))
+
+    def features(
+        self,
+        patches: Tensor,
+        patch_coord: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        residuals: Tensor | None = None,
+    ) -> Tensor:
+        """Returns what the head reads of each image of a batch, float (B, F); arguments as of `forward`."""
         padded = not bool(patch_valid.all())  # without padding there is no mask, so that the fast kernels are used
         attn_mask = self.attn_mask(patch_valid).to(patches.device, non_blocking=True) if padded else None
-        return self.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        return self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
 
     def encode(
         self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
@@ -225,18 +269,17 @@ class CharmViT(nn.Module):
         """Scores a batch as `forward`, from embeddings per token and a given mask; no step depends on the data."""
         return self.score_features(self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask))
 
-    def score_features(self, features: Tensor) -> Tensor:
-        """Returns the outputs, float (B, num_outputs), of features, (B, F)."""
-        # Not in bfloat16, which has 128 numbers from 0.5 to 1: scores would be tied.
-        with torch.autocast(features.device.type, enabled=False):
-            output: Tensor = self.head(features.to(self.head.weight.dtype))
-        return output
-
     def encode_features(
-        self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
+        self,
+        patches: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        attn_mask: Tensor | None,
+        residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image of a batch, float (B, F); arguments as of `encode`."""
-        x = self._embed(patches)
+        x = self._embed(patches, residuals)
         valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
             # Not self.scale_embed[scale_id]: its backward adds in any order where there are two threads or more.
@@ -254,10 +297,18 @@ class CharmViT(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False, **extra)
             else:
                 x = block(x, **extra)
-        return self._pool(self.vit.norm(x), valid)
+        return self._pool(self.vit.norm(x), valid, attn_mask)
 
-    def _pool(self, x: Tensor, valid: Tensor) -> Tensor:
+    def _pool(self, x: Tensor, valid: Tensor, attn_mask: Tensor | None) -> Tensor:
         """Pools (B, prefix + L, D), with `valid` bool (B, L, 1), to the input of the head, (B, D or 2 * D)."""
+        if self.head_kind == "map":
+            first = 0 if self.vit.pool_include_prefix else self.vit.num_prefix_tokens
+            if attn_mask is not None:
+                attn_mask = attn_mask[..., first:]
+                if attn_mask.dtype == torch.bool:  # which the pooling's plain attention would add as 0 and 1
+                    attn_mask = torch.zeros_like(attn_mask, dtype=x.dtype).masked_fill(~attn_mask, -torch.inf)
+            pooled: Tensor = self.vit.fc_norm(self.vit.attn_pool(x[:, first:], attn_mask))
+            return pooled
         cls: Tensor = self.vit.fc_norm(x[:, 0])  # in the place of `norm` for backbones that were trained on the mean
         if self.head_kind == "cls":
             return cls
@@ -265,17 +316,24 @@ class CharmViT(nn.Module):
         mean: Tensor = self.vit.fc_norm(tokens.sum(1) / valid.sum(1).clamp(min=1))
         return mean if self.head_kind == "mean" else torch.cat([cls, mean], dim=1)
 
-    def _embed(self, patches: Tensor) -> Tensor:
-        """Applies the backbone's patch projection as one matrix product: (B, L, p, p, 3) -> (B, L, D)."""
+    def _embed(self, patches: Tensor, residuals: Tensor | None) -> Tensor:
+        """Applies the backbone's patch projection as one matrix product: (B, L, P, P, 3) -> (B, L, D).
+
+        A backbone that embeds patches otherwise has `embed_patches` (MUSIQ).
+        """
         proj = self.vit.patch_embed.proj
-        pixels = patches.flatten(2).to(proj.weight.dtype) / 255
-        if self.pixel_mean is not None:
-            channels = pixels.unflatten(2, (-1, 3))
-            pixels = ((channels - self.pixel_mean) / self.pixel_std).flatten(2)
-        weight = proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, p, p) -> (D, p * p * 3), as patches lie in memory
+        pixels = self._scale_pixels(patches, proj.weight.dtype, residuals)
+        embed_patches: Any = getattr(self.vit.patch_embed, "embed_patches", None)
+        if embed_patches is not None:
+            found: Tensor = embed_patches(pixels)
+            return found
+        pixels = pixels.flatten(2)
         # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
         # the work of a small ViT).
         with torch.autocast(patches.device.type, enabled=False):
+            own = patches.shape[2] == self.patch_size
+            kernel = proj.weight if own else self._resample_kernel(proj.weight, list(patches.shape[2:4]))
+            weight = kernel.permute(0, 2, 3, 1).flatten(1)  # (D, 3, P, P) -> (D, P * P * 3), as patches lie in memory
             projected = nn.functional.linear(pixels, weight, proj.bias)
         embedded: Tensor = self.vit.patch_embed.norm(projected)
         return embedded

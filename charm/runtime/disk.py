@@ -4,13 +4,14 @@ import contextlib
 import csv
 import errno
 import hashlib
-import io
 import json
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, BinaryIO
 
 from charm.runtime.errors import UserError
@@ -21,6 +22,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # how formulas begin in spreadsheets; full-width, too
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 
@@ -88,13 +91,22 @@ def fsync_dir(folder: Path) -> None:
         os.close(descriptor)
 
 
+def guard_name(name: str) -> str:
+    """Returns ./name for a name that a spreadsheet would run as a formula: the same path, and no formula."""
+    return f"./{name}" if _FORMULA.match(name) else name
+
+
 def encode_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """Encodes a table with a header as CSV, with line feeds alone; None becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    """Encodes a table with a header as CSV, with line feeds alone; None becomes an empty cell.
+
+    Text that a spreadsheet would run as a formula begins with ./ instead; numbers, also written out, stay as they are.
+    """
+    lines: list[str] = []
+    # Before Python 3.13, only what is in the line's end is quoted: with \n alone, a cell with \r would break its row.
+    writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n")))
+    for row in (columns, *rows):
+        writer.writerow([guard_name(x) if isinstance(x, str) and not _NUMBER.fullmatch(x) else x for x in row])
+    return "".join(lines).encode()
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

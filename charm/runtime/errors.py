@@ -1,6 +1,12 @@
 """The error that a user can put right, and parts of its messages."""
 
 import difflib
+import unicodedata
+
+# Unicode categories: control characters, lone surrogates (bytes that are no UTF-8), line and paragraph separators.
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
+# Unicode's property Bidi_Control: after one of these, text runs the other way, and a name reads as another.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class UserError(Exception):
@@ -12,9 +18,17 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def escape_controls(text: str) -> str:
+    """Writes control characters, and those that turn text about, as \\n or \\u202e; the rest stays as it is."""
+    return "".join(
+        char.encode("unicode_escape").decode() if char in _BIDI or unicodedata.category(char) in _CONTROLS else char
+        for char in text
+    )
+
+
 def in_one_line(text: str, most: int = 500) -> str:
-    """Returns a text of somebody else's as one line of at most `most` characters; what cannot be printed is escaped."""
-    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[: most + 1])
+    """Returns a text of somebody else's as one line of at most `most` characters, control characters escaped."""
+    line = escape_controls(text[: most + 1])
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
@@ -27,7 +41,7 @@ def did_you_mean(came: str, known: list[str]) -> str:
 # The extra of charm-vit that brings a package which is not among its core requirements.
 EXTRAS = {
     **dict.fromkeys(("jinja2", "scipy", "timm", "torch"), "torch"),
-    **dict.fromkeys(("multipart", "pyarrow", "python_multipart", "starlette", "tqdm", "uvicorn"), "app"),
+    **dict.fromkeys(("h11", "multipart", "pyarrow", "python_multipart", "starlette", "tqdm", "uvicorn"), "app"),
     **dict.fromkeys(("segment_anything_hq", "torchvision", "transformers"), "sam-hq"),
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),
 }

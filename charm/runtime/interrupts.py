@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from charm.runtime.errors import EXTRAS, UserError, name_extra
+from charm.runtime.errors import EXTRAS, UserError, escape_controls, name_extra
 
 MISTAKE, STOPPED = 2, 130  # exit codes
 _TOGETHER = 0.5  # seconds within which signals are one request: terminal and launcher may both send one
@@ -149,7 +149,8 @@ def reporting(when_stopped: str = "") -> Iterator[None]:
             raise
         if isinstance(error, BrokenPipeError):
             raise  # the reader of the output, `head` for example, has closed it
-        print(f"error: {error}", file=sys.stderr)
+        said = "\n".join(map(escape_controls, f"error: {error}".split("\n")))
+        print(said, file=sys.stderr)
         raise SystemExit(MISTAKE) from error
     except KeyboardInterrupt:
         print("; ".join(filter(None, ["stopped", when_stopped])), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The paper's augmentation: horizontal flips and quarter turns, of an image together with its columns and grids.
+"""The paper's augmentation: horizontal flips and quarter turns, of an image together with its columns and grids; grey.
 
 Patches are chosen and cut in the frame of the image as it is, then coordinates and patches are turned. Importance maps
 that were computed beforehand thus stay true, the same patches are shown however an image is turned, and only pixels
@@ -78,6 +78,11 @@ def turn_tokens(tokens: Tokens, symmetry: Symmetry) -> Tokens:
     patch_coord[:num_tokens, 0], patch_coord[:num_tokens, 1] = y, x
     grids = tuple(grid[::-1] for grid in tokens.grids) if symmetry.transposes else tokens.grids
     return replace(tokens, patches=patches, patch_coord=patch_coord, grids=grids)
+
+
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """Returns the luminance of an image, uint8 (H, W, 3), in three equal channels (Charm, table 11)."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def draw_symmetry(seed: int, epoch: int, key: str, flip: float = 0.5, rotate: float = 0.5) -> Symmetry:

@@ -85,6 +85,7 @@ class CharmTokenizer:
 
     draws = True
     whole_grid = False
+    num_residuals = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -140,6 +141,10 @@ class CharmTokenizer:
     def count_detailed(self, num_coarse: int) -> tuple[int, ...]:
         """Returns how many of `num_coarse` coarse patches are shown at each finer scale, native first."""
         return count_detailed(num_coarse, self.sides, self.max_seq_len, self.budget, self.native_share)
+
+    def of_step(self, seed: int, epoch: int, step: int) -> Self:
+        """Returns the tokenizer itself: a training step draws nothing for all of its images."""
+        return self
 
     def area_seen(self, image_hw: tuple[int, int]) -> AreaSeen:
         """Returns how much of the area of an image of this size is seen natively, downscaled and not at all.

@@ -9,6 +9,8 @@ import numpy as np
 
 from charm.tokenization.geometry import Layout, cut_window
 
+RESIDUAL_UNIT = 1 / 32767  # of Tokens.residuals, on the scale of 0..1
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -23,6 +25,8 @@ class Tokens:
             a scale that the image does not use.
         pos_grids: grid of the position embeddings at each scale, which repeats where it is smaller than that of
             `grids`, as for tiles that are embedded each for itself (AnyRes); None = `grids`.
+        residuals: int16 (L, p, p, 3 K), K images beside the patches that a model mixes with them, in RESIDUAL_UNITs;
+            None for most inputs.
     """
 
     patches: np.ndarray
@@ -31,6 +35,7 @@ class Tokens:
     patch_valid: np.ndarray
     grids: tuple[tuple[int, int], ...]
     pos_grids: tuple[tuple[int, int], ...] | None = None
+    residuals: np.ndarray | None = None
 
     @property
     def seq_len(self) -> int:

@@ -5,9 +5,10 @@ axes.safetensors holds
     learnt       float32 (g, g, D), the backbone's grid
     axis.<n>     float32 (n, g), the interpolation weights of an axis of n tokens (charm.model.pos_embed.axis_weights)
 
-for every height and width of a grid; of a rotary backbone (DINOv3), instead,
+for every height and width of a grid; of a backbone without a learnt grid, instead,
 
-    axis.<n>     float32 (2, n, 2 * d), its share of the rows and of the columns (charm.model.vit.CharmViT.rotary_axis)
+    axis.<n>     float32 (2, n, w), its share of the rows and of the columns (charm.model.protocol.Model.fixed_axis);
+                 w = 0, and so no number at all, where no positions are added (Swin)
 
 and axes.json its sha256 and how it was made. Whole tables, one per grid, would hold the same in 208 MB instead of
 0.25 MB (built-in data set, width 64). The device is sent two row numbers per token of an image, and not its embeddings
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -44,10 +44,10 @@ def write_axes(folder: Path, backbone: str, learnt: Tensor, axes: list[int], mod
     _write(folder, {"learnt": learnt.float(), **tensors}, {"backbone": backbone, "mode": mode, "antialias": antialias})
 
 
-def write_rotary_axes(folder: Path, backbone: str, axes: dict[int, tuple[Tensor, Tensor]]) -> None:
-    """Writes axes.safetensors, then axes.json for a rotary backbone, from CharmViT.rotary_axis of each length."""
-    tensors = {f"axis.{length}": torch.stack(rows_columns).float() for length, rows_columns in axes.items()}
-    _write(folder, tensors, {"backbone": backbone, "mode": "rotary"})
+def write_fixed_axes(folder: Path, backbone: str, axes: dict[int, Tensor], mode: str) -> None:
+    """Writes axes.safetensors, then axes.json for a backbone without a learnt grid, from its `fixed_axis` by length."""
+    tensors = {f"axis.{length}": axis.float() for length, axis in axes.items()}
+    _write(folder, tensors, {"backbone": backbone, "mode": mode})
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> N
 
 
 class PosEmbeds(PosEmbedAxes):
-    """The position embeddings of a backbone, from the folder that `write_axes` or `write_rotary_axes` wrote.
+    """The position embeddings of a backbone, from the folder that `write_axes` or `write_fixed_axes` wrote.
 
     Raises:
         UserError: missing, damaged, or of another backbone.

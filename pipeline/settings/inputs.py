@@ -1,6 +1,6 @@
 """The input that params.yaml describes."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from charm.inputs.protocol import Input
 from charm.inputs.registry import build_input
@@ -34,6 +34,11 @@ def build_tokenizer(params: Params, patch_size: int, training: bool = False) -> 
         return build_input(params.tokenizer, settings, build_cutter(params, patch_size, training), training)
     except ValueError as error:
         raise UserError(f"params.yaml: {error}") from error
+
+
+def sketch_tokenizer(params: Params) -> Input:
+    """Builds the input for what is the same for any patch size and length: the map that it reads, its scales."""
+    return build_tokenizer(replace(params, max_seq_len=None), patch_size=14)
 
 
 def count_draws(params: Params, tokenizer: Input) -> int:

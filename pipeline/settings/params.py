@@ -63,7 +63,12 @@ class TokenParams:
 
 
 # A block for each input, with the settings that it has besides those of TokenParams.
-InputParams = make_dataclass("InputParams", list(SETTINGS.items()), frozen=True)
+InputParams = make_dataclass(
+    "InputParams",
+    list(SETTINGS.items()),
+    frozen=True,
+    namespace={"__module__": __name__},  # for pickle: other processes are sent params
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,20 @@ class PosEmbedParams:
 
 
 @dataclass(frozen=True)
+class LongTailParams:
+    """Settings of charm.model.long_tail; without pairs and similarity it is off."""
+
+    pairs: Annotated[int, Range(0, 1)]  # mixed samples per step
+    tau_1: Annotated[float, Range(1e-3)]
+    tau_2: NonNegative
+    similarity: NonNegative  # weight of the term
+
+    @property
+    def is_on(self) -> bool:
+        return self.pairs > 0 or self.similarity > 0
+
+
+@dataclass(frozen=True)
 class TrainParams:
     head: Head
     pos_embed: PosEmbedTraining
@@ -149,11 +168,15 @@ class TrainParams:
     warmup_epochs: NonNegative
     weight_decay: NonNegative
     layer_decay: Annotated[float, Range(1e-3, 1)]
+    resizer_rate: NonNegative
     clip_norm: NonNegative
     ema: Annotated[float, Range(0, 0.999999)]
     patience: Annotated[int, Range(0)]  # epochs
+    mixout: Annotated[float, Range(0, 0.99)]
+    long_tail: LongTailParams
     flip: Fraction
     rotate: Fraction
+    grey: Fraction
 
 
 @dataclass(frozen=True)
@@ -269,6 +292,9 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if params.max_seq_len is not None and params.evaluate.draws * params.max_seq_len > MOST_TOKENS:
         problem = f"expected at most {MOST_TOKENS // params.max_seq_len} with max_seq_len: {params.max_seq_len}"
         _fail(path, node["evaluate"], "draws", f"evaluate.draws: {problem}, got {params.evaluate.draws}")
+    if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
+        problem = "it relates all images of a step: expected one process, and hardware.micro_batch empty"
+        _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:
         problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
@@ -295,8 +321,8 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
 
 
 def _patch_size_of(backbone: str) -> int | None:
-    """Returns the patch size, pixels, from a name of timm; None if only building the model would tell."""
-    found = re.search(r"_patch(\d+)", backbone)
+    """Returns the patch size, pixels, from a name of timm's plain ViTs; None if only building the model would tell."""
+    found = re.match(r"(?:vit|deit|deit3|naflexvit)_.*_patch(\d+)", backbone)
     return int(found[1]) if found else None
 
 

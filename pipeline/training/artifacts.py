@@ -9,7 +9,7 @@ from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest, read_manifest
 from pipeline.pos_embeds.axes import PosEmbeds
-from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
@@ -38,7 +38,7 @@ class Inputs:
             if key not in self.images:
                 raise UserError(f"{self.images.folder} lacks {key} of the manifest; run dvc repro")
         self._column = None
-        reads = build_tokenizer(params, patch_size=14).reads  # the same for any patch size
+        reads = sketch_tokenizer(params).reads
         if reads is not None:
             self._column = ColumnReader(f"{place}/importance", self.images, reads)
         self.pos_embeds = PosEmbeds(DATA / "pos_embeds", params.backbone)
@@ -52,10 +52,10 @@ class Inputs:
         column = list(self._column.shards.values()) if self._column else []
         return {"labels": {name: facts[name] for name in told}, "files": files, "column": column, "axes": axes}
 
-    def training_data(self, split: Manifest, tokenizer: Input, flip: float, rotate: float) -> TokenDataset:
+    def training_data(self, split: Manifest, tokenizer: Input, flip: float, rotate: float, grey: float) -> TokenDataset:
         """Returns the tokens of some images, drawn by their keys and augmented with these probabilities."""
         images = (split, self.images, self._column, tokenizer, self.pos_embeds, self._seed)
-        return TokenDataset(*images, flip=flip, rotate=rotate)
+        return TokenDataset(*images, flip=flip, rotate=rotate, grey=grey)
 
     def evaluation_data(self, split: Manifest, tokenizer: Input) -> TokenDataset:
         """Returns the tokens of some images, drawn by their pixels as in charm.scorer."""

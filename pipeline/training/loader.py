@@ -1,8 +1,8 @@
 """Batches of tokens from shards: any order, any number of workers, the same samples.
 
 A worker is handed references (pipeline.training.sampler) and reads the image by its place in the shard. What it makes
-of it is a function of (seed, epoch, key), in evaluation of (seed, draw, pixels): no worker, batch or earlier sample has
-a say.
+of it is a function of (seed, epoch, step, key), in evaluation of (seed, draw, pixels): no worker, batch or earlier
+sample has a say.
 """
 
 import signal
@@ -19,8 +19,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from charm.inputs.protocol import Input
 from charm.runtime.errors import UserError
-from charm.tokenization.augment import IDENTITY, draw_symmetry
-from charm.tokenization.draws import pixel_key
+from charm.tokenization.augment import IDENTITY, draw_symmetry, to_grey
+from charm.tokenization.draws import draw_uniform, pixel_key
 from charm.tokenization.geometry import downscale, limit_edge
 from pipeline.manifest.table import Manifest
 from pipeline.pos_embeds.axes import PosEmbeds
@@ -38,7 +38,7 @@ class Batch:
     """A batch, trimmed to its longest sequence; shapes as charm.Tokens, batch first.
 
     Attributes:
-        patches: uint8 (B, L, p, p, 3).
+        patches: uint8 (B, L, P, P, 3), of one size in all micro-batches of a step.
         patch_coord: int32 (B, L, 2).
         scale_id: uint8 (B, L).
         patch_valid: bool (B, L).
@@ -47,6 +47,7 @@ class Batch:
         weight: float32 (B,), of pipeline.training.sampler.SampleRef.
         is_small: bool (B,), whether the mask is of an object that covers no coarse patch enough; only in evaluation.
         keys: of the samples.
+        residuals: int16 (B, L, P, P, 3 K), of inputs that have them.
     """
 
     patches: Tensor
@@ -58,6 +59,7 @@ class Batch:
     weight: Tensor
     is_small: Tensor
     keys: list[str]
+    residuals: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """Pins the memory of all tensors; called by the DataLoader."""
@@ -66,7 +68,7 @@ class Batch:
 
 
 class TokenDataset(Dataset[dict[str, Any] | UserError]):
-    """Images as tokens, by place: (epoch, row of the manifest, weight).
+    """Images as tokens, by place: (epoch, row of the manifest, weight, step).
 
     Args:
         manifest: the images, in order.
@@ -75,7 +77,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         tokenizer: what makes tokens of them.
         pos_embeds: for the tokens' position embeddings.
         seed: of every draw.
-        flip, rotate: probabilities of augmentation.
+        flip, rotate, grey: probabilities of augmentation.
         by_pixels: whether an image's draws follow from its pixels (evaluation), and not from its key (training).
         max_edge: pixels; larger images are downscaled first, and their maps made anew. None for no limit.
     """
@@ -90,6 +92,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         seed: int,
         flip: float = 0.0,
         rotate: float = 0.0,
+        grey: float = 0.0,
         by_pixels: bool = False,
         max_edge: int | None = None,
     ) -> None:
@@ -100,7 +103,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._tokenizer = tokenizer
         self._pos_embeds = pos_embeds
         self._seed = seed
-        self._flip, self._rotate = flip, rotate
+        self._flip, self._rotate, self._grey = flip, rotate, grey
         self._by_pixels, self._max_edge = by_pixels, max_edge
         self._at_work = RawArray("q", [-1] * _MOST_WORKERS)  # row that each worker has in hand
 
@@ -126,7 +129,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             return error
 
     def _make_sample(self, place: SampleRef) -> dict[str, Any]:
-        epoch, row, weight = place
+        epoch, row, _, step = place
         key = self._keys[row]
         symmetry = IDENTITY
         if self._flip or self._rotate:
@@ -134,9 +137,11 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         whole = self._images.read_image(key)
         image = downscale(whole, limit_edge((whole.shape[0], whole.shape[1]), self._max_edge))
         drawn_by = pixel_key(image) if self._by_pixels else key
+        if self._grey and draw_uniform(self._seed, epoch, key, "grey", 1)[0] < self._grey:
+            image = to_grey(image)
         draws: dict[str, Any] = {"seed": self._seed, "epoch": epoch, "key": drawn_by, "symmetry": symmetry}
-        column = self._read_column(key, (image.shape[0], image.shape[1]))
-        tokens = self._tokenizer(image, **draws, **column)
+        column = self._read_column(key, (image.shape[0], image.shape[1]), image.shape == whole.shape)
+        tokens = self._tokenizer.of_step(self._seed, epoch, step)(image, **draws, **column)
         return {
             "patches": tokens.patches,
             "patch_coord": tokens.patch_coord,
@@ -144,10 +149,10 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             "patch_valid": tokens.patch_valid,
             "pos_row": self._pos_embeds.rows(tokens),
             "target": self._targets[row],
-            "weight": np.float32(weight),
+            "weight": np.float32(place.weight),
             "is_small": np.bool_(self._by_pixels and self._is_small(column)),
             "keys": key,
-        }
+        } | ({} if tokens.residuals is None else {"residuals": tokens.residuals})
 
     def _is_small(self, column: dict[str, Any]) -> bool:
         """Tells whether an image's mask is of an object that covers no coarse patch by `saliency_coverage`."""
@@ -166,7 +171,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         key = self._keys[row]
         return f"{key} of {self._images.folder}/{self._images.shard_of(key)}.tar"
 
-    def _read_column(self, key: str, image_hw: tuple[int, int]) -> dict[str, Any]:
+    def _read_column(self, key: str, image_hw: tuple[int, int], is_whole: bool) -> dict[str, Any]:
         """Returns the tokenizer's arguments that hold the image's map; of a downscaled image it makes scores itself."""
         if self._column is None:
             return {}
@@ -174,10 +179,9 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
             mask = self._column.read_mask(key)
             return {"saliency_mask": downscale(mask.view(np.uint8), image_hw).view(bool)}
         cutter = self._tokenizer.cutter(image_hw)
-        if cutter is None:
+        if cutter is None or not is_whole:
             return {}
-        scores = self._column.read_importance(key, cutter.coarse_patch_size)
-        return {"importance": scores} if scores.shape == cutter.layout(image_hw).coarse_grid_hw else {}
+        return {"importance": self._column.read_importance(key, cutter.coarse_patch_size)}
 
 
 class Loader:
@@ -237,9 +241,10 @@ def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
     if len(whole) < len(samples):
         return next(sample for sample in samples if isinstance(sample, UserError))
     length = max(1, max(int(sample["patch_valid"].sum()) for sample in whole))
-    stacked = {
+    stacked: dict[str, Any] = {
         name: torch.from_numpy(np.stack([sample[name][:length] for sample in whole]))
-        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row")
+        for name in ("patches", "patch_coord", "scale_id", "patch_valid", "pos_row", "residuals")
+        if name in whole[0]
     }
     for name in ("target", "weight", "is_small"):
         stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in whole]))

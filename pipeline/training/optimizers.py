@@ -5,34 +5,36 @@ import math
 import torch
 from torch import Tensor
 
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from pipeline.settings.params import TrainParams
 
 
-def build_optimizer(model: CharmViT, settings: TrainParams) -> torch.optim.AdamW:
+def build_optimizer(model: Model, settings: TrainParams) -> torch.optim.AdamW:
     """Builds AdamW over the trained parameters, in groups of one decay and one share of the learning rate.
 
     Weight decay pulls at the weights of linear layers only, as in the fine-tuning recipes of ViTs (BEiT, MAE, DINOv2):
     biases, norms, tokens and embeddings are left alone. With layer_decay below 1 a layer learns at that power of its
-    distance from the last one (`CharmViT.layer_of`).
+    distance from the last one (`Model.layer_of`). The few numbers of a learnt resizer have a rate of their own.
 
     Returns:
         its groups have, besides AdamW's keys, "share": of the scheduled rate.
     """
-    groups: dict[tuple[bool, int], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = name.endswith(".weight") and parameter.ndim > 1
-            layer = model.layer_of(name) if settings.layer_decay < 1 else model.num_layers - 1
-            groups.setdefault((decays, layer), []).append(parameter)
+            share = settings.layer_decay ** (model.num_layers - 1 - model.layer_of(name))
+            if name.startswith("resizer."):
+                share = settings.resizer_rate
+            groups.setdefault((decays, share), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "share": settings.layer_decay ** (model.num_layers - 1 - layer),
+                "share": share,
                 "weight_decay": settings.weight_decay if decays else 0.0,
             }
-            for (decays, layer), parameters in groups.items()
+            for (decays, share), parameters in groups.items()
         ],
         lr=settings.learning_rate,
         fused=True,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from charm.model.vit import CharmViT, autocast
+from charm.model.protocol import Model
+from charm.model.vit import autocast
 from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.training.distributed import all_gather_rows
 from pipeline.training.loader import Batch
@@ -26,23 +27,37 @@ class Predictions:
 
 
 def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
-    """Returns the raw outputs of a CharmViT, float32 (B, num_outputs), on the device of `pos_embeds`."""
-    device = pos_embeds.device
+    """Returns the raw outputs of a model, float32 (B, num_outputs), on the device of `pos_embeds`."""
     bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
-    with autocast(device, precision):
-        output: Tensor = model(
-            batch.patches.to(device, non_blocking=True),
-            batch.patch_coord.to(device, non_blocking=True),
-            batch.scale_id.to(device, non_blocking=True),
-            batch.patch_valid,
-            pos_embeds.gather(batch.pos_row, bare.trained_grid),
-        )
+    with autocast(pos_embeds.device, precision):
+        output: Tensor = model(*_arguments(batch, pos_embeds, bare.trained_grid))
     return output
+
+
+def forward_features(model: Model, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
+    """Returns what the head of a model reads, float (B, F), on the device of `pos_embeds`."""
+    with autocast(pos_embeds.device, precision):
+        return model.features(*_arguments(batch, pos_embeds, model.trained_grid))
+
+
+def _arguments(
+    batch: Batch, pos_embeds: PosEmbeds, trained_grid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Returns the arguments of a model on the device of `pos_embeds`."""
+    device = pos_embeds.device
+    return (
+        batch.patches.to(device, non_blocking=True),
+        batch.patch_coord.to(device, non_blocking=True),
+        batch.scale_id.to(device, non_blocking=True),
+        batch.patch_valid,
+        pos_embeds.gather(batch.pos_row, trained_grid),
+        None if batch.residuals is None else batch.residuals.to(device, non_blocking=True),
+    )
 
 
 @torch.inference_mode()
 def predict(
-    model: CharmViT,
+    model: Model,
     loader: Iterable[Batch],
     pos_embeds: PosEmbeds,
     bins: np.ndarray,

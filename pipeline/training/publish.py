@@ -1,5 +1,6 @@
 """What a trained model is, from the run that made it; and the check that it is used for what it was made for."""
 
+import json
 from dataclasses import asdict, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +16,10 @@ from charm.model.config import (
     SaliencyConfig,
     TrainingConfig,
 )
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from charm.runtime.errors import UserError
 from charm.tokenization.draws import DRAWS_VERSION
-from pipeline.settings.inputs import build_cutter, build_tokenizer
+from pipeline.settings.inputs import build_cutter, sketch_tokenizer
 from pipeline.settings.models import build_model, vit_config
 from pipeline.settings.params import Params
 from pipeline.shards.columns import read_column_facts
@@ -54,16 +55,16 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
 def _describe_input(params: Params, patch_size: int) -> InputConfig:
     """Describes the input of a run, as a model's config has it."""
     cutter = build_cutter(params, patch_size)
-    length = build_tokenizer(params, patch_size).max_seq_len
-    settings = asdict(getattr(params.inputs, params.tokenizer))
-    return InputConfig(params.tokenizer, settings, replace(cutter, max_seq_len=length).settings)
+    own = getattr(params.inputs, params.tokenizer)
+    length = own.length(patch_size) or cutter.max_seq_len
+    return InputConfig(params.tokenizer, asdict(own), replace(cutter, max_seq_len=length).settings)
 
 
 def describe_masks(params: Params) -> dict[str, Any] | None:
     """Returns the facts of the saliency masks that the input reads; None if it reads none, or they are elsewhere."""
     column = DATA / "importance"
     is_here = (column / "column.json").is_file()  # it is not where shards are read from hardware.remote
-    if build_tokenizer(params, patch_size=14).reads != "saliency" or not is_here:
+    if sketch_tokenizer(params).reads != "saliency" or not is_here:
         return None
     return read_column_facts(column)
 
@@ -77,7 +78,7 @@ def _describe_saliency(params: Params) -> SaliencyConfig | None:
     return SaliencyConfig(found["backend"], found["settings"], detector)
 
 
-def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[CharmViT, SavedModel]:
+def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, SavedModel]:
     """Loads the model of a folder that the stage `train` wrote, and its description.
 
     It may be scored on other data, made with other versions, but not as another model, with other labels or tokens.
@@ -99,7 +100,9 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[CharmViT
         for one in (config, wanted)
     )
     differing = [
-        f"{name} {found.get(name)!r} (here {value!r})" for name, value in expected.items() if found.get(name) != value
+        f"{name} {found.get(name)!r} (here {value!r})"
+        for name, value in expected.items()
+        if json.dumps(found.get(name)) != json.dumps(value)  # a tuple comes back as a list
     ]
     if differing:
         raise UserError(f"{folder}: the model was made for {', '.join(differing)}; run dvc repro")

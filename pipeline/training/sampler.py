@@ -22,11 +22,13 @@ class SampleRef(NamedTuple):
         row: of the manifest.
         weight: its share of the step's mean, 1 / samples of the step over all ranks. 0 for a sample that another rank
             has: it keeps a rank in step for which a small batch has none.
+        step: of the epoch, for what all samples of a step are drawn alike.
     """
 
     epoch: int
     row: int
     weight: float = 1.0
+    step: int = 0
 
 
 class EpochSampler(Sampler[list[SampleRef]]):
@@ -85,8 +87,8 @@ class EpochSampler(Sampler[list[SampleRef]]):
         for step in range(self.first_step, self.steps):
             chosen = self._of_step(order, step)
             weight = 1 / len(chosen)
-            places = [SampleRef(self.epoch, row, weight) for row in chosen[self._rank :: self._world_size]]
-            places = places or [SampleRef(self.epoch, chosen[0], 0.0)]
+            places = [SampleRef(self.epoch, row, weight, step) for row in chosen[self._rank :: self._world_size]]
+            places = places or [SampleRef(self.epoch, chosen[0], 0.0, step)]
             for start in range(0, len(places), self._micro_batch):
                 yield places[start : start + self._micro_batch]
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from charm.model.vit import CharmViT
+from charm.model.protocol import Model
 from pipeline.training.checkpoints import load_checkpoint, save_checkpoint
 from pipeline.training.optimizers import optimizer_tensors, restore_optimizer
 
 Record = dict[str, float]  # a row of history.csv
 
 
-def average_model(model: CharmViT, decay: float) -> AveragedModel | None:
+def average_model(model: Model, decay: float) -> AveragedModel | None:
     """Builds an exponential moving average of the parameters with this decay; returns None for 0."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
@@ -35,7 +35,7 @@ class TrainState:
         best: the scored model's tensors at the best epoch.
     """
 
-    model: CharmViT
+    model: Model
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     averaged: AveragedModel | None = None
@@ -45,9 +45,9 @@ class TrainState:
     best: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def scored_model(self) -> CharmViT:
+    def scored_model(self) -> Model:
         """What is validated and published: the average, if one is kept."""
-        return self.model if self.averaged is None else cast(CharmViT, self.averaged.module)
+        return self.model if self.averaged is None else cast(Model, self.averaged.module)
 
     @property
     def best_epoch(self) -> int:

@@ -13,6 +13,7 @@ from charm.hub import write_model_folder
 from charm.model.config import TrainingConfig, list_doubts
 from charm.model.losses import LOSSES
 from charm.model.metrics import score_agreement
+from charm.model.mixout import mix_out
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import write_csv
 from charm.runtime.errors import UserError
@@ -24,8 +25,9 @@ from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from pipeline.training.distributed import ProcessGroup, all_reduce_sum
 from pipeline.training.loader import Batch, Loader
+from pipeline.training.objective import long_tail_loss
 from pipeline.training.optimizers import build_optimizer, scheduled_rate, set_rate
-from pipeline.training.predictions import forward_batch, predict
+from pipeline.training.predictions import forward_batch, forward_features, predict
 from pipeline.training.publish import describe_model
 from pipeline.training.sampler import EpochSampler
 from pipeline.training.state import TrainState, average_model
@@ -61,7 +63,12 @@ class Trainer:
         self.unit_bins = manifest.unit_bins
         torch.manual_seed(params.seed)
         self.model = start_model(params, len(self.unit_bins)).to(self.device)
-        self.model.vit.set_grad_checkpointing(hardware.grad_checkpointing)
+        try:
+            self.model.set_grad_checkpointing(hardware.grad_checkpointing)
+        except ValueError as error:
+            raise UserError(f"params.yaml: hardware.{error}") from error
+        if settings.mixout:
+            mix_out(self.model.body, settings.mixout)  # before a checkpoint is loaded
 
         # Data
         self.train, self.val = manifest.of_split("train"), manifest.of_split("val")
@@ -71,7 +78,8 @@ class Trainer:
         tokenizer, training_tokenizer = (
             build_tokenizer(params, self.model.patch_size, training=training) for training in (False, True)
         )
-        augmented = inputs.training_data(self.train, training_tokenizer, settings.flip, settings.rotate)
+        augmentation = settings.flip, settings.rotate, settings.grey
+        augmented = inputs.training_data(self.train, training_tokenizer, *augmentation)
         self.train_loader = Loader(augmented, self.sampler, hardware.loader_workers, self.device)
         val_sampler = EpochSampler(len(self.val.table), settings.batch_size, params.seed, False, *share)
         val_data = inputs.evaluation_data(self.val, tokenizer)
@@ -85,6 +93,8 @@ class Trainer:
             problem = f"{name} does not fit labels with {len(self.unit_bins)} bins; use auto"
             raise UserError(f"params.yaml: train.loss: {problem}")
         self.loss = LOSSES[name]
+        if settings.long_tail.is_on and ranks.world_size > 1:
+            raise UserError("params.yaml: train.long_tail: it relates all images of a step: expected one process")
         self.state = TrainState(
             self.model,
             build_optimizer(self.model, settings),
@@ -94,8 +104,7 @@ class Trainer:
         self.is_resumed = self.state.load(work)
         self._saved = time.monotonic()
         if hardware.compile:
-            for block in self.model.vit.blocks:  # they are alike, so one is compiled for all; lengths vary
-                block.compile(dynamic=True)
+            self.model.compile_backbone()
         self.parallel: torch.nn.Module = self.model
         if ranks.world_size > 1:
             self.parallel = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
@@ -161,8 +170,14 @@ class Trainer:
 
     def _batch_loss(self, batch: Batch) -> Tensor:
         """Returns the batch's part of the mean over all images of the step."""
-        output = forward_batch(self.parallel, batch, self.pos_embeds, self.params.hardware.precision)
-        return (self.loss(output, batch.target.to(self.device)) * batch.weight.to(self.device)).sum()
+        params, target = self.params, batch.target.to(self.device)
+        if params.train.long_tail.is_on:
+            features = forward_features(self.model, batch, self.pos_embeds, params.hardware.precision)
+            unit_bins = torch.as_tensor(self.unit_bins, dtype=target.dtype, device=self.device)
+            settings = params.train.long_tail, params.seed, self.state.step
+            return long_tail_loss(self.model, features, target, unit_bins, self.loss, *settings)
+        output = forward_batch(self.parallel, batch, self.pos_embeds, params.hardware.precision)
+        return (self.loss(output, target) * batch.weight.to(self.device)).sum()
 
     def _validate(self, epoch: int, interrupts: Interrupts) -> None:
         """Adds the epoch to the history, MAE on the scale of the labels; keeps the model if none was better."""

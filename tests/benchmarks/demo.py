@@ -43,6 +43,7 @@ TOKENIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "charm": ("charm", {}),
     "standard": ("standard", {}),
     "standard_384": ("standard", {"edge": 439, "crop": 384}),
+    "flexi": ("flexi", {}),
     "padding": ("padding", {}),
     "ms": ("square", {"edge": 256}),
     "hr_ms": ("square", {"edge": 0}),
@@ -54,20 +55,19 @@ TOKENIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 SELECTIONS = ("random", "frequency", "gradient", "entropy", "saliency")
 COMPARED = [name for name in (*TOKENIZERS, *SELECTIONS) if name != "standard_384"]
 PROCESSES = 2
-_LENGTHS = {"standard_384": 729}  # tokens
 
 
 def make_params(base: Params, name: str, seed: int, epochs: int | None) -> Params:
     """Of the run of a tokenizer with random selection, or of a selection with Charm; `random` is `charm`."""
     tokenizer, settings = TOKENIZERS.get(name, ("charm", {}))
-    blocks = {tokenizer: replace(getattr(base.inputs, tokenizer), **settings)}
+    block = replace(getattr(base.inputs, tokenizer), **settings)
     return replace(
         base,
         dataset="demo",
         tokenizer=tokenizer,
-        inputs=replace(base.inputs, **blocks),
+        inputs=replace(base.inputs, **{tokenizer: block}),
         selection=name if name in SELECTIONS else "random",
-        max_seq_len=_LENGTHS.get(name, base.max_seq_len),
+        max_seq_len=base.max_seq_len if block.has_budget else block.length(14),
         seed=seed,
         train=replace(base.train, epochs=epochs or base.train.epochs),
         shards=replace(base.shards, encoding="raw"),

@@ -31,7 +31,7 @@ from pipeline.tokenizers import build_tokenizer
 params = load_params()
 inputs = Inputs(params)
 train = inputs.manifest.of_split("train")
-dataset = inputs.training_data(train, build_tokenizer(params, 14), 0.0, 0.0)
+dataset = inputs.training_data(train, build_tokenizer(params, 14), 0.0, 0.0, 0.0)
 sampler = EpochSampler(len(dataset), 64, 0, shuffle=True)
 print(sum(len(batch.keys) for batch in Loader(dataset, sampler, 1, torch.device("cpu"))), "read")
 """

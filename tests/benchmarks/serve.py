@@ -79,7 +79,7 @@ def ask_one(address: str, data: bytes) -> tuple[float, float]:
     """The score of an image, and the seconds until it came, a new connection included."""
     started = time.perf_counter()
     with connect(address) as client:
-        reply = client.post("/score", files={"photo": ("photo.jpg", data)})
+        reply = client.post("/score", files={"image": ("a.jpg", data)})
     return reply.raise_for_status().json()["scores"][0]["score"], time.perf_counter() - started
 
 
@@ -104,11 +104,11 @@ def report_load(address: str, data: list[bytes], count: int, scorer: CharmScorer
 def report_refusals(address: str) -> None:
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     refused: dict[str, dict[str, Any]] = {
-        "a bomb": {"files": {"photo": ("bomb.png", REFUSED["PNG, 100 megapixels in 1 kB"])}},
-        "a body of 100 MB, by its header": {"files": {"photo": ("large.jpg", bytes(100_000_000))}},
+        "a bomb": {"files": {"image": ("bomb.png", REFUSED["PNG, 100 megapixels in 1 kB"])}},
+        "a body of 100 MB, by its header": {"files": {"image": ("large.jpg", bytes(100_000_000))}},
         "a body of 100 MB without a length": {"content": stream_form(100), "headers": form},
-        "a text file": {"files": {"photo": ("notes.txt", b"this is no image")}},
-        "10,000 files": {"files": [("photo", (f"{index}.jpg", b"x")) for index in range(10_000)]},
+        "a text file": {"files": {"image": ("notes.txt", b"this is no image")}},
+        "10,000 files": {"files": [("image", (f"{index}.jpg", b"x")) for index in range(10_000)]},
     }
     for name, request in refused.items():
         with connect(address) as client:
@@ -121,7 +121,7 @@ def report_refusals(address: str) -> None:
 
 
 def stream_form(megabytes: int) -> Iterator[bytes]:
-    yield b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a"\r\n\r\n'
+    yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     for _ in range(megabytes):
         yield bytes(1_000_000)
 

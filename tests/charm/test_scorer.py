@@ -24,6 +24,7 @@ from charm import CharmScorer
 from charm.hub import write_model_folder
 from charm.inputs.registry import INPUTS
 from charm.model.config import METRICS, ModelConfig, PosEmbedConfig
+from charm.model.registry import build_model
 from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
 from charm.tokenization.geometry import limit_edge
@@ -244,6 +245,14 @@ HOSTILE = {
     "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name: expected str, got ['charm']"),
     "an unknown setting": ("tokenizer", "settings", {"flavour": 1}, "tokenizer: unknown key flavour"),
     "an unknown setting of the cutter": ("tokenizer", "cutter", {"flavour": 1}, "tokenizer: CharmTokenizer.__init__()"),
+    "a whole image": ("model", "image_edge", 64, "contradict each other: whole image None and 64"),
+    "a whole image without end": ("model", "image_edge", 10**9, "model.image_edge: expected a number from 1 to 8192"),
+    "a backbone for whole images": (
+        "model",
+        "backbone",
+        "resnet18",
+        "as an image model needs an input that shows whole",
+    ),
     "patches of a pixel": ("tokenizer", "cutter", {"patch_size": 1}, "contradict each other: patch size 14 and 1"),
     "an edge below zero": (None, "max_edge", -4, "max_edge: expected a number from 32"),
     "a seed that is a text": (None, "seed", "a", "seed: expected int, got 'a'"),
@@ -253,7 +262,12 @@ HOSTILE = {
     "an unknown detector": ("saliency", "backend", "magic", "'magic' is not known"),
     "a backbone that is a path": ("model", "backbone", "../x", "model.backbone: expected a name of a timm model"),
     "a backbone that nobody knows": ("model", "backbone", "vit_nonsense", "is not a model of timm"),
-    "a huge backbone": ("model", "backbone", "vit_7b_patch16_dinov3", "patch size 16 and 14; rotary positions"),
+    "a huge backbone": (
+        "model",
+        "backbone",
+        "vit_7b_patch16_dinov3",
+        "patch size 16 and 14; positions rotary and bilinear",
+    ),
     "a huge backbone of the same patches": ("model", "backbone", "vit_giant_patch14_dinov2", "are not of one model"),
     "weights that nobody published": ("model", "backbone", "vit_tiny_patch16_224.mine", "no such weights"),
     "settings of SAM-HQ that it does not have": (
@@ -269,7 +283,7 @@ HOSTILE = {
         "evaluation.metrics: expected value, low and high of plcc",
     ),
     "a threshold beyond the scores": ("labels", "accuracy_threshold", 9.0, "expected within score_range"),
-    "positions of another kind": ("pos_embeds", "mode", "rotary", "rotary positions False and True"),
+    "positions of another kind": ("pos_embeds", "mode", "rotary", "positions bilinear and rotary"),
     "an unknown key": (None, "code", "import os", "unknown key code"),
 }
 
@@ -417,8 +431,32 @@ def test_a_backbone_with_rotary_positions(images: list[np.ndarray]) -> None:
     backbone = "vit_small_patch16_dinov3"
     model = CharmViT(backbone, pretrained=False, depth=1, embed_dim=48, num_heads=3)
     config = describe(patch_size=model.patch_size)
-    with pytest.raises(ValueError, match="rotary positions True and False"):
+    with pytest.raises(ValueError, match="positions rotary and bilinear"):
         CharmScorer(model, config)
     scorer = CharmScorer(model, replace(config, pos_embeds=PosEmbedConfig("rotary", False)))
     alone = [scorer(image).score for image in images]
     np.testing.assert_allclose([found.score for found in scorer(images)], alone, atol=1e-5)
+
+
+def test_a_backbone_for_whole_images(images: list[np.ndarray], tmp_path: Path) -> None:
+    """With batch norms, whose counts are integers; from its folder, alone as in a batch; not with images of a size
+    that it was not made for."""
+    whole = {"edge": 72, "crop": 64, "place": "random", "resize": "shortest"}
+    config = describe(tokenizer="standard", patch_size=16, given=whole)
+    config = replace(
+        config,
+        model=replace(config.model, backbone="test_resnet", head="mean"),
+        pos_embeds=PosEmbedConfig("none", False),
+    )
+    torch.manual_seed(0)
+    model = build_model(config.model)
+    torch.nn.init.normal_(model.head.weight)
+    scorer = CharmScorer(model, config)
+    alone = [scorer(image).raw for image in images]
+    assert np.ptp(alone) > 0.01
+    scorer.save_pretrained(tmp_path)
+    found = CharmScorer.from_pretrained(tmp_path)(images)
+    np.testing.assert_allclose([one.raw for one in found], alone, atol=1e-4)
+    other = replace(config, model=replace(config.model, image_edge=80))
+    with pytest.raises(ValueError, match="contradict each other: whole image 64 and 80"):
+        CharmScorer(build_model(other.model), other)

@@ -45,8 +45,8 @@ class Writer:
     result: Callable[[Path], object] = tree
 
 
-def sweep(writer: Writer, folder: Path) -> dict[str, int]:
-    """Stops a writer everywhere, by every effect.
+def sweep(writer: Writer, folder: Path, share: int = 1) -> dict[str, int]:
+    """Stops a writer everywhere, by every effect; or at one in `share` places by each, at others for the next effect.
 
     Returns:
         Numbers for the gate: operations, cases, refused (how often a reader raised UserError), failures.
@@ -63,8 +63,8 @@ def sweep(writer: Writer, folder: Path) -> dict[str, int]:
     assert whole != empty
     allowed = [before, after] + ([None, REFUSED] if writer.gap else [])
     found: Counter[str] = Counter(operations=len(disk.operations), cases=0, refused=0, failures=0)
-    for effect in EFFECTS:
-        for stop_at in disk.points(effect):
+    for turn, effect in enumerate(EFFECTS):
+        for stop_at in disk.points(effect)[turn % share :: share]:
             _empty(folder)
             _copy(prepared, folder)
             left_before = set(folder.rglob(".*.part"))

@@ -193,6 +193,20 @@ def test_where_things_run_trains_nothing_again(repository: Repository) -> None:
     assert "train" not in repository.ran("exp", "run", "-S", "dask.workers=1", "-S", "hardware.loader_workers=1")
 
 
+def test_another_inputs_settings_make_and_train_nothing(repository: Repository) -> None:
+    """DVC starts the stages that list the section, and they find what is finished in the store."""
+    path = repository.folder / "params.yaml"
+    original = path.read_text()
+    try:
+        printed = repository.dvc("exp", "run", "-S", "inputs.square.edge=128", "evaluate")
+    finally:
+        path.write_text(original)
+    started = re.findall(r"^Running stage '([^']+)'", printed, flags=re.MULTILINE)
+    assert not {"manifest", "shards", "importance"} & set(started)
+    assert "train: finished before, published again" in printed
+    assert "evaluate: finished before, published again" in printed
+
+
 def test_metrics_plots_and_experiments_are_shown(repository: Repository) -> None:
     metrics = json.loads(repository.dvc("metrics", "show", "--json"))
     found = metrics[""]["data"]["runs/evaluate/metrics.json"]["data"]
@@ -246,7 +260,7 @@ def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository:
 
 
 def test_no_setting_deletes_anything(repository: Repository) -> None:
-    """DVC removes outputs before a stage could refuse a setting."""
+    """DVC removes outputs before a stage could refuse a setting. No path has a setting: tests/test_architecture.py."""
     made = ("data", "runs", ".dvc", ".charm", ".git", "__pycache__", "dvc.lock")
 
     def around() -> dict[str, bytes]:
@@ -258,10 +272,9 @@ def test_no_setting_deletes_anything(repository: Repository) -> None:
         (folder / "beach.jpg").write_bytes(b"the only copy")
     params = repository.folder / "params.yaml"
     original = params.read_text()
-    settings = [key for key, value in YAML(typ="safe").load(params).items() if not isinstance(value, dict)]
     before = around()
     try:
-        for key in settings:
+        for key in ("labels", "selection", "backbone"):
             document = YAML().load(original)
             document[key] = "../../photos"
             YAML().dump(document, params)

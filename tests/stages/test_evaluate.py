@@ -151,7 +151,8 @@ def test_what_the_manifest_and_the_column_say_of_the_data_is_told(
     shutil.copytree("columns/saliency", "data/importance")
     column = Path("data/importance/column.json")
     saved = read_model("runs/train")
-    changed = replace(saved.config, tokenizer=saved.config.tokenizer | {"selection": "saliency"})
+    cutter = saved.config.tokenizer.cutter | {"selection": "saliency"}
+    changed = replace(saved.config, tokenizer=replace(saved.config.tokenizer, cutter=cutter))
     write_model_folder("runs/train", saved.tensors, changed)
     write_record(column, read_record(column) | {"empty_rate": 0.125})
     metrics, _ = run(Path(), by_saliency)
@@ -205,7 +206,7 @@ def test_the_folder_says_what_the_model_is_and_how_good(workspace: Workspace) ->
     }
     assert config.data.split_sha256 == metrics["split_sha256"]
     assert config.labels.score_range == (1.0, 5.0)
-    assert config.tokenizer["max_seq_len"] == 48
+    assert config.tokenizer.cutter["max_seq_len"] == 48
     assert config.draws == params.evaluate.draws == 4
     card = (folder / "runs/evaluate/model/README.md").read_text()
     head = YAML(typ="safe").load(card.split("---")[1])

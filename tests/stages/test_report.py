@@ -183,7 +183,7 @@ def test_the_area_that_is_seen_is_told(params: Params) -> None:
     write_area(Path("data/pos_embeds"), AreaSummary(AreaSeen(0.2, 0.3, 0.5), AreaSeen(0.05, 0.15, 0.8)))
     assert "More than half" not in make_page(params)
     write_area(Path("data/pos_embeds"), None)
-    assert "in the median" not in make_page(replace(params, tokenizer="standard"))
+    assert "in the median" not in make_page(replace(params, tokenizer="standard", max_seq_len=None))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
@@ -224,7 +224,7 @@ def test_the_strategy_in_use_is_marked(params: Params) -> None:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"tokenizer": "standard"}, "makes every image a square first"),
+        ({"tokenizer": "standard", "max_seq_len": None}, "there are no strategies to compare"),
         ({"max_seq_len": 512}, "there was nothing to select"),
     ],
     ids=["standard input", "small images"],

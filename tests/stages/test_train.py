@@ -19,7 +19,7 @@ from torch import Tensor
 from charm.hub import read_model
 from charm.model.config import ViTConfig
 from charm.runtime.errors import UserError
-from pipeline.settings.params import Params
+from pipeline.settings.params import LongTailParams, Params
 from pipeline.training import trainer
 from pipeline.training.checkpoints import load_checkpoint
 from pipeline.work.store import store_folder
@@ -68,7 +68,7 @@ def test_the_best_epoch_by_validation_is_published(workspace: Workspace) -> None
     assert len(history) == 3
     assert quality[config.training.best_epoch - 1] == max(quality)
     assert config.model == ViTConfig("charm_demo", 2, 1, "cls", False, "frozen")
-    assert config.tokenizer["patch_size"] == 14
+    assert config.tokenizer.cutter["patch_size"] == 14
     losses = read_losses(folder)
     assert [row["step"] for row in read_csv(folder, "losses.csv")] == [str(step) for step in range(6)]
     assert float(history[1]["train_loss"]) == pytest.approx(sum(losses[2:4]) / 2, rel=1e-5)
@@ -105,15 +105,25 @@ def test_a_run_that_is_stopped_after_each_step_is_bit_equal(
     assert_equal_runs(folder, finished[0])
 
 
-@pytest.mark.parametrize("pos_embed", ["frozen", "trainable"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="frozen"),
+        pytest.param({"pos_embed": "trainable"}, id="trainable"),
+        pytest.param({"mixout": 0.5, "long_tail": LongTailParams(1, 0.2, 4.0, 1.0)}, id="ELTA and mixout"),
+    ],
+)
 def test_resuming_is_exact_where_the_work_is_split_over_threads(
-    pos_embed: str, copied: Workspace, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any],
+    copied: Workspace,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the batch and the length of the built-in run: smaller tensors are added up by one thread, in one order."""
     folder, params = copied
     threads = torch.get_num_threads()
     torch.set_num_threads(max(2, threads))
-    params = replace(with_train(params, pos_embed=pos_embed, batch_size=15), max_seq_len=96)
+    params = replace(with_train(params, **settings, batch_size=15), max_seq_len=96)
     pos_embeds.main(params)
     whole = tmp_path_factory.mktemp("whole")
     try:
@@ -129,6 +139,31 @@ def test_resuming_is_exact_where_the_work_is_split_over_threads(
     finally:
         torch.set_num_threads(threads)
     assert len(read_losses(folder)) == 3
+    assert_equal_runs(folder, whole)
+
+
+@pytest.mark.parametrize("name", ["flexi", "image model"])
+def test_other_inputs_and_backbones_resume_exactly_too(
+    name: str, copied: Workspace, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grid of a FlexiViT is that of the step, and so is the dropping of paths; batch norms have no state."""
+    folder, params = copied
+    if name == "flexi":
+        params = replace(with_train(params, batch_size=3), tokenizer="flexi", max_seq_len=None)
+    else:
+        backbone = {"backbone": "test_resnet", "pretrained": False, "max_seq_len": None}
+        params = replace(with_train(params, head="mean", normalize=True), tokenizer="padding", **backbone)
+    pos_embeds.main(params)
+    whole = tmp_path_factory.mktemp("whole")
+    train.main(params)
+    shutil.move(folder / "runs", whole / "runs")
+    shutil.rmtree(store_folder("trained"))
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            stop_while(patch, "accumulate_gradients")
+            with pytest.raises(KeyboardInterrupt):
+                train.main(params)
+    train.main(with_hardware(params, loader_workers=1))
     assert_equal_runs(folder, whole)
 
 

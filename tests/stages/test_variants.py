@@ -4,30 +4,67 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from charm.inputs.registry import INPUTS
+from charm import CharmScorer
+from charm.inputs.settings import SETTINGS
 from pipeline.settings.params import Params
+from pipeline.shards.read import ShardReader
 from stages import evaluate, manifest, pos_embeds, train
 
 Workspace = tuple[Path, Params]
 Change = Callable[[Params], Params]
 
 
+def with_input(params: Params, name: str) -> Params:
+    """Another input; one that its size defines has its own length."""
+    return replace(params, tokenizer=name, max_seq_len=params.max_seq_len if SETTINGS[name].has_budget else None)
+
+
+def with_backbone(params: Params, backbone: str, head: str, name: str) -> Params:
+    """A model of timm that is no plain ViT, with random weights, on whole images of 64 pixels."""
+    square = {"edge": 64, "crop": 64, "grids": [2, 4], "grid": 4}
+    block = getattr(params.inputs, name)
+    block = replace(block, **{key: value for key, value in square.items() if hasattr(block, key)})
+    changed = replace(params, inputs=replace(params.inputs, **{name: block}), backbone=backbone, pretrained=False)
+    return with_input(replace(changed, train=replace(params.train, head=head, rotate=1.0)), name)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         *(
-            pytest.param(lambda params, name=name: replace(params, tokenizer=name), id=name)
-            for name in INPUTS
+            pytest.param(partial(with_input, name=name), id=name)
+            for name in SETTINGS
             if name not in ("charm", "square")
+        ),
+        *(
+            pytest.param(partial(with_backbone, backbone=backbone, head=head, name=name), id=f"{backbone}, {name}")
+            for backbone, head, name in (
+                ("test_resnet", "mean", "padding"),
+                ("test_vit_relpos", "first_mean", "standard"),
+                ("test_convnext", "mean", "flexi"),
+            )
         ),
         pytest.param(lambda params: replace(params, tokenizer="square", selection="saliency"), id="square by saliency"),
         pytest.param(lambda params: replace(params, selection="gradient"), id="by gradient"),
+        pytest.param(
+            lambda params: replace(
+                params,
+                train=replace(
+                    params.train,
+                    mixout=0.5,
+                    grey=0.5,
+                    long_tail=replace(params.train.long_tail, pairs=1, similarity=1.0),
+                ),
+            ),
+            id="ELTA, mixout, grey",
+        ),
         pytest.param(
             lambda params: replace(
                 params,
@@ -60,6 +97,11 @@ def test_trains_and_scores_every_test_image(
     metrics = json.loads((tmp_path / "runs/evaluate/metrics.json").read_text())
     assert metrics["scored"] == 6
     assert metrics["mae"] < 1
+    scorer, images = CharmScorer.from_pretrained("runs/evaluate/model"), ShardReader("data/shards")
+    if not scorer.needs_mask:
+        rows = pq.read_table("runs/evaluate/predictions.parquet").to_pylist()
+        found = scorer([images.read_image(row["key"]) for row in rows])
+        assert [one.raw for one in found] == pytest.approx([row["raw"] for row in rows], abs=1e-5)
 
 
 def test_distributions_are_learnt_with_the_emd_and_scored_by_their_mean(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from charm.app.batcher import Batcher
+from charm.app.batcher import Batcher, Turns
 from charm.scorer import Score
 from charm.tokenization.tokens import Tokens
 
@@ -86,6 +86,43 @@ def test_batches_are_bounded_by_tokens(images: list[tuple[int, int]], batches: l
         for future in futures:
             future.result(SECONDS)
     assert model.batches == [[0], *batches]
+
+
+def test_requests_take_turns_by_their_tokens() -> None:
+    """A form of many images, and then two requests: each is in the next batch but one, beside some of the form's."""
+    model, form = Model(), Turns()
+    with batching(model, max_tokens=40) as batcher:
+        futures = [batcher.submit(make_image(number), form) for number in range(1, 8)]
+        other = Turns()
+        futures += [batcher.submit(make_image(number), other) for number in (21, 22)]
+        futures.append(batcher.submit(make_image(31, 30)))
+        model.may_run.set()
+        for future in futures:
+            future.result(SECONDS)
+    assert model.batches == [[0], [1, 21], [31, 2], [22, 3, 4, 5], [6, 7]]
+
+
+def test_a_request_that_comes_later_does_not_wait_for_a_form() -> None:
+    model, form = Model(), Turns()
+    taken, may_go_on = threading.Event(), threading.Event()
+    score = model.score
+
+    def score_in_steps(images: Sequence[Sequence[Tokens]]) -> list[Score]:
+        if number_of(images[0]) == 3:
+            taken.set()
+            assert may_go_on.wait(SECONDS)
+        return score(images)
+
+    model.score = score_in_steps  # type: ignore[method-assign]
+    with batching(model, max_tokens=20) as batcher:
+        futures = [batcher.submit(make_image(number), form) for number in range(1, 11)]
+        model.may_run.set()
+        assert taken.wait(SECONDS)  # [3, 4] are with the model
+        futures.append(batcher.submit(make_image(21), Turns()))
+        may_go_on.set()
+        for future in futures:
+            future.result(SECONDS)
+    assert model.batches == [[0], [1, 2], [3, 4], [21, 5], [6, 7], [8, 9], [10]]
 
 
 def test_a_image_of_more_tokens_than_a_batch_goes_alone() -> None:

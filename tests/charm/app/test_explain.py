@@ -14,6 +14,7 @@ from charm.app.explain import (
     LOWERED,
     RAISED,
     attribute_score,
+    describe_backbone,
     describe_card,
     encode_overlay,
     show_contributions,
@@ -80,10 +81,10 @@ def test_what_is_shown_is_what_was_tokenized(tokenizer: str, image_hw: tuple[int
     assert outlined[y, x].all()
     np.testing.assert_array_equal(decode(shown.shade)[..., 3] == 0, outlined)
     # JPEG and shrinking change shades a little; another place, size or flip would change them by far more.
-    seen, photo = decode(shown.seen)[..., ::-1], decode(shown.photo)[..., ::-1]
+    seen, image = decode(shown.seen)[..., ::-1], decode(shown.image)[..., ::-1]
     assert np.abs(seen.astype(int) - tokens.to_image()).mean() < 6
     pixels = np.repeat(np.repeat(outlined, size, axis=0), size, axis=1)
-    assert np.abs(photo[pixels].astype(int) - tokens.to_image()[pixels]).mean() < 6
+    assert np.abs(image[pixels].astype(int) - tokens.to_image()[pixels]).mean() < 6
 
 
 def test_large_frames_are_shrunk_and_paths_are_not() -> None:
@@ -91,7 +92,7 @@ def test_large_frames_are_shrunk_and_paths_are_not() -> None:
     scorer.max_edge = None
     shown = show_tokens(scorer, image, scorer.tokenize(image, draws=1)[0])
     assert shown.frame_hw == (896, 1512)
-    assert decode(shown.photo).shape == decode(shown.seen).shape == (427, 720, 3)
+    assert decode(shown.image).shape == decode(shown.seen).shape == (427, 720, 3)
     assert max(int(number) for number in re.findall(r"\d+", shown.native)) > 720
 
 
@@ -170,3 +171,20 @@ def test_a_image_of_more_coarse_patches_than_tokens_has_no_native_ones() -> None
     scorer, image = build_scorer(max_seq_len=20), draw_image(200, 260)
     shown = show_tokens(scorer, image, scorer.tokenize(image, draws=1)[0])
     assert (shown.native, shown.tokens[0]["count"], shown.importance) == ("", 0, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vit_small_patch14_dinov2.lvd142m", "DINOv2, a small vision transformer with patches of 14 pixels"),
+        ("vit_base_patch14_reg4_dinov2", "DINOv2, a base vision transformer with patches of 14 pixels"),
+        ("vit_huge_plus_patch16_dinov3.lvd1689m", "DINOv3, a huge plus vision transformer with patches of 16 pixels"),
+        ("vit_base_patch16_siglip_512.v2_webli", "SigLIP, a base vision transformer with patches of 16 pixels"),
+        ("vit_base_patch32_clip_224.openai", "CLIP, a base vision transformer with patches of 32 pixels"),
+        ("vit_tiny_patch16_224", "a tiny vision transformer with patches of 16 pixels"),
+        ("charm_demo", "the small vision transformer that Charm brings"),
+        ("deit_small_patch16_224", "deit_small_patch16_224"),
+    ],
+)
+def test_a_backbone_in_words(name: str, words: str) -> None:
+    assert describe_backbone(name) == words

@@ -15,6 +15,7 @@ from charm.images.decode import decode_image
 from charm.model.config import EvaluationConfig
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
+from tests.axe import find_faults
 from tests.charm.app.test_explain import paint_path
 from tests.conftest import draw_image
 from tests.serving import run_server
@@ -25,12 +26,12 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">.jpg"
-PHOTOS = {
+IMAGES = {
     "=1+1.jpg": draw_image(200, 260, 0),
     HOSTILE: draw_image(210, 170, 1),
     "three.jpg": draw_image(150, 290, 2),
 }
-FILES = {name: simplejpeg.encode_jpeg(pixels, quality=90) for name, pixels in PHOTOS.items()}
+FILES = {name: simplejpeg.encode_jpeg(pixels, quality=90) for name, pixels in IMAGES.items()}
 REFUSED = "<b>notes</b>.txt"
 
 
@@ -68,18 +69,18 @@ def attach(page: Page, files: dict[str, bytes]) -> None:
     page.set_input_files(
         "#files", [{"name": name, "mimeType": "image/jpeg", "buffer": data} for name, data in files.items()]
     )
-    for index in range(len(PHOTOS)):
-        page.locator(".photo").nth(index).locator("svg").wait_for()
+    for index in range(len(IMAGES)):
+        page.locator(".entry").nth(index).locator("svg").wait_for()
     page.locator("#errors li").wait_for()
 
 
-def attach_one(page: Page, name: str) -> None:
-    page.set_input_files("#files", [{"name": name, "mimeType": "image/jpeg", "buffer": FILES[name]}])
-    page.locator(".photo .frame svg").wait_for()
+def attach_one(page: Page, name: str, called: str = "") -> None:
+    page.set_input_files("#files", [{"name": called or name, "mimeType": "image/jpeg", "buffer": FILES[name]}])
+    page.locator(".entry .frame svg").wait_for()
 
 
 def card_of(page: Page, name: str) -> Locator:
-    return page.locator(".photo").nth(page.locator(".photo h3").all_text_contents().index(name))
+    return page.locator(".entry").nth(page.locator(".entry h3").all_text_contents().index(name))
 
 
 def ranked(scorer: CharmScorer) -> list[tuple[str, float, float]]:
@@ -101,11 +102,11 @@ def tokens_of(scorer: CharmScorer, name: str) -> Tokens:
 def test_photos_are_ranked_as_the_scorer_scores_them(page: Page, scorer: CharmScorer) -> None:
     expected = ranked(scorer)
     assert [name for name, _, _ in expected] != list(FILES)  # or the order of sending would pass for a ranking
-    assert page.locator(".photo h3").all_text_contents() == [name for name, _, _ in expected]
-    assert page.locator(".photo .rank").all_text_contents() == ["1", "2", "3"]
-    assert page.locator(".photo .score b").all_text_contents() == [show(score) for _, score, _ in expected]
+    assert page.locator(".entry h3").all_text_contents() == [name for name, _, _ in expected]
+    assert page.locator(".entry .rank").all_text_contents() == ["1", "2", "3"]
+    assert page.locator(".entry .score b").all_text_contents() == [show(score) for _, score, _ in expected]
     for place, (_, score, spread) in enumerate(expected):
-        card = page.locator(".photo").nth(place)
+        card = page.locator(".entry").nth(place)
         assert float(card.locator(".score").text_content().split("± ")[1].split()[0]) == pytest.approx(spread, rel=0.06)  # type: ignore[union-attr]
         label = card.locator(".track").get_attribute("aria-label")
         assert label == f"{show(score)} on the scale from 1 to 5"
@@ -116,6 +117,9 @@ def test_photos_are_ranked_as_the_scorer_scores_them(page: Page, scorer: CharmSc
 def test_outlines_go_around_the_patches_that_the_scorer_cut(page: Page, scorer: CharmScorer) -> None:
     for name in FILES:
         tokens, card = tokens_of(scorer, name), card_of(page, name)
+        assert card.locator(".frame image").count() == 1  # the photograph as it is
+        assert card.locator("path").count() == 0
+        card.locator("label", has_text="Native patches").click()
         grid_h, grid_w = tokens.grids[-1]
         assert card.locator("svg").get_attribute("viewBox") == f"0 0 {14 * grid_w} {14 * grid_h}"
         paths = {path.get_attribute("d") or "" for path in card.locator("path").all()}
@@ -135,11 +139,71 @@ def test_names_are_text_and_nothing_else(page: Page) -> None:
     assert page.title() == "Charm: score photographs"
     assert page.locator("main img, main b b, #errors b b").count() == 0
     assert page.locator("#errors b").all_text_contents() == [REFUSED]
-    assert HOSTILE in page.locator(".photo h3").all_text_contents()
+    assert HOSTILE in page.locator(".entry h3").all_text_contents()
+
+
+def test_a_name_that_turns_text_about_is_written_out(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("button", name="Clear").click()
+    attach_one(page, "three.jpg", "photo\u202egpj.\u2066exe\x07.jpg")
+    assert page.locator(".entry h3").text_content() == r"photo\u202egpj.\u2066exe\u0007.jpg"
+    page.set_input_files("#files", [{"name": "\u200f\n.txt", "mimeType": "image/jpeg", "buffer": b"no image"}])
+    expect(page.locator("#errors b")).to_have_text(r"\u200f\u000a.txt")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download scores (CSV)").click()
+    download.value.save_as(tmp_path / "scores.csv")
+    text = (tmp_path / "scores.csv").read_text(encoding="utf-8-sig")
+    assert "\u202e" not in text
+    assert r"photo\u202egpj" in text
+
+
+def test_a_hundred_are_a_compact_list(browser: Browser, address: str) -> None:
+    """Closed entries cost the server no explanation; one that is opened gets its own."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        explained: list[str] = []
+        page.on("request", lambda sent: explained.append(sent.url) if sent.url.endswith("/explain") else None)
+        page.goto(address)
+        files = [
+            {"name": f"{number}.jpg", "mimeType": "image/jpeg", "buffer": FILES["three.jpg"]} for number in range(100)
+        ]
+        page.set_input_files("#files", files)
+        expect(page.locator(".entry.closed")).to_have_count(100)
+        heights = [page.locator(".entry").nth(place).bounding_box() for place in (0, 50, 99)]
+        assert all(box and box["height"] < 48 for box in heights)
+        assert page.locator(".entry .track").first.bounding_box()["width"] > 90  # type: ignore[index]
+        assert explained == []
+        for width in (390, 1280):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator(".entry .name").nth(5).click()
+        expect(page.locator(".frame svg")).to_have_count(1)
+        assert len(explained) == 1
+        assert find_faults(page) == []
+        page.get_by_role("button", name="Compact list").click()
+        expect(page.locator(".entry.closed")).to_have_count(0)
+        page.get_by_role("button", name="Clear").click()
+        attach_one(page, "three.jpg")
+        expect(page.locator(".entry.closed")).to_have_count(0)
+        page.get_by_role("button", name="Compact list").click()
+        expect(page.locator(".entry.closed .frame svg")).to_be_hidden()
+        assert page.locator(".name").get_attribute("aria-expanded") == "false"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_no_fault(scheme: str, width: int, page: Page) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 900})
+    assert find_faults(page) == []
+    for place, view in enumerate(["Native patches", "What moved the score", "Why these patches"]):
+        page.locator(".entry").nth(place).locator("label", has_text=view).click()
+    assert find_faults(page) == []
 
 
 def test_what_scores_mean_and_how_good_they_are_is_said(page: Page, browser: Browser, scorer: CharmScorer) -> None:
     assert page.locator("#ranked-title").text_content() == "Highest score first"
+    assert page.locator("#model b").first.text_content() == "the small vision transformer that Charm brings"
+    assert page.locator("#backbone code").text_content() == "charm_demo"
     said = page.locator("#trust p").all_text_contents()
     (doubt,) = scorer.config.doubts
     assert said == [
@@ -169,7 +233,7 @@ def test_what_could_not_be_scored_says_why(page: Page) -> None:
 def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScorer) -> None:
     name = "three.jpg"
     card, tokens = card_of(page, name), tokens_of(scorer, name)
-    labels = ["Photograph", "What the model sees", "What moved the score", "Why these patches"]
+    labels = ["Photograph", "Native patches", "What the model sees", "What moved the score", "Why these patches"]
     assert card.locator("label").all_text_contents() == labels
 
     card.locator("label", has_text="What the model sees").click()
@@ -177,7 +241,7 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     assert card.locator("path").count() == 0
     said = card.locator(".note").text_content() or ""
     assert said.startswith(f"{tokens.seq_len} tokens of at most 96")
-    assert said.endswith(f" Of the area: {scorer.tokenizer.area_seen(PHOTOS[name].shape[:2])}.")  # type: ignore[union-attr]
+    assert said.endswith(f" Of the area: {scorer.tokenizer.area_seen(IMAGES[name].shape[:2])}.")  # type: ignore[union-attr]
 
     page.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: What moved the score"
@@ -199,7 +263,7 @@ def test_scores_can_be_saved_and_are_no_formulas(page: Page, scorer: CharmScorer
     download.value.save_as(tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    expected = [(name.replace("=1+1", "'=1+1"), score, spread) for name, score, spread in ranked(scorer)]
+    expected = [(name.replace("=1+1", "./=1+1"), score, spread) for name, score, spread in ranked(scorer)]
     assert [(row["rank"], row["name"]) for row in rows] == [
         *((str(place + 1), name) for place, (name, _, _) in enumerate(expected)),
         ("", REFUSED),
@@ -212,29 +276,29 @@ def test_scores_can_be_saved_and_are_no_formulas(page: Page, scorer: CharmScorer
 
 def test_more_photos_can_be_added_and_all_cleared(page: Page) -> None:
     attach(page, {"again.jpg": FILES["three.jpg"]})
-    page.locator(".photo").nth(3).locator("svg").wait_for()
-    assert page.locator(".photo .rank").all_text_contents() == ["1", "2", "3", "4"]
-    names = page.locator(".photo h3").all_text_contents()
+    page.locator(".entry").nth(3).locator("svg").wait_for()
+    assert page.locator(".entry .rank").all_text_contents() == ["1", "2", "3", "4"]
+    names = page.locator(".entry h3").all_text_contents()
     assert abs(names.index("again.jpg") - names.index("three.jpg")) == 1  # the same score, to rounding
     page.get_by_role("button", name="Clear").click()
-    assert page.locator(".photo").count() == 0
+    assert page.locator(".entry").count() == 0
     assert not page.locator("#work").is_visible()
 
 
 def test_one_photo_can_be_removed(page: Page, scorer: CharmScorer) -> None:
     first, second, third = (name for name, _, _ in ranked(scorer))
     page.get_by_role("button", name=f"Remove {second}").click()
-    assert page.locator(".photo h3").all_text_contents() == [first, third]
-    assert page.locator(".photo .rank").all_text_contents() == ["1", "2"]
+    assert page.locator(".entry h3").all_text_contents() == [first, third]
+    assert page.locator(".entry .rank").all_text_contents() == ["1", "2"]
     assert page.locator("#status").text_content() == "2 photographs scored, 1 not"
     expect(page.get_by_role("button", name=f"Remove {third}")).to_be_focused()
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
-    expect(page.locator(".photo")).to_have_count(0)
+    expect(page.locator(".entry")).to_have_count(0)
     expect(page.locator("#ranked")).to_be_hidden()
     expect(page.locator("#files")).to_be_focused()
     attach_one(page, "three.jpg")
-    assert page.locator(".photo .rank").all_text_contents() == ["1"]
+    assert page.locator(".entry .rank").all_text_contents() == ["1"]
 
 
 def test_distributions_are_bars_over_their_ratings(browser: Browser, tmp_path: Path) -> None:
@@ -266,7 +330,7 @@ def test_panoramas_have_the_whole_width(page: Page) -> None:
     panorama = simplejpeg.encode_jpeg(draw_image(100, 700, 3), quality=90)
     page.set_input_files("#files", [{"name": "wide.jpg", "mimeType": "image/jpeg", "buffer": panorama}])
     page.locator(".frame svg").wait_for()
-    shown, card = page.locator(".frame svg").bounding_box(), page.locator(".photo").bounding_box()
+    shown, card = page.locator(".frame svg").bounding_box(), page.locator(".entry").bounding_box()
     assert shown
     assert card
     assert shown["width"] == card["width"]
@@ -283,7 +347,7 @@ def test_dropped_files_are_scored(page: Page) -> None:
         list(FILES["three.jpg"]),
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
-    page.locator(".photo h3", has_text="dropped.jpg").wait_for()
+    page.locator(".entry h3", has_text="dropped.jpg").wait_for()
 
 
 def test_photos_that_come_before_the_page_knows_the_limits_wait(browser: Browser, address: str) -> None:
@@ -294,7 +358,7 @@ def test_photos_that_come_before_the_page_knows_the_limits_wait(browser: Browser
     page.set_input_files("#files", [{"name": "three.jpg", "mimeType": "image/jpeg", "buffer": FILES["three.jpg"]}])
     page.wait_for_timeout(300)
     held[0].continue_()
-    expect(page.locator(".photo h3")).to_have_text("three.jpg")
+    expect(page.locator(".entry h3")).to_have_text("three.jpg")
     expect(page.locator("#errors li")).to_have_count(0)
     page.close()
 

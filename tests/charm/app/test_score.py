@@ -140,7 +140,7 @@ def test_scores_are_those_of_the_library_in_any_order_and_company(work: Path, wh
     paths = list(expected)
     random.Random(3).shuffle(paths)
     for some in (paths, paths[:1], paths[4:6]):
-        stream = stream_rows(scorer, find_image_files(some), 1, Clock(0.0))
+        stream = stream_rows(scorer, find_image_files(some)[0], 1, Clock(0.0))
         rows = [row for _, group in stream for row in group]
         assert [row.path for row in rows] == some
         assert [row.score for row in rows] == pytest.approx([expected[path] for path in some], abs=1e-5)
@@ -205,6 +205,35 @@ def test_odd_names_stay_in_their_line(run: Run, photos: Path) -> None:
         r"odd/two\nlines.jpg",
         r"odd/\xff.jpg",
     ]
+
+
+def test_what_is_passed_over_is_said_and_nothing_else_is_exit_code_3(run: Run, photos: Path) -> None:
+    Path("in").mkdir()
+    for name in ("a.heic", "b.HEIC", "c.cr2"):
+        (Path("in") / name).touch()
+    ended = run("--out", "out.csv", paths=("in",))
+    assert (ended.code, Path("out.csv").exists()) == (3, False)
+    assert ended.err.startswith("no photographs: 2 .heic, 1 .cr2 passed over: ")
+    assert ended.err.count("\n") == 1
+    (Path("in") / "d.jfif").write_bytes((photos / "a.jpg").read_bytes())
+    ended = run(paths=("in",))
+    assert (ended.code, ended.out.count("\n")) == (0, 1)
+    assert ended.err.splitlines()[0].startswith("2 .heic, 1 .cr2 passed over: ")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_names_are_no_formulas_in_any_table(ending: str, run: Run, photos: Path) -> None:
+    Path("@in").mkdir()
+    for name in ("@in/a.jpg", "=1+1.jpg", "photo\u202egpj.jpg"):
+        Path(name).write_bytes((photos / "a.jpg").read_bytes())
+    assert run("--out", f"out.{ending}", paths=("@in", "=1+1.jpg", "photo\u202egpj.jpg")).code == 0
+    data = Path(f"out.{ending}").read_bytes()
+    rows = {
+        "csv": lambda: read_csv(data),
+        "jsonl": lambda: [json.loads(line) for line in data.splitlines()],
+        "parquet": lambda: pq.read_table(io.BytesIO(data)).to_pylist(),
+    }[ending]()
+    assert [row["path"] for row in rows] == ["./@in/a.jpg", "./=1+1.jpg", r"photo\u202egpj.jpg"]
 
 
 def assert_same_table(data: bytes, whole: bytes) -> None:
@@ -388,7 +417,7 @@ def test_mistakes_are_told_in_a_line_and_leave_nothing(arguments: tuple[str, ...
 
 
 def test_what_may_go_better_the_next_time_is_not_kept(work: Path) -> None:
-    image_files = find_image_files(["photos/a.jpg", "photos/c.jpg", "photos/d.jpg"])
+    image_files, _ = find_image_files(["photos/a.jpg", "photos/c.jpg", "photos/d.jpg"])
     about = {"draws": 1}
     with open_journal(Path("out.csv")) as journal:
         assert journal.resume(image_files, about) == {}
@@ -402,7 +431,7 @@ def test_what_may_go_better_the_next_time_is_not_kept(work: Path) -> None:
 def test_a_group_is_read_while_the_one_before_is_scored() -> None:
     """And not the one after that: memory is that of two groups."""
     begun: list[str] = []
-    image_files = find_image_files([str(path) for path in sorted((ROOT / "charm").rglob("*.py"))[:8]])
+    image_files, _ = find_image_files([str(path) for path in sorted((ROOT / "charm").rglob("*.py"))[:8]])
 
     def read(image_file: Any) -> Any:
         begun.append(image_file.path)

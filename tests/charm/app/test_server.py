@@ -1,6 +1,7 @@
 """The HTTP API: scores are those of the scorer alone, and whatever else is sent gets an answer and costs little."""
 
 import contextlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -10,16 +11,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import simplejpeg
+from starlette.testclient import TestClient
 
 from charm.app.explain import attribute_score
 from charm.app.limits import SERVER_LIMITS, ServerLimits
-from charm.app.server import bind, serve
+from charm.app.server import bind, build_app, serve
 from charm.attribution import Attribution
 from charm.images import quarantine
 from charm.images.decode import decode_image
@@ -52,8 +55,8 @@ def strict(scorer: CharmScorer) -> Iterator[httpx.Client]:
         yield opened
 
 
-def attach(*files: bytes, name: str = "photo.jpg") -> list[tuple[str, tuple[str, bytes]]]:
-    return [("photo", (name, data)) for data in files]
+def attach(*files: bytes, name: str = "a.jpg") -> list[tuple[str, tuple[str, bytes]]]:
+    return [("image", (name, data)) for data in files]
 
 
 def score_alone(scorer: CharmScorer, data: bytes, draws: int | None = None) -> Score:
@@ -82,7 +85,7 @@ def test_health_names_the_model(client: httpx.Client, scorer: CharmScorer) -> No
 
 
 def test_scores_are_the_scorers_in_the_order_of_the_images(client: httpx.Client, scorer: CharmScorer) -> None:
-    reply = client.post("/score", files=[("photo", (f"{index}.jpg", data)) for index, data in enumerate(JPEGS)])
+    reply = client.post("/score", files=[("image", (f"{index}.jpg", data)) for index, data in enumerate(JPEGS)])
     assert reply.status_code == 200
     rows = reply.json()["scores"]
     assert [row["name"] for row in rows] == [f"{index}.jpg" for index in range(len(JPEGS))]
@@ -161,8 +164,8 @@ def test_a_decoder_that_breaks_down_costs_one_answer(scorer: CharmScorer, monkey
         pytest.param({"files": attach(TEXT), "params": {"draws": "17"}}, 400, "malformed", id="17 draws"),
         pytest.param({"files": attach(TEXT), "params": {"draws": "two"}}, 400, "malformed", id="draws in words"),
         pytest.param({"files": attach(TEXT), "params": {"draws": "9" * 5000}}, 400, "malformed", id="endless draws"),
-        pytest.param({"files": [("image", ("a.jpg", TEXT))]}, 400, "malformed", id="another field"),
-        pytest.param({"data": {"photo": "a.jpg"}, "files": [("x", ("", b""))]}, 400, "malformed", id="text, no file"),
+        pytest.param({"files": [("photo", ("a.jpg", TEXT))]}, 400, "malformed", id="another field"),
+        pytest.param({"data": {"image": "a.jpg"}, "files": attach(TEXT)}, 400, "malformed", id="text, no file"),
         pytest.param({"content": b""}, 400, "malformed", id="no body"),
         pytest.param(
             {"content": TEXT, "headers": {"Content-Type": "multipart/form-data"}}, 400, "malformed", id="no boundary"
@@ -173,8 +176,8 @@ def test_a_decoder_that_breaks_down_costs_one_answer(scorer: CharmScorer, monkey
             "malformed",
             id="no parts",
         ),
-        pytest.param({"json": {"photo": "a"}}, 415, "media_type", id="JSON"),
-        pytest.param({"data": {"photo": "a"}}, 415, "media_type", id="a form that is not multipart"),
+        pytest.param({"json": {"image": "a"}}, 415, "media_type", id="JSON"),
+        pytest.param({"data": {"image": "a"}}, 415, "media_type", id="a form that is not multipart"),
         pytest.param({"files": attach(TEXT), "headers": {"Origin": "http://example.org"}}, 403, "origin", id="cross"),
         pytest.param({"files": attach(TEXT), "headers": {"Origin": "null"}}, 403, "origin", id="sandboxed page"),
         pytest.param({"files": attach(TEXT), "headers": {"Host": "example.org"}}, 403, "host", id="rebound name"),
@@ -187,22 +190,71 @@ def test_requests_that_are_not_served(request_of: dict[str, Any], status: int, c
         assert reply.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:9"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:9", "[0:0::1]", "[::0001]:65535", "127.0.0.1:00080"]
+)
 def test_names_of_the_loopback(host: str, client: httpx.Client) -> None:
     assert client.get("/health", headers={"Host": host}).status_code == 200
     reply = client.post("/score", files=attach(TEXT), headers={"Host": host, "Origin": f"http://{host}"})
     assert reply.status_code == 422
 
 
-@pytest.mark.parametrize("host", ["example.org", "example.org:80", "127.0.0.1.example.org", "192.168.0.7", "[x", "a@b"])
+OTHERS = [
+    *("", "example.org", "example.org:80", "localhost.", "localhost.evil.com", "evil.localhost", "127.0.0.1.evil.com"),
+    *("192.168.0.7", "127.0.0.01", "127.1", "0x7f000001", "2130706433", "127.0.0.1.", "0.0.0.0", "127.0.0.2"),
+    *(
+        "[::1].evil.com",
+        "[::1]evil",
+        "[::1]:9evil",
+        "[::1",
+        "::1",
+        "::1]",
+        "[::1]]",
+        "[[::1]]",
+        "[::1]:9:9",
+        "[]",
+        "[x",
+    ),
+    *("[::1%25lo]", "[::1%lo]", "[::1%25]", "[fe80::1]", "[127.0.0.1]", "[::ffff:127.0.0.1]", "[localhost]", "[v1.a]"),
+    *("a@b", "user@localhost", "localhost@evil.com", "user:pass@127.0.0.1", "localhost/evil.com", "localhost?", "a b"),
+    *("localhost:", "localhost:x", "localhost:-1", "localhost:65536", "localhost:999999", "localhost:80:80", ":80"),
+    *("localhost:8 0", "localhost,evil.com", "localhost\t.evil.com", "localhost\\evil.com", "localhost%2eevil.com"),
+    *("localhost:\xb2", "l\xf6calhost", "127\xb70.0.1"),
+]
+
+
+@pytest.mark.parametrize("host", OTHERS)
 def test_other_names(host: str, client: httpx.Client) -> None:
-    assert client.get("/", headers={"Host": host}).status_code == 403
+    reply = client.get("/", headers={"Host": host.encode("latin-1")})  # type: ignore[dict-item]
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "host")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://127.0.0.1:9.evil.com", "http://a@127.0.0.1:9", "http://127.0.0.1:99", "127.0.0.1:9", "ws://127.0.0.1:9"],
+)
+def test_other_origins(origin: str, client: httpx.Client) -> None:
+    reply = client.post("/score", files=attach(TEXT), headers={"Host": "127.0.0.1:9", "Origin": origin})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "origin")
+
+
+def test_a_second_origin_is_not_let_through(client: httpx.Client) -> None:
+    origins = [("Host", "localhost"), ("Origin", "http://localhost"), ("Origin", "http://example.org")]
+    assert client.post("/score", files=attach(TEXT), headers=origins).status_code == 403
 
 
 def test_on_all_addresses_any_address_is_ours_and_no_name_is(scorer: CharmScorer) -> None:
     with run_server(scorer, host="0.0.0.0") as address, connect(address) as client:
-        assert client.get("/health", headers={"Host": "192.168.0.7:8000"}).status_code == 200
-        assert client.get("/health", headers={"Host": "example.org"}).status_code == 403
+        for host in ("192.168.0.7:8000", "[fe80::1]", "[::1]:9", "localhost", socket.gethostname()):
+            assert client.get("/health", headers={"Host": host}).status_code == 200
+        for host in ("example.org", "[::1].evil.com", "192.168.0.7.evil.com", "fe80::1", "[192.168.0.7]", "3232235527"):
+            assert client.get("/health", headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["0:0:0::1", "::1%lo"])
+def test_an_address_has_many_spellings(host: str, scorer: CharmScorer) -> None:
+    with TestClient(build_app(scorer, host)) as client:
+        assert client.get("/health", headers={"Host": "[::1]:8000"}).status_code == 200
 
 
 def test_unknown_routes(client: httpx.Client) -> None:
@@ -230,7 +282,7 @@ def test_bodies_without_a_length_are_refused_before_they_are_read(
 
     def body() -> Iterator[bytes]:
         nonlocal sent
-        yield b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a"\r\n\r\n'
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         for _ in range(10_000):
             sent += 10_000
             yield bytes(10_000)
@@ -297,17 +349,6 @@ def test_too_much_at_once_is_to_be_tried_again(scorer: CharmScorer, strict: http
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "busy")
         assert reply.headers["Retry-After"] == "2"
     assert strict.post("/score?draws=6", files=attach(JPEGS[0])).status_code == 200
-
-
-def test_requests_that_do_not_go_on_are_ended(scorer: CharmScorer) -> None:
-    def body() -> Iterator[bytes]:
-        yield JPEGS[0]
-        time.sleep(1)
-        yield b"more"
-
-    with run_server(scorer, ServerLimits(stall_seconds=0.1)) as address, connect(address) as client:
-        reply = client.post("/score", content=body(), headers={"Content-Type": "image/jpeg"})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (408, "stalled")
 
 
 def test_failures_of_the_model_are_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,6 +481,19 @@ def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
     assert said == f"Scoring photographs at {address} (Ctrl-C ends it)\n"
     assert (process.returncode, rest, errors) == (0, "", "")
     assert list(tmp_path.glob("charm-*")) == []
+
+
+def test_a_service_needs_no_output(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: str) -> None:
+        raise UserError("closed")
+
+    ran: list[bool] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=refuse, flush=lambda: None))
+    monkeypatch.setattr(
+        "charm.app.server.make_server", lambda app: SimpleNamespace(run=lambda sockets: ran.append(True))
+    )
+    serve(str(served_folder), "127.0.0.1", 0, None, "cpu", "float32")
+    assert ran == [True]
 
 
 def test_a_port_in_use(served_folder: Path) -> None:

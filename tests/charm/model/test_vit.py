@@ -76,12 +76,14 @@ def test_a_single_scale_image_is_scored_as_by_timm(name: str, settings: dict[str
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused attention", "plain attention"])
-@pytest.mark.parametrize("head", ["cls", "cls_mean", "mean"])
+@pytest.mark.parametrize("head", ["cls", "cls_mean", "mean", "map"])
 @pytest.mark.parametrize("settings", [{}, {"reg_tokens": 4}], ids=["CLS", "registers"])
 def test_neither_padding_nor_batch_mates_change_a_score(settings: dict[str, Any], head: str, fused: bool) -> None:
-    model = build(head=head, **settings)
+    model = build(head=head, **settings, **({"global_pool": "map"} if head == "map" else {}))
     for block in model.vit.blocks:
         block.attn.fused_attn = fused
+    if head == "map":
+        model.vit.attn_pool.fused_attn = fused
     alone = torch.cat([score(model, image) for image in IMAGES])
     assert alone.std() > 0.01
     close(score(model, *IMAGES), alone)
@@ -326,7 +328,7 @@ def test_tables_are_not_rounded_by_autocast(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"head": "max"}, "head='max': expected one of cls, cls_mean, mean", id="unknown head"),
+        pytest.param({"head": "max"}, "head='max': expected one of cls, cls_mean, mean, map", id="unknown head"),
         pytest.param({"num_scales": 0}, "num_scales=0", id="no scale"),
         pytest.param({"pos_drop_rate": 0.1}, "pos_drop_rate=0.1: there is no such dropping", id="no effect"),
         pytest.param({"normalize": True}, "nobody published the mean", id="normalization that nobody published"),

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from charm.model.backbones import create_backbone
+from charm.model.image import ImageModel
+from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
 from charm.runtime.weights import load_backbone, read_tensors
 
@@ -55,6 +58,28 @@ def test_safetensors_with_what_charm_goes_without(weights: dict[str, Tensor], tm
     model = build()
     load_backbone(model, path, hashlib.sha256(path.read_bytes()).hexdigest().upper())
     assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+
+
+def test_a_naflex_vits_own_file(tmp_path: Path) -> None:
+    """Under timm's names of it, with the attention pooling or without."""
+    small = {"depth": 1, "embed_dim": 24, "num_heads": 3}
+    original = timm.create_model("naflexvit_base_patch16_siglip", num_classes=0, **small)
+    path = write(original.state_dict(), tmp_path / "w.safetensors")
+    for head in ("mean", "map"):
+        model = CharmViT("naflexvit_base_patch16_siglip", False, num_scales=1, head=head, **small)
+        load_backbone(model.vit, path, None)
+        kernel = original.embeds.proj.weight.reshape(24, 16, 16, 3).permute(0, 3, 1, 2)
+        assert torch.equal(model.vit.patch_embed.proj.weight, kernel)
+        assert torch.equal(model.pos_embed.flatten(), original.embeds.pos_embed.flatten())
+        assert torch.equal(model.vit.blocks[0].mlp.fc1.weight, original.blocks[0].mlp.fc1.weight)
+    assert torch.equal(model.vit.attn_pool.latent, original.attn_pool.latent)
+
+
+def test_an_image_models_file_with_its_classifier(tmp_path: Path) -> None:
+    original = timm.create_model("test_resnet")
+    model = ImageModel("test_resnet", 64, False)
+    load_backbone(model.backbone, write(original.state_dict(), tmp_path / "w.safetensors"), None)
+    assert torch.equal(model.backbone.conv1[0].weight, original.conv1[0].weight)  # type: ignore[index, union-attr]
 
 
 def changed(weights: dict[str, Tensor]) -> list[Any]:

@@ -50,7 +50,8 @@ def test_hostile_names_survive(tmp_path: Path) -> None:
     write_manifest(tmp_path, rows_of(NAMES) + rows_of(NAMES, "missing"), scores(tmp_path), "csv")
     assert read_manifest(tmp_path).table["name"].to_pylist() == NAMES
     with open(tmp_path / "rejected.csv", newline="", encoding="utf-8") as file:
-        assert [row["name"] for row in csv.DictReader(file)] == NAMES
+        expected = [name.replace("=1+1", "./=1+1") for name in NAMES]  # a spreadsheet would run it
+        assert [row["name"] for row in csv.DictReader(file)] == expected
 
 
 @pytest.mark.parametrize("name", ["name\udcff.jpg", "\ud800"])

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from charm.model.backbones import create_backbone
 from charm.runtime import waiting
 from charm.runtime.errors import UserError
+from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import build_model, describe_start, start_model, vit_config
 from pipeline.settings.params import Params
 from tests.silent import serve
@@ -90,7 +91,7 @@ def test_additive_position_embeddings_are_the_nearest_sum_of_rows_and_columns(sh
     ("backbone", "message"),
     [
         pytest.param("vit_base_patch16_siglip_224", "this backbone has none: choose mean", id="no CLS token"),
-        pytest.param("swin_tiny_patch4_window7_224", "paper, section 20", id="swin"),
+        pytest.param("swin_tiny_patch4_window7_224", "section 20.*needs an input that shows whole images", id="swin"),
         pytest.param("vit_smal_patch14_dinov2", "vit_small_patch14_dinov2", id="typo"),
     ],
 )
@@ -124,9 +125,30 @@ def test_any_answer_is_an_answer_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> 
     assert constants.HF_HUB_OFFLINE is False
 
 
+def test_a_backbone_for_whole_images_is_built_for_the_inputs_size(shipped_params: Params) -> None:
+    """Which the recipe of charm_demo does not set for it; a length that suits its patches alone is right, too."""
+    train = replace(shipped_params.train, head="mean", normalize=True)
+    block = replace(shipped_params.inputs.standard, edge=256, crop=224)
+    params = replace(
+        shipped_params,
+        tokenizer="standard",
+        inputs=replace(shipped_params.inputs, standard=block),
+        backbone="test_resnet",
+        pretrained=False,
+        max_seq_len=196,
+        train=train,
+    )
+    model = start_model(params, num_bins=10)
+    assert (vit_config(params, 10).image_edge, model.patch_size, model.head.out_features) == (224, 16, 10)
+    assert build_tokenizer(params, model.patch_size).max_seq_len == 196
+    additive = replace(params, pos_embeds=replace(params.pos_embeds, fit="additive"))
+    with pytest.raises(UserError, match=r"pos_embeds\.fit: test_resnet has learnt no position embeddings"):
+        start_model(additive, num_bins=10)
+
+
 def test_the_licence_is_that_of_the_weights_that_training_starts_from(shipped_params: Params) -> None:
     facts = {"hf_hub_id": "timm/vit", "license": "apache-2.0"}
-    known = cast(Any, SimpleNamespace(vit=SimpleNamespace(pretrained_cfg=facts)))
+    known = cast(Any, SimpleNamespace(backbone=SimpleNamespace(pretrained_cfg=facts)))
     published = replace(shipped_params, backbone="vit_small_patch14_dinov2.lvd142m")
     assert describe_start(published, known) == ("timm/vit", "apache-2.0")
     unknown = (None, None)

@@ -1,5 +1,6 @@
 """params.yaml at the door: every mistake is one line with the file, the right line and the key."""
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -9,6 +10,7 @@ import pytest
 from charm.images.limits import LIMITS
 from charm.model import losses, pos_embed
 from charm.model import vit as model
+from charm.model.registry import MODELS
 from charm.runtime.errors import UserError
 from charm.saliency import weights
 from charm.tokenization import selection
@@ -194,6 +196,24 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
             id="a column of splits where they are published",
         ),
         pytest.param(
+            {"long_tail": "{pairs: 1, tau_1: 0.2, tau_2: 4.0, similarity: 0.0}", "micro_batch": "4"},
+            "long_tail",
+            "train.long_tail: it relates all images of a step: expected one process, and hardware.micro_batch empty",
+            id="a term over the step in micro-batches",
+        ),
+        pytest.param(
+            {"tokenizer": "padding", "max_seq_len": "80"},
+            "max_seq_len",
+            "padding with PaddingSettings(edge=126) needs max_seq_len >= 81 for patches of 14 pixels, got 80",
+            id="fewer tokens than an input has by its size",
+        ),
+        pytest.param(
+            {"max_seq_len": ""},
+            "max_seq_len",
+            "max_seq_len: charm needs a number of tokens, or auto",
+            id="no number of tokens",
+        ),
+        pytest.param(
             {"num_scales": "3", "coarse_ratio": "3"},
             "coarse_ratio",
             "tokens.coarse_ratio: expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got 3",
@@ -241,6 +261,10 @@ def test_settings_that_do_not_go_together(edits: dict[str, str], at: str, messag
             {"selection": "gradient", "coarse_ratio": "3", "backbone": "flexivit_small"}, id="unknown patches"
         ),
         pytest.param({"normalize": "true", "backbone": "vit_tiny_patch16_224"}, id="normalized, and pre-trained"),
+        pytest.param(
+            {"tokenizer": "standard", "max_seq_len": "196", "backbone": "swin_tiny_patch4_window7_224"},
+            id="patches of its own that are not the input's",
+        ),
     ],
 )
 def test_settings_that_go_together(edits: dict[str, str], tmp_path: Path) -> None:
@@ -320,7 +344,7 @@ def choices(section: type, field: str) -> set[Any]:
         pytest.param(params.SaliencyParams, "backend", maps.MASKS, id="MASKS"),
         pytest.param(params.SamHqParams, "sam", weights.SAM_HQ, id="SAM_HQ"),
         pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),
-        pytest.param(params.TrainParams, "head", model.HEADS, id="HEADS"),
+        pytest.param(params.TrainParams, "head", {head for kind in MODELS for head in kind.heads}, id="heads"),
         pytest.param(params.HardwareParams, "precision", model.PRECISIONS, id="PRECISIONS"),
         pytest.param(params.PosEmbedParams, "mode", pos_embed.MODES, id="MODES"),
     ],
@@ -340,3 +364,7 @@ def test_no_more_pixels_than_the_later_stages_decode(tmp_path: Path) -> None:
     file, _ = edit(tmp_path, "max_pixels", f"max_pixels: {LIMITS.max_pixels + 1}")
     with pytest.raises(UserError, match="max_pixels: expected a number from 1 to"):
         load_params(file)
+
+
+def test_params_can_be_sent_to_another_process(shipped_params: params.Params) -> None:
+    assert pickle.loads(pickle.dumps(shipped_params)) == shipped_params

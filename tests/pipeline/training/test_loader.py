@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from charm.inputs.flexi import FlexiInput
 from charm.inputs.protocol import Input
-from charm.inputs.settings import StandardSettings
+from charm.inputs.settings import FlexiSettings, StandardSettings
 from charm.inputs.standard import StandardInput
 from charm.runtime.errors import UserError
 from charm.tokenization.augment import IDENTITY, draw_symmetry
@@ -27,7 +28,7 @@ from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
 from pipeline.training.loader import Batch, Loader, TokenDataset
-from pipeline.training.sampler import EpochSampler
+from pipeline.training.sampler import EpochSampler, SampleRef
 from tests.conftest import Small
 
 CPU = torch.device("cpu")
@@ -40,12 +41,14 @@ def build(packed: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     """Called with a tokenizer and settings of TokenDataset."""
     folder = tmp_path_factory.mktemp("pos_embeds")
 
-    def build_dataset(tokenizer: Input = GRADIENT, column: str | None = "gradient", **settings: Any) -> TokenDataset:
+    def build_dataset(
+        tokenizer: Input = GRADIENT, column: str | None = "gradient", sides: tuple[int, ...] = (), **settings: Any
+    ) -> TokenDataset:
         write_axes(
             folder,
             "charm_demo",
             torch.randn(4, 4, 3),
-            list_axes(tokenizer, packed.manifest.image_hws),
+            sorted({*list_axes(tokenizer, packed.manifest.image_hws), *sides}),
             "bilinear",
             False,
         )
@@ -132,6 +135,30 @@ def test_a_sample_is_the_image_tokenized_with_its_column_and_draws(
                 assert np.array_equal(sample[name], getattr(tokens, name))
             assert sample["target"] == np.float32(index / 10)
     assert len(symmetries) > 4
+
+
+@pytest.mark.parametrize(("micro_batch", "workers", "first_step"), [(None, 0, 0), (1, 0, 1), (2, 2, 0), (1, 2, 3)])
+def test_all_samples_of_a_step_are_cut_on_the_grid_of_that_step(
+    micro_batch: int | None, workers: int, first_step: int, build: Callable[..., TokenDataset]
+) -> None:
+    """Whoever reads them, in micro-batches of any size, and after the epoch is gone on with at any step."""
+    settings = FlexiSettings(edge=60, crop=60, grids=[2, 3, 4, 5, 6], grid=3)
+    tokenizer = FlexiInput.build(settings, CharmTokenizer(14), True)
+    dataset = build(tokenizer, None, sides=settings.drawn_sides)
+    sampler = EpochSampler(len(dataset), 2, seed=3, shuffle=True, micro_batch=micro_batch)
+    sides = {}
+    loader = Loader(dataset, sampler, workers, CPU)
+    for sampler.epoch, sampler.first_step in ((0, 0), (1, first_step)):
+        read = iter(loader)
+        for step in range(sampler.first_step, sampler.steps):
+            for _ in range(sampler.micro_batches(step)):
+                batch = next(read)
+                side = 60 // batch.patches.shape[2]
+                assert side**2 == batch.patches.shape[1]
+                assert sides.setdefault((sampler.epoch, step), side) == side
+    expected = {place: 60 // tokenizer.of_step(3, *place).patch_size for place in sides}
+    assert sides == expected
+    assert len(set(sides.values())) > 2
 
 
 def test_without_augmentation_images_stay_upright(packed: Small, build: Callable[..., TokenDataset]) -> None:
@@ -253,6 +280,27 @@ def test_raw_shards_give_the_same_samples(
     found = samples(raw, 3, workers)
     assert found.keys() == from_jpeg.keys()
     assert all(np.array_equal(found[place][name], from_jpeg[place][name]) for place in found for name in FIELDS)
+
+
+def test_some_images_lose_their_colours_in_training(build: Callable[..., TokenDataset]) -> None:
+    """By their key and the epoch, and nothing else of a sample changes."""
+    plain, grey = build(CharmTokenizer(max_seq_len=24), None), build(CharmTokenizer(max_seq_len=24), None, grey=0.5)
+    places = [SampleRef(epoch, row, 1.0) for epoch in range(10) for row in range(len(plain))]
+    lost = []
+    for place in places:
+        before, after = plain[place], grey[place]
+        assert isinstance(before, dict)
+        assert isinstance(after, dict)
+        np.testing.assert_array_equal(before["patch_coord"], after["patch_coord"])
+        luminance = before["patches"][before["patch_valid"]].astype(float) @ [0.299, 0.587, 0.114]
+        found = after["patches"][after["patch_valid"]].astype(float)
+        lost.append(bool(np.ptp(found, axis=-1).max() == 0))
+        if lost[-1]:
+            assert np.abs(found[..., 0] - luminance).max() < 2
+        else:
+            np.testing.assert_array_equal(before["patches"], after["patches"])
+    assert 0.3 < np.mean(lost) < 0.7
+    assert lost == [bool(np.ptp(grey[place]["patches"].astype(int), axis=-1).max() == 0) for place in places]
 
 
 def test_batches_that_shared_memory_has_no_room_for_are_refused_before_the_first(

@@ -102,7 +102,7 @@ def of_tokens(**changes: Any) -> Callable[[Params], Params]:
         pytest.param(
             lambda params: replace(params, tokenizer="standard"),
             {},
-            "model.num_scales 2 (here 1), tokenizer.name 'charm' (here 'standard'), "
+            "model.num_scales 2 (here 1), model.image_edge None (here 126), tokenizer.name 'charm' (here 'standard'), "
             "tokenizer.settings.edge None (here 144), tokenizer.settings.crop None (here 126), "
             "tokenizer.settings.place None (here 'random'), tokenizer.settings.resize None (here 'shortest'), "
             "tokenizer.cutter.max_seq_len 96 (here 81)",

@@ -45,6 +45,7 @@ def test_each_sample_once_and_each_step_the_same(
     for step, whole in enumerate(steps(alone)):
         parts = [[place for places in found[step] for place in places] for found in of_ranks]
         assert all(parts)  # nobody waits for a rank without a sample
+        assert {place.step for part in parts for place in part} == {step}
         real = [place for part in parts for place in part if place.weight]
         assert sorted(real) == sorted(whole[0])
         assert sum(place.weight for place in real) == pytest.approx(1)

@@ -1,0 +1,90 @@
+"""The input of a learnt resizer: the image on a small square, and planes of what is lost on the way there.
+
+MULLER (Tu, Milanfar, Talebi, ICCV 2023; subject of the patent application US 2024/0331091) adds band-passed detail to a
+bilinear resize R: with x_k = G x_(k-1), G a Gaussian of 5 taps, y = R x + sum_k tanh(a_k R (x_k - x_(k-1)) + b_k). All
+that depends on the whole image is linear and is made here; the model learns a_k and b_k (charm.model.stems).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from charm.images.arrays import as_array
+from charm.inputs.settings import MullerSettings, whole_patches
+from charm.inputs.whole import WholeInput, cut_whole, refuse_maps, take_patches
+from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import RESIDUAL_UNIT, Tokens
+
+LAYERS = 2  # K, band-passed planes
+_TAPS = cv2.getGaussianKernel(5, 1.0, cv2.CV_32F)
+_BORDERS = {"zero": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
+
+
+@dataclass(frozen=True)
+class MullerInput(WholeInput):
+    """Resizes an image to a square without averaging, as the original does, with a plane per layer besides.
+
+    Args:
+        patch_size: p, pixels; the backbone's.
+        settings: see there.
+    """
+
+    patch_size: int = 14
+    settings: MullerSettings = field(default_factory=MullerSettings)
+
+    whole_grid = False  # the resized image alone would be another input
+    num_residuals = LAYERS
+
+    @classmethod
+    def build(cls, settings: MullerSettings, cutter: CharmTokenizer, training: bool) -> "MullerInput":
+        return cls(cutter.patch_size, settings)
+
+    def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Returns the size of the square, pixels; the same for every image."""
+        edge = whole_patches(self.settings.edge, self.patch_size)
+        return edge, edge
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Returns the square, before anything is added to it."""
+        return cv2.resize(image, self.frame_hw((1, 1)), interpolation=cv2.INTER_LINEAR)
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+        **maps: np.ndarray,
+    ) -> Tokens:
+        """Tokenizes one image; see CharmTokenizer. `residuals` are the planes, a layer's three channels together."""
+        refuse_maps(maps)
+        turned = apply_symmetry(as_array(image), symmetry)
+        tokens = cut_whole(self.frame(turned), self.patch_size)
+        y, x = tokens.patch_coord.T
+        planes = [
+            take_patches(np.rint(plane / RESIDUAL_UNIT).astype(np.int16), y, x, self.patch_size)
+            for plane in measure_bands(turned, self.frame_hw((1, 1)), self.settings.border)
+        ]
+        return replace(tokens, residuals=np.concatenate(planes, axis=-1))
+
+
+def measure_bands(image: np.ndarray, image_hw: tuple[int, int], border: str) -> list[np.ndarray]:
+    """Returns the resized differences of an image's successive blurs, float32 (h, w, 3) on the scale of 0..1 each.
+
+    Args:
+        image: uint8 (H, W, 3).
+        image_hw: pixels, of the planes.
+        border: "zero", as the original, of which every border is an edge, or "reflect".
+    """
+    sharp: np.ndarray = image.astype(np.float32) / 255
+    bands = []
+    for _ in range(LAYERS):
+        blurred = cv2.sepFilter2D(sharp, -1, _TAPS, _TAPS, borderType=_BORDERS[border])
+        bands.append(cv2.resize(blurred - sharp, image_hw[::-1], interpolation=cv2.INTER_LINEAR))
+        sharp = blurred
+    return bands

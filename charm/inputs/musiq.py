@@ -1,0 +1,107 @@
+"""The whole image at its native size, and smaller in proportion: MUSIQ (Ke et al., ICCV 2021).
+
+Of an image that has too many patches its published code keeps the first ones in raster order, so that the bottom is cut
+off; here they are left out evenly. It pads with grey after scaling pixels to -1..1; here with the nearest level, 127.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from charm.images.arrays import as_array
+from charm.inputs.settings import MusiqSettings
+from charm.inputs.whole import WholeInput, cut_whole, refuse_maps, resize
+from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens, pad_tokens
+
+_GREY = 127
+
+
+@dataclass(frozen=True)
+class MusiqInput(WholeInput):
+    """Cuts an image at its native size and at smaller ones, each padded on both sides to whole patches.
+
+    Args:
+        patch_size: p, pixels; the backbone's, 32 of MUSIQ.
+        budget: l, tokens; of a larger image native patches are left out, evenly in raster order.
+        settings: see there.
+    """
+
+    patch_size: int = 32
+    budget: int = 1024
+    settings: MusiqSettings = field(default_factory=MusiqSettings)
+
+    num_scales = 3
+    whole_grid = False
+
+    @classmethod
+    def build(cls, settings: MusiqSettings, cutter: CharmTokenizer, training: bool) -> "MusiqInput":
+        return cls(cutter.patch_size, cutter.max_seq_len, settings)
+
+    @property
+    def max_seq_len(self) -> int:
+        return self.budget
+
+    def sizes(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Returns the sizes in pixels, (height, width), at which an image is seen, smallest first."""
+        scales = (edge / max(image_hw) for edge in self.settings.edges)
+        return *((max(1, round(image_hw[0] * s)), max(1, round(image_hw[1] * s))) for s in scales), image_hw
+
+    def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Returns the native size with its padding, pixels."""
+        height, width = (-(-side // self.patch_size) * self.patch_size for side in image_hw)
+        return height, width
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image with its padding."""
+        return self._pad(image)
+
+    def _pad(self, image: np.ndarray) -> np.ndarray:
+        image_hw = (image.shape[0], image.shape[1])
+        missing = (padded - side for padded, side in zip(self.frame_hw(image_hw), image_hw, strict=True))
+        (top, bottom), (left, right) = ((both // 2, both - both // 2) for both in missing)
+        grey = (_GREY,) * 3 if image.ndim == 3 else 0
+        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey)
+
+    def length(self, image_hw: tuple[int, int]) -> int:
+        """Returns the number of tokens of an image of this size."""
+        return min(self.budget, sum(height * width for height, width in self.grids(image_hw)))
+
+    def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Returns the grid of each size, smallest first, as in `Tokens.grids`, from the size alone."""
+        padded = (self.frame_hw(size) for size in self.sizes(image_hw))
+        return tuple((height // self.patch_size, width // self.patch_size) for height, width in padded)
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        key: str = "",
+        symmetry: Symmetry = IDENTITY,
+        **maps: np.ndarray,
+    ) -> Tokens:
+        """Tokenizes one image; see CharmTokenizer. Nothing is drawn at random."""
+        refuse_maps(maps)
+        turned = apply_symmetry(as_array(image), symmetry)
+        sizes = self.sizes((turned.shape[0], turned.shape[1]))
+        parts = [cut_whole(self._pad(resize(turned, size)), self.patch_size) for size in sizes]
+        kept = []
+        room = self.budget
+        for part in parts:  # the smaller ones are kept whole as long as there is room
+            count = min(part.seq_len, room)
+            kept.append(np.linspace(0, part.seq_len - 1, count).round().astype(int))
+            room -= count
+        order = range(len(parts) - 1, -1, -1)
+        tokens = Tokens(
+            patches=np.concatenate([parts[scale].patches[kept[scale]] for scale in order]),
+            patch_coord=np.concatenate([parts[scale].patch_coord[kept[scale]] for scale in order]),
+            scale_id=np.concatenate([np.full(len(kept[scale]), scale, np.uint8) for scale in order]),
+            patch_valid=np.ones(self.budget - room, bool),
+            grids=tuple(part.grids[0] for part in parts),
+        )
+        return pad_tokens(tokens, self.budget)

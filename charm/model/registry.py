@@ -1,0 +1,28 @@
+"""All kinds of models: what a backbone of timm is made to score images by."""
+
+from charm.model.backbones import BackboneError
+from charm.model.config import ViTConfig
+from charm.model.image import ImageModel
+from charm.model.protocol import Model
+from charm.model.vit import CharmViT
+
+MODELS: tuple[type[Model], ...] = (CharmViT, ImageModel)
+
+
+def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
+    """Builds the first kind of model that takes the backbone of a config.
+
+    Args:
+        config: of the model.
+        pretrained: whether it starts from the backbone's published weights.
+
+    Raises:
+        ValueError: no kind takes the backbone, for these reasons; or it cannot be used with these settings.
+    """
+    reasons = []
+    for kind in MODELS:
+        try:
+            return kind.from_config(config, pretrained)
+        except BackboneError as error:
+            reasons.append(str(error))
+    raise ValueError("; or ".join(reasons))
