@@ -83,15 +83,14 @@ class CharmScorer(Preparation):
         super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device), config.colour)
         scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
         wanted, mode = config.model, config.pos_embeds.mode
-        made = model.pos_embed_config("bilinear", False).mode
-        learnt = ("bilinear", "bicubic")  # either is right for a learnt grid
+        made = model.pos_embed_config("bicubic" if mode == "bicubic" else "bilinear", False)
         pairs = {
             "outputs": (model.head.out_features, config.labels.num_bins),
             "scales": (scales, wanted.num_scales),
             "patch size": (model.patch_size, self.patch_size),
-            "positions": ("learnt" if made in learnt else made, "learnt" if mode in learnt else mode),
-            "edge of whole images": (self.whole_edge, wanted.image_edge),
+            "whole image": (self.whole_edge, wanted.image_edge),
             "residuals": (self.tokenizer.num_residuals, wanted.num_residuals),
+            "positions": (made.mode, mode),
         }
         differing = [f"{name} {found} and {expected}" for name, (found, expected) in pairs.items() if found != expected]
         if differing:

@@ -32,6 +32,23 @@ srcc = _correlate(lambda x, y: stats.spearmanr(x, y)[0])  # Spearman's rank corr
 krcc = _correlate(lambda x, y: stats.kendalltau(x, y)[0])  # Kendall's tau-b
 
 
+def concordance(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Computes the fraction of image pairs with different labels that are ranked right; a tie is half right.
+
+    It is (1 + Somers' D) / 2, and D follows from Kendall's tau-b by the number of pairs that are equal on each side.
+    nan where KRCC is undefined.
+    """
+    pairs = len(target) * (len(target) - 1)
+    different = [pairs - sum(count * (count - 1) for count in _count(scores)) for scores in (prediction, target)]
+    return 0.5 + 0.5 * krcc(prediction, target) * math.sqrt(different[0] / max(1, different[1]))
+
+
+def _count(scores: np.ndarray) -> list[int]:
+    """Counts how often each of the values is there."""
+    counts: list[int] = np.unique(scores, return_counts=True)[1].tolist()
+    return counts
+
+
 def accuracy(prediction: np.ndarray, target: np.ndarray, threshold: float) -> float:
     """Computes ACC, the fraction of images that both put on the same side of `threshold` (above it = good)."""
     # Labels pass through float32 on a scale of 0..1, where one that equals the threshold may come out 3e-8 above it.

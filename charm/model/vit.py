@@ -215,7 +215,7 @@ class CharmViT(Model):
 
         Args:
             patches: a batch of a tokenizer, whose position embeddings are resampled here; or, with all that follows,
-                uint8 (B, L, p, p, 3), RGB; or float on the same scale, 0..255, to differentiate by pixels. Patches of
+                uint8 (B, L, p, p, 3), RGB, or float on the same scale, 0..255, to differentiate by pixels. Patches of
                 another size are projected by a resampled kernel (FlexiViT: Beyer et al., CVPR 2023).
             patch_coord: integer (B, L, 2), (y, x) on the grid of the token's scale; read only to look up tables.
             scale_id: integer (B, L), 0 = coarsest.

@@ -27,7 +27,7 @@ def escape_controls(text: str) -> str:
 
 
 def in_one_line(text: str, most: int = 500) -> str:
-    """Returns a text of somebody else's as one line of at most `most` characters; what cannot be printed is escaped."""
+    """Returns a text of somebody else's as one line of at most `most` characters, control characters escaped."""
     line = escape_controls(text[: most + 1])
     return line if len(line) <= most else f"{line[: most - 3]}..."
 

@@ -103,14 +103,11 @@ def _load(path: Path) -> Any:
             head = file.read(9)
             file.seek(0)
             if path.suffix == ".npz":
-                with np.load(file, allow_pickle=False) as arrays:
-                    return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+                return read_numpy_file(path)
             return load_file(path) if head[8:] == b"{" else torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except (
-        Exception
-    ) as error:  # torch and safetensors raise what they like; torch's text advises to let the file run code
+    except Exception as error:  # of many kinds; the text of torch advises to let the file run code
         text = str(error)
         if "TorchScript" in text or (isinstance(error, UnpicklingError) and head.startswith((b"PK", b"\x80"))):
             asked = re.search(r"GLOBAL (\S+)", text)
@@ -121,6 +118,12 @@ def _load(path: Path) -> Any:
             ) from error
         problem = f"{path} is damaged, cut short, or no file of weights"
         raise UserError(f"{problem}: expected .safetensors, or tensors by torch.save") from error
+
+
+def read_numpy_file(path: Path) -> dict[str, Tensor]:
+    """Reads the arrays of an .npz file; none that would have to be unpickled."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
 
 
 def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """The images of the report: which patches each strategy keeps native, why, and what the model gets to see."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,12 +20,13 @@ DETAIL_HW = (336, 448)  # pixels, largest window that is shown at native size wh
 
 @dataclass(frozen=True)
 class Scored:
-    """One row of predictions.csv; scores on the scale of the labels."""
+    """One row of predictions.csv; scores on the scale of the labels, `raw` before it was clipped to it."""
 
     key: str
     name: str
     target: float
     predicted: float
+    raw: float
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,30 @@ class Shown:
 
 
 def choose_images(
-    scored: Sequence[Scored], image_hws: Sequence[tuple[int, int]], tokenizer: Input, count: int
+    scored: Sequence[Scored],
+    image_hws: Sequence[tuple[int, int]],
+    scenes: Sequence[str],
+    tokenizer: Input,
+    count: int,
 ) -> list[Scored]:
-    """Chooses at most `count` images at evenly spaced ranks of the true score, lowest and highest included.
+    """Chooses at most `count` images at evenly spaced ranks of the true score, or near them where the scene is another.
 
     Only of those that are tokenized at several scales, if there are any: of the others there is nothing to select.
     """
-    large = [row for row, image_hw in zip(scored, image_hws, strict=True) if tokenizer.cutter(image_hw) is not None]
-    ranked = sorted(large or scored, key=lambda row: (row.target, row.key))
-    ranks = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
-    return [ranked[rank] for rank in ranks]
+    rows = list(zip(scored, image_hws, scenes, strict=True))
+    large = [row for row in rows if tokenizer.cutter(row[1]) is not None]
+    ranked = sorted(large or rows, key=lambda row: (row[0].target, row[0].key))
+    shown: Counter[str] = Counter()
+    chosen: list[int] = []
+    count = min(count, len(ranked))
+    spacing = (len(ranked) - 1) / max(1, count - 1)
+    for wanted in np.linspace(0, len(ranked) - 1, count).round():
+        near = np.arange(len(ranked))[abs(np.arange(len(ranked)) - wanted) <= spacing / 2]
+        left = [int(place) for place in near if place not in chosen]
+        place = min(left, key=lambda place: (shown[ranked[place][2]], abs(place - wanted)))
+        chosen.append(place)
+        shown[ranked[place][2]] += 1
+    return [ranked[place][0] for place in sorted(chosen)]
 
 
 def show_image(

@@ -8,12 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from charm.hub import read_config
 from charm.images.reasons import REASONS
 from charm.model.config import METRICS, ModelConfig, list_doubts
-from pipeline.manifest.table import read_manifest
+from charm.model.metrics import accuracy, concordance, mae
+from charm.runtime.errors import UserError
+from pipeline.manifest.table import Manifest, read_manifest
 from pipeline.pos_embeds.area import read_area
 from pipeline.report.axes import draw_line, make_axis, minus
 from pipeline.report.contact_sheet import make_contact_sheet
@@ -42,8 +45,11 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
     facts = manifest.facts
     tokenizer = build_tokenizer(params, config.tokenizer.cutter["patch_size"])
 
-    sizes = dict(zip(manifest.keys, manifest.image_hws, strict=True))
-    chosen = choose_images(scored, [sizes[row.key] for row in scored], tokenizer, params.report.gallery)
+    groups = manifest.table["group"].to_pylist()
+    known = {row[0]: row[1:] for row in zip(manifest.keys, manifest.image_hws, groups, strict=True)}
+    image_hws = [known[row.key][0] for row in scored]
+    scenes = [known[row.key][1] or row.key for row in scored]
+    chosen = choose_images(scored, image_hws, scenes, tokenizer, params.report.gallery)
     images = ShardReader(data / "shards")
     sheet = masks = None
     if tokenizer.reads == "saliency":
@@ -69,6 +75,8 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         facts=facts,
         dataset=Path(params.labels).name if params.dataset == "csv" else facts.dataset,
         metrics={name: tuple(results.evaluation.metrics[name].values()) for name in METRICS},
+        baseline=_rate_constant(manifest, scored),
+        ranked_right=concordance(*(np.array([getattr(row, side) for row in scored]) for side in ("raw", "target"))),
         results=results,
         doubts=list_doubts(facts.dataset, config.training.started_from, results.evaluation),
         rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in results.rejected.items()],
@@ -82,6 +90,23 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         coarse_patch_size=build_cutter(params, tokenizer.patch_size).coarse_patch_size,
         settings=list_settings(asdict(params)),
     )
+
+
+def _rate_constant(manifest: Manifest, scored: list[Scored]) -> dict[str, float]:
+    """Rates predictions of no model on the test images: the mean training label, and the more frequent side of ACC."""
+    low, high = manifest.facts.score_range
+    threshold = manifest.facts.accuracy_threshold
+    labels = low + (high - low) * (manifest.of_split("train").targets @ manifest.unit_bins)
+    targets = np.array([row.target for row in scored])
+    # Above the threshold by what float32 leaves of a label: see charm.model.metrics.accuracy.
+    is_good = np.mean(labels > threshold + 1e-6 * (high - low)) > 0.5
+    sides = np.full_like(targets, high if is_good else low)
+    mean = float(labels.mean())
+    return {
+        "constant": mean,
+        "acc": accuracy(sides, targets, threshold),
+        "mae": mae(np.full_like(targets, mean), targets),
+    }
 
 
 def format_score(value: float | None) -> str:
@@ -161,4 +186,14 @@ def _read_history(path: Path) -> list[dict[str, float]]:
 
 
 def _read_predictions(path: Path) -> list[Scored]:
-    return [Scored(row["key"], row["name"], float(row["target"]), float(row["predicted"])) for row in read_rows(path)]
+    return [
+        Scored(row["key"], row["name"], *(float(row[name]) for name in ("target", "predicted", "raw")))
+        for row in csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    ]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run dvc repro") from error

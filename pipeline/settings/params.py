@@ -291,12 +291,12 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.normalize and params.backbone == "charm_demo":
         problem = "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
         _fail(path, node["train"], "normalize", f"train.normalize: {problem}")
-    if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
-        problem = "it relates all images of a step: expected one process, and hardware.micro_batch empty"
-        _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
     if params.max_seq_len is not None and params.evaluate.draws * params.max_seq_len > MOST_TOKENS:
         problem = f"expected at most {MOST_TOKENS // params.max_seq_len} with max_seq_len: {params.max_seq_len}"
         _fail(path, node["evaluate"], "draws", f"evaluate.draws: {problem}, got {params.evaluate.draws}")
+    if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
+        problem = "it relates all images of a step: expected one process, and hardware.micro_batch empty"
+        _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:
         problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"

@@ -257,7 +257,7 @@ HOSTILE = {
     "an input that is a list": ("tokenizer", "name", ["charm"], "tokenizer.name: expected str, got ['charm']"),
     "an unknown setting": ("tokenizer", "settings", {"flavour": 1}, "tokenizer: unknown key flavour"),
     "an unknown setting of the cutter": ("tokenizer", "cutter", {"flavour": 1}, "tokenizer: CharmTokenizer.__init__()"),
-    "a whole image": ("model", "image_edge", 64, "contradict each other: edge of whole images None and 64"),
+    "a whole image": ("model", "image_edge", 64, "contradict each other: whole image None and 64"),
     "a whole image without end": ("model", "image_edge", 10**9, "model.image_edge: expected a number from 1 to 8192"),
     "a backbone for whole images": (
         "model",
@@ -278,7 +278,7 @@ HOSTILE = {
         "model",
         "backbone",
         "vit_7b_patch16_dinov3",
-        "patch size 16 and 14; positions rotary and learnt",
+        "patch size 16 and 14; positions rotary and bilinear",
     ),
     "a huge backbone of the same patches": ("model", "backbone", "vit_giant_patch14_dinov2", "are not of one model"),
     "weights that nobody published": ("model", "backbone", "vit_tiny_patch16_224.mine", "no such weights"),
@@ -295,7 +295,7 @@ HOSTILE = {
         "evaluation.metrics: expected value, low and high of plcc",
     ),
     "a threshold beyond the scores": ("labels", "accuracy_threshold", 9.0, "expected within score_range"),
-    "positions of another kind": ("pos_embeds", "mode", "rotary", "positions learnt and rotary"),
+    "positions of another kind": ("pos_embeds", "mode", "rotary", "positions bilinear and rotary"),
     "an unknown key": (None, "code", "import os", "unknown key code"),
 }
 
@@ -443,7 +443,7 @@ def test_a_backbone_with_rotary_positions(images: list[np.ndarray]) -> None:
     backbone = "vit_small_patch16_dinov3"
     model = CharmViT(backbone, pretrained=False, depth=1, embed_dim=48, num_heads=3)
     config = describe(patch_size=model.patch_size)
-    with pytest.raises(ValueError, match="positions rotary and learnt"):
+    with pytest.raises(ValueError, match="positions rotary and bilinear"):
         CharmScorer(model, config)
     scorer = CharmScorer(model, replace(config, pos_embeds=PosEmbedConfig("rotary", False)))
     alone = [scorer(image).score for image in images]
@@ -455,8 +455,11 @@ def test_a_backbone_for_whole_images(images: list[np.ndarray], tmp_path: Path) -
     that it was not made for."""
     whole = {"edge": 72, "crop": 64, "place": "random", "resize": "shortest"}
     config = describe(tokenizer="standard", patch_size=16, given=whole)
-    none = PosEmbedConfig("none", False)
-    config = replace(config, model=replace(config.model, backbone="test_resnet", head="mean"), pos_embeds=none)
+    config = replace(
+        config,
+        model=replace(config.model, backbone="test_resnet", head="mean"),
+        pos_embeds=PosEmbedConfig("none", False),
+    )
     torch.manual_seed(0)
     model = build_model(config.model)
     torch.nn.init.normal_(model.head.weight)
@@ -467,5 +470,5 @@ def test_a_backbone_for_whole_images(images: list[np.ndarray], tmp_path: Path) -
     found = CharmScorer.from_pretrained(tmp_path)(images)
     np.testing.assert_allclose([one.raw for one in found], alone, atol=1e-4)
     other = replace(config, model=replace(config.model, image_edge=80))
-    with pytest.raises(ValueError, match="edge of whole images 64 and 80"):
+    with pytest.raises(ValueError, match="contradict each other: whole image 64 and 80"):
         CharmScorer(build_model(other.model), other)

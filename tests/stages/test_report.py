@@ -28,6 +28,7 @@ from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard, write_shard
 from pipeline.work.store import write_record
 from stages.report import main
+from tests.axe import find_faults
 from tests.untrained import describe
 
 CHROMIUM = shutil.which("chromium")
@@ -105,8 +106,9 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     Path("runs/evaluate/metrics.json").write_text(json.dumps(METRICS))
     with open("runs/evaluate/predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["key", "name", "target", "predicted", "spread"])
-        writer.writerows([row["key"], row["name"], row["target"][0], 0.4, 0.0] for row in rows[:4])
+        writer.writerow(["key", "name", "target", "predicted", "spread", "raw"])
+        for row, raw in zip(rows[:4], (0.1, 0.3, 0.2, 0.3), strict=True):
+            writer.writerow([row["key"], row["name"], row["target"][0], 0.4, 0.0, raw])
     return replace(PARAMS, max_seq_len=40, selection="entropy")
 
 
@@ -159,7 +161,14 @@ def test_numbers_are_those_of_the_run(params: Params) -> None:
         ("\N{MINUS SIGN}0.250", "\N{MINUS SIGN}0.500 to 0.000"),
         ("0.750", "0.500 to 1.000"),
         ("0.125", "0.100 to 0.150"),
+        ("\N{EN DASH}", ""),
+        ("\N{EN DASH}", ""),
+        ("\N{EN DASH}", ""),
+        ("0.000", ""),  # the only training image is good, and no test image
+        ("0.417", ""),
     ]
+    assert "no model: 0.667, the mean training label, for every image" in page
+    assert "of 100 pairs" not in page
     assert re.search(r"7 images listed = 6 packed\s+\+ 1 rejected", page)
     assert "damaged or cut short" in page
     assert "undefined where all predicted scores" in page
@@ -174,7 +183,11 @@ def test_what_scores_mean_and_what_speaks_against_them(params: Params) -> None:
     Path("runs/evaluate/metrics.json").write_text(
         json.dumps(METRICS | {"srcc": 0.5, "srcc_low": 0.4, "srcc_high": 0.6})
     )
-    assert "Beware" not in make_page(params)
+    page = make_page(params)
+    assert "Beware" not in page
+    assert (
+        "different labels, the model puts 75 of 100 pairs in the right order" in page
+    )  # 4 of 6, and a tie is half right
 
 
 def test_the_area_that_is_seen_is_told(params: Params) -> None:
@@ -198,6 +211,28 @@ def test_nothing_has_to_be_scrolled_sideways(width: int, params: Params) -> None
         page.goto(Path("runs/report/report.html").absolute().as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("selection", ["random", "entropy"])
+def test_axe_finds_no_fault(selection: str, width: int, params: Params) -> None:
+    make_page(replace(params, selection=selection))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(Path("runs/report/report.html").absolute().as_uri())
+        assert find_faults(page) == []
+        browser.close()
+
+
+def test_where_chance_decides_there_is_no_map(params: Params) -> None:
+    page = make_page(params)
+    by_strategy = re.findall(r'<div class="view (\w+)">(.*?)</div>\n    ', page, flags=re.DOTALL)
+    tiles = {name: part.count('<figure class="tile"') for name, part in by_strategy}
+    assert tiles["random"] == 2
+    assert "Any coarse patch is as likely as any other." in page
+    assert "No map" not in page
 
 
 def test_hostile_name_is_text(params: Params) -> None:

@@ -1,12 +1,22 @@
 """Metrics: literal values, ties, and nan where there is no order to agree with."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from charm.model.config import METRICS
-from charm.model.metrics import accuracy, bootstrap_intervals, krcc, mae, plcc, score_agreement, srcc
+from charm.model.metrics import (
+    accuracy,
+    bootstrap_intervals,
+    concordance,
+    krcc,
+    mae,
+    plcc,
+    score_agreement,
+    srcc,
+)
 from charm.tokenization.draws import draw_uniform
 
 TARGET = np.array([1.0, 2.0, 3.0, 4.0])
@@ -149,3 +159,19 @@ def test_intervals_of_what_is_undefined_are_nan(
 ) -> None:
     found = bootstrap_intervals(prediction, target, 1.5, seed=0, resamples=50)
     assert {name for name, interval in found.items() if any(map(math.isnan, interval))} == undefined
+
+
+@pytest.mark.parametrize("levels", [3, 20, 1000])
+def test_concordance_counts_pairs_of_different_labels(levels: int) -> None:
+    draws = np.random.default_rng(levels)
+    target = draws.integers(0, levels, 60).astype(float)
+    prediction = np.round(target + draws.normal(0, levels / 4, 60))
+    right = [
+        0.5 + 0.5 * np.sign((prediction[i] - prediction[j]) * (target[i] - target[j]))
+        for i, j in itertools.combinations(range(60), 2)
+        if target[i] != target[j]
+    ]
+    assert concordance(prediction, target) == pytest.approx(np.mean(right))
+    assert concordance(target, target) == 1
+    assert concordance(-target, target) == 0
+    assert math.isnan(concordance(np.ones(60), target))

@@ -14,7 +14,7 @@ from charm.tokenization.selection import SELECTIONS
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.report.gallery import SHOWN_EDGE, Scored, choose_images, choose_window, show_image
 
-ROW = Scored("00000001", "a.jpg", 0.5, 0.5)
+ROW = Scored("00000001", "a.jpg", 0.5, 0.5, 0.5)
 
 
 def make_noise(height: int, width: int) -> np.ndarray:
@@ -110,9 +110,20 @@ SIZES = {"small": (56, 56), "large": (280, 280)}
     ids=["evenly spaced", "one", "large ones only", "no large ones", "fewer than wanted"],
 )
 def test_choose_images(sizes: list[str], count: int, chosen: list[str]) -> None:
-    scored = [Scored(str(i), "", 1 - i / 10, 0.0) for i in range(len(sizes))]
-    found = choose_images(scored, [SIZES[size] for size in sizes], CharmTokenizer(max_seq_len=128), count)
+    scored = [Scored(str(i), "", 1 - i / 10, 0.0, 0.0) for i in range(len(sizes))]
+    scenes = [row.key for row in scored]
+    found = choose_images(scored, [SIZES[size] for size in sizes], scenes, CharmTokenizer(max_seq_len=128), count)
     assert [row.key for row in found] == chosen
+
+
+@pytest.mark.parametrize(
+    ("scenes", "chosen"),
+    [("aaaaaaa", "6420"), ("abababa", "6521"), ("aaaabcd", "6420"), ("abcdefg", "6420"), ("baaaaaa", "6420")],
+)
+def test_neighbours_of_another_scene_are_preferred(scenes: str, chosen: str) -> None:
+    scored = [Scored(str(i), "", 1 - i / 10, 0.0, 0.0) for i in range(len(scenes))]
+    found = choose_images(scored, [SIZES["large"]] * len(scenes), scenes, CharmTokenizer(max_seq_len=128), 4)
+    assert "".join(row.key for row in found) == chosen
 
 
 def test_every_strategy_is_shown_and_only_chance_has_no_map() -> None:

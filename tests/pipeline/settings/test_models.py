@@ -101,27 +101,6 @@ def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, s
     assert "\n" not in str(error.value)
 
 
-def test_a_backbone_for_whole_images_is_built_for_the_inputs_size(shipped_params: Params) -> None:
-    """Which the recipe of charm_demo does not set for it; a length that suits its patches alone is right, too."""
-    train = replace(shipped_params.train, head="mean", normalize=True)
-    block = replace(shipped_params.inputs.standard, edge=256, crop=224)
-    params = replace(
-        shipped_params,
-        tokenizer="standard",
-        inputs=replace(shipped_params.inputs, standard=block),
-        backbone="test_resnet",
-        pretrained=False,
-        max_seq_len=196,
-        train=train,
-    )
-    model = start_model(params, num_bins=10)
-    assert (vit_config(params, 10).image_edge, model.patch_size, model.head.out_features) == (224, 16, 10)
-    assert build_tokenizer(params, model.patch_size).max_seq_len == 196
-    additive = replace(params, pos_embeds=replace(params.pos_embeds, fit="additive"))
-    with pytest.raises(UserError, match=r"pos_embeds\.fit: test_resnet has learnt no position embeddings"):
-        start_model(additive, num_bins=10)
-
-
 @pytest.mark.parametrize("network", ["refused", "silent", "no such name"])
 def test_a_missing_network_is_told_soon(network: str, shipped_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     """Left to itself, the hub's client tries for 24 s per file."""
@@ -144,6 +123,27 @@ def test_any_answer_is_an_answer_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("HF_ENDPOINT", f"http://{address}")
         assert waiting.reach_hub() == ""
     assert constants.HF_HUB_OFFLINE is False
+
+
+def test_a_backbone_for_whole_images_is_built_for_the_inputs_size(shipped_params: Params) -> None:
+    """Which the recipe of charm_demo does not set for it; a length that suits its patches alone is right, too."""
+    train = replace(shipped_params.train, head="mean", normalize=True)
+    block = replace(shipped_params.inputs.standard, edge=256, crop=224)
+    params = replace(
+        shipped_params,
+        tokenizer="standard",
+        inputs=replace(shipped_params.inputs, standard=block),
+        backbone="test_resnet",
+        pretrained=False,
+        max_seq_len=196,
+        train=train,
+    )
+    model = start_model(params, num_bins=10)
+    assert (vit_config(params, 10).image_edge, model.patch_size, model.head.out_features) == (224, 16, 10)
+    assert build_tokenizer(params, model.patch_size).max_seq_len == 196
+    additive = replace(params, pos_embeds=replace(params.pos_embeds, fit="additive"))
+    with pytest.raises(UserError, match=r"pos_embeds\.fit: test_resnet has learnt no position embeddings"):
+        start_model(additive, num_bins=10)
 
 
 def test_the_licence_is_that_of_the_weights_that_training_starts_from(shipped_params: Params) -> None:
