@@ -98,8 +98,9 @@ def open_gallery(params: Params, dataset: str | None) -> Gallery:
     manifest = open_manifest(params, dataset, "shards")
     cutter, test, shards = build_cutter(params, PATCH_SIZE), manifest.of_split("test"), ShardReader(Path("data/shards"))
     scores = (test.targets @ test.unit_bins).tolist()
-    scored = [Scored(key, "", score, score) for key, score in zip(test.keys, scores, strict=True)]
-    chosen = [row.key for row in choose_images(scored, test.image_hws, cutter, NUM_IMAGES)]
+    scored = [Scored(key, "", score, score, score) for key, score in zip(test.keys, scores, strict=True)]
+    scenes = [group or key for key, group in zip(test.keys, test.table["group"].to_pylist(), strict=True)]
+    chosen = [row.key for row in choose_images(scored, test.image_hws, scenes, cutter, NUM_IMAGES)]
     names = dict(zip(manifest.keys, manifest.table["name"].to_pylist(), strict=True))
     masks = None
     with contextlib.suppress(UserError):  # there is no map, or another one

@@ -3,6 +3,8 @@
 Equal inputs give equal bytes. Names and labels are somebody else's text: the template escapes all that it is given.
 """
 
+import csv
+import io
 import math
 from dataclasses import asdict
 from pathlib import Path
