@@ -243,7 +243,7 @@ def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository:
     folder = repository.folder
     originals = {name: (folder / name).read_text() for name in ("charm/model/vit.py", "pipeline/training/loader.py")}
     try:
-        edit(folder / "charm/model/vit.py", "HEADS = ", "# The first is the paper's.\nHEADS = ")
+        edit(folder / "charm/model/vit.py", "PRECISIONS = ", "# The first is the default.\nPRECISIONS = ")
         edit(folder / "charm/model/vit.py", '"""Scores a batch.', '"""Scores a batch of images.')
         edit(folder / "pipeline/training/loader.py", "a loader worker died at", "a worker of the loader died at")
         printed = repository.dvc("repro")
@@ -251,7 +251,7 @@ def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository:
         assert "train: finished before, published again" in printed
         assert "evaluate: finished before, published again" in printed
         assert "train: epoch" not in printed
-        edit(folder / "charm/model/vit.py", ".to(proj.weight.dtype) / 255", ".to(proj.weight.dtype) / 256")
+        edit(folder / "charm/model/vit.py", "tokens.sum(1) / valid.sum(1)", "tokens.sum(1) / 2 / valid.sum(1)")
         assert "train: epoch" in repository.dvc("repro")
     finally:
         for name, text in originals.items():

@@ -23,9 +23,9 @@ def test_the_last_image_is_not_decoded_again(packed: Small, monkeypatch: pytest.
     decoded: list[int] = []
     decode_image = shard_reader.decode_image
 
-    def count(data: bytes, *arguments: Any) -> Any:
+    def count(data: bytes, *arguments: Any, **settings: Any) -> Any:
         decoded.append(len(data))
-        return decode_image(data, *arguments)
+        return decode_image(data, *arguments, **settings)
 
     monkeypatch.setattr(shard_reader, "decode_image", count)
     reader = LastImage(packed.images)
