@@ -80,7 +80,7 @@ class CharmScorer(Preparation):
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
         device = choose_device(device) if isinstance(device, str) else device
         edge = choose_edge(config, full_size)
-        super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device))
+        super().__init__(config.tokenizer, edge, config.seed, config.draws, config.saliency, str(device), config.colour)
         scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
         wanted, mode = config.model, config.pos_embeds.mode
         made = model.pos_embed_config("bicubic" if mode == "bicubic" else "bilinear", False)

@@ -3,6 +3,7 @@
     python -m pipeline verify [--full]    is everything under data/ and runs/ whole?
     python -m pipeline prune [--runs]     remove from the store what no folder uses any more
     python -m pipeline experiments ...    the paper's tables
+    python -m pipeline figures ...        the paper's figures
 
 Exit codes: 0 all went well; 2 a mistake, told in one line; 4 artifacts are damaged; 130 stopped.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import reporting
 from pipeline.experiments import run as experiments
+from pipeline.figures import run as figures
 
 DAMAGED = 4  # exit code
 
@@ -39,14 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    figures.add_arguments(
+        commands.add_parser(
+            "figures",
+            help="the paper's figures as CSV and SVG files",
+            description=figures.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     chosen = parser.parse_args(arguments)
     with reporting():
         if chosen.command == "verify":
             return _verify(chosen.full)
         if chosen.command == "prune":
             _prune(chosen.runs)
-        else:
+        elif chosen.command == "experiments":
             experiments.run(chosen)
+        else:
+            figures.run(chosen)
     return 0
 
 

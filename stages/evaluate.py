@@ -4,6 +4,7 @@ Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares
 and the model's folder (charm.hub), which scores other images without anything else.
 """
 
+import math
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -15,21 +16,24 @@ import pyarrow.parquet as pq
 
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
 from charm.model.config import EvaluationConfig
+from charm.model.metrics import score_agreement
 from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import atomic_write, file_sha256, fingerprint, write_csv
+from pipeline.manifest.table import Manifest
 from pipeline.settings.inputs import build_tokenizer, count_draws
 from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from pipeline.training.draws import EveryDraw, LastImage
 from pipeline.training.loader import Loader
-from pipeline.training.predictions import predict
+from pipeline.training.predictions import Predictions, predict
 from pipeline.training.publish import describe_masks, load_trained
-from pipeline.training.results import Results, rate
+from pipeline.training.results import Results, rate, read_rows
 from pipeline.work.code import run_digest
 from pipeline.work.store import keep_finished, publish_finished, store_folder
 from stages import run_stage
 
+PAPERS = ("plcc", "srcc", "acc")  # the metrics that the paper has
 TRAINED, OUT = Path("runs/train"), Path("runs/evaluate")
 
 
@@ -50,21 +54,14 @@ def main(params: Params) -> None:
 
 def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, out: Path) -> None:
     """Scores the test images with a model and writes what is published to the folder `out`."""
-    device = choose_device(params.hardware.device)
-    model.to(device)
+    model.to(choose_device(params.hardware.device))
 
     # Predict
     test, unit_bins = inputs.manifest.of_split("test"), inputs.manifest.unit_bins
-    tokenizer = build_tokenizer(params, model.patch_size)
-    draws = count_draws(params, tokenizer)
+    draws = count_draws(params, build_tokenizer(params, model.patch_size))
     if draws > 1:
         inputs.images = LastImage(inputs.images)
-    dataset = inputs.evaluation_data(test, tokenizer)
-    sampler = EveryDraw(len(test.table), params.train.batch_size, draws)
-    loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
-    # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
-    found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(len(unit_bins)))
-    shares = found.predicted.reshape(-1, draws, len(unit_bins))
+    found, shares = _predict(params, inputs, model, test, draws)
     unit_scores = shares @ unit_bins  # (N, draws)
     unit_targets, facts = found.target[::draws] @ unit_bins, inputs.manifest.facts
     evaluation = rate(unit_scores, unit_targets, facts, params.seed)
@@ -85,6 +82,9 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
         evaluation=evaluation,
         draws=draws,
         best_epoch=saved.config.training.best_epoch,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        **_validation_scores(saved.config.training.best_epoch),
+        **_training_scores(params, inputs, model),
         dataset=facts.dataset,
         split_sha256=facts.split_sha256,
         listed=facts.listed,
@@ -105,8 +105,38 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
         table = pa.table(predictions | spread | distributions)
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     write_model_folder(out / "model", model.state_dict(), replace(saved.config, draws=draws, evaluation=evaluation))
-    shown = "  ".join(f"{name.upper()} {_show(evaluation, name)}" for name in ("plcc", "srcc", "acc"))
+    shown = "  ".join(f"{name.upper()} {_show(evaluation, name)}" for name in PAPERS)
     print(f"evaluate: {len(raw)} test images  {shown}")
+
+
+def _predict(
+    params: Params, inputs: Inputs, model: Model, split: Manifest, draws: int
+) -> tuple[Predictions, np.ndarray]:
+    """Predicts every draw of some images; returns them, and the shares of the bins, float64 (N, draws, num_bins)."""
+    dataset = inputs.evaluation_data(split, build_tokenizer(params, model.patch_size))
+    device, num_bins = next(model.parameters()).device, len(inputs.manifest.unit_bins)
+    sampler = EveryDraw(len(split.table), params.train.batch_size, draws)
+    loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
+    # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
+    found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(num_bins))
+    return found, found.predicted.reshape(-1, draws, num_bins)
+
+
+def _validation_scores(best_epoch: int) -> dict[str, float | None]:
+    """Returns what training found on the validation images when it made the model."""
+    record = read_rows(TRAINED / "history.csv")[best_epoch - 1]
+    scores = {f"val_{name}": float(record[f"val_{name}"]) for name in PAPERS}
+    return {name: None if math.isnan(score) else score for name, score in scores.items()}
+
+
+def _training_scores(params: Params, inputs: Inputs, model: Model) -> dict[str, float | None]:
+    """Scores the training images as the test images are, by one draw each; None each unless params ask for it."""
+    if not params.evaluate.train_scores:
+        return {f"train_{name}": None for name in PAPERS}
+    found, shares = _predict(params, inputs, model, inputs.manifest.of_split("train"), 1)
+    bins = inputs.manifest.unit_bins
+    scores = score_agreement(shares[:, 0] @ bins, found.target @ bins, inputs.manifest.unit_threshold)
+    return {f"train_{name}": None if math.isnan(scores[name]) else scores[name] for name in PAPERS}
 
 
 def _fingerprint(params: Params, inputs: Inputs, saved: SavedModel) -> str:

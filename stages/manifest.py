@@ -48,7 +48,7 @@ def main(params: Params) -> None:
     rows = build_rows(listing, found, settings, params.seed)
     folder = RootFolder(listing.root)
     meanings = folder.explain({row["path"]: row["reason"] for row in rows if row["reason"]})
-    facts = write_manifest(OUT, rows, listing, params.dataset, settings.max_edge, meanings)
+    facts = write_manifest(OUT, rows, listing, params.dataset, settings.max_edge, settings.colour, meanings)
     _say(facts, listing, folder.find_unlisted([row["path"] for row in rows]))
     _check_equal_files(rows, listing, facts, settings)
     _check_counts(rows, facts, settings, meanings)

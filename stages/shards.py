@@ -30,6 +30,7 @@ def main(params: Params) -> None:
         "height",
         "width",
         "target",
+        "notes",
     ]
     code = code_digest("pipeline.shards.write", *own_closure("charm.images.decode"))
     jobs: list[Job] = []

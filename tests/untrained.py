@@ -44,10 +44,12 @@ def describe(
     """A config as pipeline.training.publish makes it; `settings` are of CharmTokenizer, `given` of the input."""
     cutter = CharmTokenizer(**({"max_seq_len": 48, "budget": "fill"} | settings))
     given = given or SMALL.get(tokenizer) or asdict(SETTINGS[tokenizer]())
-    scales = build_input(tokenizer, given, cutter).num_scales
+    made = build_input(tokenizer, given, cutter)
     whole_edge = build(SETTINGS[tokenizer], given).whole_edge
     return ModelConfig(
-        model=ViTConfig("charm_demo", scales, num_outputs, "cls", False, "frozen", whole_edge),
+        model=ViTConfig(
+            "charm_demo", made.num_scales, num_outputs, "cls", False, "frozen", whole_edge, made.num_residuals
+        ),
         tokenizer=InputConfig(tokenizer, given, cutter.settings),
         pos_embeds=PosEmbedConfig("bilinear", False),
         labels=LabelConfig(num_outputs, (1.0, 5.0), 3.0, "nothing, as nobody trained it"),

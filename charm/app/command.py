@@ -193,7 +193,7 @@ def show(
         seen_by = load_preparation(model)
         if selection is not None:
             seen_by = change_selection(seen_by, selection)
-        image = read_image(photo)
+        image = read_image(photo, seen_by.colour)
         tokens, mask = cut_image(seen_by, image)
         folder = out or Path(f"{Path(photo).stem}-charm")
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,8 @@ def tokenize(
         from charm.images.find import read_image
         from charm.runtime.disk import atomic_write
 
-        seen_by, image = load_preparation(model), read_image(photo)
+        seen_by = load_preparation(model)
+        image = read_image(photo, seen_by.colour)
         tokens, _ = cut_image(seen_by, image)
         print(*describe_tokens(seen_by, image, tokens), sep="\n")
         if out is not None:

@@ -82,7 +82,7 @@ def tokenize_file(
     Raises:
         Rejected: it cannot be decoded, or asks for more than the limits.
     """
-    image = decode_image(data, limits).pixels
+    image = decode_image(data, limits, model.colour).pixels
     height, width = model.limited_hw(image.shape[:2])
     tokens = model.tokenize(image, find_mask(model, image), draws=draws)
     return tokens, None if (height, width) == image.shape[:2] else (height, width)

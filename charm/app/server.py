@@ -46,7 +46,7 @@ from charm.app.guard import EVERYWHERE, Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads
-from charm.images.limits import ENDINGS, FORMATS, list_formats
+from charm.images.limits import FORMATS, list_formats
 from charm.images.reasons import Rejected
 from charm.inputs.settings import SETTINGS
 from charm.runtime.errors import UserError
@@ -153,7 +153,9 @@ class Service:
 
     def __init__(self, scorer: CharmScorer, limits: ServerLimits) -> None:
         self._scorer, self._limits = scorer, limits
-        accepted = ",".join([*(one.media_type for one in FORMATS.values()), *ENDINGS])
+        # Phones turn HEIC into JPEG for a page that does not ask for it.
+        readable = [one for one in FORMATS.values() if one.is_readable]
+        accepted = ",".join([*(one.media_type for one in readable), *(end for one in readable for end in one.endings)])
         self._page = _PAGE.read_text().replace("ACCEPTED", accepted).replace("FORMATS", list_formats("or"))
         self._requests, self._sequences = 0, 0  # under way
         self._answered = 0
@@ -161,7 +163,7 @@ class Service:
 
     @asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
-        self._uploads = Uploads(self._limits)
+        self._uploads = Uploads(self._limits, self._scorer.colour)
         self._batcher = Batcher(self._scorer.score_tokens)
         # One at a time, for its memory; beside the scores, which must not wait for the seconds that it takes.
         self._explainer = ThreadPoolExecutor(1, "explain")

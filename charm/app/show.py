@@ -33,7 +33,7 @@ def change_selection(model: Preparation, selection: str) -> Preparation:
     if not model.tokenizer.draws:
         raise UserError(f"--selection {selection}: of this model's input ({settings.name}) no patches are selected")
     changed = replace(settings, cutter=settings.cutter | {"selection": selection})
-    return Preparation(changed, model.max_edge, model.seed, model.draws, model.saliency, model.device)
+    return Preparation(changed, model.max_edge, model.seed, model.draws, model.saliency, model.device, model.colour)
 
 
 def cut_image(model: Preparation, image: np.ndarray) -> tuple[Tokens, np.ndarray | None]:

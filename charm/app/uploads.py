@@ -26,7 +26,7 @@ from starlette.requests import Request
 from charm.app.guard import Refused
 from charm.app.limits import ServerLimits
 from charm.images.decode import decode_image
-from charm.images.limits import Bounds, Limits
+from charm.images.limits import Bounds, Colour, Limits
 from charm.images.quarantine import Quarantine
 from charm.images.reasons import REASONS, Rejected
 
@@ -42,8 +42,8 @@ class Uploads:
     Each of these has a child process of its own.
     """
 
-    def __init__(self, limits: ServerLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: ServerLimits, colour: Colour) -> None:
+        self._limits, self._colour = limits, colour
         self._accepted = Limits(max_pixels=limits.pixels, max_bytes=limits.file_bytes)
         self._folder = tempfile.TemporaryDirectory(prefix="charm-uploads-")
         self._numbers = itertools.count()
@@ -119,7 +119,7 @@ class Uploads:
         if reason:
             raise Rejected(reason)
         try:
-            return work(decode_image(path.read_bytes(), self._accepted).pixels)
+            return work(decode_image(path.read_bytes(), self._accepted, self._colour).pixels)
         except MemoryError:
             raise Rejected("memory") from None
 

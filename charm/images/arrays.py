@@ -10,18 +10,17 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from charm.images.convert import pillow_to_rgb
 from charm.images.decode import decode_image
-from charm.images.limits import LIMITS
+from charm.images.limits import FORMATS, LIMITS, Colour
 from charm.images.reasons import Rejected
 from charm.images.tiff import check_tags, tiff_to_rgb
 
-_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # Pillow's names of the formats of `decode_image`
 
-
-def as_array(image: Any) -> np.ndarray:
+def as_array(image: Any, colour: Colour = "srgb") -> np.ndarray:
     """Turns an image in any form into a numpy array; numpy arrays are passed on as they are.
 
     Args:
         image: numpy uint8 (H, W, 3), RGB; a PIL image; a torch uint8 (3, H, W), RGB; a file's path or its bytes.
+        colour: what becomes of wide colours of files and PIL images: srgb converts them, as_is does not.
 
     Returns:
         uint8 (H, W, 3), RGB. Files and PIL images are converted as `charm.images.decode.decode_image` describes.
@@ -35,9 +34,9 @@ def as_array(image: Any) -> np.ndarray:
         with Path(image).open("rb") as file:
             image = _read(file)
     if isinstance(image, bytes):
-        image = decode_image(image).pixels
+        image = decode_image(image, colour=colour).pixels
     elif isinstance(image, Image.Image):
-        image = _from_pil(image)
+        image = _from_pil(image, colour)
     elif type(image).__module__.split(".")[0] == "torch":
         if image.ndim != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
             shape = tuple(image.shape)
@@ -48,7 +47,7 @@ def as_array(image: Any) -> np.ndarray:
     return array
 
 
-def _from_pil(image: Any) -> np.ndarray:
+def _from_pil(image: Any, colour: Colour) -> np.ndarray:
     """Converts an image object of Pillow to uint8 (H, W, 3), RGB.
 
     The file that the object was opened from is decoded where possible, so that damage and RAW files are refused as by
@@ -57,7 +56,7 @@ def _from_pil(image: Any) -> np.ndarray:
     """
     if isinstance(image, ImageFile.ImageFile):
         data = _read_original(image)
-        return _from_opened(image) if data is None else decode_image(data).pixels
+        return _from_opened(image, colour) if data is None else decode_image(data, colour=colour).pixels
     # A copy of a TIFF may have values of 12 bits: read as 16, white would be nearly black.
     is_tiff = isinstance(image.info.get("compression"), str)
     if image.mode.startswith("I;16") and is_tiff and np.asarray(image).max() < 4096:
@@ -65,22 +64,22 @@ def _from_pil(image: Any) -> np.ndarray:
             "image is a copy of a TIFF with 12 or 16 bits per channel, nobody can tell which: expected the file's "
             "path, the image as it was opened, or a numpy array, uint8 (H, W, 3), RGB"
         )
-    return _convert(image)
+    return _convert(image, colour)
 
 
-def _from_opened(image: Any) -> np.ndarray:
+def _from_opened(image: Any, colour: Colour) -> np.ndarray:
     """Converts an image object as `_from_pil` does, from its own pixels: its file is gone, or it was changed."""
-    if image.format not in _FORMATS:
+    if all(image.format not in one.pillow for one in FORMATS.values()):
         raise Rejected("format")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tags(image)
-        return _explaining(lambda: tiff_to_rgb(image))
-    return _convert(image)
+        return _explaining(lambda: tiff_to_rgb(image, colour))
+    return _convert(image, colour)
 
 
-def _convert(image: Image.Image) -> np.ndarray:
+def _convert(image: Image.Image, colour: Colour) -> np.ndarray:
     bits = 16 if image.mode.startswith("I;16") else 8
-    return _explaining(lambda: pillow_to_rgb(image, bits))
+    return _explaining(lambda: pillow_to_rgb(image, bits, colour))
 
 
 def _explaining(convert: Callable[[], tuple[np.ndarray, list[str]]]) -> np.ndarray:
@@ -103,16 +102,16 @@ def _read_original(image: Any) -> bytes | None:
     is_loaded = image._im is not None
     try:
         file = image.fp or getattr(image, "_fp", None)
-        if file is not None and not getattr(file, "closed", True):
+        if is_loaded and image.filename:  # WebP and AVIF have pixels for a file once they are loaded
+            with Path(image.filename).open("rb") as opened:
+                data = _read(opened)
+        elif file is not None and not getattr(file, "closed", True):
             place = file.tell()
             file.seek(0)
             data = _read(file)
             file.seek(place)
         else:
             data = b""
-            if is_loaded and image.filename:
-                with Path(image.filename).open("rb") as opened:
-                    data = _read(opened)
         if len(data) > LIMITS.max_bytes and not is_loaded:
             return data  # for `decode_image` to refuse
         # Opened again: another frame or a draft (JPEG) is not what the file holds; after loading, pixels are compared.

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from charm.images.colour import Conversion, find_conversion
 from charm.images.headers import read_orientation
+from charm.images.limits import Colour
 from charm.images.reasons import Rejected
 
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")  # Pillow's own conversion of them would clip at 255
 _ALPHA = ("LA", "PA", "RGBA")
 # Pillow's names of the kinds of pixels that it turns into RGB as it should; "F" and "I" it does not.
 _MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA, *_SIXTEEN_BITS}
@@ -24,7 +26,7 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> tuple[np.ndarray, list
     return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirror else pixels, turns)), ["exif_orientation"]
 
 
-def pillow_to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
+def pillow_to_rgb(image: Image.Image, bits: int, colour: Colour = "srgb") -> tuple[np.ndarray, list[str]]:
     """Converts an image of Pillow to uint8 (H, W, 3), and notes; decodes the image if it is not decoded yet.
 
     The image is turned by EXIF alone, as in browsers: not by XMP, nor by EXIF in a PNG's text.
@@ -32,6 +34,7 @@ def pillow_to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]
     Args:
         image: an image of Pillow, with `info` as its file has it.
         bits: per channel, as in the file.
+        colour: as_is leaves colours of other spaces than sRGB as they are.
 
     Raises:
         Rejected: mode.
@@ -41,14 +44,15 @@ def pillow_to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]
     if "transparency" in image.info and bits not in (1, 8) and image.mode != "P":
         raise Rejected("mode")  # Pillow compares the transparent colour of 2, 4 or 16 bits with pixels of 8
     image.load()
-    pixels, notes = _to_rgb(image, bits)
+    conversion, said = find_conversion(image.info, image.mode) if colour == "srgb" else (None, [])
+    pixels, notes = _to_rgb(image, bits, conversion)
     # Read only after the pixels: a PNG may have its EXIF behind them.
     exif = image.info.get("exif", b"")
     pixels, turned = turn_upright(pixels, read_orientation(exif) if isinstance(exif, bytes) else 1)
-    return pixels, notes + turned
+    return pixels, notes + said + turned
 
 
-def _to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
+def _to_rgb(image: Image.Image, bits: int, conversion: Conversion | None) -> tuple[np.ndarray, list[str]]:
     """Converts an image in any mode of _MODES to uint8 (H, W, 3), and notes."""
     mode = image.mode
     has_alpha = mode in _ALPHA or (mode not in _SIXTEEN_BITS and "transparency" in image.info)
@@ -62,14 +66,15 @@ def _to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
     for rows in _strips(image.height, image.width):
         is_whole = rows.stop - rows.start == image.height  # an image of one strip is spared the copy of `crop`
         strip = image if is_whole else image.crop((0, rows.start, image.width, rows.stop))
-        if mode in _SIXTEEN_BITS:  # Pillow's own conversion would clip at 255
-            pixels[rows] = (np.asarray(strip) >> (bits - 8)).astype(np.uint8)[..., None]
-            continue
+        if mode in _SIXTEEN_BITS:
+            strip = Image.fromarray((np.asarray(strip) >> (bits - 8)).astype(np.uint8))
         if has_alpha:
             strip = strip.convert("RGBA")
-            if strip.getchannel("A").getextrema() != (255, 255):
-                is_opaque = False
-                strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        if conversion is not None:
+            strip = conversion.apply(strip)
+        if has_alpha and strip.getchannel("A").getextrema() != (255, 255):
+            is_opaque = False
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
         pixels[rows] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
     done = {
         "grey": mode in ("1", "L", "LA", *_SIXTEEN_BITS),
@@ -82,10 +87,26 @@ def _to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
     return pixels, [note for note, is_done in done.items() if is_done]
 
 
-def inks_to_rgb(inks: np.ndarray) -> np.ndarray:
-    """Converts inks, uint8 (H, W, 4), 255 = no ink, to RGB, uint8 (H, W, 3): colour times black, rounded as Pillow."""
+def array_to_srgb(pixels: np.ndarray, conversion: Conversion) -> np.ndarray:
+    """Converts the colours of RGB, uint8 (H, W, 3), to sRGB."""
+    converted = np.empty_like(pixels)
+    for rows in _strips(*pixels.shape[:2]):
+        converted[rows] = np.asarray(conversion.apply(Image.fromarray(pixels[rows])))
+    return converted
+
+
+def inks_to_rgb(inks: np.ndarray, conversion: Conversion | None) -> np.ndarray:
+    """Converts inks, uint8 (H, W, 4), 255 = no ink, to RGB, uint8 (H, W, 3): colour times black, rounded as Pillow.
+
+    Args:
+        conversion: of a profile of inks; says more of them than the product does.
+    """
     pixels = np.empty((*inks.shape[:2], 3), np.uint8)
     for rows in _strips(*inks.shape[:2]):
+        if conversion is not None:
+            strip = Image.frombytes("CMYK", inks[rows].shape[1::-1], (255 - inks[rows]).tobytes())
+            pixels[rows] = np.asarray(conversion.apply(strip))
+            continue
         product = inks[rows, :, :3].astype(np.uint16) * inks[rows, :, 3:] + np.uint16(128)
         pixels[rows] = (product >> 8) + product >> 8
     return pixels

@@ -3,24 +3,27 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageFile, PngImagePlugin, WebPImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from charm.images.bmp import open_bmp
-from charm.images.convert import inks_to_rgb, pillow_to_rgb, turn_upright
+from charm.images.boxes import find_boxed_format, open_avif, open_heic, open_jp2
+from charm.images.colour import find_conversion
+from charm.images.convert import array_to_srgb, inks_to_rgb, pillow_to_rgb, turn_upright
 from charm.images.headers import (
     JpegHeader,
     TooManyParts,
+    read_gif_size,
     read_jpeg_header,
     read_orientation,
     read_png_header,
     read_webp_size,
 )
-from charm.images.limits import LIMITS, Limits
+from charm.images.limits import LIMITS, Colour, Limits
 from charm.images.mending import mend_jpeg, mend_png, strip_padding
 from charm.images.reasons import Rejected
 from charm.images.tiff import open_tiff, tiff_to_rgb
@@ -42,15 +45,17 @@ class Decoded:
     notes: tuple[str, ...]
 
 
-def decode_image(data: bytes, limits: Limits = LIMITS) -> Decoded:
+def decode_image(data: bytes, limits: Limits = LIMITS, colour: Colour = "srgb") -> Decoded:
     """Decodes an image of an allowed format; JPEG strictly, where other decoders fill damaged parts in silence.
 
-    16 bits become 8, palettes and CMYK become RGB, transparent pixels are put on white, EXIF orientation is applied,
-    and of several images in a file the first is taken. CMYK JPEGs are read as inverted, as programs write them. Whole
-    files that decoders warn of are read, and noted; a file whose first image is only a thumbnail or mask is refused.
+    16 bits become 8, palettes and CMYK become RGB, colours of other spaces become those of sRGB, transparent pixels are
+    put on white, EXIF orientation is applied, and of several images in a file the first is taken. CMYK JPEGs are read
+    as inverted, as programs write them. Whole files that decoders warn of are read, and noted; a file whose first image
+    is only a thumbnail or mask is refused. README.md has the table of what is read, noted and refused.
 
     Raises:
-        Rejected: empty, format, raw, thumbnail, mode, too_many_bytes, too_large, too_long, too_many_parts, corrupt.
+        Rejected: empty, format, raw, heif, thumbnail, mode, too_many_bytes, too_large, too_long, too_many_parts,
+            corrupt.
         MemoryError: says nothing about the file.
     """
     if not data:
@@ -59,10 +64,13 @@ def decode_image(data: bytes, limits: Limits = LIMITS) -> Decoded:
         raise Rejected("too_many_bytes")
     extension = _find_format(data)
     try:
-        # Pillow warns about metadata. JPEG, which Pillow does not decode here, goes without the filter: it would hold
-        # for all threads.
-        with contextlib.nullcontext() if extension == "jpg" else warnings.catch_warnings(action="ignore"):
-            pixels, notes = _DECODERS[extension](data, limits)
+        if extension == "jpg":
+            pixels, notes = _decode_jpeg(data, limits, colour)
+        else:
+            # Pillow warns about metadata. JPEG, which Pillow does not decode here, goes without the filter: it would
+            # hold for all threads.
+            with warnings.catch_warnings(action="ignore"):
+                pixels, notes = _decode_with_pillow(_OPENERS[extension], data, limits, colour)
     except (Rejected, MemoryError):
         raise
     except TooManyParts:
@@ -92,6 +100,10 @@ def _find_format(data: bytes) -> str:
         return "tif"
     if data.startswith(b"BM") and data[15:18] == b"\0\0\0":  # the length of its header, below 256
         return "bmp"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if (boxed := find_boxed_format(data)) is not None:
+        return boxed
     raise Rejected("format")
 
 
@@ -102,7 +114,7 @@ def _check_size(height: int, width: int, limits: Limits) -> None:
         raise Rejected("too_long")
 
 
-def _decode_jpeg(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def _decode_jpeg(data: bytes, limits: Limits, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a JPEG file to upright pixels, uint8 (H, W, 3), and notes."""
     header = read_jpeg_header(data)
     _check_size(header.height, header.width, limits)
@@ -113,31 +125,36 @@ def _decode_jpeg(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
     if len(data) < header.min_bytes:
         raise Rejected("corrupt")
     try:
-        pixels, notes = _decode_strictly(data, header)
+        pixels, notes = _decode_strictly(data, header, colour)
     except ValueError as error:
         if "memory" in str(error):
             raise
-        pixels, notes = _decode_mended(mend_jpeg(data, str(error)), header)
+        pixels, notes = _decode_mended(mend_jpeg(data, str(error)), header, colour)
     pixels, turned = turn_upright(pixels, read_orientation(header.exif))
-    return pixels, notes + turned
+    return pixels, notes + turned + ["first_frame"] * header.has_more
 
 
-def _decode_strictly(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[str]]:
+def _decode_strictly(data: bytes, header: JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a JPEG file to pixels as stored, and notes; raises ValueError if libjpeg warns of anything."""
     height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
     if (height, width) != (header.height, header.width):
         raise Rejected("corrupt")  # the limits must have been checked against the sizes that the decoder goes by
-    if kind in ("CMYK", "YCCK"):
-        return inks_to_rgb(simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)), ["cmyk"]
+    mode = {"CMYK": "CMYK", "YCCK": "CMYK", "Gray": "L"}.get(kind, "RGB")
+    said = {"icc_profile": header.profile, "exif": header.exif}
+    conversion, notes = find_conversion(said, mode) if colour == "srgb" else (None, [])
+    if mode == "CMYK":
+        return inks_to_rgb(simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True), conversion), ["cmyk", *notes]
     pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-    return pixels, ["grey"] if kind == "Gray" else []
+    if conversion is not None:
+        pixels = array_to_srgb(pixels, conversion)
+    return pixels, ["grey", *notes] if mode == "L" else notes
 
 
-def _decode_mended(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[str]]:
+def _decode_mended(data: bytes, header: JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a mended JPEG file as `_decode_strictly` does, without the padding at the ends of scans."""
     for _ in range(_MENDINGS):
         try:
-            pixels, notes = _decode_strictly(data, header)
+            pixels, notes = _decode_strictly(data, header, colour)
         except ValueError as error:
             data = strip_padding(data, str(error))
         else:
@@ -145,36 +162,85 @@ def _decode_mended(data: bytes, header: JpegHeader) -> tuple[np.ndarray, list[st
     raise Rejected("corrupt")
 
 
-def _decode_webp(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
+Opened = tuple[ImageFile.ImageFile, int, list[str]]  # no pixel is decoded yet; bits per channel; notes
+
+
+def _decode_with_pillow(
+    opener: Callable[[bytes, Limits], Opened], data: bytes, limits: Limits, colour: Colour
+) -> tuple[np.ndarray, list[str]]:
+    """Decodes a file of any format but JPEG to upright pixels, uint8 (H, W, 3), and notes."""
+    image, bits, notes = opener(data, limits)
+    _check_size(image.height, image.width, limits)
+    size = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        pixels, done = tiff_to_rgb(image, colour)
+    else:
+        pixels, done = pillow_to_rgb(image, bits, colour)
+        if image.size != size:  # a HEIC file whose header lies; its limits were checked against the header
+            raise Rejected("corrupt")
+    return pixels, notes + done
+
+
+def _open_webp(data: bytes, limits: Limits) -> Opened:
     _check_size(*read_webp_size(data), limits)
-    return _decode_opened(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), 8, limits)
+    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+    return image, 8, _note_frames(image)
 
 
-def _decode_png(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def _open_png(data: bytes, limits: Limits) -> Opened:
     header = read_png_header(data)
     _check_size(header.height, header.width, limits)
     if len(data) < header.min_bytes:
         raise Rejected("corrupt")
     mended = mend_png(data)
-    pixels, notes = _decode_opened(PngImagePlugin.PngImageFile(io.BytesIO(mended)), header.bit_depth, limits)
-    return pixels, notes if mended is data else [*notes, "png_warning"]
+    image = PngImagePlugin.PngImageFile(io.BytesIO(mended))
+    if header.codes is not None:
+        image.info["cicp"] = header.codes
+    return image, header.bit_depth, _note_frames(image) + (["png_warning"] if mended is not data else [])
 
 
-def _decode_bmp(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def _open_bmp(data: bytes, limits: Limits) -> Opened:
     with _refusing_unknown_kinds():
-        image = open_bmp(data)
-    return _decode_opened(image, 8, limits)
+        return open_bmp(data), 8, []
 
 
-def _decode_tiff(data: bytes, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def _open_tiff(data: bytes, limits: Limits) -> Opened:
     with _refusing_unknown_kinds():
         image = open_tiff(data)
-    notes = _check_opened(image, limits)
-    pixels, done = tiff_to_rgb(image)
-    return pixels, notes + done
+    return image, 0, _note_frames(image)  # `tiff_to_rgb` reads the bits from its tags
 
 
-_DECODERS = {"jpg": _decode_jpeg, "webp": _decode_webp, "png": _decode_png, "bmp": _decode_bmp, "tif": _decode_tiff}
+def _open_gif(data: bytes, limits: Limits) -> Opened:
+    height, width, has_more = read_gif_size(data)
+    _check_size(height, width, limits)
+    image = GifImagePlugin.GifImageFile(io.BytesIO(data))
+    if image.tile[0].extents != (0, 0, width, height) and "transparency" not in image.info:
+        raise Rejected("mode")  # nothing says which colour the rest of its canvas has
+    return image, 8, ["first_frame"] * has_more
+
+
+def _open_boxed(opener: Callable[[bytes], tuple[ImageFile.ImageFile, int]]) -> Callable[[bytes, Limits], Opened]:
+    def open_it(data: bytes, limits: Limits) -> Opened:
+        image, bits = opener(data)
+        return image, bits, _note_frames(image)
+
+    return open_it
+
+
+_OPENERS = {
+    "webp": _open_webp,
+    "png": _open_png,
+    "bmp": _open_bmp,
+    "tif": _open_tiff,
+    "gif": _open_gif,
+    "avif": _open_boxed(open_avif),
+    "heic": _open_boxed(open_heic),
+    "jp2": _open_boxed(open_jp2),
+}
+
+
+def _note_frames(image: ImageFile.ImageFile) -> list[str]:
+    return ["first_frame"] if getattr(image, "is_animated", False) else []
 
 
 @contextlib.contextmanager
@@ -185,16 +251,3 @@ def _refusing_unknown_kinds() -> Iterator[None]:
     except (SyntaxError, OSError) as error:
         is_unknown = str(error).lower().startswith(("unknown", "unsupported")) or isinstance(error.__cause__, KeyError)
         raise Rejected("mode" if is_unknown else "corrupt") from None
-
-
-def _check_opened(image: ImageFile.ImageFile, limits: Limits) -> list[str]:
-    """Checks the size of an image that Pillow has opened; returns notes."""
-    _check_size(image.height, image.width, limits)
-    return ["first_frame"] if getattr(image, "is_animated", False) else []
-
-
-def _decode_opened(image: ImageFile.ImageFile, bits: int, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    """Decodes an image that Pillow has opened to pixels, uint8 (H, W, 3), and notes."""
-    notes = _check_opened(image, limits)
-    pixels, done = pillow_to_rgb(image, bits)
-    return pixels, notes + done

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from charm.images.decode import decode_image
-from charm.images.limits import ENDINGS, LIMITS, Limits
+from charm.images.limits import ENDINGS, LIMITS, Colour, Limits
 from charm.images.quarantine import Quarantine, read_file
 from charm.images.reasons import REASONS, Rejected
 from charm.runtime.disk import guard_name
@@ -157,8 +157,8 @@ class ImageFileReader:
             quarantine.close()
 
 
-def read_image(path: str) -> np.ndarray:
-    """Reads one image file to uint8 (H, W, 3), RGB, upright.
+def read_image(path: str, colour: Colour = "srgb") -> np.ndarray:
+    """Reads one image file to uint8 (H, W, 3), RGB, upright, as `decode_image` does.
 
     Raises:
         UserError: the file does not exist or cannot be read.
@@ -167,7 +167,7 @@ def read_image(path: str) -> np.ndarray:
         raise UserError(f"{escape_path(path)} is a folder: expected one photograph")
     reader = ImageFileReader(LIMITS)
     try:
-        return decode_image(reader.read(find_image_files([path])[0][0]), reader.limits).pixels
+        return decode_image(reader.read(find_image_files([path])[0][0]), reader.limits, colour).pixels
     except Rejected as error:
         raise UserError(f"{escape_path(path)}: {REASONS[error.reason]}") from error
     finally:

@@ -1,29 +1,52 @@
 """The formats that are read, and the limits of an image file. Reasons, help texts and the page use these."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from importlib.util import find_spec
+from typing import Annotated, Literal
 
 from charm.runtime.schema import Range
 
 
 @dataclass(frozen=True)
 class Format:
-    """name: for people; media_type: in HTTP; endings: of files' names, lower case."""
+    """A format of image files.
+
+    Attributes:
+        name: for people.
+        media_type: in HTTP.
+        endings: of files' names, lower case.
+        pillow: Pillow's names of it.
+        package: that reads it, if it is in an extra.
+    """
 
     name: str
     media_type: str
     endings: tuple[str, ...]
+    pillow: tuple[str, ...]
+    package: str | None = None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the package that reads it is installed."""
+        return self.package is None or find_spec(self.package) is not None
 
 
 # By the extension that a file of this format has in shards.
 FORMATS = {
-    "jpg": Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jfif", ".mpo")),
-    "png": Format("PNG", "image/png", (".png",)),
-    "webp": Format("WebP", "image/webp", (".webp",)),
-    "bmp": Format("BMP", "image/bmp", (".bmp",)),
-    "tif": Format("TIFF", "image/tiff", (".tif", ".tiff")),
+    "jpg": Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jfif", ".mpo"), ("JPEG", "MPO")),
+    "png": Format("PNG", "image/png", (".png",), ("PNG",)),
+    "webp": Format("WebP", "image/webp", (".webp",), ("WEBP",)),
+    "bmp": Format("BMP", "image/bmp", (".bmp",), ("BMP",)),
+    "tif": Format("TIFF", "image/tiff", (".tif", ".tiff"), ("TIFF",)),
+    "gif": Format("GIF", "image/gif", (".gif",), ("GIF",)),
+    "avif": Format("AVIF", "image/avif", (".avif",), ("AVIF",)),
+    "heic": Format("HEIC", "image/heic", (".heic", ".heif", ".hif"), ("HEIF",), "pillow_heif"),
+    "jp2": Format("JPEG 2000", "image/jp2", (".jp2", ".j2k", ".jpf", ".jpx"), ("JPEG2000",)),
 }
 ENDINGS = tuple(ending for one in FORMATS.values() for ending in one.endings)
+
+# What becomes of wide colours, such as those of Display P3: srgb converts them by their profile, as_is does not.
+Colour = Literal["srgb", "as_is"]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import ImageFile, ImagePalette, TiffImagePlugin
 
 from charm.images.convert import pillow_to_rgb
+from charm.images.limits import Colour
 from charm.images.reasons import Rejected
 
 _NEW_SUBFILE, _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
@@ -72,7 +73,7 @@ def open_tiff(data: bytes) -> TiffImagePlugin.TiffImageFile:
     return image
 
 
-def tiff_to_rgb(image: TiffImagePlugin.TiffImageFile) -> tuple[np.ndarray, list[str]]:
+def tiff_to_rgb(image: TiffImagePlugin.TiffImageFile, colour: Colour = "srgb") -> tuple[np.ndarray, list[str]]:
     """Pixels of an opened TIFF image, uint8 (H, W, 3), upright, and notes.
 
     Raises:
@@ -82,7 +83,7 @@ def tiff_to_rgb(image: TiffImagePlugin.TiffImageFile) -> tuple[np.ndarray, list[
     is_turned = tags.get(_ORIENTATION) in range(2, 9)  # Pillow turns the image while it loads, and then drops the tag
     # A fourth channel that no tag explains: Pillow takes it for alpha, other readers do not.
     is_unclear = tags.get(_PHOTOMETRIC) == _RGB and tags.get(_SAMPLES) == 4 and not tags.get(_EXTRA)
-    pixels, notes = pillow_to_rgb(image, int(max(tags.get(_BITS, (1,)))))
+    pixels, notes = pillow_to_rgb(image, int(max(tags.get(_BITS, (1,)))), colour)
     if is_unclear and "alpha_on_white" in notes:
         raise Rejected("mode")
     return pixels, [*notes, "exif_orientation"] if is_turned else notes

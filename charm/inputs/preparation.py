@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from charm.images.arrays import as_array
+from charm.images.limits import Colour
 from charm.inputs.registry import INPUTS, build_input
 from charm.inputs.settings import SETTINGS
 from charm.model.config import InputConfig, ModelConfig, SaliencyConfig
@@ -25,12 +26,13 @@ class Preparation:
         draws: number of draws of patches per image.
         saliency: how masks are made, if the input needs them.
         device: where a detector of the salient object runs.
+        colour: what becomes of wide colours: srgb | as_is.
 
     Attributes:
         tokenizer: cuts images into tokens.
         patch_size: of the backbone, pixels.
         whole_edge: of the input, see InputSettings.
-        settings, max_edge, seed, draws, saliency, device: as given.
+        settings, max_edge, seed, draws, saliency, device, colour: as given.
 
     Raises:
         ValueError: the input is unknown, or a setting is not one that it may have.
@@ -44,9 +46,10 @@ class Preparation:
         draws: int = 1,
         saliency: SaliencyConfig | None = None,
         device: str = "cpu",
+        colour: Colour = "srgb",
     ) -> None:
         self.settings, self.max_edge, self.seed, self.draws = settings, max_edge, seed, draws
-        self.saliency, self.device = saliency, device
+        self.saliency, self.device, self.colour = saliency, device, colour
         if settings.name not in INPUTS:
             raise ValueError(f"tokenizer.name={settings.name!r}: expected one of {', '.join(INPUTS)}")
         try:
@@ -65,7 +68,8 @@ class Preparation:
             config: of the model.
             full_size: whether images larger than those of the model's training keep their size, up to max_edge.
         """
-        return cls(config.tokenizer, choose_edge(config, full_size), config.seed, config.draws, config.saliency)
+        edge = choose_edge(config, full_size)
+        return cls(config.tokenizer, edge, config.seed, config.draws, config.saliency, colour=config.colour)
 
     @property
     def needs_mask(self) -> bool:
@@ -82,7 +86,7 @@ class Preparation:
         if self.needs_mask != (saliency_mask is not None):
             needed = "needs" if self.needs_mask else "takes no"
             raise ValueError(f"this model {needed} saliency_mask, as it was trained")
-        whole = as_array(image)
+        whole = as_array(image, self.colour)
         limited = self.limit_size(whole)
         arguments: dict[str, Any] = {"seed": self.seed, "key": pixel_key(limited)}
         if saliency_mask is not None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from charm.images.limits import MaxEdge
+from charm.images.limits import Colour, MaxEdge
 from charm.runtime.fields import (
     MOST_TOKENS,
     BackboneName,
@@ -193,6 +193,7 @@ class ModelConfig:
         draws: number of draws that an image's score is averaged over.
         versions: of the libraries, and of the way that patches are drawn, with which it was trained.
         evaluation: None before `evaluate`.
+        colour: what becomes of wide colours, as it did for training.
     """
 
     model: ViTConfig
@@ -207,6 +208,7 @@ class ModelConfig:
     training: TrainingConfig
     versions: dict[str, str]
     evaluation: EvaluationConfig | None = None
+    colour: Colour = "srgb"
 
     @property
     def doubts(self) -> list[str]:

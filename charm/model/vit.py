@@ -316,7 +316,7 @@ class CharmViT(Model):
         mean: Tensor = self.vit.fc_norm(tokens.sum(1) / valid.sum(1).clamp(min=1))
         return mean if self.head_kind == "mean" else torch.cat([cls, mean], dim=1)
 
-    def _embed(self, patches: Tensor, residuals: Tensor | None) -> Tensor:
+    def _embed(self, patches: Tensor, residuals: Tensor | None = None) -> Tensor:
         """Applies the backbone's patch projection as one matrix product: (B, L, P, P, 3) -> (B, L, D).
 
         A backbone that embeds patches otherwise has `embed_patches` (MUSIQ).

@@ -43,6 +43,7 @@ EXTRAS = {
     **dict.fromkeys(("jinja2", "scipy", "timm", "torch"), "torch"),
     **dict.fromkeys(("h11", "multipart", "pyarrow", "python_multipart", "starlette", "tqdm", "uvicorn"), "app"),
     **dict.fromkeys(("segment_anything_hq", "torchvision", "transformers"), "sam-hq"),
+    "pillow_heif": "heif",
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),
 }
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-METRICS = ("plcc", "srcc", "acc")  # the paper's, in its order
+METRICS = ["plcc", "srcc", "acc"]  # of a table that names no others
+Numbers = tuple[float | None, ...]  # of the metrics of a table, in their order
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,11 @@ class Row:
         name: of the row; table: "table3"; dataset: the paper's.
         settings: params.yaml's keys, with dots, and values, on data of the kinds "paper", "demo" and "csv".
         missing: by the same kinds, why the row cannot be run; "" if it can.
-        paper: its PLCC, SRCC and ACC.
+        metrics: of the table, keys of metrics.json.
+        paper: its numbers of these; None each where it has none.
+        is_quoted: the numbers are of somebody else's model, which is never run.
+        cost: fields of pipeline.experiments.cost.Pass; then nothing is trained, and one forward pass measured. None
+            for a row that is trained.
     """
 
     name: str
@@ -25,7 +30,10 @@ class Row:
     dataset: str
     settings: dict[str, dict[str, Any]]
     missing: dict[str, str]
-    paper: tuple[float, ...]
+    metrics: tuple[str, ...]
+    paper: Numbers
+    is_quoted: bool = False
+    cost: dict[str, Any] | None = None
 
 
 def read_tables() -> tuple[dict[str, str], dict[str, list[Row]]]:
@@ -36,14 +44,18 @@ def read_tables() -> tuple[dict[str, str], dict[str, list[Row]]]:
     tables: dict[str, list[Row]] = {}
     for name, table in file["tables"].items():
         titles[name], tables[name] = table["title"], []
+        every_one, metrics = every_row | table.get("set", {}), tuple(table.get("metrics", METRICS))
         for row in table["rows"]:
-            own, missing = row.get("set", {}), row.get("missing", "")
+            own, missing = row.get("set", {}), row.get("missing") or row.get("quoted", "")
             settings = {
-                "paper": every_row | on_the_papers_data | own,
-                "demo": every_row | row.get("on_demo", own),
-                "csv": every_row | own,
+                "paper": every_one | on_the_papers_data | own,
+                "demo": every_one | row.get("on_demo", own),
+                "csv": every_one | own,
             }
             reasons = {"paper": missing, "demo": row.get("missing_on_demo", missing), "csv": missing}
-            dataset = row.get("dataset") or table["dataset"]
-            tables[name].append(Row(row["row"], name, dataset, settings, reasons, tuple(row["paper"])))
+            papers = row.get("paper", [None] * len(metrics))
+            for dataset, paper in (papers if isinstance(papers, dict) else {"": papers}).items():
+                measured_on = dataset or row.get("dataset") or table["dataset"]
+                facts = (measured_on, settings, reasons, metrics, tuple(paper), "quoted" in row, row.get("cost"))
+                tables[name].append(Row(row["row"], name, *facts))
     return titles, tables

@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
-from pipeline.experiments.paper_tables import METRICS, Row, read_tables
+from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.settings.params import load_params
 
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
@@ -50,7 +50,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Plan:
-    """A row on a data set: one experiment per seed, or why there is none."""
+    """A row on a data set: one experiment per seed, or why there is none; a row of cost has neither."""
 
     row: Row
     dataset: str
@@ -60,6 +60,8 @@ class Plan:
 
 def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, Any], base: Path) -> Plan:
     """Plans the experiments of a row on a data set (None: the row's own), on top of the params.yaml at `base`."""
+    if row.cost:
+        return Plan(row, row.dataset, [], "")
     dataset = dataset or row.dataset
     kind = dataset if dataset in row.settings else "paper"
     slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
@@ -192,28 +194,57 @@ def _distinct(plans: list[Plan]) -> list[Experiment]:
 def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] | None]) -> str:
     """Renders Markdown: for each row data set, finished runs and metrics, median ± standard deviation.
 
-    The paper's numbers stand beside those of the data set that they were measured on, and of no other.
+    The paper's numbers stand beside those of the data set that they were measured on, and of no other. Rows of cost are
+    measured now.
     """
-    is_compared = any(plan.dataset == plan.row.dataset for plan in plans)
-    beside = " paper | difference |" if is_compared else ""
+    metrics = plans[0].row.metrics
+    compared = [plan.dataset == plan.row.dataset and any(plan.row.paper) for plan in plans]
+    beside = " paper | difference |" if any(compared) else ""
     lines = [f"**{title}**", ""]
-    lines.append("| | data set | runs |" + "".join(f" {name.upper()} |{beside}" for name in METRICS))
+    lines.append("| | data set | runs |" + "".join(f" {_label(name)} |{beside}" for name in metrics))
     lines.append("|---|---|---|" + "---|" * (lines[-1].count("|") - 4))
-    for plan in plans:
-        if plan.missing:
+    for plan, is_compared in zip(plans, compared, strict=True):
+        if plan.missing and not is_compared:
             continue
         runs = [run for experiment in plan.experiments if (run := results.get(experiment.digest)) is not None]
-        cells = [plan.row.name, plan.dataset, str(len(runs))]
-        for name, paper in zip(METRICS, plan.row.paper, strict=True):
-            ours, middle = _summarize([run[name] for run in runs])
+        if plan.row.cost:
+            from pipeline.experiments.cost import Pass, measure  # models take seconds to import
+
+            runs = [measure(Pass(**plan.row.cost))]
+        state = "quoted" if plan.row.is_quoted else "not covered" if plan.missing else str(len(runs))
+        cells = [plan.row.name, plan.dataset, state]
+        for name, paper in zip(metrics, plan.row.paper, strict=True):
+            ours, middle = _summarize([run.get(name) for run in runs])
             cells.append(ours)
-            if plan.dataset == plan.row.dataset:
-                cells += [f"{paper:.3f}", "" if middle is None else f"{middle - paper:+.3f}"]
-            elif is_compared:
+            if is_compared:
+                cells.append("" if paper is None else _format(paper))
+                cells.append("" if paper is None or middle is None else _format(middle - paper, sign="+"))
+            elif beside:
                 cells += ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"Not covered: {plan.row.name}: {plan.missing}" for plan in plans if plan.missing)]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, "", *list_missing(plans)]).rstrip() + "\n"
+
+
+def list_missing(plans: list[Plan]) -> list[str]:
+    """Says why rows are not covered, a line for all that have the same reason."""
+    reasons: dict[str, list[str]] = {}
+    for plan in plans:
+        if plan.missing:
+            reasons.setdefault(plan.missing, []).append(plan.row.name)
+    return [f"Not covered: {'; '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
+
+
+def _label(metric: str) -> str:
+    return {"tokens": "tokens", "gmacs": "GMACs", "ms": "ms", "parameters": "parameters"}.get(
+        metric, metric.upper().replace("_", " ")
+    )
+
+
+def _format(value: float, sign: str = "") -> str:
+    """Formats a score, or what is counted in larger numbers."""
+    return (
+        f"{value:{sign}.3f}" if abs(value) <= 1 else f"{value:{sign},.0f}" if abs(value) > 999 else f"{value:{sign}.4g}"
+    )
 
 
 def _summarize(values: list[float | None]) -> tuple[str, float | None]:
@@ -223,7 +254,7 @@ def _summarize(values: list[float | None]) -> tuple[str, float | None]:
         return "undefined" if values else "", None
     middle = statistics.median(defined)  # as the paper reports runs of several splits
     spread = f" ± {statistics.stdev(defined):.3f}" if len(defined) > 1 else ""
-    return f"{middle:.3f}{spread}", middle
+    return f"{_format(middle)}{spread}", middle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -259,9 +290,11 @@ def run(chosen: argparse.Namespace) -> None:
             print(show_table(titles[name], rows, results))
         return
     everything = [plan for rows in plans.values() for plan in rows]
-    for plan in everything:
-        if plan.missing:
-            print(f"not covered: {titles[plan.row.table]}, {plan.row.name}: {plan.missing}", file=sys.stderr)
+    for name, rows in plans.items():
+        for line in list_missing([plan for plan in rows if not plan.row.is_quoted]):
+            print(f"{titles[name]}: {line}", file=sys.stderr)
+        if any(plan.row.cost for plan in rows):
+            print(f"{titles[name]}: nothing to run: --show measures it", file=sys.stderr)
     if chosen.queue or chosen.run:
         start(everything, "--queue" if chosen.queue else "--temp")
     else:

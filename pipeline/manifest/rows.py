@@ -40,6 +40,8 @@ def build_rows(
         elif not image.target:
             facts = {"reason": "unrated"}
         rows.append(row | {"target": target.tolist()} | facts)
+        if params.colour == "as_is" and not facts["reason"]:
+            rows[-1]["notes"] = ["as_is" if note == "icc" else note for note in facts["notes"]]
     shares = {"test": params.test_share, "val": params.val_share}
     for split in listing.given_splits & shares.keys():
         del shares[split]

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from charm.images.limits import Colour
 from charm.images.reasons import REASONS
 from charm.runtime.disk import atomic_write, file_sha256, write_csv
 from charm.runtime.schema import Range, build
@@ -62,6 +63,7 @@ class DatasetFacts:
         meaning: what a high score says of an image.
         num_bins, score_range, accuracy_threshold: of the labels, on their scale (pipeline.manifest.labels.Listing).
         max_edge: pixels; larger images are downscaled when they are packed. None for no limit.
+        colour: what becomes of wide colours.
         root: folder that the paths start from.
         listed, packed, leaks: counts of images.
         rated_again: images with several ratings, which were averaged.
@@ -78,6 +80,7 @@ class DatasetFacts:
     score_range: tuple[float, float]
     accuracy_threshold: float
     max_edge: int | None
+    colour: Colour
     root: str
     listed: int
     packed: int
@@ -162,6 +165,7 @@ def write_manifest(
     listing: Listing,
     dataset: str,
     max_edge: int | None = None,
+    colour: Colour = "srgb",
     meanings: Mapping[str, str] | None = None,
 ) -> DatasetFacts:
     """Writes the three files; returns the content of dataset.json.
@@ -184,6 +188,7 @@ def write_manifest(
         score_range=listing.score_range,
         accuracy_threshold=listing.accuracy_threshold,
         max_edge=max_edge,
+        colour=colour,
         root=str(listing.root),
         listed=len(rows),
         packed=len(kept),

@@ -6,8 +6,7 @@ Equal inputs give equal bytes. Names and labels are somebody else's text: the te
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,64 +20,17 @@ from charm.model.metrics import accuracy, concordance, mae
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest, read_manifest
 from pipeline.pos_embeds.area import read_area
+from pipeline.report.axes import draw_line, make_axis, minus
 from pipeline.report.contact_sheet import make_contact_sheet
 from pipeline.report.gallery import Scored, choose_images, show_image
 from pipeline.settings.inputs import build_cutter, build_tokenizer
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
-from pipeline.training.results import read_results
+from pipeline.training.results import read_results, read_rows
 from pipeline.work.store import damaged
 
 MAX_POINTS = 2000  # of the scatter plot, some 150 bytes each
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One side of a plot: a value `low` lies at `start` pixels, a value `high` at `stop`."""
-
-    low: float
-    high: float
-    step: float
-    start: float
-    stop: float
-
-    def at(self, value: float) -> float:
-        """Pixels."""
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start), 1)
-
-    @property
-    def ticks(self) -> list[tuple[str, float]]:
-        """Label and pixels of each."""
-        values = [self.low + self.step * i for i in range(round((self.high - self.low) / self.step) + 1)]
-        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
-        return [(_minus(f"{round(value, decimals) + 0.0:.{decimals}f}"), self.at(value)) for value in values]
-
-
-def make_axis(values: Sequence[float], start: float, stop: float, least_step: float = 0.0) -> Axis:
-    """Builds an axis over all finite values, from one round number to another, in at most 6 steps."""
-    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    low, high = min(finite), max(finite)
-    span = max(high - low, least_step, 1e-6 * max(abs(low), abs(high)), 1e-9)
-    power = 10.0 ** math.floor(math.log10(span / 6))
-    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 6)
-    step = max(step, least_step)
-    first = math.floor(low / step + 1e-9)
-    last = max(math.ceil(high / step - 1e-9), first + 1)
-    return Axis(first * step, last * step, step, start, stop)
-
-
-def draw_line(x_axis: Axis, y_axis: Axis, xs: Sequence[float], ys: Sequence[float]) -> str:
-    """Returns an SVG path through the points, with a gap where y is not a number."""
-    path, pen = "", "M"
-    for x, y in zip(xs, ys, strict=True):
-        if not math.isfinite(y):
-            pen = "M"
-            continue
-        # A line of no length still shows its round cap, so a point between two gaps is seen.
-        path += f"{pen}{x_axis.at(x)} {y_axis.at(y)}" + ("h0" if pen == "M" else "")
-        pen = "L"
-    return path
 
 
 def render_report(params: Params, data: Path, runs: Path) -> str:
@@ -161,11 +113,7 @@ def _rate_constant(manifest: Manifest, scored: list[Scored]) -> dict[str, float]
 
 def format_score(value: float | None) -> str:
     """Formats three decimals with a true minus sign; "undefined" for None and nan."""
-    return "undefined" if value is None or math.isnan(value) else _minus(f"{value:.3f}")
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "\N{MINUS SIGN}")
+    return "undefined" if value is None or math.isnan(value) else minus(f"{value:.3f}")
 
 
 def list_settings(settings: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -236,9 +184,7 @@ def _read_config(folder: Path) -> ModelConfig:
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:
-    return [
-        {name: float(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(_read_text(path)))
-    ]
+    return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
 
 
 def _read_predictions(path: Path) -> list[Scored]:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from charm.images.limits import LIMITS, MaxEdge
+from charm.images.limits import LIMITS, Colour, MaxEdge
 from charm.inputs.settings import SETTINGS, check_length
 from charm.runtime.errors import UserError
 from charm.runtime.fields import (
@@ -84,6 +84,7 @@ class ManifestParams:
     val_share: Fraction
     max_edge: MaxEdge | None
     max_pixels: Annotated[int, Range(1, LIMITS.max_pixels)]
+    colour: Colour
     max_reject_frac: Fraction
     leaks: Literal["refuse", "allow"]
 
@@ -182,6 +183,7 @@ class TrainParams:
 @dataclass(frozen=True)
 class EvaluateParams:
     draws: Draws
+    train_scores: bool = False
 
 
 @dataclass(frozen=True)

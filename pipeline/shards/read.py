@@ -14,6 +14,7 @@ from charm.images.decode import decode_image
 from charm.images.limits import FORMATS
 from charm.images.reasons import Rejected
 from charm.runtime.errors import UserError
+from pipeline.shards import AS_IS
 from pipeline.shards.folders import Folder, open_folder
 from pipeline.work.store import parse_record
 
@@ -166,12 +167,16 @@ class ShardReader:
 
     def read_image(self, key: str) -> np.ndarray:
         """Reads an image, uint8 (H, W, 3), RGB; read-only where the shard holds pixels."""
-        extension = next((extension for extension in self.extensions(key) if extension in _IMAGES), None)
+        extension = next(
+            (extension for extension in self.extensions(key) if extension.removeprefix(AS_IS) in _IMAGES), None
+        )
         if extension is None:
             raise UserError(f"{self.folder}/{self.shard_of(key)}.tar: {key} holds no image")
         data = self.read(key, extension)
         try:
-            return decode_array(data) if extension == _RAW else decode_image(data).pixels
+            if extension == _RAW:
+                return decode_array(data)
+            return decode_image(data, colour="as_is" if extension.startswith(AS_IS) else "srgb").pixels
         except (Rejected, ValueError) as error:
             raise UserError(f"{self.folder}/{self.shard_of(key)}.tar: {key}.{extension}: {error}") from error
 

@@ -27,9 +27,11 @@ import numpy as np
 import simplejpeg
 
 from charm.images.decode import decode_image
+from charm.images.limits import Colour
 from charm.runtime.disk import atomic_write, file_sha256
 from charm.runtime.errors import UserError
 from charm.tokenization.geometry import downscale
+from pipeline.shards import AS_IS
 from pipeline.work.store import mark_changed, write_record
 
 Sample = dict[str, bytes]
@@ -98,7 +100,8 @@ def pack_shard(rows: list[dict[str, Any]], root: str, encoding: str, jpeg_qualit
         rows: of the manifest.
         root: folder that their paths start from.
         encoding: "jpeg" keeps the files' bytes, unless a row asks for another size; "raw" stores pixels,
-            <key>.npy, uint8 (H, W, 3), RGB, so that readers need not decode.
+            <key>.npy, uint8 (H, W, 3), RGB, so that readers need not decode. Bytes whose wide colours shall not become
+            sRGB (a row's note `as_is`) are <key>.asis.<extension>.
         jpeg_quality: of images whose size changes.
         target: see write_shard.
     """
@@ -113,9 +116,10 @@ def _pack_sample(row: dict[str, Any], root: Path, encoding: str, jpeg_quality: i
         raise UserError(f"{row['path']} has changed since it was listed: run `dvc repro --force manifest`")
     label = json.dumps({"name": row["name"], "target": row["target"]}, sort_keys=True).encode()
     resized = (row["height"], row["width"]) != (row["raw_height"], row["raw_width"])
+    colour: Colour = "as_is" if "as_is" in row["notes"] else "srgb"
     if encoding == "jpeg" and not resized:
-        return {row["extension"]: data, "json": label}
-    pixels = downscale(decode_image(data).pixels, (row["height"], row["width"]))
+        return {(AS_IS if colour == "as_is" else "") + row["extension"]: data, "json": label}
+    pixels = downscale(decode_image(data, colour=colour).pixels, (row["height"], row["width"]))
     if encoding == "jpeg":
         return {"jpg": simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444"), "json": label}
     return {"npy": encode_array(pixels), "json": label}

@@ -46,7 +46,16 @@ class Inputs:
     def describe(self) -> dict[str, Any]:
         """Returns what tells these inputs from any others: the labels, and the sha256 of each file."""
         facts = asdict(self.manifest.facts)
-        told = ("dataset", "meaning", "num_bins", "score_range", "accuracy_threshold", "max_edge", "split_sha256")
+        told = (
+            "dataset",
+            "meaning",
+            "num_bins",
+            "score_range",
+            "accuracy_threshold",
+            "max_edge",
+            "colour",
+            "split_sha256",
+        )
         axes = file_sha256(self.pos_embeds.folder / "axes.safetensors"), self.pos_embeds.facts
         files = [file_sha256(DATA / "manifest" / "manifest.parquet"), *self.images.shards.values()]
         column = list(self._column.shards.values()) if self._column else []

@@ -49,6 +49,7 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
         data=DataConfig(facts.dataset, facts.sha256, facts.split_sha256, facts.splits),
         training=training,
         versions={name: version(name) for name in ("torch", "timm", "numpy")} | {"draws": str(DRAWS_VERSION)},
+        colour=facts.colour,
     )
 
 

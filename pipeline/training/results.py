@@ -1,5 +1,7 @@
 """metrics.json: how the model did on the test images, and which images these were; all on the scale of the labels."""
 
+import csv
+import io
 import json
 import math
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +12,7 @@ import numpy as np
 
 from charm.model.config import METRICS, EvaluationConfig
 from charm.model.metrics import bootstrap_intervals, score_agreement
+from charm.runtime.errors import UserError
 from charm.runtime.schema import build
 from pipeline.manifest.table import DatasetFacts
 from pipeline.work.store import damaged, write_json
@@ -23,6 +26,9 @@ class Results:
         evaluation: the metrics, with intervals.
         draws: of each image's patches.
         best_epoch: that the model is of.
+        parameters: of the model.
+        val_plcc, val_srcc, val_acc: of that epoch, on the validation images.
+        train_plcc, train_srcc, train_acc: of the training images, not augmented; None unless asked for.
         dataset, split_sha256, listed, packed, rejected, leaks, notes: as in dataset.json.
         saliency_empty_rate: share of the images in which nothing stands out; None where no mask is read.
         saliency_small_rate: share of the test images whose object covers no coarse patch enough; None where no mask is
@@ -32,6 +38,13 @@ class Results:
     evaluation: EvaluationConfig
     draws: int
     best_epoch: int
+    parameters: int
+    val_plcc: float | None
+    val_srcc: float | None
+    val_acc: float | None
+    train_plcc: float | None
+    train_srcc: float | None
+    train_acc: float | None
     dataset: str
     split_sha256: str
     listed: int
@@ -80,6 +93,19 @@ def read_results(path: Path) -> Results:
         return Results.from_json(json.loads(path.read_bytes()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise damaged(path, error) from error
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads a CSV file of a run: history.csv or predictions.csv.
+
+    Raises:
+        UserError: missing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run dvc repro") from error
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def rate(unit_scores: np.ndarray, unit_targets: np.ndarray, facts: DatasetFacts, seed: int) -> EvaluationConfig:

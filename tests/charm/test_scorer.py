@@ -1,6 +1,7 @@
 """CharmScorer: a score is the image's own, whoever asks for it, how, and beside what."""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -29,6 +30,8 @@ from charm.model.vit import CharmViT
 from charm.runtime.errors import UserError
 from charm.tokenization.geometry import limit_edge
 from charm.tokenization.tokens import stack_tokens
+from tests.charm.images.files import encode
+from tests.charm.images.test_colour import P3
 from tests.conftest import draw_image
 from tests.untrained import build_scorer, describe
 
@@ -145,6 +148,15 @@ def test_large_images_are_first_downscaled_as_in_training() -> None:
     (tokens,) = scorer.tokenize(draw_image(333, 222))
     expected = scorer.tokenizer.grids(limit_edge((333, 222), 100))
     assert tokens.grids == expected != scorer.tokenizer.grids((333, 222))
+
+
+def test_wide_colours_are_seen_as_in_training() -> None:
+    """Of files, bytes and PIL images, by scorers whose config says so, and by what is loaded from their folders."""
+    image = Image.open(io.BytesIO(encode(draw_image(150, 100), "PNG", icc_profile=P3)))
+    plain = build_scorer()
+    as_is = CharmScorer(plain.model, replace(plain.config, colour="as_is"))
+    assert ModelConfig.from_json(as_is.config.to_json()).colour == "as_is"
+    assert as_is(image) == plain(draw_image(150, 100)) != plain(image)
 
 
 def test_a_saliency_model_needs_a_mask_and_follows_it() -> None:

@@ -6,8 +6,10 @@ import zlib
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
+pillow_heif.register_heif_opener()  # for writing
 TIFF_LONG = 4
 
 
@@ -80,6 +82,29 @@ def bmp(width: int, height: int, data: bytes = bytes(64)) -> bytes:
     return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + info + data
 
 
+def gif(width: int, height: int, canvas: tuple[int, int] = (9, 9), blocks: bytes = b"", disposal: int = 0) -> bytes:
+    """A GIF of a pixel; disposal: 2 and 3 make Pillow allocate the image when it opens it."""
+    screen = struct.pack("<HHBBB", *canvas, 0x80, 0, 0) + bytes(6)
+    image = b"," + struct.pack("<4HB", 0, 0, width, height, 0) + b"\2\2L\1\0"
+    return b"GIF89a" + screen + b"!\xf9\4" + bytes([disposal << 2]) + bytes(4) + blocks + image + b";"
+
+
+def boxed(kind: str, width: int, height: int, **options: Any) -> bytes:
+    """A good AVIF, HEIC or JPEG 2000 image whose header says another size."""
+    data = encode(kind, **options)
+    sides = struct.pack(">II", 64, 64)
+    if kind == "JPEG2000":
+        data = data.replace(b"ihdr" + sides, b"ihdr" + struct.pack(">II", height, width))
+        return data.replace(sides + bytes(8) + sides, struct.pack(">IIIIII", width, height, 0, 0, width, height))
+    return data.replace(b"ispe" + bytes(4) + sides, b"ispe" + bytes(4) + struct.pack(">II", width, height))
+
+
+def many_boxes(kind: str) -> bytes:
+    data = encode(kind)
+    place = int.from_bytes(data[:4], "big")
+    return data[:place] + b"\0\0\0\x08free" * 1_000_000 + data[place:]
+
+
 # Each has to be refused, within 1 s of computing and 200 MB.
 REFUSED = {
     "PNG, 1 bit, 60000 x 60000": png(60000, 60000, 1, 0),
@@ -126,6 +151,23 @@ REFUSED = {
     "BMP, 4 exapixels": bmp(2**31 - 1, 2**31 - 1),
     "BMP, 99 megapixels in 64 bytes": bmp(9949, 9949),
     "BMP, upside down, 2 gigapixels": bmp(1, -(2**31)),
+    "GIF, 4 gigapixels": gif(65535, 65535),
+    "GIF, 4 gigapixels that are allocated when it is opened": gif(65535, 65535, (1, 1), disposal=2),
+    "GIF, 99 megapixels in 40 bytes": gif(9949, 9949, (9949, 9949), disposal=3),
+    "GIF, 5 million blocks of a comment": gif(9, 9, blocks=b"!\xfe" + b"\1x" * 5_000_000 + b"\0"),
+    "GIF, a million extensions": gif(9, 9, blocks=b"!\xfe\0" * 1_000_000),
+    "GIF, 10 MB between its blocks": gif(9, 9, blocks=bytes(10**7)),
+    "AVIF, 4 gigapixels": boxed("AVIF", 65535, 65535),
+    "AVIF, a million boxes": many_boxes("AVIF"),
+    "HEIC, 4 gigapixels": boxed("HEIF", 65535, 65535),
+    "HEIC, 99 megapixels in 600 bytes": boxed("HEIF", 9949, 9949),
+    "HEIC, a million boxes": many_boxes("HEIF"),
+    "JPEG 2000, 4 gigapixels": boxed("JPEG2000", 65500, 65500),
+    "JPEG 2000, 99 megapixels in 3 kB": boxed("JPEG2000", 9949, 9949),
+    "JPEG 2000, 16 million tiles": boxed("JPEG2000", 4096, 4096).replace(
+        struct.pack(">6I", 4096, 4096, 0, 0, 4096, 4096), struct.pack(">6I", 4096, 4096, 0, 0, 1, 1)
+    ),
+    "JPEG 2000, a million boxes": many_boxes("JPEG2000"),
 }
 
 
@@ -145,8 +187,10 @@ def large() -> dict[str, bytes]:
         "PNG, 1 bit": one_bit + chunk(b"IDAT", rows) + chunk(b"IEND", b""),
         "JPEG": baseline.getvalue(),
         "progressive JPEG, 4:4:4, to be turned": progressive.getvalue(),
+        "AVIF, 99 megapixels": boxed("AVIF", 9949, 9949),
         "progressive JPEG of 64 scans, 25 megapixels": many_scans(64, 5000),
         "progressive JPEG, 95 megapixels that are not there, but padding is": resized_jpeg(
             9747, 9747, progressive=True
         ).ljust(2**20, b"\0"),
+        "JPEG 2000, 70 megapixels that are not there": boxed("JPEG2000", 8366, 8366, no_jp2=True),
     }

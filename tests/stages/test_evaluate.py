@@ -53,6 +53,27 @@ def test_every_test_image_is_scored_once_and_the_metrics_are_theirs(workspace: W
     assert (once["draws"], once["draw_spread"]) == (1, None)  # of one draw nobody knows
 
 
+def test_metrics_have_the_validation_scores_and_those_of_the_training_images_if_asked(workspace: Workspace) -> None:
+    folder, params = workspace
+    metrics, _ = run(folder, params)
+    with (folder / "runs/train/history.csv").open() as text:
+        best = list(csv.DictReader(text))[metrics["best_epoch"] - 1]
+    assert {name: metrics[name] for name in ("val_plcc", "val_srcc", "val_acc")} == {
+        name: float(best[name]) for name in ("val_plcc", "val_srcc", "val_acc")
+    }
+    assert metrics["parameters"] == sum(tensor.numel() for tensor in read_model(folder / "runs/train").tensors.values())
+    assert [metrics[f"train_{name}"] for name in ("plcc", "srcc", "acc")] == [None] * 3
+
+    asked, _ = run(folder, replace(params, evaluate=EvaluateParams(draws=4, train_scores=True)))
+    assert asked["srcc"] == metrics["srcc"]
+    model = CharmScorer.from_pretrained(folder / "runs/evaluate/model", device="cpu")
+    train = read_manifest(folder / "data/manifest").of_split("train")
+    images = [ShardReader(folder / "data/shards").read_image(key) for key in train.keys]
+    once = [score.raw for score in model(images, draws=1)]
+    assert asked["train_srcc"] == pytest.approx(srcc(np.array(once), train.targets[:, 0]))
+    assert asked["train_srcc"] != asked["srcc"]
+
+
 def test_predictions_do_not_depend_on_the_batch_size_or_the_workers(workspace: Workspace) -> None:
     folder, params = workspace
     _, together = run(folder, params)

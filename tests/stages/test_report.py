@@ -43,6 +43,8 @@ METRICS = {
     **{"mae": 0.125, "mae_low": 0.1, "mae_high": 0.1499},
     "scored": 4,
     "best_epoch": 2,
+    "parameters": 1000,
+    **{f"{split}_{name}": None for split in ("val", "train") for name in ("plcc", "srcc", "acc")},
     "draw_spread": 0.05,
     "draws": 4,
     "dataset": "demo",

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from charm.app.command import app
 from charm.images import find
 from charm.images.find import read_image
+from charm.images.reasons import REASONS
 from charm.scorer import CharmScorer
 from tests.conftest import draw_image
 
@@ -76,7 +77,7 @@ def test_tokenize(photo: str, model_folder: Path) -> None:
     ("arguments", "says"),
     [
         (["show", "gone.jpg"], "error: gone.jpg: there is no such file or folder\n"),
-        (["tokenize", "text.jpg"], "error: text.jpg: not a JPEG, PNG, WebP, BMP or TIFF file\n"),
+        (["tokenize", "text.jpg"], f"error: text.jpg: {REASONS['format']}\n"),
         (["show", "beach.jpg", "--selection", "magic"], "error: --selection magic: expected one of random, "),
         (["tokenize", "beach.jpg", "--out", "no/t.npz"], "error: [Errno 2] No such file or directory: "),
     ],
@@ -92,14 +93,14 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, photo: str, mode
 
 def test_stopped_is_a_word_and_exit_code_130(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(find, "read_image", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(find, "read_image", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     ended = CliRunner().invoke(app, ["tokenize", photo])
     assert (ended.exit_code, ended.stderr.splitlines()[-1]) == (130, "stopped")
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_fault_of_ours_is_not_hidden(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: str) -> None:
+    def fail(*_: str) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(find, "read_image", fail)

@@ -82,7 +82,7 @@ def test_what_is_shown_is_what_was_tokenized(tokenizer: str, image_hw: tuple[int
     np.testing.assert_array_equal(decode(shown.shade)[..., 3] == 0, outlined)
     # JPEG and shrinking change shades a little; another place, size or flip would change them by far more.
     seen, image = decode(shown.seen)[..., ::-1], decode(shown.image)[..., ::-1]
-    assert np.abs(seen.astype(int) - tokens.to_image()).mean() < 6
+    assert np.abs(seen.astype(int) - tokens.to_image()).mean() < 8
     pixels = np.repeat(np.repeat(outlined, size, axis=0), size, axis=1)
     assert np.abs(image[pixels].astype(int) - tokens.to_image()[pixels]).mean() < 6
 

@@ -12,6 +12,7 @@ import simplejpeg
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from charm.images.decode import decode_image
+from charm.images.reasons import REASONS
 from charm.model.config import EvaluationConfig
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
@@ -226,7 +227,7 @@ def test_what_scores_mean_and_how_good_they_are_is_said(page: Page, browser: Bro
 
 
 def test_what_could_not_be_scored_says_why(page: Page) -> None:
-    assert page.locator("#errors li span").text_content() == "not a JPEG, PNG, WebP, BMP or TIFF file"
+    assert page.locator("#errors li span").text_content() == REASONS["format"]
     assert page.locator("#status").text_content() == "3 photographs scored, 1 not"
 
 
@@ -271,7 +272,7 @@ def test_scores_can_be_saved_and_are_no_formulas(page: Page, scorer: CharmScorer
     for row, (_, score, spread) in zip(rows, expected, strict=False):
         assert float(row["score"]) == pytest.approx(score, abs=1e-5)
         assert float(row["spread"]) == pytest.approx(spread, abs=1e-5)
-    assert rows[-1]["error"] == "not a JPEG, PNG, WebP, BMP or TIFF file"
+    assert rows[-1]["error"] == REASONS["format"]
 
 
 def test_more_photos_can_be_added_and_all_cleared(page: Page) -> None:

@@ -155,7 +155,7 @@ def test_lines_and_what_is_said_of_the_rejected(run: Run, whole: bytes) -> None:
     assert lines[:4] == [
         "rejected, empty: the file has no bytes",
         "  photos/e.jpg",
-        "rejected, format: not a JPEG, PNG, WebP, BMP or TIFF file",
+        "rejected, format: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC or JPEG 2000 file",
         "  photos/c.jpg",
     ]
     assert "  photos/i.png" in lines
@@ -209,16 +209,16 @@ def test_odd_names_stay_in_their_line(run: Run, photos: Path) -> None:
 
 def test_what_is_passed_over_is_said_and_nothing_else_is_exit_code_3(run: Run, photos: Path) -> None:
     Path("in").mkdir()
-    for name in ("a.heic", "b.HEIC", "c.cr2"):
+    for name in ("a.psd", "b.PSD", "c.cr2"):
         (Path("in") / name).touch()
     ended = run("--out", "out.csv", paths=("in",))
     assert (ended.code, Path("out.csv").exists()) == (3, False)
-    assert ended.err.startswith("no photographs: 2 .heic, 1 .cr2 passed over: ")
+    assert ended.err.startswith("no photographs: 2 .psd, 1 .cr2 passed over: ")
     assert ended.err.count("\n") == 1
     (Path("in") / "d.jfif").write_bytes((photos / "a.jpg").read_bytes())
     ended = run(paths=("in",))
     assert (ended.code, ended.out.count("\n")) == (0, 1)
-    assert ended.err.splitlines()[0].startswith("2 .heic, 1 .cr2 passed over: ")
+    assert ended.err.splitlines()[0].startswith("2 .psd, 1 .cr2 passed over: ")
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])

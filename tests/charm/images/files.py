@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 from charm.images.decode import decode_image
 from charm.images.reasons import Rejected
 
+pillow_heif.register_heif_opener()  # for writing
 _CODES = {1: "B", 3: "H", 4: "I", 5: "I"}
 _FRACTION = 5
 Tags = dict[int, tuple[int, Sequence[int]]]
@@ -51,6 +53,30 @@ def add_chunk(png: bytes, name: bytes, data: bytes, *, after_pixels: bool = Fals
 
 def add_segment(jpeg: bytes, marker: int, content: bytes) -> bytes:
     return jpeg[:2] + struct.pack(">BBH", 255, marker, len(content) + 2) + content + jpeg[2:]
+
+
+def retag(data: bytes, primaries: int, transfer: int) -> bytes:
+    """An AVIF or HEIC file with other codes of H.273."""
+    place = data.index(b"colrnclx") + 8
+    return data[:place] + struct.pack(">HH", primaries, transfer) + data[place + 4 :]
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def jp2_with(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A JPEG 2000 file whose header has another box instead of that of kind `old`."""
+    header = data.index(b"jp2h") - 4
+    place = data.index(old, header) - 4
+    (length,) = struct.unpack_from(">I", data, place)
+    (whole,) = struct.unpack_from(">I", data, header)
+    changed = data[:place] + new + data[place + length :]
+    return changed[:header] + struct.pack(">I", whole + len(new) - length) + changed[header + 4 :]
+
+
+def jp2_with_profile(data: bytes, profile: bytes) -> bytes:
+    return jp2_with(data, b"colr", box(b"colr", b"\2\0\0" + profile))
 
 
 def orientation_in_xmp(orientation: int) -> bytes:
@@ -182,3 +208,20 @@ def bmp(
     info = (info + struct.pack("<4I", *masks))[:header] if masks and header > 40 else info
     info = info.ljust(header, b"\0") + (struct.pack("<3I", *masks[:3]) if masks and header == 40 else b"") + more
     return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(data), 0, 0, 14 + len(info)) + info + data
+
+
+def gif(
+    height: int,
+    width: int,
+    indices: Sequence[int],
+    canvas: tuple[int, int] | None = None,
+    transparent: int | None = None,
+    more: bool = False,
+) -> bytes:
+    """A GIF of black (0) and white (1) pixels in codes of 3 bits, a clear code before each; more: two images."""
+    bits = "".join(format(code, "03b")[::-1] for index in indices for code in (4, index)) + format(5, "03b")[::-1]
+    packed = bytes(int(bits[start : start + 8][::-1], 2) for start in range(0, len(bits), 8))
+    image = b"," + struct.pack("<4HB", 0, 0, width, height, 0) + bytes([2, len(packed)]) + packed + b"\0"
+    control = b"" if transparent is None else b"!\xf9\x04\1\0\0" + bytes([transparent, 0])
+    screen = struct.pack("<HHBBB", *(canvas or (height, width))[::-1], 0x80, 0, 0)
+    return b"GIF89a" + screen + bytes(3) + b"\xff" * 3 + control + image * (1 + more) + b";"

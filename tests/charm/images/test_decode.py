@@ -16,11 +16,13 @@ from PIL import Image
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.images.reasons import NOTES, Rejected
+from tests.charm.images.files import encode
 from tests.conftest import draw_image
 
 ROOT = Path(__file__).parents[3]
 LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True, "exact": True}}
 EXTENSION = {"PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "JPEG": "jpg"}
+EXTENSION |= {"GIF": "gif", "AVIF": "avif", "HEIF": "heic", "JPEG2000": "jp2"}
 # How a camera stores an image that orientation n turns upright again (EXIF 2.3, tag 274).
 STORED = {
     1: lambda a: a,
@@ -32,13 +34,6 @@ STORED = {
     7: lambda a: np.rot90(a, 1)[:, ::-1],
     8: lambda a: np.rot90(a, -1),
 }
-
-
-def encode(pixels: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    (image.convert(mode) if mode else image).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def reason_of(data: bytes, **limits: int) -> str:
@@ -255,7 +250,7 @@ def test_the_first_of_several_images(kind: str) -> None:
     options = LOSSLESS.get(kind, {"quality": 100, "subsampling": 0})
     decoded = decode_image(encode(corners(), kind, save_all=True, append_images=others, **options))
     assert distance(decoded.pixels, corners()) < 12
-    assert decoded.notes == (() if kind == "MPO" else ("first_frame",))
+    assert decoded.notes == ("first_frame",)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16"])
@@ -293,7 +288,6 @@ def test_orientation_out_of_range_changes_nothing(orientation: int) -> None:
         pytest.param(b"", "empty", id="empty"),
         pytest.param(b"score,path\n1,a.jpg\n", "format", id="text"),
         pytest.param(b"\0" * 5000, "format", id="zeros"),
-        pytest.param(encode(corners(), "GIF"), "format", id="GIF"),
         pytest.param(encode(corners(), "PPM"), "format", id="PPM"),
         pytest.param(encode(corners(), "ICO"), "format", id="ICO"),
         pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "format", id="SVG"),
@@ -341,7 +335,8 @@ def flip_bits(data: bytes, places: range) -> set[tuple[int, ...] | str]:
 @pytest.mark.parametrize("kind", EXTENSION)
 def test_flipped_bits_never_change_the_frame(kind: str) -> None:
     data = encode(draw_image(40, 56), kind)
-    middle = range(len(data) // 3, 2 * len(data) // 3)  # pixel data; what the headers say may be another size
+    # Pixel data; what the headers say may be another size.
+    middle = range(len(data) // 3, 2 * len(data) // 3) if kind != "HEIF" else range(data.index(b"mdat") + 4, len(data))
     outcomes = flip_bits(data, middle[:: max(1, len(middle) // 150)])
     assert outcomes <= {(40, 56, 3), "corrupt"}
     if kind in ("JPEG", "PNG"):  # the others hold no redundancy that could tell

@@ -120,21 +120,19 @@ def test_nothing_there(folder: Path) -> None:
 
 
 def test_what_a_folder_has_besides_is_counted_by_ending(folder: Path) -> None:
-    touch(
-        "in/a.jpg", "in/b.heic", "in/c.HEIC", "in/d/e.cr2", "in/none", "in/.DS_Store", "in/.git/f.jpg", "in/named.txt"
-    )
+    touch("in/a.jpg", "in/b.psd", "in/c.PSD", "in/d/e.cr2", "in/none", "in/.DS_Store", "in/.git/f.jpg", "in/named.txt")
     Path("in/link").symlink_to("d")
     listed, passed = find_image_files(["in", "in/named.txt", "./in/d"])  # what comes up twice counts once
     assert [one.path for one in listed] == ["in/a.jpg", "in/named.txt"]
-    assert passed == {".heic": 2, ".cr2": 1, "without ending": 1, "hidden": 2, "linked": 1}
-    touch("out/b.heic")
+    assert passed == {".psd": 2, ".cr2": 1, "without ending": 1, "hidden": 2, "linked": 1}
+    touch("out/b.psd")
     Path("out/link").symlink_to(folder / "in")
-    assert find_image_files(["out"]) == ([], {".heic": 1, "linked": 1})
+    assert find_image_files(["out"]) == ([], {".psd": 1, "linked": 1})
 
 
 def test_what_was_passed_over_is_said_in_one_short_line() -> None:
-    said = describe_passed(Counter({".heic": 3, ".cr2": 1}))
-    assert said.startswith("3 .heic, 1 .cr2 passed over: in folders, files that end in .jpg .jpeg .jfif .mpo .png ")
+    said = describe_passed(Counter({".psd": 3, ".cr2": 1}))
+    assert said.startswith("3 .psd, 1 .cr2 passed over: in folders, files that end in .jpg .jpeg .jfif .mpo .png ")
     many = Counter({f".{number}\n\u202e": number for number in range(1, 101)})
     assert describe_passed(many).startswith(r"100 .100\n\u202e, 99 .99\n\u202e, ")
     assert ", 4278 others passed over: " in describe_passed(many)

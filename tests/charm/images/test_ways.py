@@ -19,9 +19,11 @@ from tests.charm.images.files import (
     encode,
     exif,
     orientation_in_xmp,
+    retag,
     tiff,
     two_directories,
 )
+from tests.charm.images.test_colour import CHRM_P3, GAMA, GREY_INKS, P3, exif_of
 from tests.conftest import draw_image
 
 PIXELS = draw_image(24, 40)
@@ -100,7 +102,30 @@ KINDS: dict[str, tuple[bytes, bool]] = {
     "BMP with unused alpha": (bmp(WORDS, 124, BGRA), False),
     "BMP with alpha": (bmp(WORDS | PIXELS[..., 1].astype(np.uint32) << 24, 124, BGRA), False),
     "upside-down BMP": (bmp(WORDS, 124, BGRA, top_down=True), False),
-    "GIF": (encode(PIXELS, "GIF"), True),
+    "GIF": (encode(PIXELS, "GIF"), False),
+    "animated GIF": (encode(PIXELS, "GIF", save_all=True, append_images=[Image.new("RGB", (40, 24))]), False),
+    "AVIF": (encode(PIXELS, "AVIF"), False),
+    "AVIF turned": (encode(PIXELS, "AVIF", exif=exif(6)), False),
+    "AVIF in Display P3 by its codes": (retag(encode(PIXELS, "AVIF"), 12, 13), True),
+    "HEIC": (encode(PIXELS, "HEIF"), False),
+    "HEIC turned": (encode(PIXELS, "HEIF", exif=exif(6)), False),
+    "grey HEIC of 10 bits": (encode(WIDE[..., 0].astype(np.uint16), "HEIF"), False),
+    "HEIC in Display P3": (encode(PIXELS, "HEIF", icc_profile=P3), False),
+    "JPEG 2000": (encode(PIXELS, "JPEG2000"), False),
+    "grey JPEG 2000 of 16 bits": (encode(WIDE[..., 0].astype(np.uint16), "JPEG2000"), False),
+    "JPEG in Display P3": (encode(PIXELS, "JPEG", icc_profile=P3), False),
+    "JPEG in Adobe RGB by its EXIF": (add_segment(JPEG, 0xE1, exif_of(0xFFFF, b"R03\0")), False),
+    "CMYK JPEG with a profile": (encode(PIXELS, "JPEG", "CMYK", icc_profile=GREY_INKS), False),
+    "PNG in Display P3": (encode(PIXELS, "PNG", icc_profile=P3), False),
+    "PNG in Display P3 by its chunks": (
+        add_chunk(add_chunk(PNG, b"gAMA", GAMA), b"cHRM", CHRM_P3),
+        False,
+    ),
+    "PNG in Display P3 by its codes": (add_chunk(PNG, b"cICP", bytes([12, 13, 0, 1])), True),
+    "transparent PNG in Display P3": (encode(ALPHA, "PNG", icc_profile=P3), False),
+    "TIFF in Display P3": (encode(PIXELS, "TIFF", icc_profile=P3), False),
+    "WebP in Display P3": (encode(PIXELS, "WEBP", icc_profile=P3), False),
+    "PNG with a damaged profile": (encode(PIXELS, "PNG", icc_profile=P3[:200]), False),
     "PPM": (encode(PIXELS, "PPM"), True),
 }
 

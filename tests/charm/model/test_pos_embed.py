@@ -74,7 +74,7 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("shape", "mode", "prefix", "message"),
     [
-        pytest.param((1, 50, 8), "nearest", None, "mode='nearest': expected one of bilinear, bicubic", id="mode"),
+        pytest.param((1, 50, 8), "area", None, "mode='area': expected one of bilinear, bicubic", id="mode"),
         pytest.param((50, 8), "bilinear", None, r"\(50, 8\): expected \(1, prefix", id="two axes"),
         pytest.param((2, 50, 8), "bilinear", None, r"\(2, 50, 8\): expected \(1, prefix", id="a batch"),
         pytest.param((1, 50, 8), "bilinear", 2, "50 tokens: without 2 prefix tokens they are not", id="wrong prefix"),

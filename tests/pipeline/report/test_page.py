@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from pipeline.report.page import draw_line, format_score, list_settings, make_axis
+from pipeline.report.axes import draw_line, make_axis
+from pipeline.report.page import format_score, list_settings
 
 MINUS = "\N{MINUS SIGN}"
 

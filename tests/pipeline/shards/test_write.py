@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,15 @@ from PIL import Image
 from webdataset import tariterators
 
 from charm.images.decode import decode_image
+from charm.images.limits import Colour
 from charm.runtime.errors import UserError
+from pipeline.manifest.labels import Listed, Listing
+from pipeline.manifest.rows import build_rows, inspect_images
+from pipeline.settings.params import Params
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import describe_tar, pack_shard, write_shard
+from tests.charm.images.files import encode
+from tests.charm.images.test_colour import P3
 from tests.conftest import SIZES, Small, draw_image, sidecar_of
 
 SAMPLES = [(f"{i:08d}", {"jpg": bytes([i]) * (300 * i + 1), "json": b"{}", "p28.npy": b"scores"}) for i in range(5)]
@@ -258,3 +265,29 @@ def test_a_downscaled_image_of_any_format_is_a_jpeg(small: Small, tmp_path: Path
     with tarfile.open(tmp_path / "shard-000000.tar") as tar:
         assert tar.getnames() == ["00000000.jpg", "00000000.json"]
     assert ShardReader(tmp_path).read_image("00000000").shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("colour", ["srgb", "as_is"])
+@pytest.mark.parametrize(("encoding", "edge"), [("jpeg", None), ("jpeg", 32), ("raw", None)])
+def test_wide_colours_are_read_as_the_manifest_says(
+    colour: Colour, encoding: str, edge: int | None, tmp_path: Path, shipped_params: Params
+) -> None:
+    """From the labels to the reader: an image in Display P3 and one without a tag."""
+    root, flat = tmp_path / "images", np.full((48, 64, 3), (200, 60, 80), np.uint8)
+    root.mkdir()
+    (root / "0.jpg").write_bytes(encode(flat, "JPEG", icc_profile=P3, quality=100))
+    (root / "1.jpg").write_bytes(encode(flat, "JPEG", quality=100))
+    listing = Listing(root, [Listed(name, name, (0.5,), "train", "") for name in ("0.jpg", "1.jpg")], (0, 1), 0.5, "")
+    inspect_images(str(root), ["0.jpg", "1.jpg"], 10**6, edge, tmp_path / "found")
+    settings = replace(shipped_params.manifest, colour=colour)
+    rows = build_rows(listing, json.loads((tmp_path / "found.json").read_bytes())["images"], settings, 0)
+    assert [row["notes"] for row in rows] == [["icc" if colour == "srgb" else "as_is"], []]
+    pack_shard(rows, str(root), encoding, 95, tmp_path / "shard-000000")
+    reader = ShardReader(tmp_path)
+    wide, plain = (reader.read_image(key)[8, 8].astype(int) for key in reader)
+    assert np.abs(plain - (200, 60, 80)).max() <= 2
+    assert np.abs(wide - ((217, 42, 76) if colour == "srgb" else (200, 60, 80))).max() <= 2
+    if encoding == "jpeg" and not edge:
+        extension = "jpg" if colour == "srgb" else "asis.jpg"
+        assert reader.extensions("00000000") == [extension, "json"]
+        assert reader.read("00000000", extension) == (root / "0.jpg").read_bytes()
