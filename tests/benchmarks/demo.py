@@ -51,6 +51,7 @@ TOKENIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "anyres": ("anyres", {}),
     "quadtree": ("quadtree", {}),
     "quadtree_256": ("quadtree", {"edge": 256}),
+    "muller": ("muller", {}),
 }
 SELECTIONS = ("random", "frequency", "gradient", "entropy", "saliency")
 COMPARED = [name for name in (*TOKENIZERS, *SELECTIONS) if name != "standard_384"]

@@ -23,12 +23,12 @@ STAGES = ("pos_embeds", "train", "evaluate")
 
 def test_charm_is_the_run_with_random_selection(shipped_params: Params) -> None:
     runs = {name: make_params(shipped_params, name, 2, None) for name in (*TOKENIZERS, *SELECTIONS)}
-    assert len({digest_run(params, STAGES) for params in runs.values()}) == 15
+    assert len({digest_run(params, STAGES) for params in runs.values()}) == 16
     assert runs["charm"] == runs["random"]
     assert (runs["gradient"].tokenizer, runs["gradient"].selection) == ("charm", "gradient")
     assert (runs["hr_ms"].tokenizer, runs["hr_ms"].selection, runs["hr_ms"].seed) == ("square", "random", 2)
     own = {name: run.max_seq_len for name, run in runs.items() if run.max_seq_len != shipped_params.max_seq_len}
-    assert own == {"standard": 81, "standard_384": 729, "flexi": 196, "padding": 81, "anyres": 80}
+    assert own == {"standard": 81, "standard_384": 729, "flexi": 196, "padding": 81, "muller": 81, "anyres": 80}
 
 
 def test_a_run_is_made_again_where_a_setting_differs_but_not_where_it_runs(shipped_params: Params) -> None:
