@@ -22,7 +22,7 @@ def main(params: Params) -> None:
     # In evaluation images are seen no larger than those of the training.
     sizes = {*manifest.image_hws, *(limit_edge(size, manifest.train_edge) for size in manifest.image_hws)}
     tokenizer = build_tokenizer(params, model.patch_size)
-    axes = sorted({*list_axes(tokenizer, sizes), *getattr(params.inputs, params.tokenizer).drawn_sides})
+    axes = sorted({*list_axes(tokenizer, sizes), *params.input_settings.drawn_sides})
     area = summarize_area(tokenizer, manifest.image_hws)
     out.mkdir(parents=True, exist_ok=True)
     write_area(out, area)

@@ -7,17 +7,14 @@ other.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from charm.images.arrays import as_array
 from charm.images.convert import resize_bicubic
 from charm.inputs.settings import AnyResSettings, whole_patches
-from charm.inputs.whole import WholeInput, cut_whole, refuse_maps
-from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.inputs.whole import WholeInput, cut_whole
 from charm.tokenization.tokenizer import CharmTokenizer
-from charm.tokenization.tokens import Tokens, pad_tokens
+from charm.tokenization.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,7 @@ class AnyResInput(WholeInput):
     settings: AnyResSettings = field(default_factory=AnyResSettings)
 
     whole_grid = False
+    turned_first = True  # which tiles an image gets depends on how it is turned
 
     @classmethod
     def build(cls, settings: AnyResSettings, cutter: CharmTokenizer, training: bool) -> "AnyResInput":
@@ -71,22 +69,11 @@ class AnyResInput(WholeInput):
         side = self.tile // self.patch_size
         return ((side, side), *super().grids(image_hw))
 
-    def __call__(
-        self,
-        image: Any,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        key: str = "",
-        symmetry: Symmetry = IDENTITY,
-        **maps: np.ndarray,
-    ) -> Tokens:
-        """Tokenizes one image; see CharmTokenizer. Which tiles it gets depends on how it is turned."""
-        refuse_maps(maps)
-        turned = apply_symmetry(as_array(image), symmetry)
-        whole = cut_whole(resize_bicubic(turned, (self.tile, self.tile)), self.patch_size)
-        tiles = cut_whole(self.frame(turned), self.patch_size)
-        tokens = Tokens(
+    def cut(self, image: np.ndarray, seed: int, epoch: int, key: str) -> Tokens:
+        """Cuts the tiles, then the squashed image."""
+        whole = cut_whole(resize_bicubic(image, (self.tile, self.tile)), self.patch_size)
+        tiles = super().cut(image, seed, epoch, key)
+        return Tokens(
             patches=np.concatenate([tiles.patches, whole.patches]),
             patch_coord=np.concatenate([tiles.patch_coord, whole.patch_coord]),
             scale_id=np.repeat(np.array([1, 0], np.uint8), [tiles.seq_len, whole.seq_len]),
@@ -94,7 +81,6 @@ class AnyResInput(WholeInput):
             grids=(*whole.grids, *tiles.grids),
             pos_grids=whole.grids * 2,
         )
-        return pad_tokens(tokens, self.max_seq_len)
 
 
 def choose_canvas(image_hw: tuple[int, int], canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -2,19 +2,16 @@
 
 MULLER (Tu, Milanfar, Talebi, ICCV 2023; subject of the patent application US 2024/0331091) adds band-passed detail to a
 bilinear resize R: with x_k = G x_(k-1), G a Gaussian of 5 taps, y = R x + sum_k tanh(a_k R (x_k - x_(k-1)) + b_k). All
-that depends on the whole image is linear and is made here; the model learns a_k and b_k (charm.model.stems).
+that depends on the whole image is linear and is made here; the model learns a_k and b_k (charm.model.resizer).
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import cv2
 import numpy as np
 
-from charm.images.arrays import as_array
 from charm.inputs.settings import MullerSettings, whole_patches
-from charm.inputs.whole import WholeInput, cut_whole, refuse_maps, take_patches
-from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.inputs.whole import WholeInput, take_patches
 from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import RESIDUAL_UNIT, Tokens
 
@@ -37,6 +34,7 @@ class MullerInput(WholeInput):
 
     whole_grid = False  # the resized image alone would be another input
     num_residuals = LAYERS
+    turned_first = True  # the planes with it
 
     @classmethod
     def build(cls, settings: MullerSettings, cutter: CharmTokenizer, training: bool) -> "MullerInput":
@@ -51,24 +49,13 @@ class MullerInput(WholeInput):
         """Returns the square, before anything is added to it."""
         return cv2.resize(image, self.frame_hw((1, 1)), interpolation=cv2.INTER_LINEAR)
 
-    def __call__(
-        self,
-        image: Any,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        key: str = "",
-        symmetry: Symmetry = IDENTITY,
-        **maps: np.ndarray,
-    ) -> Tokens:
-        """Tokenizes one image; see CharmTokenizer. `residuals` are the planes, a layer's three channels together."""
-        refuse_maps(maps)
-        turned = apply_symmetry(as_array(image), symmetry)
-        tokens = cut_whole(self.frame(turned), self.patch_size)
+    def cut(self, image: np.ndarray, seed: int, epoch: int, key: str) -> Tokens:
+        """Cuts the square; `residuals` are the planes, a layer's three channels together."""
+        tokens = super().cut(image, seed, epoch, key)
         y, x = tokens.patch_coord.T
         planes = [
             take_patches(np.rint(plane / RESIDUAL_UNIT).astype(np.int16), y, x, self.patch_size)
-            for plane in measure_bands(turned, self.frame_hw((1, 1)), self.settings.border)
+            for plane in measure_bands(image, self.frame_hw((1, 1)), self.settings.border)
         ]
         return replace(tokens, residuals=np.concatenate(planes, axis=-1))
 

@@ -5,17 +5,14 @@ off; here they are left out evenly. It pads with grey after scaling pixels to -1
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
 
-from charm.images.arrays import as_array
 from charm.inputs.settings import MusiqSettings
-from charm.inputs.whole import WholeInput, cut_whole, refuse_maps, resize
-from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry
+from charm.inputs.whole import WholeInput, cut_whole, resize
 from charm.tokenization.tokenizer import CharmTokenizer
-from charm.tokenization.tokens import Tokens, pad_tokens
+from charm.tokenization.tokens import Tokens
 
 _GREY = 127
 
@@ -36,6 +33,7 @@ class MusiqInput(WholeInput):
 
     num_scales = 3
     whole_grid = False
+    turned_first = True  # else the odd pixel of padding would be on another side
 
     @classmethod
     def build(cls, settings: MusiqSettings, cutter: CharmTokenizer, training: bool) -> "MusiqInput":
@@ -56,10 +54,7 @@ class MusiqInput(WholeInput):
         return height, width
 
     def frame(self, image: np.ndarray) -> np.ndarray:
-        """Returns the image with its padding."""
-        return self._pad(image)
-
-    def _pad(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image, at its own size, with its padding."""
         image_hw = (image.shape[0], image.shape[1])
         missing = (padded - side for padded, side in zip(self.frame_hw(image_hw), image_hw, strict=True))
         (top, bottom), (left, right) = ((both // 2, both - both // 2) for both in missing)
@@ -75,21 +70,10 @@ class MusiqInput(WholeInput):
         padded = (self.frame_hw(size) for size in self.sizes(image_hw))
         return tuple((height // self.patch_size, width // self.patch_size) for height, width in padded)
 
-    def __call__(
-        self,
-        image: Any,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        key: str = "",
-        symmetry: Symmetry = IDENTITY,
-        **maps: np.ndarray,
-    ) -> Tokens:
-        """Tokenizes one image; see CharmTokenizer. Nothing is drawn at random."""
-        refuse_maps(maps)
-        turned = apply_symmetry(as_array(image), symmetry)
-        sizes = self.sizes((turned.shape[0], turned.shape[1]))
-        parts = [cut_whole(self._pad(resize(turned, size)), self.patch_size) for size in sizes]
+    def cut(self, image: np.ndarray, seed: int, epoch: int, key: str) -> Tokens:
+        """Cuts each size, the native one first; nothing is drawn at random."""
+        sizes = self.sizes((image.shape[0], image.shape[1]))
+        parts = [cut_whole(self.frame(resize(image, size)), self.patch_size) for size in sizes]
         kept = []
         room = self.budget
         for part in parts:  # the smaller ones are kept whole as long as there is room
@@ -97,11 +81,10 @@ class MusiqInput(WholeInput):
             kept.append(np.linspace(0, part.seq_len - 1, count).round().astype(int))
             room -= count
         order = range(len(parts) - 1, -1, -1)
-        tokens = Tokens(
+        return Tokens(
             patches=np.concatenate([parts[scale].patches[kept[scale]] for scale in order]),
             patch_coord=np.concatenate([parts[scale].patch_coord[kept[scale]] for scale in order]),
             scale_id=np.concatenate([np.full(len(kept[scale]), scale, np.uint8) for scale in order]),
             patch_valid=np.ones(self.budget - room, bool),
             grids=tuple(part.grids[0] for part in parts),
         )
-        return pad_tokens(tokens, self.budget)

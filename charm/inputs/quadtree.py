@@ -5,19 +5,16 @@ They squash images to 256 x 256 first (`edge: 256`); at native size it is a riva
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
 
-from charm.images.arrays import as_array
 from charm.inputs.naflex import fit_budget
 from charm.inputs.settings import QuadtreeSettings
-from charm.inputs.whole import WholeInput, refuse_maps, resize, take_patches
-from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
+from charm.inputs.whole import WholeInput, resize, take_patches
 from charm.tokenization.geometry import fit_to_grid, fitted_hw
 from charm.tokenization.tokenizer import CharmTokenizer
-from charm.tokenization.tokens import Tokens, pad_tokens
+from charm.tokenization.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -84,19 +81,9 @@ class QuadtreeInput(WholeInput):
         height, width = (side // self._root for side in self.frame_hw(image_hw))
         return tuple((height << level, width << level) for level in range(self.settings.levels))
 
-    def __call__(
-        self,
-        image: Any,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        key: str = "",
-        symmetry: Symmetry = IDENTITY,
-        **maps: np.ndarray,
-    ) -> Tokens:
-        """Tokenizes one image; see CharmTokenizer. Nothing is drawn at random."""
-        refuse_maps(maps)
-        frame, levels = self.frame(as_array(image)), self.settings.levels
+    def cut(self, image: np.ndarray, seed: int, epoch: int, key: str) -> Tokens:
+        """Cuts the leaves of the tree, small patches first; nothing is drawn at random."""
+        frame, levels = self.frame(image), self.settings.levels
         shown = [frame]  # finest first
         for _ in range(levels - 1):
             height, width = shown[-1].shape[:2]
@@ -108,15 +95,14 @@ class QuadtreeInput(WholeInput):
         for above, below in zip(splits, [*splits[1:], None], strict=True):
             children = above.repeat(2, axis=0).repeat(2, axis=1)
             is_leaf.append(children if below is None else children & ~below)
-        parts, order = [], range(levels - 1, -1, -1)
-        for level in order:
+        parts = []
+        for level in range(levels - 1, -1, -1):
             y, x = np.nonzero(is_leaf[level])
             patches = take_patches(shown[level], y, x, self.patch_size)
             parts.append((patches, np.stack([y, x], axis=1).astype(np.int32), np.full(len(y), level, np.uint8)))
         patches, coord, scale = (np.concatenate(some) for some in zip(*parts, strict=True))
         grids = tuple((len(leaf), leaf.shape[1]) for leaf in is_leaf)
-        tokens = Tokens(patches, coord, scale, np.ones(len(scale), bool), grids)
-        return turn_tokens(pad_tokens(tokens, self.budget), symmetry)
+        return Tokens(patches, coord, scale, np.ones(len(scale), bool), grids)
 
 
 def measure_loss(frame: np.ndarray, small: np.ndarray, patch_size: int) -> np.ndarray:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from charm.inputs.settings import StandardSettings, whole_patches
-from charm.inputs.whole import WholeInput, resize
+from charm.inputs.whole import WholeInput, cut_whole, resize
 from charm.tokenization.draws import draw_uniform
 from charm.tokenization.tokenizer import CharmTokenizer
+from charm.tokenization.tokens import Tokens
 
 _LONGEST = 8  # times the shorter side; of longer images only a part is resized
 
@@ -41,15 +42,15 @@ class StandardInput(WholeInput):
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Returns the crop at the centre."""
-        return self._cut(image, np.array([0.5, 0.5]))
+        return self._crop_at(image, np.array([0.5, 0.5]))
 
-    def drawn_frame(self, image: np.ndarray, seed: int, epoch: int, key: str) -> np.ndarray:
-        """Returns the crop of training, or of evaluation."""
+    def cut(self, image: np.ndarray, seed: int, epoch: int, key: str) -> Tokens:
+        """Cuts the crop of training, or of evaluation."""
         if not self.training or self.settings.place == "centre":
-            return self.frame(image)
-        return self._cut(image, draw_uniform(seed, epoch, key, "crop", 2))
+            return super().cut(image, seed, epoch, key)
+        return cut_whole(self._crop_at(image, draw_uniform(seed, epoch, key, "crop", 2)), self.patch_size)
 
-    def _cut(self, image: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def _crop_at(self, image: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Cuts the crop at fractions (y, x) of what is left over beside it."""
         crop, edge = self._crop, self.settings.edge
         if self.settings.resize == "squash":

@@ -1,21 +1,26 @@
 """Inputs that resize an image and show all of it, or of a crop of it, on one grid: what they have in common."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import cv2
 import numpy as np
 
 from charm.images.arrays import as_array
-from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
+from charm.tokenization.augment import IDENTITY, Symmetry, apply_symmetry, turn_tokens
 from charm.tokenization.geometry import downscale
 from charm.tokenization.tokens import Tokens, pad_tokens, row_type
 
 
 class WholeInput:
-    """An input of a single scale; a subclass has `frame`, and `grids` or the frame's size."""
+    """An input that selects nothing; a subclass says how large its frame is, and how it is cut if not into one grid.
+
+    Attributes:
+        turned_first: whether an image is turned before it is cut, which is dearer; for inputs whose turned tokens are
+            not those of the turned image.
+    """
 
     patch_size: int
+    turned_first = False
     num_scales = 1
     reads = None
     draws = False
@@ -30,9 +35,9 @@ class WholeInput:
         """Returns the image that patches are cut from in evaluation; see Input."""
         return resize(image, self.frame_hw((image.shape[0], image.shape[1])))
 
-    def drawn_frame(self, image: np.ndarray, seed: int, epoch: int, key: str) -> np.ndarray:
-        """Returns the image that patches are cut from; another one than in evaluation where a place is drawn."""
-        return self.frame(image)
+    def cut(self, image: np.ndarray, seed: int, epoch: int, key: str) -> Tokens:
+        """Cuts an image, uint8 (H, W, 3), into its tokens, without padding; what is drawn follows from the others."""
+        return cut_whole(self.frame(image), self.patch_size)
 
     @property
     def max_seq_len(self) -> int:
@@ -70,15 +75,13 @@ class WholeInput:
         **maps: np.ndarray,
     ) -> Tokens:
         """Tokenizes one image; see CharmTokenizer."""
-        refuse_maps(maps)
-        frame = self.drawn_frame(as_array(image), seed, epoch, key)
-        return pad_tokens(cut_whole(frame, self.patch_size, symmetry), self.max_seq_len)
-
-
-def refuse_maps(maps: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError if an input that reads no map is given one."""
-    if maps:
-        raise ValueError(f"this input takes no {' or '.join(maps)}: it selects no patches")
+        if maps:
+            raise ValueError(f"this input takes no {' or '.join(maps)}: it selects no patches")
+        array = as_array(image)
+        if self.turned_first:
+            array, symmetry = apply_symmetry(array, symmetry), IDENTITY
+        tokens = self.cut(array, seed, epoch, key)
+        return pad_tokens(turn_tokens(tokens, symmetry), self.max_seq_len)
 
 
 def resize(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
@@ -106,16 +109,15 @@ def take_patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, patch_size: in
     return patches
 
 
-def cut_whole(image: np.ndarray, patch_size: int, symmetry: Symmetry = IDENTITY) -> Tokens:
+def cut_whole(image: np.ndarray, patch_size: int) -> Tokens:
     """Cuts an image whose sides are multiples of the patch size into all of its patches, at one scale."""
     height, width = (side // patch_size for side in image.shape[:2])
     count = height * width
     y, x = np.divmod(np.arange(count), width)
-    tokens = Tokens(
+    return Tokens(
         patches=take_patches(image, y, x, patch_size),
         patch_coord=np.stack([y, x], axis=1).astype(np.int32),
         scale_id=np.zeros(count, np.uint8),
         patch_valid=np.ones(count, bool),
         grids=((height, width),),
     )
-    return turn_tokens(tokens, symmetry)

@@ -37,24 +37,19 @@ def cosine_projection(patch_size: int, num_filters: int) -> np.ndarray:
     return per_channel
 
 
+def build_vit(own: dict[str, Any], settings: dict[str, Any]) -> VisionTransformer:
+    """Builds a backbone that timm's hub has no weights of, from its own settings and those of create_model."""
+    of_checkpoints = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    given = {name: value for name, value in settings.items() if name not in of_checkpoints}
+    return VisionTransformer(**(own | {"num_classes": 0} | given))
+
+
 @register_model
 def charm_demo(pretrained: bool = False, **settings: Any) -> VisionTransformer:
     """Builds the backbone: 64 wide, 2 layers, patch 14; `pretrained` changes nothing, as there is no checkpoint."""
     del pretrained
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # added by create_model, of checkpoints
-        settings.pop(name, None)
-    model = VisionTransformer(
-        **{
-            "img_size": PATCH_SIZE * GRID,
-            "patch_size": PATCH_SIZE,
-            "embed_dim": EMBED_DIM,
-            "depth": DEPTH,
-            "num_heads": NUM_HEADS,
-            "num_classes": 0,
-            "weight_init": "jax",
-            **settings,
-        }
-    )
+    own: dict[str, Any] = {"patch_size": PATCH_SIZE, "embed_dim": EMBED_DIM, "depth": DEPTH, "num_heads": NUM_HEADS}
+    model = build_vit(own | {"img_size": PATCH_SIZE * GRID, "weight_init": "jax"}, settings)
     with torch.no_grad():
         model.patch_embed.proj.weight.copy_(torch.from_numpy(cosine_projection(PATCH_SIZE, EMBED_DIM)))
         model.patch_embed.proj.bias.zero_()

@@ -16,6 +16,8 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from charm.model.demo_backbone import build_vit
+
 PATCH_SIZE, EMBED_DIM, DEPTH, NUM_HEADS, MLP_RATIO, GRID = 32, 384, 14, 6, 3, 10
 
 
@@ -68,23 +70,9 @@ class MusiqEmbed(PatchEmbed):
 def musiq(pretrained: bool = False, **settings: Any) -> VisionTransformer:
     """Builds the backbone; `pretrained` changes nothing, as timm's hub has no weights of it."""
     del pretrained
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # added by create_model, of checkpoints
-        settings.pop(name, None)
-    model = VisionTransformer(
-        **{
-            "img_size": PATCH_SIZE * GRID,
-            "patch_size": PATCH_SIZE,
-            "embed_dim": EMBED_DIM,
-            "depth": DEPTH,
-            "num_heads": NUM_HEADS,
-            "mlp_ratio": MLP_RATIO,
-            "num_classes": 0,
-            "no_embed_class": True,
-            "act_layer": "gelu_tanh",  # flax's
-            "embed_layer": MusiqEmbed,
-            **settings,
-        }
-    )
+    own: dict[str, Any] = {"patch_size": PATCH_SIZE, "embed_dim": EMBED_DIM, "depth": DEPTH, "num_heads": NUM_HEADS}
+    own |= {"img_size": PATCH_SIZE * GRID, "mlp_ratio": MLP_RATIO, "no_embed_class": True, "embed_layer": MusiqEmbed}
+    model = build_vit(own | {"act_layer": "gelu_tanh"}, settings)  # flax's
     vars(model).update(pos_embed_mode="nearest", name_weights=name_as_timm)  # for CharmViT and for files of weights
     return model
 

@@ -88,7 +88,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         area=read_area(data / "pos_embeds"),
         sheet=sheet,
         tokenizer=tokenizer,
-        shows=getattr(params.inputs, params.tokenizer).shows,
+        shows=params.input_settings.shows,
         coarse_patch_size=build_cutter(params, tokenizer.patch_size).coarse_patch_size,
         settings=list_settings(asdict(params)),
     )

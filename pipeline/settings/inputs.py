@@ -29,7 +29,7 @@ def build_cutter(params: Params, patch_size: int, training: bool = False) -> Cha
 
 def build_tokenizer(params: Params, patch_size: int, training: bool = False) -> Input:
     """Builds the input that params.yaml names, for a backbone of this patch size; training crops at random."""
-    settings = getattr(params.inputs, params.tokenizer)
+    settings = params.input_settings
     try:
         return build_input(params.tokenizer, settings, build_cutter(params, patch_size, training), training)
     except ValueError as error:

@@ -49,7 +49,7 @@ def start_model(params: Params, num_bins: int) -> Model:
             raise UserError(f"params.yaml: pos_embeds.fit: {problem}")
         with torch.no_grad():
             learnt.copy_(fit_additive(learnt))
-    start = getattr(params.inputs, params.tokenizer).resizer_start
+    start = params.input_settings.resizer_start
     if start and model.resizer is not None:
         with torch.no_grad():
             model.resizer.scale.copy_(torch.tensor(start[0]))
@@ -77,6 +77,6 @@ def vit_config(params: Params, num_bins: int) -> ViTConfig:
         head=params.train.head,
         normalize=params.train.normalize,
         pos_embed=params.train.pos_embed,
-        image_edge=getattr(params.inputs, params.tokenizer).whole_edge,
+        image_edge=params.input_settings.whole_edge,
         num_residuals=sketch.num_residuals,
     )

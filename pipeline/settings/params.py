@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from charm.images.limits import LIMITS, Colour, MaxEdge
-from charm.inputs.settings import SETTINGS, check_length
+from charm.inputs.settings import SETTINGS, InputSettings, check_length
 from charm.runtime.errors import UserError
 from charm.runtime.fields import (
     MOST_TOKENS,
@@ -235,6 +235,12 @@ class Params:
     hardware: HardwareParams
     dask: DaskParams
 
+    @property
+    def input_settings(self) -> InputSettings:
+        """The block of the input that `tokenizer` names."""
+        found: InputSettings = getattr(self.inputs, self.tokenizer)
+        return found
+
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Reads and checks params.yaml.
@@ -301,7 +307,7 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if scales == 3 and ratio != 2:
         problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
         _fail(path, node["tokens"], "coarse_ratio", f"tokens.coarse_ratio: {problem}")
-    settings = getattr(params.inputs, params.tokenizer)
+    settings = params.input_settings
     if params.max_seq_len is None and settings.has_budget:
         _fail(path, node, "max_seq_len", f"max_seq_len: {params.tokenizer} needs a number of tokens, or auto")
     patch_size = 14 if params.backbone == "charm_demo" else _patch_size_of(params.backbone)

@@ -56,7 +56,7 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
 def _describe_input(params: Params, patch_size: int) -> InputConfig:
     """Describes the input of a run, as a model's config has it."""
     cutter = build_cutter(params, patch_size)
-    own = getattr(params.inputs, params.tokenizer)
+    own = params.input_settings
     length = own.length(patch_size) or cutter.max_seq_len
     return InputConfig(params.tokenizer, asdict(own), replace(cutter, max_seq_len=length).settings)
 

@@ -51,7 +51,10 @@ class EndingLoader(DataLoader[Any]):
 
 
 class _EndingIterator(_MultiProcessingDataLoaderIter):
-    """Looks for a batch every few seconds, as torch does, but not for ever."""
+    """Looks for a batch every few seconds, as torch does, but not for ever.
+
+    With torch's own `timeout` a dead worker would be noticed only at its end.
+    """
 
     def _reset(self, *arguments: Any, **named: Any) -> None:
         self._asked = time.monotonic()
