@@ -68,8 +68,9 @@ class MusiqEmbed(PatchEmbed):
 
 @register_model
 def musiq(pretrained: bool = False, **settings: Any) -> VisionTransformer:
-    """Builds the backbone; `pretrained` changes nothing, as timm's hub has no weights of it."""
-    del pretrained
+    """Builds the backbone; refuses `pretrained`, as timm's hub has no weights of it: Google's are a file to load."""
+    if pretrained:
+        raise RuntimeError("No pretrained weights exist for musiq on a hub: give a checkpoint, or pretrained: false")
     own: dict[str, Any] = {"patch_size": PATCH_SIZE, "embed_dim": EMBED_DIM, "depth": DEPTH, "num_heads": NUM_HEADS}
     own |= {"img_size": PATCH_SIZE * GRID, "mlp_ratio": MLP_RATIO, "no_embed_class": True, "embed_layer": MusiqEmbed}
     model = build_vit(own | {"act_layer": "gelu_tanh"}, settings)  # flax's

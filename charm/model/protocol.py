@@ -144,7 +144,9 @@ class Model(nn.Module):
     def _scale_pixels(self, pixels: Tensor, dtype: torch.dtype, residuals: Tensor | None = None) -> Tensor:
         """Returns pixels, (..., 3) on 0..255, on 0..1 or normalized, with what a learnt resizer makes of residuals."""
         scaled = pixels.to(dtype) / 255
-        if self.resizer is not None and residuals is not None:
+        if self.resizer is not None:
+            if residuals is None:
+                raise ValueError("residuals: this model mixes Tokens.residuals with the pixels, got none")
             scaled = self.resizer(scaled, residuals)
         if self.pixel_mean is None or self.pixel_std is None:
             return scaled

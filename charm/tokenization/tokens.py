@@ -196,10 +196,12 @@ def stack_tokens(samples: Sequence[Tokens]) -> TokenBatch:
     """Stacks images of one tokenizer, whose sequences are of one length, to a batch.
 
     Raises:
-        ValueError: there is no sample.
+        ValueError: there is no sample, or one has positions or residuals that a batch does not hold.
     """
     if not samples:
         raise ValueError("a batch needs at least one image, got none")
+    if any(sample.pos_grids is not None or sample.residuals is not None for sample in samples):
+        raise ValueError("a batch holds neither pos_grids nor residuals: score these images with a CharmScorer")
     names = ("patches", "patch_coord", "scale_id", "patch_valid")
     arrays = {name: np.stack([getattr(sample, name) for sample in samples]) for name in names}
     return TokenBatch(**arrays, grids=[sample.grids for sample in samples])

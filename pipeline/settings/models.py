@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from timm.models import is_model_pretrained
 
 from charm.model import registry
 from charm.model.config import ViTConfig
@@ -22,10 +23,10 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
     Raises:
         UserError: the backbone cannot be used, or its weights cannot be downloaded.
     """
-    missing = reach_hub() if pretrained and config.backbone != "charm_demo" else ""
+    missing = reach_hub() if pretrained and is_model_pretrained(config.backbone) else ""
     try:
         return registry.build_model(config, pretrained)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # timm's RuntimeError: nobody published weights of this backbone
         raise UserError(str(error)) from error
     except OSError as error:  # no network, no such repository
         raise UserError(

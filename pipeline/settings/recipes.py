@@ -40,7 +40,7 @@ _QUALITY = "its technical quality, as people rated it"
 # The labels of csv are described in params.yaml; what they mean only their columns say.
 DATASETS: dict[str, DatasetRecipe] = {
     "demo": DatasetRecipe(
-        val_share=0.1, leaks="refuse", meaning="how little it is blurred or noisy, which nobody judged"
+        val_share=0.1, leaks="refuse", meaning="how free of blur and noise a photograph is, which nobody judged"
     ),
     # A camera's photograph has 12 million pixels or more, of which 1024 tokens show 6 %.
     "csv": DatasetRecipe(max_edge=1024, val_share=0.1, leaks="refuse"),

@@ -124,7 +124,7 @@ def test_charm_vit_with_this_backbone_is_musiq(tmp_path: Path) -> None:
     arrays = draw_arrays()
     np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
     image = np.random.default_rng(1).integers(0, 256, (70, 110, 3), dtype=np.uint8)
-    model = CharmViT("musiq", num_scales=3, depth=DEPTH).eval()
+    model = CharmViT("musiq", num_scales=3, pretrained=False, depth=DEPTH).eval()
     read = load_backbone(model.vit, tmp_path / "w.npz", None)
     assert model.scale_embed is not None
     with torch.no_grad():

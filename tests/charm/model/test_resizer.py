@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from charm.attribution import attribute_tokens
+from charm.inputs.anyres import AnyResInput
 from charm.inputs.muller import MullerInput
 from charm.inputs.settings import MullerSettings
 from charm.model.resizer import Resizer
 from charm.model.vit import CharmViT
-from charm.tokenization.tokens import RESIDUAL_UNIT
+from charm.tokenization.tokens import RESIDUAL_UNIT, stack_tokens
 from pipeline.settings.models import start_model
 from pipeline.settings.params import Params
 from pipeline.training.optimizers import build_optimizer
@@ -69,3 +70,16 @@ def test_contributions_of_pixels_and_planes_sum_to_the_difference() -> None:
     found = attribute_tokens(model, tokens, model.pos_embed_tables(tokens.grids), steps=32)
     assert found.is_complete
     assert abs(found.score - found.baseline_score) > 1e-3
+
+
+def test_images_without_their_residuals_are_refused() -> None:
+    """A batch that dropped them would be scored as another image."""
+    model = CharmViT("charm_demo", num_scales=1, num_residuals=2).eval()
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    tokens = MullerInput(14, MullerSettings(56))(image)
+    with pytest.raises(ValueError, match="holds neither pos_grids nor residuals"):
+        stack_tokens([tokens])
+    with pytest.raises(ValueError, match="holds neither pos_grids nor residuals"):
+        stack_tokens([AnyResInput()(image)])
+    with pytest.raises(ValueError, match=r"this model mixes Tokens[.]residuals with the pixels"):
+        model(stack_tokens([replace(tokens, residuals=None)]))

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from charm.model.backbones import create_backbone
 from charm.runtime import waiting
 from charm.runtime.errors import UserError
+from pipeline.settings import models
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import build_model, describe_start, start_model, vit_config
 from pipeline.settings.params import Params
@@ -99,6 +100,17 @@ def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, s
     with pytest.raises(UserError, match=message) as error:
         start_model(replace(shipped_params, backbone=backbone, pretrained=False), num_bins=1)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("backbone", ["musiq", "vit_giant_patch14_224", "convnextv2_small"])
+def test_weights_that_nobody_published_are_refused_at_once(
+    backbone: str, shipped_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not random ones trained as if they were: nobody is asked for them."""
+    monkeypatch.setattr(models, "reach_hub", lambda: pytest.fail("asks the hub"))
+    config = vit_config(replace(shipped_params, backbone=backbone), num_bins=1)
+    with pytest.raises(UserError, match="No pretrained weights exist"):
+        build_model(replace(config, image_edge=224, head="mean"), pretrained=True)
 
 
 @pytest.mark.parametrize("network", ["refused", "silent", "no such name"])
