@@ -29,6 +29,7 @@ from pipeline.training.loader import Loader
 from pipeline.training.predictions import Predictions, predict
 from pipeline.training.publish import describe_masks, load_trained
 from pipeline.training.results import Results, rate, read_rows
+from pipeline.training.steps import explaining_memory
 from pipeline.work.code import run_digest
 from pipeline.work.store import keep_finished, publish_finished, store_folder
 from stages import run_stage
@@ -115,10 +116,11 @@ def _predict(
     """Predicts every draw of some images; returns them, and the shares of the bins, float64 (N, draws, num_bins)."""
     dataset = inputs.evaluation_data(split, build_tokenizer(params, model.patch_size))
     device, num_bins = next(model.parameters()).device, len(inputs.manifest.unit_bins)
-    sampler = EveryDraw(len(split.table), params.train.batch_size, draws)
+    sampler = EveryDraw(len(split.table), params.hardware.micro_batch or params.train.batch_size, draws)
     loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
     # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
-    found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(num_bins))
+    with explaining_memory(sampler.most_images):
+        found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(num_bins))
     return found, found.predicted.reshape(-1, draws, num_bins)
 
 

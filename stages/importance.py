@@ -4,7 +4,7 @@ An input that reads none leaves an empty column. Maps that take seconds for an i
 which are kept in the store: what is stopped or killed loses a block per worker at most.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,31 +70,31 @@ def make_columns(
     """Makes the column shards that the store lacks; returns the path of each shard's sidecar there."""
     code = code_digest("pipeline.shards.write", *own_closure("charm.images.decode"), *MAP_CODE[way])
     given = settings | places
-    jobs, counts = [], {}
+    jobs = []
     for shard, sidecar in read_shard_sidecars(open_folder(IMAGES)):
         made_from = fingerprint(way, settings, code, sidecar["sha256"])
-        jobs.append(Job(shard, made_from, (str(IMAGES.resolve()), shard, way, given)))
-        counts[shard] = sidecar["count"]
+        jobs.append(Job(shard, made_from, (str(IMAGES.resolve()), shard, way, given), images=sidecar["count"]))
     missing = [job for job in jobs if read_sidecar(store_folder(name) / f"{job.fingerprint}.json") is None]
     if missing:
         try_tools(way, given)
-    if way not in SLOW or max(counts.values(), default=0) <= BLOCK:
+    if way not in SLOW or max((job.images for job in jobs), default=0) <= BLOCK:
         return make_missing(name, jobs, make_column, dask)
 
-    blocks = {job.name: split_job(job, counts[job.name]) for job in missing}
+    blocks = {job.name: split_job(job) for job in missing}
     made = make_missing(f"{name}_blocks", [block for some in blocks.values() for block in some], make_block, dask)
     paths = {job.name: [str(made[block.name].with_suffix("")) for block in blocks.get(job.name, [])] for job in jobs}
-    return make_missing(name, [Job(job.name, job.fingerprint, (paths[job.name],)) for job in jobs], join_blocks, dask)
+    return make_missing(name, [replace(job, arguments=(paths[job.name],)) for job in jobs], join_blocks, dask)
 
 
-def split_job(job: Job, count: int) -> list[Job]:
-    """Lists the blocks of a shard of `count` images."""
-    spans = [(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+def split_job(job: Job) -> list[Job]:
+    """Lists the blocks of a shard."""
+    spans = [(start, min(start + BLOCK, job.images)) for start in range(0, job.images, BLOCK)]
     return [
         Job(
             f"{job.name}, images {start} to {stop - 1}",
             fingerprint("block", job.fingerprint, start, stop),
             (*job.arguments, (start, stop)),
+            images=stop - start,
         )
         for start, stop in spans
     ]

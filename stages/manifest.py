@@ -40,7 +40,7 @@ def main(params: Params) -> None:
             name = fingerprint(name)
         paths = [path for path, *_ in stats]
         arguments = (str(listing.root.resolve()), paths, settings.max_pixels, settings.max_edge)
-        jobs.append(Job(f"images {start} to {start + len(paths) - 1}", name, arguments))
+        jobs.append(Job(f"images {start} to {start + len(paths) - 1}", name, arguments, images=len(paths)))
     found = []
     for path in make_missing("manifest", jobs, inspect_images, params.dask).values():
         found += (read_sidecar(path) or {})["images"]

@@ -39,7 +39,8 @@ def main(params: Params) -> None:
         name = f"shard-{len(jobs):06d}"
         made_from = fingerprint("shards", code, rows, settings.encoding, settings.jpeg_quality)
         arguments = (rows, str(Path(manifest.facts.root).resolve()), settings.encoding, settings.jpeg_quality)
-        jobs.append(Job(name, made_from, arguments, sum(_expected_bytes(row, settings.encoding) for row in rows)))
+        size = sum(_expected_bytes(row, settings.encoding) for row in rows)
+        jobs.append(Job(name, made_from, arguments, size, len(rows)))
     made = make_missing("shards", jobs, pack_shard, params.dask)
     publish_shards(made, OUT)
 

@@ -49,7 +49,8 @@ def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
         wait_for_workers=lambda count: None,
         run=lambda function, *arguments: {"here": function(*arguments)},
         nthreads=lambda: {"here": 1},
-        submit=lambda do_job, store, work, *arguments, pure: Future(work, arguments),
+        submit=lambda do_job, store, name, work, *arguments, pure: Future(work, arguments),
+        subscribe_topic=lambda topic, handler: None,
     )
 
     @contextmanager

@@ -6,9 +6,13 @@ from charm.runtime.errors import UserError
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """Opens a device by name; "auto" takes a GPU if there is one, and one of several processes the GPU `local_rank`."""
+    """Opens a device by name; "auto" takes a GPU if there is one, and one of several processes the GPU `local_rank`.
+
+    Several processes do not share Apple's GPU: its collectives are missing in torch.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        is_apple = local_rank is None and torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if is_apple else "cpu"
     if local_rank is not None and name.startswith("cuda"):
         if name != "cuda":
             raise UserError(f"hardware.device: {name!r} is one device for several processes; use cuda")

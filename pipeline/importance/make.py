@@ -18,6 +18,7 @@ from charm.tokenization.geometry import fit_to_grid
 from charm.tokenization.importance import IMPORTANCE
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import Sample, encode_array, write_shard
+from pipeline.work.executor import counting
 
 Settings = dict[str, Any]
 
@@ -98,7 +99,7 @@ def make_block(
     """Makes the map of the images span[0] to span[1] - 1 of a shard; otherwise as `make_column`."""
     images = ShardReader(Path(folder), shard)
     keys = islice(images, *span)
-    samples = ((key, MAPS[way](images.read_image(key), way, settings)) for key in keys)
+    samples = ((key, MAPS[way](images.read_image(key), way, settings)) for key in counting(keys))
     write_shard(target, samples, source=images.shards[shard])
 
 

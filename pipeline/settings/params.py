@@ -197,7 +197,7 @@ class HardwareParams:
     processes: Count
     loader_workers: Annotated[int, Range(0, 1024)]  # of each process
     remote: str | None  # address of a folder
-    micro_batch: Count | None  # images
+    micro_batch: Count | None  # images; None: auto
     precision: Literal["float32", "bfloat16", "float16"]
     compile: bool
     grad_checkpointing: bool
@@ -301,7 +301,7 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
         problem = f"expected at most {MOST_TOKENS // params.max_seq_len} with max_seq_len: {params.max_seq_len}"
         _fail(path, node["evaluate"], "draws", f"evaluate.draws: {problem}, got {params.evaluate.draws}")
     if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
-        problem = "it relates all images of a step: expected one process, and hardware.micro_batch empty"
+        problem = "it relates all images of a step: expected one process, and hardware.micro_batch: auto"
         _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:

@@ -99,17 +99,18 @@ def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dic
         "train.warmup_epochs": 0,
         "train.weight_decay": 0.02,
     }
-    of_images = {
+    always = {
+        "hardware.micro_batch": None,  # all of a step's images, or as many as a GPU has memory for
         "manifest.max_edge": recipe.max_edge,
         "manifest.val_share": recipe.val_share,
         "manifest.leaks": recipe.leaks,
     }
     if backbone != "charm_demo":
-        return paper | of_images
+        return paper | always
     full, warmup = _BUILT_IN["train.epochs"], _BUILT_IN["train.warmup_epochs"]
     # A shorter run keeps the warm-up at the same share of its epochs.
     shortened = {} if epochs is None else {"train.warmup_epochs": warmup * min(epochs, full) / full}
-    return _BUILT_IN | of_images | shortened
+    return _BUILT_IN | always | shortened
 
 
 AUTO_KEYS = frozenset(choose_recipe("demo", "charm_demo"))

@@ -193,11 +193,14 @@ class Loader:
         sampler: which samples make a batch.
         workers: processes that read; they live as long as the loader. 0 reads in this process.
         device: that batches go to; for a GPU they are put into pinned memory.
+
+    Attributes:
+        sampler: as given.
     """
 
     def __init__(self, dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> None:
         cv2.setNumThreads(1)  # before workers are forked: one that inherits OpenCV's threads hangs at their resizing
-        self._dataset = dataset
+        self._dataset, self.sampler = dataset, sampler
         check_shared_memory(workers, sampler.most_images * dataset.most_bytes)
         self._loader = EndingLoader(
             dataset,

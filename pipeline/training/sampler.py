@@ -44,6 +44,7 @@ class EpochSampler(Sampler[list[SampleRef]]):
 
     Attributes:
         epoch, first_step: set them before each pass; steps before the first one are left out.
+        micro_batch: as given; may be set before a pass.
         steps: of an epoch.
     """
 
@@ -58,7 +59,7 @@ class EpochSampler(Sampler[list[SampleRef]]):
         world_size: int = 1,
     ) -> None:
         self._size, self._batch_size, self._seed, self._shuffle = size, batch_size, seed, shuffle
-        self._micro_batch = micro_batch or batch_size
+        self.micro_batch = micro_batch or batch_size
         self._rank, self._world_size = rank, world_size
         self.epoch = 0
         self.first_step = 0
@@ -67,7 +68,7 @@ class EpochSampler(Sampler[list[SampleRef]]):
     @property
     def most_images(self) -> int:
         """Most samples that a micro-batch of this process has."""
-        return min(self._micro_batch, -(-self._batch_size // self._world_size))
+        return min(self.micro_batch, -(-self._batch_size // self._world_size))
 
     def __len__(self) -> int:
         return sum(self.micro_batches(step) for step in range(self.first_step, self.steps))
@@ -76,7 +77,7 @@ class EpochSampler(Sampler[list[SampleRef]]):
         """Returns how many micro-batches a step of the epoch has on this rank."""
         count = min(self._batch_size, self._size - step * self._batch_size)
         own = max(1, -(-(count - self._rank) // self._world_size))
-        return -(-own // self._micro_batch)
+        return -(-own // self.micro_batch)
 
     def step_rows(self, step: int) -> list[int]:
         """Returns the samples of a step of the epoch, over all ranks."""
@@ -89,8 +90,8 @@ class EpochSampler(Sampler[list[SampleRef]]):
             weight = 1 / len(chosen)
             places = [SampleRef(self.epoch, row, weight, step) for row in chosen[self._rank :: self._world_size]]
             places = places or [SampleRef(self.epoch, chosen[0], 0.0, step)]
-            for start in range(0, len(places), self._micro_batch):
-                yield places[start : start + self._micro_batch]
+            for start in range(0, len(places), self.micro_batch):
+                yield places[start : start + self.micro_batch]
 
     def _order(self) -> np.ndarray:
         return draw_order(self._seed, self.epoch, "", "shuffle", self._size) if self._shuffle else np.arange(self._size)

@@ -9,26 +9,71 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from charm.runtime.errors import UserError
 from pipeline.training.loader import Batch
 from pipeline.training.state import TrainState
 
 
-class TimedIterator(Iterator[Batch]):
-    """Batches, and for how long they were waited for.
+class Pace(Iterator[Batch]):
+    """Passes batches on, and measures how fast the steps go that are made of them.
 
     Attributes:
-        seconds: so far.
+        waited: seconds spent waiting for batches.
+        steps: taken since the first one, which is left out: it warms caches and compiles.
     """
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
-        self.seconds = 0.0
+        self._images = 0
+        self._began = self._first_ended = time.monotonic()
+        self.waited = 0.0
+        self.steps = -1
 
     def __next__(self) -> Batch:
         asked = time.monotonic()
         batch = next(self._batches)
-        self.seconds += time.monotonic() - asked
+        self.waited += time.monotonic() - asked
+        self._images += len(batch.keys)
         return batch
+
+    def end_step(self) -> None:
+        self.steps += 1
+        if not self.steps:
+            self._first_ended, self._images = time.monotonic(), 0
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step, on average; 0 before the second one."""
+        return (time.monotonic() - self._first_ended) / self.steps if self.steps > 0 else 0.0
+
+    @property
+    def waited_share(self) -> float:
+        """Share of the time of all steps that was spent waiting for batches."""
+        return self.waited / max(time.monotonic() - self._began, 1e-9)
+
+    def describe(self) -> str:
+        """Says how many images this process takes per second, and what its time goes into."""
+        data = round(100 * self.waited_share)
+        images = self._images / max(time.monotonic() - self._first_ended, 1e-9)
+        rate = [f"{images:.3g} images/s"] if self.steps > 0 else []
+        return ", ".join([*rate, f"data {data} %, model {100 - data} %"])
+
+
+@contextlib.contextmanager
+def explaining_memory(images: int) -> Iterator[None]:
+    """Says in one line what to do where a GPU has no memory left for `images` images at a time.
+
+    Raises:
+        UserError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller = f"hardware.micro_batch: {images // 2}" if images > 1 else "a smaller max_seq_len"
+        raise UserError(
+            f"the GPU has no memory left at {images} images at a time: try {smaller}, hardware.precision: bfloat16, or "
+            "hardware.grad_checkpointing: true"
+        ) from error
 
 
 def accumulate_gradients(

@@ -1,7 +1,9 @@
 """Training, flat: model, data, objective; then for each epoch its steps and its validation; then the result."""
 
 import math
+import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from charm.runtime.devices import choose_device
 from charm.runtime.disk import write_csv
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
+from charm.runtime.progress import Progress, format_time
 from charm.tokenization.draws import draw_random_bits
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import describe_start, start_model
@@ -31,8 +34,16 @@ from pipeline.training.predictions import forward_batch, forward_features, predi
 from pipeline.training.publish import describe_model
 from pipeline.training.sampler import EpochSampler
 from pipeline.training.state import TrainState, average_model
-from pipeline.training.steps import TimedIterator, accumulate_gradients, clip_gradients, is_finite_step, optimizer_step
+from pipeline.training.steps import (
+    Pace,
+    accumulate_gradients,
+    clip_gradients,
+    explaining_memory,
+    is_finite_step,
+    optimizer_step,
+)
 
+_TIMED_STEPS = 10  # after which a run says how long it will take
 HISTORY = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val_krcc", "val_acc", "val_mae")
 
 
@@ -103,6 +114,7 @@ class Trainer:
         )
         self.is_resumed = self.state.load(work)
         self._saved = time.monotonic()
+        self._validation_seconds = 0.0  # of the last epoch
         if hardware.compile:
             self.model.compile_backbone()
         self.parallel: torch.nn.Module = self.model
@@ -117,6 +129,8 @@ class Trainer:
             UserError: a loss is not finite, or a sample cannot be read.
         """
         self._announce()
+        if self.ranks.first:
+            self._write_history(self.work)  # which a killed process may not have come to after its last checkpoint
         with Interrupts() as interrupts:
             try:
                 for epoch in range(len(self.state.history), self.params.train.epochs):
@@ -124,11 +138,12 @@ class Trainer:
                         print(f"train: no better validation score in {self.params.train.patience} epochs")
                         break
                     started = time.monotonic()
-                    waited = self._train_epoch(epoch, interrupts)
-                    trained = time.monotonic() - started
+                    pace = self._train_epoch(epoch, interrupts)
+                    shares, validated = pace.describe(), time.monotonic()
                     self._validate(epoch, interrupts)
-                    self._show_epoch(time.monotonic() - started, waited / max(trained, 1e-9))
+                    self._validation_seconds = time.monotonic() - validated
                     self._save()
+                    self._show_epoch(time.monotonic() - started, shares)
             except KeyboardInterrupt:
                 self._save()
                 raise
@@ -139,34 +154,72 @@ class Trainer:
         training = TrainingConfig(self.state.best_epoch, self.inputs.manifest.train_edge, started_from, licence)
         config = describe_model(self.params, self.inputs, self.model.patch_size, training)
         write_model_folder(out, self.state.best, config)
-        history = [[f"{record[name]:.6g}" for name in HISTORY] for record in self.state.history]
-        write_csv(out / "history.csv", HISTORY, history)
+        self._write_history(out)
         write_csv(out / "losses.csv", ("step", "loss"), [(n, repr(loss)) for n, loss in enumerate(self.state.losses)])
 
-    def _train_epoch(self, epoch: int, interrupts: Interrupts) -> float:
-        """Takes the steps of an epoch that are left; returns the seconds spent waiting for data."""
+    def _write_history(self, folder: Path) -> None:
+        rows = [[f"{record[name]:.6g}" for name in HISTORY] for record in self.state.history]
+        write_csv(folder / "history.csv", HISTORY, rows)
+
+    def _train_epoch(self, epoch: int, interrupts: Interrupts) -> Pace:
+        """Takes the steps of an epoch that are left; returns how fast they went."""
+        sampler, can_halve = self.sampler, self.params.hardware.micro_batch is None and self.ranks.world_size == 1
+        while True:
+            images = sampler.most_images
+            try:
+                with explaining_memory(images):
+                    return self._take_steps(epoch, interrupts)
+            except UserError as error:
+                if not (can_halve and images > 1 and isinstance(error.__cause__, torch.OutOfMemoryError)):
+                    raise
+            # After the handler: the error holds the frames, and so the tensors, of the step that failed.
+            sampler.micro_batch = self.val_loader.sampler.micro_batch = images // 2
+            self.state.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            print(f"train: the GPU has no memory left at {images} images at a time: goes on with {images // 2}")
+
+    def _take_steps(self, epoch: int, interrupts: Interrupts) -> Pace:
         params, state, sampler = self.params, self.state, self.sampler
         self.model.train()
         sampler.epoch, sampler.first_step = epoch, state.step - epoch * sampler.steps
-        batches = TimedIterator(iter(self.train_loader))
-        for step in range(sampler.first_step, sampler.steps):
-            set_rate(state.optimizer, scheduled_rate(params.train, state.step, sampler.steps))
-            # Of drop path, in backbones that have it; a function of the step, so there is no state to keep.
-            torch.manual_seed(int(draw_random_bits(params.seed, state.step, "", "torch", 1)[0]))
-            count = sampler.micro_batches(step)
-            loss = accumulate_gradients(state, self.parallel, batches, count, self._batch_loss)
-            norm = clip_gradients(state, params.train.clip_norm)
-            loss, stops = all_reduce_sum(loss, interrupts.came)
-            if not is_finite_step(state, loss, norm):
-                keys = ", ".join(self.train.keys[row] for row in sampler.step_rows(step))
-                problem = f"the loss is {loss}, the gradient's norm {norm} at step {state.step}"
-                raise UserError(f"{problem}, images {keys}: look at their labels or lower the learning rate")
-            optimizer_step(state, loss)
-            if stops:
-                raise KeyboardInterrupt
-            if time.monotonic() - self._saved >= 60 * params.hardware.checkpoint_minutes:
-                self._save()
-        return batches.seconds
+        pace = Pace(iter(self.train_loader))
+        label, silent = f"train: epoch {epoch + 1} of {params.train.epochs}", not self.ranks.first
+        with closing(Progress(label, sampler.steps, "step", sampler.first_step, silent)) as progress:
+            for step in range(sampler.first_step, sampler.steps):
+                set_rate(state.optimizer, scheduled_rate(params.train, state.step, sampler.steps))
+                # Of drop path, in backbones that have it; a function of the step, so there is no state to keep.
+                torch.manual_seed(int(draw_random_bits(params.seed, state.step, "", "torch", 1)[0]))
+                count = sampler.micro_batches(step)
+                loss = accumulate_gradients(state, self.parallel, pace, count, self._batch_loss)
+                norm = clip_gradients(state, params.train.clip_norm)
+                loss, stops = all_reduce_sum(loss, interrupts.came)
+                if not is_finite_step(state, loss, norm):
+                    keys = ", ".join(self.train.keys[row] for row in sampler.step_rows(step))
+                    problem = f"the loss is {loss}, the gradient's norm {norm} at step {state.step}"
+                    raise UserError(f"{problem}, images {keys}: look at their labels or lower the learning rate")
+                optimizer_step(state, loss)
+                if stops:
+                    raise KeyboardInterrupt
+                if time.monotonic() - self._saved >= 60 * params.hardware.checkpoint_minutes:
+                    self._save()
+                pace.end_step()
+                progress.move(note=self._describe_step(pace, loss))
+        return pace
+
+    def _describe_step(self, pace: Pace, loss: float) -> str:
+        """Says how the step went and how long the run will take; prints the latter once, early in the run."""
+        if pace.steps < 1:
+            return ""
+        steps_left = self.sampler.steps * self.params.train.epochs - self.state.step
+        epochs_left = self.params.train.epochs - len(self.state.history)
+        left = format_time(pace.step_seconds * steps_left + self._validation_seconds * epochs_left)
+        if self.ranks.first and pace.steps == _TIMED_STEPS and self._validation_seconds == 0:
+            print(
+                f"train: about {format_time(pace.step_seconds * self.sampler.steps)} an epoch and {left} to the end, "
+                "without validation",
+                flush=True,
+            )
+        return f"loss {loss:.4f}, {pace.describe()}, {left} left of the run"
 
     def _batch_loss(self, batch: Batch) -> Tensor:
         """Returns the batch's part of the mean over all images of the step."""
@@ -183,14 +236,15 @@ class Trainer:
         """Adds the epoch to the history, MAE on the scale of the labels; keeps the model if none was better."""
         manifest, sampler = self.inputs.manifest, self.sampler
         try:
-            found = predict(
-                self.state.scored_model,
-                self.val_loader,
-                self.pos_embeds,
-                self.unit_bins,
-                self.params.hardware.precision,
-                interrupts.check,
-            )
+            with explaining_memory(self.val_loader.sampler.most_images):
+                found = predict(
+                    self.state.scored_model,
+                    self.val_loader,
+                    self.pos_embeds,
+                    self.unit_bins,
+                    self.params.hardware.precision,
+                    interrupts.check,
+                )
         except RuntimeError:
             interrupts.check()  # then another rank was stopped, too, and is gone already
             raise
@@ -210,6 +264,7 @@ class Trainer:
         """Writes a checkpoint, if this process is the one that writes."""
         if self.ranks.first:
             self.state.save(self.work)
+            self._write_history(self.work)
             self._saved = time.monotonic()
 
     def _announce(self) -> None:
@@ -217,23 +272,23 @@ class Trainer:
         where = f"{self.device}" if ranks.world_size == 1 else f"{ranks.world_size} processes ({self.device.type})"
         counts = f"{len(self.train.table)} images, {len(self.val.table)} for validation, {settings.epochs} epochs"
         print(f"train: {counts} on {where}")
+        print(f"train: history so far, a row per epoch: {os.path.relpath(self.work / 'history.csv')}")
         started_from, _ = describe_start(self.params, self.model)
         for doubt in list_doubts(self.inputs.manifest.facts.dataset, started_from, None):
             print(f"train: warning: {doubt}")
         if self.is_resumed:
             print(f"train: goes on after step {self.state.step}, epoch {self.state.step / self.sampler.steps:.2f}")
 
-    def _show_epoch(self, seconds: float, waited: float) -> None:
-        """Prints the last epoch. `waited`: share of the time of its steps that went by waiting for data."""
+    def _show_epoch(self, seconds: float, pace: str) -> None:
+        """Prints the last epoch."""
         history = self.state.history
         record = history[-1]
         srcc, plcc = (
             "undefined" if math.isnan(value) else f"{value:.3f}" for value in (record["val_srcc"], record["val_plcc"])
         )
         shown = f"loss {record['train_loss']:.4f}  val SRCC {srcc}  PLCC {plcc}"
-        shares = f"data {waited:.0%}, model {1 - waited:.0%}".replace("%", " %")
         epochs = self.params.train.epochs
-        print(f"train: epoch {record['epoch']:>3} of {epochs}  {shown}  {seconds:.1f} s ({shares})", flush=True)
+        print(f"train: epoch {record['epoch']:>3} of {epochs}  {shown}  {seconds:.1f} s ({pace})", flush=True)
         undefined = next((one for one in history if math.isnan(one["val_srcc"] + one["val_plcc"])), None)
         if record is undefined:  # said once
             reason = "as all predictions or all labels are equal: chosen by MAE"

@@ -14,12 +14,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, TypeVar
 
 from charm.runtime.errors import UserError, first_line
 from charm.runtime.interrupts import Interrupts
@@ -30,12 +31,17 @@ from pipeline.work.code import code_digest
 from pipeline.work.store import locked, read_sidecar, store_folder
 
 _CHECK_EVERY = 0.2  # seconds between two looks for a signal
+_TELL_EVERY = 1.0  # seconds between two reports of a worker on its job
+_COUNTS = "charm-counts"  # topic of Dask for these reports
 _PATIENCE = 20  # seconds for a scheduler to answer and a worker to come
 _GONE = 60  # seconds without any worker; one that died is replaced within a few
 _LOST = (
     "the Dask scheduler or its last worker is gone; what is made is kept, and the same command goes on with new ones"
 )
 _SPARE_BYTES = 200_000_000
+
+T = TypeVar("T")
+_job: ContextVar[str] = ContextVar("job", default="")  # that this thread of a worker does
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,14 @@ class Job:
         fingerprint: sha256 of everything the shard is made from; its name in the store.
         arguments: of the work function, before the path to write to.
         expected_bytes: rough size of the shard on disk.
+        images: that are in it.
     """
 
     name: str
     fingerprint: str
     arguments: tuple[Any, ...]
     expected_bytes: int = 0
+    images: int = 1
 
 
 def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: DaskParams) -> dict[str, Path]:
@@ -76,13 +84,24 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
         if todo:
             _check_space(folder, sum(job.expected_bytes for job in todo))
             failures = []
-            progress = Progress(kind, len(todo), "shard")
+            counts: dict[str, int] = {}  # images done, by job
+
+            def show() -> None:
+                progress.move(sum(counts.copy().values()) - progress.done)
+
+            def look() -> None:
+                check()
+                show()
+
+            progress = Progress(kind, sum(job.images for job in todo), "image")
             with closing(progress), _stopped_between_jobs() as check, connect(dask, len(todo), check) as client:
                 check()
                 _check_workers(client, folder, check)
+                client.subscribe_topic(_COUNTS, lambda event: counts.update([event[1]]))  # (time, (job, images))
                 calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
-                for job, error in _run_bounded(client, work, calls, check):
-                    progress.move()
+                for job, error in _run_bounded(client, work, calls, look):
+                    counts[job.name] = job.images
+                    show()
                     if error is not None:
                         failures.append(f"  {job.name}: {_explain(error, dask)}")
             if failures:
@@ -225,7 +244,7 @@ def _run_bounded(
 
     def submit(count: int) -> None:
         for job, arguments in islice(calls, count):
-            future = client.submit(_do_job, store, work, *arguments, pure=False)
+            future = client.submit(_do_job, store, job.name, work, *arguments, pure=False)
             in_flight[future] = job
             future.add_done_callback(finished.put)
 
@@ -246,10 +265,23 @@ def _run_bounded(
         submit(1)
 
 
-def _do_job(store: str, work: Callable[..., None], *arguments: Any) -> None:
+def _do_job(store: str, name: str, work: Callable[..., None], *arguments: Any) -> None:
     """Does a job on a worker, which may have been started in another folder, and so with another store."""
     os.environ["CHARM_STORE"] = store
+    _job.set(name)
     work(*arguments)
+
+
+def counting(items: Iterable[T]) -> Iterator[T]:
+    """Yields the images that a job works on, and tells the process that waits for the job how many are done."""
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if _job.get() and time.monotonic() - told > _TELL_EVERY:
+            from distributed import get_worker
+
+            told = time.monotonic()
+            get_worker().log_event(_COUNTS, (_job.get(), done))
+        yield item
 
 
 def _watching(client: Any) -> Callable[[], None]:

@@ -102,9 +102,11 @@ def prepare_data(params: Params, maps: Sequence[str]) -> Path:
             shards.main(params)
             Path("packed").touch()
         for name in maps:
-            if not Path("data/importance", name, "column.json").is_file():
-                sys.argv[1:] = [name]
-                importance.main(params)
+            made = Path("data/maps", name)
+            if not made.is_dir():
+                importance.main(replace(params, selection=name))
+                made.parent.mkdir(exist_ok=True)
+                Path("data/importance").rename(made)
     return folder / "data"
 
 
@@ -116,8 +118,8 @@ def run_once(params: Params, data: Path, digest: str) -> dict[str, Any]:
     folder = data.parents[1] / "runs" / digest
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
-    for shared in ("manifest", "shards", "importance"):
-        (folder / "data" / shared).symlink_to(data / shared)
+    for name, shared in {"manifest": "manifest", "shards": "shards", "importance": f"maps/{params.selection}"}.items():
+        (folder / "data" / name).symlink_to(data / shared)
     with contextlib.chdir(folder), open("log.txt", "w") as log, contextlib.redirect_stdout(log):
         for stage in (pos_embeds, train, evaluate):
             stage.main(params)

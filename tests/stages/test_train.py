@@ -206,6 +206,8 @@ def test_a_run_that_is_killed_goes_on_from_what_was_saved_last(
             train.main(with_hardware(params, checkpoint_minutes=0.0))
     assert saved[-1] == kept
     assert set(range(1, kept + 1)) == set(saved)
+    (shown,) = (folder / ".charm/store/train").glob("*/history.csv")
+    assert list(csv.DictReader(shown.read_text().splitlines())) == read_history(finished[0])[: kept // 2]
     train.main(params)
     assert_equal_runs(folder, finished[0])
 
@@ -224,7 +226,52 @@ def test_where_it_runs_changes_only_the_rounding(
     folder, params = copied
     train.main(with_hardware(params, **changes))
     assert read_losses(folder) == pytest.approx(read_losses(finished[0]), rel=1e-5)
-    assert re.search(r"\(data \d+ %, model \d+ %\)", capsys.readouterr().out)
+    assert re.search(r"\(.*data \d+ %, model \d+ %\)", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_gpu_without_memory_left_gets_half_as_many_images_at_a_time(
+    workers: int,
+    finished: Workspace,
+    copied: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the second step, after one of its micro-batches; 8 images do not fit, 4 do not, either, and 2 do."""
+    folder, params = copied
+    forward, calls = trainer.forward_batch, []
+
+    def forward_or_fail(model: Any, batch: Any, *arguments: Any) -> Tensor:
+        calls.append(len(batch.keys))
+        if len(calls) > 1 and len(batch.keys) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(model, batch, *arguments)
+
+    monkeypatch.setattr(trainer, "forward_batch", forward_or_fail)
+    with pytest.raises(UserError, match=r"no memory left at 8 images at a time: try hardware.micro_batch: 4"):
+        train.main(with_hardware(params, micro_batch=8, loader_workers=workers))
+    assert calls == [8, 7]  # of 15 images
+    calls.clear()
+    train.main(with_hardware(params, loader_workers=workers))
+    assert calls[:7] == [8, 7, 4, 2, 2, 2, 1]  # the first step is not taken again
+    assert read_losses(folder) == pytest.approx(read_losses(finished[0]), rel=1e-5)
+    assert capsys.readouterr().out.count("goes on with") == 2
+
+
+def test_a_long_epoch_says_how_it_goes(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, params = copied
+    monkeypatch.setattr("charm.runtime.progress._LOG_EVERY", 0.0)
+    train.main(with_train(params, batch_size=1, epochs=1, warmup_epochs=0.0))
+    shown = capfd.readouterr()
+    pace = r"[\d.]+ images/s, data \d+ %, model \d+ %"
+    steps = r"train: epoch 1 of 1: 15 of 15 steps done, .* per second, 0 s left"
+    assert re.search(rf"{steps}, loss 0\.\d{{4}}, {pace}, \d+ s left of the run", shown.err)
+    assert re.search(r"train: about \d+ s an epoch and \d+ s to the end, without validation", shown.out)
+    path = re.search(r"history so far, a row per epoch: (\S+)", shown.out)
+    assert path is not None
+    assert Path(path[1]).parent.parent == Path(".charm/store/train")
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -2,14 +2,23 @@
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from charm.runtime.errors import UserError
 from pipeline.training.state import TrainState
-from pipeline.training.steps import TimedIterator, accumulate_gradients, clip_gradients, is_finite_step, optimizer_step
+from pipeline.training.steps import (
+    Pace,
+    accumulate_gradients,
+    clip_gradients,
+    explaining_memory,
+    is_finite_step,
+    optimizer_step,
+)
 
 INPUTS = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
 
@@ -81,9 +90,28 @@ def test_an_overflow_of_float16_is_left_out_until_there_is_nothing_left_to_scale
     assert not is_finite_step(progress, 1.0, math.inf)
 
 
-def test_time_spent_waiting_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([10.0, 10.5, 20.0, 22.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    batches: Any = TimedIterator(iter(["a", "b"]))  # type: ignore[list-item]
-    assert list(zip(batches, range(2), strict=False)) == [("a", 0), ("b", 1)]
-    assert batches.seconds == 2.5
+def test_the_pace_of_steps_is_measured_from_the_second_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def read() -> Iterator[Any]:
+        nonlocal now
+        for images in (4, 4, 2):
+            now += 0.5
+            yield SimpleNamespace(keys=["a"] * images)
+
+    pace = Pace(read())
+    assert (pace.step_seconds, pace.describe()) == (0.0, "data 0 %, model 100 %")
+    for seconds in (7.0, 1.5, 2.5):
+        next(pace)
+        now += seconds
+        pace.end_step()
+    assert pace.step_seconds == 2.5  # (0.5 + 1.5 + 0.5 + 2.5) / 2
+    assert pace.describe() == "1.2 images/s, data 12 %, model 88 %"  # 6 images in 5 s; 1.5 of 12.5 s
+
+
+@pytest.mark.parametrize(("images", "remedy"), [(16, "hardware.micro_batch: 8"), (1, "a smaller max_seq_len")])
+def test_a_gpu_without_memory_left_is_told_with_the_remedy(images: int, remedy: str) -> None:
+    said = rf"no memory left at {images} images at a time: try {remedy}, "
+    with pytest.raises(UserError, match=said), explaining_memory(images):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -319,3 +319,26 @@ def test_a_killed_worker_is_put_in_words() -> None:
 
     error = KilledWorker("task", None, 3)
     assert executor._explain(error, HERE) == "its worker died, often for want of memory (dask.memory is auto)"
+
+
+def count_slowly(target: Path) -> None:
+    for _ in executor.counting(range(4)):
+        time.sleep(0.4)
+    write_record(target.with_suffix(".json"), {})
+
+
+def test_a_long_job_tells_how_many_of_its_images_are_done(
+    store: Path, monkeypatch: pytest.MonkeyPatch, two_workers: DaskParams
+) -> None:
+    """Before it is finished, whose images then count as done."""
+    shown: list[int] = []
+
+    class Shown(executor.Progress):
+        def move(self, count: int = 1, note: str = "") -> None:
+            super().move(count, note)
+            shown.append(self.done)
+
+    monkeypatch.setattr(executor, "Progress", Shown)
+    make_missing("maps", [Job("shard-0", "0" * 64, (), images=4)], count_slowly, two_workers)
+    assert shown == sorted(shown)
+    assert set(shown) == {0, 3, 4}
