@@ -4,9 +4,11 @@ Writes runs/evaluate: metrics.json, predictions.parquet (a distribution's shares
 and the model's folder (charm.hub), which scores other images without anything else.
 """
 
+import json
 import math
 import tempfile
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from pipeline.training.predictions import Predictions, predict
 from pipeline.training.publish import describe_masks, load_trained
 from pipeline.training.results import Results, rate, read_rows
 from pipeline.training.steps import explaining_memory
+from pipeline.training.tracker import RUN, open_tracker
 from pipeline.work.code import run_digest
 from pipeline.work.store import keep_finished, publish_finished, store_folder
 from stages import run_stage
@@ -46,7 +49,10 @@ def main(params: Params) -> None:
         print("evaluate: finished before, published again")
     else:
         with tempfile.TemporaryDirectory(dir=store_folder("evaluated"), prefix=".making-") as folder:
-            evaluate(params, inputs, model, saved, Path(folder))
+            tracker = open_tracker((TRAINED / RUN).read_text(), "evaluate", params)
+            with closing(tracker):
+                evaluate(params, inputs, model, saved, Path(folder))
+                tracker.add_metrics(json.loads((Path(folder) / "metrics.json").read_bytes()))
             keep_finished("evaluated", made_from, Path(folder))
         publish_finished("evaluated", made_from, OUT)
     for doubt in read_config(OUT / "model")[0].doubts:

@@ -45,6 +45,7 @@ EXTRAS = {
     **dict.fromkeys(("segment_anything_hq", "torchvision", "transformers"), "sam-hq"),
     "pillow_heif": "heif",
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),
+    **{name: name for name in ("tensorboard", "wandb", "mlflow")},
 }
 
 

@@ -202,6 +202,7 @@ class HardwareParams:
     compile: bool
     grad_checkpointing: bool
     checkpoint_minutes: NonNegative
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)

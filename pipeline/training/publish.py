@@ -97,7 +97,7 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     config = saved.config
     wanted = describe_model(params, inputs, config.tokenizer.cutter["patch_size"], config.training)
     found, expected = (
-        _flatten({name: getattr(one, name) for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
+        flatten({name: getattr(one, name) for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
         for one in (config, wanted)
     )
     differing = [
@@ -112,10 +112,10 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     return model, saved
 
 
-def _flatten(fields: Any, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+def flatten(fields: Any, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns all fields, of sections within sections, too, as `section.key`."""
     if is_dataclass(fields) and not isinstance(fields, type):
         fields = asdict(fields)
     if not isinstance(fields, dict):
         return {".".join(keys): fields}
-    return {name: value for key, inner in fields.items() for name, value in _flatten(inner, (*keys, key)).items()}
+    return {name: value for key, inner in fields.items() for name, value in flatten(inner, (*keys, key)).items()}

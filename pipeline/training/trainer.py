@@ -42,6 +42,7 @@ from pipeline.training.steps import (
     is_finite_step,
     optimizer_step,
 )
+from pipeline.training.tracker import RUN, RUN_LENGTH, Tracker, open_tracker
 
 _TIMED_STEPS = 10  # after which a run says how long it will take
 HISTORY = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val_krcc", "val_acc", "val_mae")
@@ -115,6 +116,7 @@ class Trainer:
         self.is_resumed = self.state.load(work)
         self._saved = time.monotonic()
         self._validation_seconds = 0.0  # of the last epoch
+        self.tracker = open_tracker(work.name[:RUN_LENGTH], "train", params) if ranks.first else Tracker()
         if hardware.compile:
             self.model.compile_backbone()
         self.parallel: torch.nn.Module = self.model
@@ -131,8 +133,9 @@ class Trainer:
         self._announce()
         if self.ranks.first:
             self._write_history(self.work)  # which a killed process may not have come to after its last checkpoint
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, closing(self.tracker):
             try:
+                self.tracker.add_history(self.state.history)
                 for epoch in range(len(self.state.history), self.params.train.epochs):
                     if self.params.train.patience and self.state.stale_epochs >= self.params.train.patience:
                         print(f"train: no better validation score in {self.params.train.patience} epochs")
@@ -143,6 +146,7 @@ class Trainer:
                     self._validate(epoch, interrupts)
                     self._validation_seconds = time.monotonic() - validated
                     self._save()
+                    self.tracker.add_history(self.state.history)
                     self._show_epoch(time.monotonic() - started, shares)
             except KeyboardInterrupt:
                 self._save()
@@ -155,6 +159,7 @@ class Trainer:
         config = describe_model(self.params, self.inputs, self.model.patch_size, training)
         write_model_folder(out, self.state.best, config)
         self._write_history(out)
+        (out / RUN).write_text(self.work.name[:RUN_LENGTH])
         write_csv(out / "losses.csv", ("step", "loss"), [(n, repr(loss)) for n, loss in enumerate(self.state.losses)])
 
     def _write_history(self, folder: Path) -> None:

@@ -19,9 +19,11 @@ PACKAGES = ("charm", "pipeline", "stages")
 NO_RESULT = (
     "charm.runtime.errors",
     "charm.runtime.interrupts",
+    "charm.runtime.progress",
     "charm.runtime.waiting",
     "pipeline.settings.params",
     "pipeline.settings.recipes",
+    "pipeline.training.tracker",
 )
 # Exceptions whose arguments are read by people alone; those of others, such as `Rejected`, are values.
 _FOR_PEOPLE = {"ImportError", "KeyError", "ModuleNotFoundError", "RuntimeError", "TypeError", "UserError", "ValueError"}

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import re
 import shutil
@@ -256,6 +257,30 @@ def test_a_gpu_without_memory_left_gets_half_as_many_images_at_a_time(
     assert calls[:7] == [8, 7, 4, 2, 2, 2, 1]  # the first step is not taken again
     assert read_losses(folder) == pytest.approx(read_losses(finished[0]), rel=1e-5)
     assert capsys.readouterr().out.count("goes on with") == 2
+
+
+def test_a_tracked_run_that_is_resumed_and_evaluated_is_one_run(
+    finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, params = copied
+    params = with_hardware(params, tracker="tensorboard")
+    for name in ("accumulate_gradients", "predict"):
+        with monkeypatch.context() as patch:
+            stop_while(patch, name)
+            with pytest.raises(KeyboardInterrupt):
+                train.main(params)
+    train.main(params)
+    evaluate.main(params)
+    (run,) = (folder / "runs/tensorboard").iterdir()
+    events = EventAccumulator(str(run)).Reload()
+    for name in ("train_loss", "val_mae"):
+        expected = [float(row[name]) for row in read_history(finished[0])]
+        assert [one.step for one in events.Scalars(name)] == [1, 2, 3]
+        assert [one.value for one in events.Scalars(name)] == pytest.approx(expected, rel=1e-5)
+    metrics = json.loads((folder / "runs/evaluate/metrics.json").read_bytes())
+    assert [one.value for one in events.Scalars("test_srcc")] == pytest.approx([metrics["srcc"]])
 
 
 def test_a_long_epoch_says_how_it_goes(

@@ -198,7 +198,7 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
         pytest.param(
             {"long_tail": "{pairs: 1, tau_1: 0.2, tau_2: 4.0, similarity: 0.0}", "micro_batch": "4"},
             "long_tail",
-            "train.long_tail: it relates all images of a step: expected one process, and hardware.micro_batch empty",
+            "train.long_tail: it relates all images of a step: expected one process, and hardware.micro_batch: auto",
             id="a term over the step in micro-batches",
         ),
         pytest.param(
