@@ -56,7 +56,8 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     chosen = ["selection", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
     read = {name: settings[name] for name in chosen} | {params.tokenizer: settings["inputs"][params.tokenizer]}
     read |= {"precision": params.hardware.precision, "fit": params.pos_embeds.fit}
-    weights = file_sha256(repository_path(params.checkpoint)) if params.checkpoint else ""
+    path = repository_path(params.checkpoint) if params.checkpoint else None
+    weights = file_sha256(path / "config.json" if path.is_dir() else path) if path else ""
     versions = [version(name) for name in ("torch", "timm", "numpy")]
     return fingerprint(read, run_digest("stages.train"), weights, inputs.describe(), versions)
 

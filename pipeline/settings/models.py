@@ -1,20 +1,25 @@
 """The model that params.yaml or a model's config describes."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from timm.models import is_model_pretrained
 
+from charm.hub import read_config, read_model
 from charm.model import registry
-from charm.model.config import ViTConfig
+from charm.model.config import ModelConfig, ViTConfig
 from charm.model.pos_embed import fit_additive
 from charm.model.protocol import Model
 from charm.runtime.errors import UserError, first_line
 from charm.runtime.waiting import reach_hub
-from charm.runtime.weights import load_backbone
+from charm.runtime.weights import list_problems, load_backbone
 from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import Params
 from pipeline.work.store import repository_path
+
+_OWN_PARTS = ("head.", "scale_embed", "mask_token", "resizer.")  # of a model, besides its backbone
 
 
 def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
@@ -35,10 +40,24 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
         ) from error
 
 
-def start_model(params: Params, num_bins: int) -> Model:
-    """Builds the model that training starts from: with the weights of `checkpoint`, or published ones, or none."""
+def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
+    """Builds the model that training starts from: with the weights of `checkpoint`, or published ones, or none.
+
+    Args:
+        params: of the run.
+        num_bins: of the labels.
+        score: unit score that a new head begins with.
+
+    Raises:
+        UserError: a checkpoint is missing, damaged or of another backbone, or weights cannot be downloaded.
+    """
     model = build_model(vit_config(params, num_bins), params.pretrained and not params.checkpoint)
-    if params.checkpoint:
+    if num_bins == 1:
+        torch.nn.init.constant_(model.head.bias, score)
+    if params.checkpoint and (trained := read_start(params)):
+        keeps_head = not _differs_in_head(trained.model, vit_config(params, num_bins))
+        _take_over(repository_path(params.checkpoint), model, keeps_head)
+    elif params.checkpoint:
         read = load_backbone(model.backbone, repository_path(params.checkpoint), params.checkpoint_sha256)
         found, own = read.get("scale_embed"), model.scale_embed
         if found is not None and own is not None and found.shape == own.shape:  # MUSIQ's
@@ -60,8 +79,75 @@ def start_model(params: Params, num_bins: int) -> Model:
     return model
 
 
+def read_start(params: Params) -> ModelConfig | None:
+    """Reads the config of the trained model that `checkpoint` names; returns None for a file of weights, and for none.
+
+    Raises:
+        UserError: the folder is damaged, of another backbone, or has another checksum.
+    """
+    path = params.checkpoint and repository_path(params.checkpoint)
+    if not path or not path.is_dir():
+        return None
+    with _naming_checkpoint():
+        config, sha256 = read_config(path)
+    if config.model.backbone != params.backbone:
+        raise UserError(f"checkpoint: {path} is a model of {config.model.backbone}: set backbone to it")
+    if params.checkpoint_sha256 and sha256 != params.checkpoint_sha256.lower():
+        raise UserError(f"checkpoint: {path} has weights of sha256 {sha256}, and not that of checkpoint_sha256")
+    return config
+
+
+@contextlib.contextmanager
+def _naming_checkpoint() -> Iterator[None]:
+    """Makes an error about a model folder one line that says where its name stands."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+        raise UserError(f"checkpoint: {problem}; expected a file of weights, or a model's folder") from error
+    except ValueError as error:
+        raise UserError(f"checkpoint: {error}") from error
+
+
+def _differs_in_head(then: ViTConfig, now: ViTConfig) -> bool:
+    return (then.num_outputs, then.head) != (now.num_outputs, now.head)
+
+
+def _take_over(path: Path, model: Model, keeps_head: bool) -> None:
+    """Fills a model with the tensors of a trained one: all of its backbone, the others where they have its shape."""
+    with _naming_checkpoint():
+        read = read_model(path).tensors
+    own = model.state_dict()
+    tensors = {name: value for name, value in read.items() if keeps_head or not name.startswith("head.")}
+    fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
+    missing = [name for name in own.keys() - fitting.keys() if not name.startswith(_OWN_PARTS)]
+    if missing:
+        raise UserError(f"checkpoint: {path} does not fit the backbone: {list_problems(missing, (), ())}")
+    model.load_state_dict(own | fitting)
+
+
+def describe_changes(params: Params, num_bins: int) -> list[str]:
+    """Says in which ways a run goes on differently from how the model was trained that it starts from."""
+    trained = read_start(params)
+    if trained is None:
+        return []
+    then, now = trained.model, vit_config(params, num_bins)
+    changes = []
+    if _differs_in_head(then, now):
+        changes.append(f"a new head ({now.head}, {now.num_outputs} outputs; it had {then.head}, {then.num_outputs})")
+    if then.num_scales != now.num_scales:
+        changes.append(f"new scale embeddings ({now.num_scales} scales; it had {then.num_scales})")
+    if then.normalize != now.normalize:
+        changes.append(f"train.normalize: {str(now.normalize).lower()}, which it was not trained with")
+    if trained.tokenizer.name != params.tokenizer:
+        changes.append(f"tokenizer: {params.tokenizer} (it had {trained.tokenizer.name})")
+    return changes
+
+
 def describe_start(params: Params, model: Model) -> tuple[str | None, str | None]:
     """Returns the name and licence of the weights that training starts from; None where absent or unknown."""
+    if trained := read_start(params):
+        return f"{params.backbone} trained on {trained.data.dataset}", trained.training.licence
     if params.checkpoint:
         return Path(params.checkpoint).name, None
     facts = (getattr(model.backbone, "pretrained_cfg", None) or {}) if params.pretrained else {}

@@ -23,7 +23,7 @@ from charm.runtime.interrupts import Interrupts
 from charm.runtime.progress import Progress, format_time
 from charm.tokenization.draws import draw_random_bits
 from pipeline.settings.inputs import build_tokenizer
-from pipeline.settings.models import describe_start, start_model
+from pipeline.settings.models import describe_changes, describe_start, start_model
 from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from pipeline.training.distributed import ProcessGroup, all_reduce_sum
@@ -74,7 +74,9 @@ class Trainer:
         # Model
         self.unit_bins = manifest.unit_bins
         torch.manual_seed(params.seed)
-        self.model = start_model(params, len(self.unit_bins)).to(self.device)
+        self.train, self.val = manifest.of_split("train"), manifest.of_split("val")
+        score = float(np.median(self.train.targets))  # L1's best constant; only scores have one
+        self.model = start_model(params, len(self.unit_bins), score).to(self.device)
         try:
             self.model.set_grad_checkpointing(hardware.grad_checkpointing)
         except ValueError as error:
@@ -83,7 +85,6 @@ class Trainer:
             mix_out(self.model.body, settings.mixout)  # before a checkpoint is loaded
 
         # Data
-        self.train, self.val = manifest.of_split("train"), manifest.of_split("val")
         self.pos_embeds = inputs.pos_embeds.to(self.device)
         share = (hardware.micro_batch, ranks.rank, ranks.world_size)
         self.sampler = EpochSampler(len(self.train.table), settings.batch_size, params.seed, True, *share)
@@ -98,8 +99,6 @@ class Trainer:
         self.val_loader = Loader(val_data, val_sampler, hardware.loader_workers, self.device)
 
         # Objective
-        if len(self.unit_bins) == 1:
-            torch.nn.init.constant_(self.model.head.bias, float(np.median(self.train.targets)))  # L1's best constant
         name = settings.loss if settings.loss != "auto" else "l1" if len(self.unit_bins) == 1 else "emd"
         if (name == "emd") != (len(self.unit_bins) > 1):
             problem = f"{name} does not fit labels with {len(self.unit_bins)} bins; use auto"
@@ -279,6 +278,8 @@ class Trainer:
         print(f"train: {counts} on {where}")
         print(f"train: history so far, a row per epoch: {os.path.relpath(self.work / 'history.csv')}")
         started_from, _ = describe_start(self.params, self.model)
+        if changes := describe_changes(self.params, len(self.unit_bins)):
+            print(f"train: goes on from {self.params.checkpoint} with {', '.join(changes)}")
         for doubt in list_doubts(self.inputs.manifest.facts.dataset, started_from, None):
             print(f"train: warning: {doubt}")
         if self.is_resumed:

@@ -1,5 +1,7 @@
 """Models from params: what they start from, and on which device."""
 
+import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +13,15 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
+from torch import Tensor
 
+from charm.hub import read_model
 from charm.model.backbones import create_backbone
 from charm.runtime import waiting
 from charm.runtime.errors import UserError
 from pipeline.settings import models
 from pipeline.settings.inputs import build_tokenizer
-from pipeline.settings.models import build_model, describe_start, start_model, vit_config
+from pipeline.settings.models import build_model, describe_changes, describe_start, start_model, vit_config
 from pipeline.settings.params import Params
 from tests.silent import serve
 
@@ -33,6 +37,88 @@ def test_training_starts_from_the_weights_of_a_file(shipped_params: Params, tmp_
     assert all(torch.equal(found[name], tensor) for name, tensor in backbone.state_dict().items())
     with pytest.raises(UserError, match="not checkpoint_sha256: 0"):
         start_model(replace(params, checkpoint_sha256="0"), num_bins=1)
+
+
+def begin_from(folder: Path, params: Params, num_bins: int = 1) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a model that starts from a folder, and of the folder."""
+    started = start_model(replace(params, checkpoint=str(folder)), num_bins, score=0.25)
+    return started.state_dict(), read_model(folder).tensors
+
+
+def test_training_goes_on_from_a_model_of_ours(shipped_params: Params, model_folder: Path) -> None:
+    """All of it where the labels are alike, on whatever scale; nothing is said then."""
+    found, trained = begin_from(model_folder, shipped_params)
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[name], trained[name]) for name in trained)
+    params = replace(shipped_params, checkpoint=str(model_folder))
+    assert describe_changes(params, num_bins=1) == []
+    assert describe_start(params, start_model(params, num_bins=1)) == ("charm_demo trained on none", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_bins", "anew", "said"),
+    [
+        pytest.param({}, 5, {"head"}, ["a new head (cls, 5 outputs; it had cls, 1)"], id="distributions"),
+        pytest.param({"train.head": "cls_mean"}, 1, {"head"}, ["a new head (cls_mean, 1 outputs; "], id="head"),
+        pytest.param(
+            {"tokens.num_scales": 3}, 1, {"scale_embed"}, ["new scale embeddings (3 scales; it had 2)"], id="3"
+        ),
+        pytest.param(
+            {"tokenizer": "standard", "max_seq_len": None},
+            1,
+            {"scale_embed", "mask_token"},
+            ["new scale embeddings (1 scales; it had 2)", "tokenizer: standard (it had charm)"],
+            id="input",
+        ),
+    ],
+)
+def test_what_another_task_changes_of_a_model_of_ours_is_said(
+    changes: dict[str, Any],
+    num_bins: int,
+    anew: set[str],
+    said: list[str],
+    shipped_params: Params,
+    model_folder: Path,
+) -> None:
+    params = shipped_params
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        changed = replace(getattr(params, section), **{name: value}) if section else value
+        params = replace(params, **{section or name: changed})
+    found, trained = begin_from(model_folder, params, num_bins)
+    kept = {name for name in found if name in trained and torch.equal(found[name], trained[name])}
+    assert {name.split(".")[0] for name in trained.keys() - kept} == anew
+    assert {name for name in trained if name.startswith("vit.")} <= kept
+    changes_said = describe_changes(replace(params, checkpoint=str(model_folder)), num_bins)
+    assert len(changes_said) == len(said)
+    assert all(one.startswith(start) for one, start in zip(changes_said, said, strict=True))
+
+
+def test_a_new_head_begins_with_the_score_of_the_labels(shipped_params: Params, model_folder: Path) -> None:
+    for head in ("cls_mean", "mean"):  # of another width, and of the same
+        train = replace(shipped_params.train, head=head)
+        found, _ = begin_from(model_folder, replace(shipped_params, train=train))
+        assert found["head.bias"].tolist() == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"backbone": "vit_tiny_patch16_224"}, "is a model of charm_demo: set backbone to it"),
+        ({"checkpoint_sha256": "0" * 64}, "and not that of checkpoint_sha256"),
+        ({"checkpoint": "{}/.."}, "config.json: No such file or directory; expected a file of weights, or a model's"),
+        ({"checkpoint": "{}-damaged"}, "is damaged, or not the file that config.json describes"),
+    ],
+)
+def test_a_model_of_ours_that_does_not_fit_is_refused(
+    changes: dict[str, str], problem: str, shipped_params: Params, model_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    damaged = Path(shutil.copytree(model_folder, tmp_path / "model-damaged"), "model.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    given = {name: value.format(tmp_path / "model") for name, value in changes.items()}
+    with pytest.raises(UserError, match=re.escape(problem)):
+        start_model(replace(shipped_params, **{"checkpoint": str(tmp_path / "model")} | given), num_bins=1)
 
 
 def test_a_relative_checkpoint_is_found_in_a_queued_experiment(
