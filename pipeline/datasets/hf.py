@@ -1,0 +1,73 @@
+"""A local folder of Hugging Face's `datasets`, read without that library.
+
+As `load_dataset` finds it: data/train-00000-of-00002.parquet, train.parquet, default/train/0000.parquet, ...
+As `save_to_disk` writes it: state.json with its .arrow files, or dataset_dict.json and such a folder for each split.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from charm.runtime.errors import UserError
+from pipeline.datasets.csv import list_own, list_rows
+from pipeline.manifest.labels import SPLITS, Listing, Source, read_split
+
+_PART = re.compile(r"(.+?)-([0-9]{5})-of-([0-9]{5})(-\w+)?")
+_EXPECTED = "expected .parquet files, named by their splits, or what save_to_disk has written"
+
+
+def read(source: Source) -> Listing:
+    """Lists the rows of all files below the folder `labels`, in their order; files are named by splits."""
+    folder = source.labels
+    if not folder.is_dir():
+        raise UserError(f"labels: there is no folder {folder}; dataset: hf needs one: {_EXPECTED}")
+    states = sorted([folder / "state.json", *folder.glob("*/state.json")])
+    files = [one for state in states if state.is_file() for one in _find_arrow(state, folder)] or _find_parquet(folder)
+    if not files:
+        raise UserError(f"labels: {folder} holds no data: {_EXPECTED}")
+    return list_own(source, [one for file, split in files for one in list_rows(source, file, split)])
+
+
+def _find_arrow(state: Path, folder: Path) -> list[tuple[Path, str | None]]:
+    """Finds the files of a saved split, with its name; others may lie beside them: results that were cached."""
+    try:
+        facts = json.loads(state.read_bytes())
+        names = [str(one["filename"]) for one in facts["_data_files"]]
+        split = facts.get("_split") if state.parent == folder else state.parent.name
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{state}: damaged ({error}); save the data set again with save_to_disk") from error
+    for name in names:
+        if not (state.parent / name).is_file():
+            raise UserError(f"{state.parent / name} is missing, and {state} lists it: copy the folder again")
+    return [(state.parent / name, read_split(split) if split else None) for name in names]
+
+
+def _find_parquet(folder: Path) -> list[tuple[Path, str | None]]:
+    """Finds all Parquet files, with the splits that they, or else the folders that they are in, are named by."""
+    found, counts, totals = [], Counter[tuple[Path, str]](), {}
+    for file in sorted(folder.rglob("*.parquet")):
+        part = _PART.fullmatch(file.stem)
+        if part:
+            counts[file.parent, part[1]] += 1
+            totals[file.parent, part[1]] = int(part[3])
+        inside = file.relative_to(folder).parts[-2::-1]
+        names = [read_split(name) for name in (part[1] if part else file.stem, *inside)]
+        split = next((name for name in names if name in SPLITS), names[0] if part else None)
+        found.append((file, split))
+    for (parent, name), total in totals.items():
+        if counts[parent, name] != total:
+            raise UserError(
+                f"{parent}: {counts[parent, name]} of {total} files of {name} are there: copy the others, too"
+            )
+    if len(homes := sorted({_find_home(file, folder) for file, _ in found})) > 1:
+        raise UserError(
+            f"labels: {folder} holds several data sets ({', '.join(homes)}): name the folder of one of them"
+        )
+    return found
+
+
+def _find_home(file: Path, folder: Path) -> str:
+    """Returns the folder of a configuration that a file is in, "" if there is none."""
+    parts = file.relative_to(folder).parts[:-1]
+    return "/".join(part for part in parts if part != "data" and read_split(part) not in SPLITS)
