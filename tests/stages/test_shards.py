@@ -21,9 +21,11 @@ def test_every_kept_image_is_packed_byte_for_byte_with_its_label(workspace: Work
     folder, _ = workspace
     reader, listed = ShardReader(folder / "data/shards"), read_manifest(folder / "data/manifest")
     assert list(reader) == listed.keys
-    for key, name, target in zip(listed.keys, listed.table["name"].to_pylist(), listed.targets, strict=True):
+    names, splits = (listed.table[column].to_pylist() for column in ("name", "split"))
+    for key, name, split, target in zip(listed.keys, names, splits, listed.targets, strict=True):
         assert reader.read(key, "jpg") == (folder / "images" / name).read_bytes()
-        assert json.loads(reader.read(key, "json")) == {"name": name, "target": target.tolist()}
+        label = {"name": name, "target": target.tolist(), "split": split, "score_range": [1.0, 5.0]}
+        assert json.loads(reader.read(key, "json")) == label
 
 
 def test_shards_hold_as_many_samples_as_asked_for(workspace: Workspace) -> None:

@@ -226,8 +226,8 @@ def test_mistake_is_named_with_its_line(content: Any, settings: dict[str, Any], 
     ("name", "message"),
     [
         ("labels.csv", "there is no file"),
-        (".", "dataset: csv needs a .csv, .tsv or .parquet file"),
-        (str(Path(__file__)), "expected a table of labels, .csv, .tsv, .tab, .txt or .parquet"),
+        (".", "dataset: csv needs a .csv, .tsv, .parquet or .arrow file"),
+        (str(Path(__file__)), "expected a table of labels, .csv, .tsv, .tab, .txt, .arrow or .parquet"),
     ],
 )
 def test_no_such_file(name: str, message: str, shipped_params: Params, tmp_path: Path) -> None:
