@@ -22,25 +22,31 @@ def read(source: Source) -> Listing:
     folder = source.labels
     if not folder.is_dir():
         raise UserError(f"labels: there is no folder {folder}; dataset: hf needs one: {_EXPECTED}")
-    states = sorted([folder / "state.json", *folder.glob("*/state.json")])
-    files = [one for state in states if state.is_file() for one in _find_arrow(state, folder)] or _find_parquet(folder)
+    files = _find_saved(folder) or _find_parquet(folder)
     if not files:
         raise UserError(f"labels: {folder} holds no data: {_EXPECTED}")
     return list_own(source, [one for file, split in files for one in list_rows(source, file, split)])
 
 
-def _find_arrow(state: Path, folder: Path) -> list[tuple[Path, str | None]]:
-    """Finds the files of a saved split, with its name; others may lie beside them: results that were cached."""
+def _find_saved(folder: Path) -> list[tuple[Path, str | None]]:
+    """Finds the files of save_to_disk that its JSON lists, with their splits; cached results lie beside them."""
+    parts, found, path = folder / "dataset_dict.json", [], folder / "state.json"
     try:
-        facts = json.loads(state.read_bytes())
-        names = [str(one["filename"]) for one in facts["_data_files"]]
-        split = facts.get("_split") if state.parent == folder else state.parent.name
+        states = {path: ""} if path.is_file() else {}
+        if parts.is_file():
+            path = parts
+            states = {folder / name / "state.json": name for name in json.loads(parts.read_bytes())["splits"]}
+        for path, split in states.items():
+            facts = json.loads(path.read_bytes())
+            split = split or facts.get("_split")
+            found += [
+                (path.parent / one["filename"], read_split(split) if split else None) for one in facts["_data_files"]
+            ]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{state}: damaged ({error}); save the data set again with save_to_disk") from error
-    for name in names:
-        if not (state.parent / name).is_file():
-            raise UserError(f"{state.parent / name} is missing, and {state} lists it: copy the folder again")
-    return [(state.parent / name, read_split(split) if split else None) for name in names]
+        raise UserError(f"{path}: missing or damaged ({error}); save the data set again with save_to_disk") from error
+    if lost := next((file for file, _ in found if not file.is_file()), None):
+        raise UserError(f"{lost} is missing, and state.json beside it lists it: copy the folder again")
+    return found
 
 
 def _find_parquet(folder: Path) -> list[tuple[Path, str | None]]:

@@ -54,7 +54,7 @@ def find_rating(image: Path) -> tuple[float, Path]:
     for file in (*(one for one in sidecars if one.is_file()), image):
         try:
             packet = _find_packet(file) if file == image else _read_sidecar(file)
-            rating = parse_rating(packet) if packet else None
+            rating = None if packet is None else parse_rating(packet)
         except (OSError, ValueError, expat.ExpatError) as error:
             if file == image and isinstance(error, OSError):  # the manifest says so
                 continue
