@@ -34,7 +34,7 @@ def main(params: Params) -> None:
         "notes",
     ]
     member = choose_member(manifest.table.select(columns).to_pylist(), settings.encoding)
-    score_range = manifest.facts.score_range
+    score_range = list(manifest.facts.score_range)
     code = code_digest("pipeline.shards.write", *own_closure("charm.images.decode"))
     jobs: list[Job] = []
     for start in range(0, len(manifest.table), settings.samples_per_shard):

@@ -4,8 +4,6 @@ The path of such an image is file.parquet#column/row, rows counted from 0 (charm
 path is read, recorded, or shown.
 """
 
-import threading
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,30 +42,26 @@ def read_cell(file: Path, state: tuple[int, ...], column: str, row: int, max_byt
 
 
 class _Column:
-    """A column of images, read on from where it was read last."""
+    """A column of images, read on from where it was read last, by one thread."""
 
     def __init__(self, file: Path, column: str) -> None:
         self._table = ColumnFile(file)
         self._leaves = self._table.image_leaves(column)
         if not self._leaves:
             raise ValueError("no such column of images")
-        self._lock = threading.Lock()
-        self._batches: Iterator[tuple[int, list[Any]]] = iter(())
-        self._start, self._end = 0, 0
-        self._arrays: list[Any] = []
+        self._start, self._end = 0, -1
 
     def read(self, row: int) -> list[Any]:
         """Returns pyarrow's scalars of a row: bytes, then the path if the column has paths."""
-        with self._lock:
-            if row < self._start or self._table.find_group(row) > self._end or not self._arrays:
-                self._batches = self._table.read(self._leaves, row, _ROWS)
-                self._start = self._end = 0
-            while not self._start <= row < self._end:
-                self._start, self._arrays = next(self._batches, (0, []))
-                if not self._arrays:
-                    raise Rejected("missing")
-                self._end = self._start + len(self._arrays[0])
-            return [array[row - self._start] for array in self._arrays]
+        if not self._start <= row <= self._end:
+            self._batches = self._table.read(self._leaves, row, _ROWS)
+        while not self._start <= row < self._end:
+            self._end = -1  # stays so where the table is damaged: the next row begins anew
+            self._start, self._arrays = next(self._batches, (0, []))
+            if not self._arrays:
+                raise Rejected("missing")
+            self._end = self._start + len(self._arrays[0])
+        return [array[row - self._start] for array in self._arrays]
 
 
 _open = lru_cache(maxsize=1)(lambda file, column, state: _Column(file, column))  # state: another file, another column

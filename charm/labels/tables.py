@@ -230,7 +230,7 @@ def _read_columns(file: Path, needed: Sequence[str]) -> Table:
         ] * is_whole
     except (ValueError, LookupError) as error:
         kind = "an Arrow" if file.suffix.lower() in ARROW else "a Parquet"
-        raise UserError(f"{file}: not {kind} file: {error}") from error
+        raise UserError(f"{file}: not {kind} file: {error}; write or download it again") from error
     return Table(str(file), [*found, *(name for name in names if name not in found)], rows)
 
 

@@ -65,14 +65,14 @@ class ColumnFile:
 
             with open(file, "rb") as opened:
                 start = opened.read(len(_MAGICS[1]))
-            self._groups = [0]
             if start.startswith(_MAGICS[0]) or file.suffix.lower() not in ARROW:
                 # Pages are read one after the other, where pyarrow would read a whole group of rows.
                 options = {"buffer_size": 2**16, "pre_buffer": False, "page_checksum_verification": True}
                 self._parquet = pq.ParquetFile(str(file), **options)
                 facts = self._parquet.metadata
                 sizes = (facts.row_group(group).num_rows for group in range(facts.num_row_groups))
-                self._groups, self.schema = list(accumulate(sizes, initial=0)), self._parquet.schema_arrow
+                self._groups = list(accumulate(sizes, initial=0))  # the first row of each, and the number of rows
+                self.schema = self._parquet.schema_arrow
                 return
             self._parquet, self._is_stream = None, start != _MAGICS[1]
             try:
@@ -99,11 +99,7 @@ class ColumnFile:
         kind: Any = self.schema.field(place).type if place >= 0 else pa.null()
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             return [(column, name) for name in ("bytes", "path") if kind.get_field_index(name) >= 0]
-        return [(column,)] if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else []
-
-    def find_group(self, row: int) -> int:
-        """Returns the row that reading has to begin with to come to a row: the first of its group in Parquet."""
-        return self._groups[bisect_right(self._groups, row) - 1]
+        return [(column,)] if kind in (pa.binary(), pa.large_binary(), pa.binary_view()) else []
 
     def read(
         self, leaves: Sequence[tuple[str, ...]], first: int = 0, rows: int = _ROWS
@@ -123,9 +119,10 @@ class ColumnFile:
                 yield start, [pc.struct_field(column, field) if field else column for column, field in columns]
 
     def _read_batches(self, leaves: list[str], first: int, rows: int) -> Iterator[tuple[int, Any]]:
-        start = self.find_group(first)
+        start = 0
         if self._parquet is not None:
-            groups = range(self._groups.index(start), self._parquet.num_row_groups)
+            group = bisect_right(self._groups, first) - 1
+            start, groups = self._groups[group], range(group, self._parquet.num_row_groups)
             batches = self._parquet.iter_batches(rows, row_groups=groups, columns=leaves, use_threads=False)
         else:
             arrow = self._open_arrow()

@@ -104,11 +104,12 @@ def _find_boxes(models: Models, image: np.ndarray, settings: SamHqSettings) -> t
     if max(height, width) > MAX_ASPECT * min(height, width):  # in a model it would be less than a pixel wide
         return torch.zeros(0, 4), torch.zeros(0)
     reads_tokens = DETECTORS[models.detector.config.model_type]
-    text = format_prompt(settings.prompt) if reads_tokens else [split_prompt(settings.prompt)]
+    text = format_prompt(settings.prompt)
+    phrases = [phrase.strip() for phrase in text.split(".") if phrase.strip()]
     # Without the data format an image of three rows would be taken for one of three planes.
-    inputs = models.processor(images=image, text=text, input_data_format="channels_last", return_tensors="pt").to(
-        models.device
-    )
+    inputs = models.processor(
+        images=image, text=text if reads_tokens else [phrases], input_data_format="channels_last", return_tensors="pt"
+    ).to(models.device)
     options = {"input_ids": inputs["input_ids"], "text_threshold": settings.text_threshold} if reads_tokens else {}
     (found,) = models.processor.post_process_grounded_object_detection(
         models.detector(**inputs), threshold=settings.box_threshold, target_sizes=[(height, width)], **options
@@ -128,11 +129,6 @@ def format_prompt(prompt: str) -> str:
     """Formats a prompt as in Grounding DINO's training: lower case, with a full stop at the end."""
     text = prompt.strip().lower()
     return text if text.endswith(".") else f"{text}."
-
-
-def split_prompt(prompt: str) -> list[str]:
-    """Splits a prompt into its phrases at full stops."""
-    return [phrase.strip() for phrase in prompt.lower().split(".") if phrase.strip()]
 
 
 def _segment_boxes(models: Models, image: np.ndarray, boxes: torch.Tensor, hq_token_only: bool) -> np.ndarray:

@@ -13,13 +13,12 @@ def read(source: Source) -> Listing:
     folder, paths = list_images(source, "folder")
     listed = []
     for path in paths:
-        where = escape_path(str(folder / path))
-        first, *others = Path(path).parts
-        split = read_split(first) if read_split(first) in SPLITS else None
-        names = others if split else [first, *others]
-        if len(names) < 2:
+        where, names = escape_path(str(folder / path)), Path(path).parts[:-1]
+        split = read_split(names[0]) if names and read_split(names[0]) in SPLITS else None
+        if len(names) < (2 if split else 1):
             raise UserError(f"{where}: in no folder; expected folders named by their images' score: 4.5/a.jpg")
-        listed.append(Listed(path, path, (read_number(names[0], "its folder's name", where),), split, where))
+        score = read_number(names[1 if split else 0], "its folder's name", where)
+        listed.append(Listed(path, path, (score,), split, where))
     low, high = source.settings.score_range
     meaning = f"what the folders of {folder.name} say of an image"
     return Listing(folder, listed, (low, high), source.settings.accuracy_threshold, meaning)
@@ -28,11 +27,7 @@ def read(source: Source) -> Listing:
 def list_images(source: Source, dataset: str, besides: str = "") -> tuple[Path, list[str]]:
     """Finds the images below manifest.root or, if that is empty, `labels`, and says what was passed over.
 
-    Args:
-        besides: ending of files that are read, too.
-
-    Returns:
-        The folder, and the images' paths from there.
+    Returns that folder, and the paths from there; files that end in `besides` are read, too.
 
     Raises:
         UserError: there is no such folder, or no image in it.

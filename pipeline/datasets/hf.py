@@ -13,7 +13,7 @@ from charm.runtime.errors import UserError
 from pipeline.datasets.csv import list_own, list_rows
 from pipeline.manifest.labels import SPLITS, Listing, Source, read_split
 
-_PART = re.compile(r"(.+?)-([0-9]{5})-of-([0-9]{5})(-\w+)?")
+_PART = re.compile(r"(.+?)-[0-9]{5}-of-([0-9]{5})(-\w+)?")
 _EXPECTED = "expected .parquet files, named by their splits, or what save_to_disk has written"
 
 
@@ -30,18 +30,15 @@ def read(source: Source) -> Listing:
 
 def _find_saved(folder: Path) -> list[tuple[Path, str | None]]:
     """Finds the files of save_to_disk that its JSON lists, with their splits; cached results lie beside them."""
-    parts, found, path = folder / "dataset_dict.json", [], folder / "state.json"
+    found, path = [], folder / "dataset_dict.json"
     try:
-        states = {path: ""} if path.is_file() else {}
-        if parts.is_file():
-            path = parts
-            states = {folder / name / "state.json": name for name in json.loads(parts.read_bytes())["splits"]}
+        states = {folder / "state.json": ""} if (folder / "state.json").is_file() else {}
+        if path.is_file():
+            states = {folder / name / "state.json": name for name in json.loads(path.read_bytes())["splits"]}
         for path, split in states.items():
             facts = json.loads(path.read_bytes())
-            split = split or facts.get("_split")
-            found += [
-                (path.parent / one["filename"], read_split(split) if split else None) for one in facts["_data_files"]
-            ]
+            named = read_split(split or facts.get("_split")) or None
+            found += [(path.parent / one["filename"], named) for one in facts["_data_files"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); save the data set again with save_to_disk") from error
     if lost := next((file for file, _ in found if not file.is_file()), None):
@@ -51,29 +48,21 @@ def _find_saved(folder: Path) -> list[tuple[Path, str | None]]:
 
 def _find_parquet(folder: Path) -> list[tuple[Path, str | None]]:
     """Finds all Parquet files, with the splits that they, or else the folders that they are in, are named by."""
-    found, counts, totals = [], Counter[tuple[Path, str]](), {}
+    found, counts, homes = [], Counter[tuple[Path, str, int]](), set()
     for file in sorted(folder.rglob("*.parquet")):
-        part = _PART.fullmatch(file.stem)
+        part, above = _PART.fullmatch(file.stem), file.relative_to(folder).parts[:-1]
         if part:
-            counts[file.parent, part[1]] += 1
-            totals[file.parent, part[1]] = int(part[3])
-        inside = file.relative_to(folder).parts[-2::-1]
-        names = [read_split(name) for name in (part[1] if part else file.stem, *inside)]
+            counts[file.parent, part[1], int(part[2])] += 1
+        names = [read_split(name) for name in (part[1] if part else file.stem, *reversed(above))]
         split = next((name for name in names if name in SPLITS), names[0] if part else None)
+        homes.add("/".join(name for name in above if name != "data" and read_split(name) not in SPLITS))
         found.append((file, split))
-    for (parent, name), total in totals.items():
-        if counts[parent, name] != total:
-            raise UserError(
-                f"{parent}: {counts[parent, name]} of {total} files of {name} are there: copy the others, too"
-            )
-    if len(homes := sorted({_find_home(file, folder) for file, _ in found})) > 1:
+    for (parent, name, total), count in counts.items():
+        if count != total:
+            raise UserError(f"{parent}: {count} of {total} files of {name} are there: copy the others, too")
+    if len(homes) > 1:
+        names = sorted(homes)
         raise UserError(
-            f"labels: {folder} holds several data sets ({', '.join(homes)}): name the folder of one of them"
+            f"labels: {folder} holds several data sets ({', '.join(names)}): name the folder of one of them"
         )
     return found
-
-
-def _find_home(file: Path, folder: Path) -> str:
-    """Returns the folder of a configuration that a file is in, "" if there is none."""
-    parts = file.relative_to(folder).parts[:-1]
-    return "/".join(part for part in parts if part != "data" and read_split(part) not in SPLITS)

@@ -5,7 +5,6 @@ is. It stands in a sidecar, name.xmp or name.jpg.xmp, or else in the image file.
 """
 
 import mmap
-from collections import Counter
 from pathlib import Path
 from xml.parsers import expat
 
@@ -20,25 +19,22 @@ _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _RATING = "http://ns.adobe.com/xap/1.0/ Rating"
 _PLACE = [f"{_RDF} RDF", f"{_RDF} Description"]  # of the image's own properties, not of images that it was made from
 _PACKET = b"<x:xmpmeta", b"</x:xmpmeta>"
-_MOST_BYTES = 2**24  # of a sidecar; they hold some kilobytes, with a drawn mask some megabytes
-_WITHOUT = {0: "not rated (0 or no xmp:Rating)", -1: "rejected (-1)"}
+_MOST_BYTES = 2**24  # of XMP, which has some kilobytes, with a drawn mask some megabytes
 
 
 def read(source: Source) -> Listing:
-    """Lists the images of a folder, with their stars; those without count as unrated."""
+    """Lists the images of a folder, with their stars; those without are listed as unrated."""
     folder, paths = list_images(source, "stars", besides=".xmp")
-    listed, without = [], Counter[str]()
-    for path in paths:
-        stars, where = find_rating(folder / path)
-        if stars in _WITHOUT:
-            without[_WITHOUT[int(stars)]] += 1
-        target = () if stars in _WITHOUT else (stars,)
-        listed.append(Listed(path, path, target, None, escape_path(str(where))))
-    if without:
-        counts = ", ".join(f"{count} {kind}" for kind, count in without.items())
-        print(f"manifest: {folder}: of {len(listed)} images {counts}: left out")
-    if without.total() == len(listed):
+    found = {path: find_rating(folder / path) for path in paths}
+    rejected, unrated = ([path for path, (stars, _) in found.items() if stars == kind] for kind in (-1, 0))
+    if rejected or unrated:
+        print(f"manifest: {folder}: {len(rejected)} rejected (-1) and {len(unrated)} not rated images are left out")
+    if len(rejected + unrated) == len(found):
         raise UserError(f"{folder}: no image has stars: save the metadata to files, or to .xmp beside them, first")
+    listed = [
+        Listed(path, path, () if stars in (-1, 0) else (stars,), None, escape_path(str(where)))
+        for path, (stars, where) in found.items()
+    ]
     recipe = DATASETS["stars"]
     return Listing(folder, listed, recipe.score_range, recipe.accuracy_threshold, recipe.meaning)
 
@@ -49,37 +45,27 @@ def find_rating(image: Path) -> tuple[float, Path]:
     Raises:
         UserError: XMP that is damaged, has a DTD, or has a rating that is no number.
     """
-    stems = (image, image.with_suffix(""))
-    sidecars = [Path(f"{stem}{ending}") for stem in stems for ending in (".xmp", ".XMP")]
+    sidecars = [Path(f"{stem}{end}") for stem in (image, image.with_suffix("")) for end in (".xmp", ".XMP")]
     for file in (*(one for one in sidecars if one.is_file()), image):
         try:
-            packet = _find_packet(file) if file == image else _read_sidecar(file)
+            packet = _find_packet(file) if file == image else file.read_bytes()[:_MOST_BYTES]
             rating = None if packet is None else parse_rating(packet)
         except (OSError, ValueError, expat.ExpatError) as error:
-            if file == image and isinstance(error, OSError):  # the manifest says so
-                continue
             raise UserError(f"{file}: its XMP is damaged ({error}): save the metadata again, or remove it") from error
         if rating is not None:
             return read_number(rating, "xmp:Rating", str(file)), file
     return 0.0, image
 
 
-def _read_sidecar(file: Path) -> bytes:
-    with open(file, "rb") as opened:
-        data = opened.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise ValueError(f"more than {_MOST_BYTES >> 20} MB")
-    return data
-
-
 def _find_packet(image: Path) -> bytes | None:
     """Finds the first XMP packet in a file of any format; packets are made to be found by their text."""
-    if not image.is_file() or not image.stat().st_size:
+    try:
+        with open(image, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            start = data.find(_PACKET[0])
+            end = data.find(_PACKET[1], start, start + _MOST_BYTES)
+            return data[start : end + len(_PACKET[1])] if 0 <= start < end else None
+    except (OSError, ValueError):  # not to be opened, or empty: the manifest says so
         return None
-    with open(image, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = data.find(_PACKET[0])
-        end = data.find(_PACKET[1], start, start + _MOST_BYTES)
-        return data[start : end + len(_PACKET[1])] if 0 <= start < end else None
 
 
 def parse_rating(packet: bytes) -> str | None:
@@ -95,18 +81,17 @@ def parse_rating(packet: bytes) -> str | None:
         inside.append(name)
         if inside[-2:] == _PLACE and _RATING in attributes:
             found.append(attributes[_RATING])
-        if inside[-3:] == [*_PLACE, _RATING]:
-            found.append("")
 
-    def read(text: str) -> None:
-        if inside[-3:] == [*_PLACE, _RATING]:
-            found[-1] += text
+    def read_text(text: str) -> None:
+        if inside[-3:] == [*_PLACE, _RATING] and text.strip():
+            found.append(text)
 
     def refuse(*_: object) -> None:
         raise ValueError("it has a DTD")
 
     parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartElementHandler, parser.CharacterDataHandler = start, read
+    parser.buffer_text = True  # an element's text in one piece
+    parser.StartElementHandler, parser.CharacterDataHandler = start, read_text
     parser.EndElementHandler = lambda _: inside.pop()
     parser.StartDoctypeDeclHandler = refuse
     parser.Parse(packet, True)

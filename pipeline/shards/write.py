@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
+from simplejpeg import encode_jpeg
 
 from charm.images.decode import decode_image
 from charm.images.limits import LIMITS, Colour
@@ -118,22 +118,14 @@ def choose_member(rows: Iterable[dict[str, Any]], encoding: str) -> str:
         encoding: "jpeg" keeps the files' bytes, unless a row asks for another size; "raw" stores pixels, uint8
             (H, W, 3), RGB, so that readers need not decode.
     """
-    if encoding == "raw":
-        return "npy"
-    formats, is_wide = set(), False
-    for row in rows:
-        formats.add("jpg" if _is_resized(row) else row["extension"])
-        is_wide |= "as_is" in row["notes"]
-    return (AS_IS if is_wide else "") + (formats.pop() if len(formats) == 1 else "jpg")
+    kinds = {("jpg" if _is_resized(row) else row["extension"], "as_is" in row["notes"]) for row in rows}
+    formats = {extension for extension, _ in kinds}
+    prefix = AS_IS if any(is_wide for _, is_wide in kinds) else ""
+    return "npy" if encoding == "raw" else prefix + (formats.pop() if len(formats) == 1 else "jpg")
 
 
 def pack_shard(
-    rows: list[dict[str, Any]],
-    root: str,
-    member: str,
-    jpeg_quality: int,
-    score_range: tuple[float, float],
-    target: Path,
+    rows: list[dict[str, Any]], root: str, member: str, jpeg_quality: int, score_range: list[float], target: Path
 ) -> None:
     """Writes a shard of the images of some manifest rows, with their labels.
 
@@ -145,19 +137,16 @@ def pack_shard(
         score_range: the scores, of the first and last bin for distributions, that targets of 0 and 1 stand for.
         target: see write_shard.
     """
-    samples = (
-        (row["key"], {**_pack_image(row, Path(root), member, jpeg_quality), "json": _encode_label(row, score_range)})
-        for row in rows
-    )
-    write_shard(target, samples)
+
+    def pack(row: dict[str, Any]) -> Sample:
+        label = {name: row[name] for name in ("name", "target", "split")} | {"score_range": score_range}
+        image = _pack_image(row, Path(root), member, jpeg_quality)
+        return {member: image, "json": json.dumps(label, sort_keys=True).encode()}
+
+    write_shard(target, ((row["key"], pack(row)) for row in rows))
 
 
-def _encode_label(row: dict[str, Any], score_range: tuple[float, float]) -> bytes:
-    label = {name: row[name] for name in ("name", "target", "split")}
-    return json.dumps(label | {"score_range": score_range}, sort_keys=True).encode()
-
-
-def _pack_image(row: dict[str, Any], root: Path, member: str, jpeg_quality: int) -> Sample:
+def _pack_image(row: dict[str, Any], root: Path, member: str, jpeg_quality: int) -> bytes:
     try:
         data = read_file(root, row["path"], LIMITS)
     except Rejected:
@@ -166,12 +155,12 @@ def _pack_image(row: dict[str, Any], root: Path, member: str, jpeg_quality: int)
         mark_changed(root, row["path"])
         raise UserError(f"{row['path']} has changed since it was listed: run `dvc repro --force manifest`")
     if member != "npy" and not _is_resized(row):
-        return {member: data}
+        return data
     colour: Colour = "as_is" if "as_is" in row["notes"] else "srgb"
     pixels = downscale(decode_image(data, colour=colour).pixels, (row["height"], row["width"]))
-    if member == "npy":
-        return {member: encode_array(pixels)}
-    return {member: simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444")}
+    return (
+        encode_array(pixels) if member == "npy" else encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444")
+    )
 
 
 def _is_resized(row: dict[str, Any]) -> bool:
