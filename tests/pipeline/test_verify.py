@@ -113,7 +113,7 @@ def test_a_mistake_in_the_settings(run: Run) -> None:
     edit_params("selection: gradient", "selection: gradiant")
     code, printed = run("verify")
     assert code == 2
-    assert printed.startswith("error: params.yaml:6: selection: 'gradiant' is not known; did you mean 'gradient'?")
+    assert printed.startswith("error: params.yaml:8: selection: 'gradiant' is not known; did you mean 'gradient'?")
 
 
 def lose_shard() -> None:

@@ -289,7 +289,7 @@ def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
     folder = Path("data/importance")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_shard(folder / "shard-000000", samples, ShardReader(Path("data/shards")).shards["shard-000000"])
+    write_shard(folder / "shard-000000", samples, ShardReader(Path("data/shards")).images["shard-000000"])
     facts = {
         "map": "saliency",
         "backend": "sam_hq",
