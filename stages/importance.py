@@ -72,7 +72,7 @@ def make_columns(
     given = settings | places
     jobs = []
     for shard, sidecar in read_shard_sidecars(open_folder(IMAGES)):
-        made_from = fingerprint(way, settings, code, sidecar["sha256"])
+        made_from = fingerprint(way, settings, code, sidecar["images"])
         jobs.append(Job(shard, made_from, (str(IMAGES.resolve()), shard, way, given), images=sidecar["count"]))
     missing = [job for job in jobs if read_sidecar(store_folder(name) / f"{job.fingerprint}.json") is None]
     if missing:

@@ -6,7 +6,7 @@ from typing import Any
 from charm.runtime.disk import fingerprint
 from pipeline.manifest.table import read_manifest
 from pipeline.settings.params import Params
-from pipeline.shards.write import pack_shard
+from pipeline.shards.write import choose_member, pack_shard
 from pipeline.work.code import code_digest, own_closure
 from pipeline.work.executor import Job, make_missing
 from pipeline.work.store import publish_shards
@@ -29,16 +29,20 @@ def main(params: Params) -> None:
         "raw_width",
         "height",
         "width",
+        "split",
         "target",
         "notes",
     ]
+    member = choose_member(manifest.table.select(columns).to_pylist(), settings.encoding)
+    score_range = list(manifest.facts.score_range)
     code = code_digest("pipeline.shards.write", *own_closure("charm.images.decode"))
     jobs: list[Job] = []
     for start in range(0, len(manifest.table), settings.samples_per_shard):
         rows = manifest.table.select(columns).slice(start, settings.samples_per_shard).to_pylist()
         name = f"shard-{len(jobs):06d}"
-        made_from = fingerprint("shards", code, rows, settings.encoding, settings.jpeg_quality)
-        arguments = (rows, str(Path(manifest.facts.root).resolve()), settings.encoding, settings.jpeg_quality)
+        made_from = fingerprint("shards", code, rows, member, settings.jpeg_quality, score_range)
+        root = str(Path(manifest.facts.root).resolve())
+        arguments = (rows, root, member, settings.jpeg_quality, score_range)
         size = sum(_expected_bytes(row, settings.encoding) for row in rows)
         jobs.append(Job(name, made_from, arguments, size, len(rows)))
     made = make_missing("shards", jobs, pack_shard, params.dask)

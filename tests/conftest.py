@@ -140,7 +140,7 @@ def packed(shipped_params: Params, tmp_path_factory: pytest.TempPathFactory) -> 
     write_manifest(data / "manifest", rows, listing, "csv")
     for number, start in enumerate(range(0, len(rows), PER_SHARD)):
         name = f"shard-{number:06d}"
-        pack_shard(rows[start : start + PER_SHARD], str(root), "jpeg", 95, data / "shards" / name)
+        pack_shard(rows[start : start + PER_SHARD], str(root), "jpg", 95, (0.0, 1.0), data / "shards" / name)
         settings = {"coarse_patch_sizes": [28, 56], "fit": "nearest"}
         make_column(str(data / "shards"), name, "gradient", settings, data / "gradient" / name)
     return Small(root, listing, rows, data)

@@ -19,14 +19,15 @@ VOCABULARY = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 10
 WORDS = "salient object figure ground reversal separation segmentation camo hidden"
 
 
-def save_detector(folder: Path) -> None:
+def save_detector(folder: Path, config_class: str = "GroundingDinoConfig") -> None:
     """0.4 million parameters; images are shrunk to at most 80 pixels."""
-    from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+    import transformers
+    from transformers import AutoModelForZeroShotObjectDetection, BertConfig, SwinConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    config = GroundingDinoConfig(
+    config = getattr(transformers, config_class)(
         backbone_config=SwinConfig(
             embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, out_indices=[2, 3, 4]
         ),
@@ -44,7 +45,7 @@ def save_detector(folder: Path) -> None:
         encoder_n_points=2,
         decoder_n_points=2,
     )
-    model = GroundingDinoForObjectDetection(config)
+    model = AutoModelForZeroShotObjectDetection.from_config(config)
     model.model.decoder.layer_norm.weight.data *= 0.2  # scores of random features are nearly all 0 or 1
     model.save_pretrained(folder)
     save_processor(folder, size={"shortest_edge": 48, "longest_edge": 80})
@@ -64,6 +65,32 @@ def save_processor(folder: Path, **settings: Any) -> None:
     named = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
     GroundingDinoProcessor(GroundingDinoImageProcessor(**settings), fast).save_pretrained(folder)
+
+
+def save_owl(folder: Path) -> None:
+    """An OWLv2 of 31,000 parameters, with a tokenizer of characters; images are padded to squares of 32 pixels."""
+    from transformers import (
+        CLIPTokenizerFast,
+        Owlv2Config,
+        Owlv2ForObjectDetection,
+        Owlv2ImageProcessor,
+        Owlv2Processor,
+    )
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Owlv2Config(
+        text_config=sizes | {"vocab_size": 64, "max_position_embeddings": 16},
+        vision_config=sizes | {"image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    model = Owlv2ForObjectDetection(config)
+    model.box_head.dense2.bias.data += torch.tensor([0.0, 0.0, -1.0, -1.0])  # boxes of all sizes
+    model.save_pretrained(folder)
+    words = [letter + end for end in ("", "</w>") for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = {word: place for place, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = CLIPTokenizerFast(vocab=vocabulary, merges=[], model_max_length=16)
+    Owlv2Processor(Owlv2ImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
 
 
 def build_tiny_sam() -> Any:

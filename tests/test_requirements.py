@@ -17,8 +17,9 @@ NAMES = {
     for package, found in packages_distributions().items()
 }
 # Needed without being imported: torch.onnx.export calls onnxscript, starlette reads forms with python-multipart,
-# transformers' processor of images needs torchvision, dask.distributed is distributed, dvc.yaml runs under dvc.
-UNSEEN = {"distributed", "onnx", "onnxscript", "python-multipart", "torchvision", "dvc"}
+# transformers' processor of images needs torchvision, fsspec imports s3fs and gcsfs, dask.distributed is distributed,
+# dvc.yaml runs under dvc.
+UNSEEN = {"distributed", "onnx", "onnxscript", "python-multipart", "torchvision", "dvc", "fsspec", "s3fs", "gcsfs"}
 
 
 def required(entries: list[str]) -> set[str]:

@@ -21,9 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from charm.images.cells import read_cell
 from charm.images.decode import decode_image
 from charm.images.limits import BOUNDS, Bounds, Limits
 from charm.images.reasons import REASONS, Rejected
+from charm.runtime.columns import split_cell
 from charm.runtime.disk import say_unprotected
 
 try:
@@ -69,13 +71,16 @@ def inspect_file(root: Path, path: str, limits: Limits) -> dict[str, Any]:
 
 
 def read_file(root: Path, path: str, limits: Limits) -> bytes:
-    """Reads a regular file below the root; refuses links that lead out of it, devices and pipes.
+    """Reads a regular file below the root, or a cell of one (charm.images.cells).
+
+    Links that lead out of the root, devices and pipes are refused.
 
     Raises:
-        Rejected: missing, outside, unreadable, too_many_bytes.
+        Rejected: missing, outside, unreadable, too_many_bytes; of a cell also corrupt.
     """
     try:
-        file = (root / path).resolve()
+        name, cell = split_cell(path)
+        file = (root / name).resolve()
         if not file.is_relative_to(root.resolve()):
             raise Rejected("outside")
         descriptor = os.open(file, _OPEN_FLAGS)
@@ -83,6 +88,10 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
                 raise Rejected("unreadable")
+            if cell:
+                state = facts.st_ino, facts.st_size, facts.st_mtime_ns
+                found = read_cell(file, state, *cell, limits.max_bytes)
+                return found if isinstance(found, bytes) else read_file(root, found, limits)
             if facts.st_size > limits.max_bytes:
                 raise Rejected("too_many_bytes")
             return opened.read(facts.st_size)

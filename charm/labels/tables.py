@@ -1,20 +1,22 @@
-"""Tables of labels: the characters of a file, the rows of a CSV or Parquet file, the number in a cell."""
+"""Tables of labels: the characters of a file, the rows of a CSV, Parquet or Arrow file, the number in a cell."""
 
 import csv
 import io
+import json
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from charm.runtime.columns import ARROW, ColumnFile, is_columnar
 from charm.runtime.errors import UserError, did_you_mean
 
-ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".parquet")
-_PARQUET = b"PAR1"
+ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".arrow", ".parquet")
 # The first bytes of files that are often taken for CSV -> their kind and the remedy.
 _AS_CSV = 'save its sheet as "CSV UTF-8"'
 _FOREIGN = {
@@ -32,6 +34,14 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 # A row of labels: file and line, for messages, and column -> cell.
 Row = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A cell that holds an image: its name, where the table has one, and its row, counted from 0."""
+
+    name: str | None
+    row: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def read_number(cell: Any, column: str, where: str) -> float:
 
 
 def read_table(file: Path, needed: Sequence[str], numbers: Sequence[str]) -> Table:
-    """Reads a table with a header: Parquet, or text whose columns are separated by commas, semicolons, tabs or bars.
+    """Reads a table: Parquet, Arrow, or text with a header, its columns separated by commas, semicolons, tabs or bars.
 
     Args:
         file: the table; rows of nothing but separators are passed over.
@@ -114,9 +124,9 @@ def read_table(file: Path, needed: Sequence[str], numbers: Sequence[str]) -> Tab
         UserError: another kind of file, a row with too few or too many cells, or numbers with decimal commas beside
             numbers with points; says file and line.
     """
+    if is_columnar(file, _read_bytes(file, 8)):
+        return _read_columns(file, needed)
     data = _read_bytes(file)
-    if data.startswith(_PARQUET) or file.suffix.lower() == ".parquet":
-        return _read_parquet(file)
     # Some spreadsheets write `sep=;` above the header. A blank line in its place keeps the count of lines.
     text = re.sub(r"\Asep=.(?=\r?\n)", "", _decode(file, data))
     if file.suffix.lower() not in ENDINGS:
@@ -140,9 +150,10 @@ def read_table(file: Path, needed: Sequence[str], numbers: Sequence[str]) -> Tab
     return Table(header, columns, rows, ", ".join(filter(None, form)))
 
 
-def _read_bytes(file: Path) -> bytes:
+def _read_bytes(file: Path, most: int = -1) -> bytes:
     try:
-        return file.read_bytes()
+        with open(file, "rb") as opened:
+            return opened.read(most)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from error
 
@@ -207,14 +218,43 @@ def _replace_decimal_commas(rows: list[tuple[str, list[str]]], places: list[int]
     return "comma" in found
 
 
-def _read_parquet(file: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
-
+def _read_columns(file: Path, needed: Sequence[str]) -> Table:
+    """Reads the needed columns of a Parquet or Arrow file; of images the names alone."""
     try:
-        table = pyarrow.parquet.read_table(file)
-        cells = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        rows = [(f"{file}, row {number}", row) for number, row in enumerate(cells, start=1)]
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
-        raise UserError(f"{file}: not a Parquet file: {error}") from error
-    return Table(str(file), table.column_names, rows)
+        table = ColumnFile(file)
+        names: list[str] = table.schema.names
+        found = [name for name in dict.fromkeys(needed) if names.count(name) == 1]
+        is_whole = len(found) == len(set(needed))  # else `pick` says what is wrong
+        rows = [
+            (f"{file}, row {number}", row) for number, row in enumerate(_read_rows(table, found), start=1)
+        ] * is_whole
+    except (ValueError, LookupError) as error:
+        kind = "an Arrow" if file.suffix.lower() in ARROW else "a Parquet"
+        raise UserError(f"{file}: not {kind} file: {error}; write or download it again") from error
+    return Table(str(file), [*found, *(name for name in names if name not in found)], rows)
+
+
+def _read_rows(table: ColumnFile, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yields the cells of some columns, row by row."""
+    images = {name: table.image_leaves(name) for name in columns}
+    classes = _find_classes(table.schema)
+    leaves = {name: leaf for name in columns for leaf in (images[name][1:] if images[name] else [(name,)])}
+    for start, arrays in table.read(list(leaves.values())):
+        rows = range(start, start + len(arrays[0]))
+        cells: dict[str, Iterable[Any]] = dict(zip(leaves, (array.to_pylist() for array in arrays), strict=True))
+        for name in columns:
+            if images[name]:
+                cells[name] = map(Packed, cells.get(name, repeat(None, len(rows))), rows)
+            elif name in classes:  # -1 where nobody knows
+                cells[name] = [None if cell in (None, -1) else classes[name][cell] for cell in cells[name]]
+        yield from zip(*(cells[name] for name in columns), strict=True)
+
+
+def _find_classes(schema: Any) -> dict[str, dict[int, str]]:
+    """Finds the columns whose integers stand for names (ClassLabel of Hugging Face): column -> integer -> name."""
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return {
+        column: dict(enumerate(feature["names"]))
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }

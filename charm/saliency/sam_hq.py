@@ -1,8 +1,9 @@
-"""Finds the object that a text names: boxes by Grounding DINO, masks in them by SAM-HQ, their union.
+"""Finds the object that a text names: boxes by a detector, masks in them by SAM-HQ, their union.
 
 SAM-HQ, the paper's choice (section 4.2, appendix 8), takes boxes and points, but no text, so a detector has to read
-the prompt. Only this module uses transformers and segment_anything_hq, and imports them only when models are loaded:
-that takes seconds, and the latter puts models of its own into timm's registry under timm's names.
+the prompt: Grounding DINO, MM-Grounding-DINO, OWLv2 or OWL-ViT. Only this module uses transformers and
+segment_anything_hq, and imports them only when models are loaded: that takes seconds, and the latter puts models of its
+own into timm's registry under timm's names.
 
     found = detect(image, settings)
 """
@@ -26,6 +27,8 @@ from charm.runtime.weights import list_problems, read_tensors
 from charm.saliency.gpus import choose_worker_device
 
 MAX_ASPECT = 1000  # of the longer edge to the shorter; both models shrink the longer to some 1000 pixels
+# Detectors of transformers -> whether they score each token of a prompt (Grounding DINO), or each phrase as a whole.
+DETECTORS = {"grounding-dino": True, "mm-grounding-dino": True, "owlv2": False, "owlvit": False}
 MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all boxes of images up to 13 megapixels
 
 
@@ -100,23 +103,24 @@ def _find_boxes(models: Models, image: np.ndarray, settings: SamHqSettings) -> t
     height, width = image.shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):  # in a model it would be less than a pixel wide
         return torch.zeros(0, 4), torch.zeros(0)
+    reads_tokens = DETECTORS[models.detector.config.model_type]
+    text = format_prompt(settings.prompt)
+    phrases = [phrase.strip() for phrase in text.split(".") if phrase.strip()]
     # Without the data format an image of three rows would be taken for one of three planes.
     inputs = models.processor(
-        images=image, text=format_prompt(settings.prompt), input_data_format="channels_last", return_tensors="pt"
+        images=image, text=text if reads_tokens else [phrases], input_data_format="channels_last", return_tensors="pt"
     ).to(models.device)
+    options = {"input_ids": inputs["input_ids"], "text_threshold": settings.text_threshold} if reads_tokens else {}
     (found,) = models.processor.post_process_grounded_object_detection(
-        models.detector(**inputs),
-        inputs["input_ids"],
-        threshold=settings.box_threshold,
-        text_threshold=settings.text_threshold,
-        target_sizes=[(height, width)],
+        models.detector(**inputs), threshold=settings.box_threshold, target_sizes=[(height, width)], **options
     )
     boxes, scores = found["boxes"], found["scores"]
-    # The library's text threshold decides on a box's label alone, which is empty where no token of the prompt reaches
-    # it. Without boxes there is one empty label all the same.
-    labels = found["text_labels"][: len(boxes)]
-    named = torch.tensor([bool(label) for label in labels], dtype=torch.bool, device=models.device)
-    boxes, scores = boxes[named], scores[named]
+    if reads_tokens:
+        # The library's text threshold decides on a box's label alone, which is empty where no token of the prompt
+        # reaches it. Without boxes there is one empty label all the same.
+        labels = found["text_labels"][: len(boxes)]
+        named = torch.tensor([bool(label) for label in labels], dtype=torch.bool, device=models.device)
+        boxes, scores = boxes[named], scores[named]
     best = torch.argsort(scores, descending=True, stable=True)[: settings.top_k]
     return boxes[best], scores[best]
 
@@ -182,21 +186,25 @@ def _load(sam: str, checkpoint: str, sha256: str, folder: str, device: str) -> M
 
 
 def load_detector(folder: Path) -> tuple[Any, Any]:
-    """Loads processor and model of Grounding DINO from a folder with safetensors; unpickles nothing.
+    """Loads processor and model of a detector from a folder with safetensors; unpickles nothing, runs no code of it.
 
     Raises:
         UserError: the folder holds another model, or not all of this one.
     """
-    from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
+    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = GroundingDinoProcessor.from_pretrained(folder, local_files_only=True)
-        loaded: Any = GroundingDinoForObjectDetection.from_pretrained(
+        kind = AutoConfig.from_pretrained(folder, **local).model_type
+        if kind not in DETECTORS:
+            raise ValueError(f"it is a {kind}")
+        processor = AutoProcessor.from_pretrained(folder, **local)
+        loaded: Any = AutoModelForZeroShotObjectDetection.from_pretrained(
             folder,
-            local_files_only=True,
+            **local,
             use_safetensors=True,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # the report below names them
@@ -204,11 +212,12 @@ def load_detector(folder: Path) -> tuple[Any, Any]:
         )
     except Exception as error:  # transformers raises many kinds on files of another model
         raise UserError(
-            f"{folder}: cannot be loaded as a Grounding DINO of transformers ({first_line(error)})"
+            f"{folder}: cannot be loaded as a detector of transformers ({first_line(error)}); "
+            f"expected {', '.join(DETECTORS)}"
         ) from error
     model, report = loaded
     _refuse_mismatch(
-        f"{folder} as a Grounding DINO",
+        f"{folder} as a detector ({kind})",
         report["missing_keys"],
         (),  # what older versions stored besides does no harm
         [name for name, *_ in report["mismatched_keys"]],

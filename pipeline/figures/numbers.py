@@ -23,7 +23,7 @@ from pipeline.experiments.run import plan_row, read_results
 from pipeline.figures.draw import Series
 from pipeline.figures.images import PATCH_SIZE, command_for, open_gallery, open_manifest
 from pipeline.settings.params import Params
-from pipeline.settings.recipes import DATASETS
+from pipeline.settings.recipes import DATASETS, DESCRIBED
 
 PIXELS = [(224, 224), (480, 640), (768, 1024), (1000, 1500), (1500, 2000), (2000, 3000)]  # height, width
 ROUNDS = 5
@@ -179,5 +179,5 @@ def plot_sizes(asked: Asked) -> Chart:
         Series(split, boxes=[(datasets.index(name), box) for (name, of), box in boxes.items() if of == split])
         for split in SPLITS
     ]
-    missing = [name for name in DATASETS if name not in (*datasets, "demo", "csv")]
+    missing = [name for name in DATASETS if name not in (*datasets, "demo", "stars", *DESCRIBED)]
     return Chart(series, datasets, tuple(f"{command_for(name, 'manifest')}, then fig13 again" for name in missing))

@@ -100,7 +100,7 @@ def make_block(
     images = ShardReader(Path(folder), shard)
     keys = islice(images, *span)
     samples = ((key, MAPS[way](images.read_image(key), way, settings)) for key in counting(keys))
-    write_shard(target, samples, source=images.shards[shard])
+    write_shard(target, samples, source=images.images[shard])
 
 
 def join_blocks(blocks: list[str], target: Path) -> None:

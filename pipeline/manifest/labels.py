@@ -8,7 +8,7 @@ from pipeline.settings.params import ManifestParams
 from pipeline.work.store import repository_path
 
 SPLITS = ("train", "val", "test")
-_OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val"}
+_OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
 def read_split(cell: Any) -> str:

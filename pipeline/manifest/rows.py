@@ -7,6 +7,7 @@ import numpy as np
 
 from charm.images.limits import Limits
 from charm.images.quarantine import inspect_in_child
+from charm.runtime.columns import split_cell
 from charm.tokenization.geometry import limit_edge
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.splits import draw_splits, find_clashes
@@ -72,7 +73,7 @@ def stat_image(root: Path, image: Listed) -> list[Any]:
         path, bytes, time of change (ns), inode, time of status change (ns), and the file's mark.
     """
     try:
-        stat = (root / image.path).stat()
+        stat = (root / split_cell(image.path)[0]).stat()
     except (OSError, ValueError):
         return [image.path, None]
     return [image.path, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns, read_mark(root, image.path)]

@@ -42,7 +42,7 @@ from charm.tokenization.settings import (
     Share,
     Threshold,
 )
-from pipeline.settings.recipes import AUTO_KEYS, DATASETS, choose_recipe
+from pipeline.settings.recipes import AUTO_KEYS, DATASETS, DESCRIBED, choose_recipe
 
 NonNegative = Annotated[float, Range(0)]
 
@@ -215,7 +215,9 @@ class DaskParams:
 @dataclass(frozen=True)
 class Params:
     labels: str
-    dataset: Literal["demo", "csv", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"]
+    dataset: Literal[
+        "demo", "csv", "hf", "folder", "stars", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"
+    ]
     selection: Selection
     tokenizer: Annotated[str, OneOf(tuple(SETTINGS))]
     backbone: BackboneName  # becomes a folder and part of a command in dvc.yaml
@@ -271,7 +273,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     low_high = params.manifest.score_range
     if len(low_high) != 2 or not low_high[0] < low_high[1]:
         _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
-    if params.dataset == "csv" and not low_high[0] <= params.manifest.accuracy_threshold < low_high[1]:
+    if params.dataset in DESCRIBED and not low_high[0] <= params.manifest.accuracy_threshold < low_high[1]:
         problem = f"expected a score within score_range and below its end, {low_high}, or none or all are good"
         _fail(path, node["manifest"], "accuracy_threshold", f"manifest.accuracy_threshold: {problem}")
     _check_together(params, node, path)
@@ -281,7 +283,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     """Raises UserError for settings that are right by themselves and do not go together."""
     train = params.train
-    for key, datasets in {"split_column": ("csv", "koniq10k"), "group_column": ("csv",)}.items():
+    for key, datasets in {"split_column": ("csv", "hf", "koniq10k"), "group_column": ("csv", "hf")}.items():
         if getattr(params.manifest, key) and params.dataset not in datasets:
             problem = f"it is read with dataset: {' | '.join(datasets)}; leave it empty with dataset: {params.dataset}"
             _fail(path, node["manifest"], key, f"manifest.{key}: {problem}")
@@ -291,7 +293,8 @@ def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
     if train.warmup_epochs >= train.epochs:  # the rate would never be the full one
         problem = f"expected fewer than train.epochs, {train.epochs}, got {train.warmup_epochs:g}"
         _fail(path, node["train"], "warmup_epochs", f"train.warmup_epochs: {problem}; auto takes the recipe's value")
-    bins = len(params.manifest.score_columns) if params.dataset == "csv" else DATASETS[params.dataset].num_bins
+    columns = params.manifest.score_columns
+    bins = len(columns) if params.dataset in ("csv", "hf") else DATASETS[params.dataset].num_bins
     if train.loss != "auto" and (train.loss == "emd") != (bins > 1):
         labels = f"distributions of {bins} bins, which need emd" if bins > 1 else "scores, which need l1 or mse"
         _fail(path, node["train"], "loss", f"train.loss: {train.loss} does not fit labels that are {labels}; use auto")

@@ -44,7 +44,7 @@ class ColumnReader:
         self.shards = self._shards.shards
         if not self._shards.is_parallel_to(images):
             raise UserError(_find_difference(self._shards, images))
-        for name, sha256 in images.shards.items():
+        for name, sha256 in images.images.items():
             if self._shards.sources[name] != sha256:
                 ours, theirs = f"{self._shards.folder}/{name}.tar", f"{images.folder}/{name}.tar"
                 raise UserError(f"{ours} was not made from {theirs} but from an earlier one; run dvc repro")

@@ -11,6 +11,7 @@ from charm.runtime.waiting import within
 from pipeline.work.store import remake
 
 _PATIENCE = 60.0  # seconds, for an answer; libraries try again meanwhile
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # of pyproject.toml, by the protocol that they bring
 
 
 class LocalFolder:
@@ -59,7 +60,7 @@ class RemoteFolder:
         return "copy it there again"
 
     def list_sizes(self, pattern: str) -> dict[str, int | None]:
-        entries = self._ask(lambda files, root: files.ls(root))
+        entries = self._ask(lambda files, root: files.ls(root, detail=True))  # s3fs and gcsfs give names alone, else
         sizes = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry.get("size") for entry in entries}
         return {name: size for name, size in sizes.items() if fnmatch.fnmatch(name, pattern)}
 
@@ -98,6 +99,10 @@ class RemoteFolder:
 
             try:
                 files, root = fsspec.core.url_to_fs(self._address, skip_instance_cache=True)
+            except ImportError as error:
+                extra = _EXTRAS.get(self._address.partition("://")[0])
+                remedy = f"uv sync --extra {extra}" if extra else f"{error}"
+                raise UserError(f"{self._address} needs a package that is not installed: {remedy}") from error
             except Exception as error:  # a protocol that nobody knows, that needs a package, or something else
                 raise UserError(f"{self._address} cannot be opened: {error}") from error
             self._opened = (os.getpid(), files, root)

@@ -59,7 +59,7 @@ class ShardReader:
 
     Attributes:
         folder: as given.
-        shards: name -> sha256 of its tar, in order.
+        shards, images: name -> sha256 of its tar, and of its images, in order.
         sources: name -> `source` of its sidecar.
 
     Raises:
@@ -69,6 +69,7 @@ class ShardReader:
     def __init__(self, folder: Path | str, shard: str = "shard-*") -> None:
         self.folder = open_folder(folder)
         self.shards: dict[str, str] = {}
+        self.images: dict[str, str] = {}
         self.sources: dict[str, str | None] = {}
         keys: list[bytes] = []
         shard_of, first = array("i"), array("q")
@@ -87,7 +88,7 @@ class ShardReader:
                         offsets.append(offset)
                         sizes.append(size)
                         crcs.append(crc)
-                self.shards[name] = sidecar["sha256"]
+                self.shards[name], self.images[name] = sidecar["sha256"], sidecar["images"]
                 self.sources[name] = sidecar["source"]
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 path = f"{self.folder}/{name}.json"

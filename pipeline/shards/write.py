@@ -1,12 +1,14 @@
 """WebDataset shards with sidecars: written once, read by key.
 
-A shard is a tar of samples, `<key>.<extension>` each, that webdataset.WebDataset reads as it is. Its sidecar, a JSON
-file of the same name, is written after it and says what a whole shard holds:
+A shard is a tar of samples, `<key>.<extension>` each, that webdataset.WebDataset and Hugging Face's `datasets` read as
+it is. <key>.json has an image's name, its target (0..1, or shares of bins), its split, and the score_range that 0 and 1
+stand for. A shard's sidecar, a JSON file of the same name, is written after it and says what a whole shard holds:
 
     bytes, sha256   of the tar
+    images          sha256 of the members but .json: columns depend on it, and not on labels and splits
     count           of the samples
     fingerprint     sha256 of all that the shard was made from
-    source          of a column: sha256 of the image shard that it belongs to; else null
+    source          of a column: `images` of the image shard that it belongs to; else null
     members         key -> extension -> [offset, bytes, crc32]
 
 A tar without a valid sidecar does not exist, and bytes are checked against the sidecar when they are read: a tar that
@@ -24,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
+from simplejpeg import encode_jpeg
 
 from charm.images.decode import decode_image
-from charm.images.limits import Colour
+from charm.images.limits import LIMITS, Colour
+from charm.images.quarantine import read_file
+from charm.images.reasons import Rejected
 from charm.runtime.disk import atomic_write, file_sha256
 from charm.runtime.errors import UserError
 from charm.tokenization.geometry import downscale
@@ -57,6 +61,7 @@ def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str
 
     tar_path = target.with_suffix(".tar")
     members: dict[str, dict[str, list[int]]] = {}
+    images = hashlib.sha256()
     with atomic_write(tar_path) as file, TarWriter(file, encoder=False, mtime=0) as writer:
         for key, sample in samples:
             if key in members or not _KEY.fullmatch(key) or not sample or not all(map(_EXTENSION.fullmatch, sample)):
@@ -68,61 +73,98 @@ def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str
             for extension in sorted(sample):  # as TarWriter writes them
                 data = sample[extension]
                 members[key][extension] = [place + _BLOCK, len(data), zlib.crc32(data)]
+                _add(images, key, extension, data)
                 place += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
             writer.write({"__key__": key, **sample})
             assert writer.tarstream.offset == place
     # Checksums are of the bytes in memory, the digest is of the bytes on disk.
-    written = {"bytes": tar_path.stat().st_size, "sha256": file_sha256(tar_path)}
+    written = {"bytes": tar_path.stat().st_size, "sha256": file_sha256(tar_path), "images": images.hexdigest()}
     facts = {"fingerprint": target.name, "source": source, "count": len(members), "members": members}
     write_record(target.with_suffix(".json"), written | facts)
+
+
+def _add(images: Any, key: str, extension: str, data: bytes) -> None:
+    """Adds a member to the digest of a shard's images."""
+    if extension != "json":
+        images.update(f"{key}.{extension} {len(data)}\n".encode())
+        images.update(data)
 
 
 def describe_tar(tar_path: Path) -> dict[str, Any]:
     """Computes what the sidecar of a tar should say, from the tar alone."""
     members: dict[str, dict[str, list[int]]] = {}
-    size = tar_path.stat().st_size
+    size, images = tar_path.stat().st_size, hashlib.sha256()
     with open(tar_path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:  # plain: no bombs
         for member in tar:
             key, extension = member.name.split(".", 1)
             if not 0 <= member.size <= size:  # a damaged header may ask for any number of bytes
                 raise tarfile.ReadError(f"{member.name} of {member.size} bytes")
             file.seek(member.offset_data)
-            crc = zlib.crc32(file.read(member.size))
-            members.setdefault(key, {})[extension] = [member.offset_data, member.size, crc]
-    written = {"bytes": size, "sha256": file_sha256(tar_path)}
+            data = file.read(member.size)
+            members.setdefault(key, {})[extension] = [member.offset_data, member.size, zlib.crc32(data)]
+            _add(images, key, extension, data)
+    written = {"bytes": size, "sha256": file_sha256(tar_path), "images": images.hexdigest()}
     return written | {"count": len(members), "members": members}
 
 
-def pack_shard(rows: list[dict[str, Any]], root: str, encoding: str, jpeg_quality: int, target: Path) -> None:
+def choose_member(rows: Iterable[dict[str, Any]], encoding: str) -> str:
+    """Returns the extension of the images of a data set: their format's, or `jpg` for several.
+
+    Hugging Face's `datasets` takes the extensions of the first samples for those of all, and has no images of the
+    others, while decoders go by the bytes.
+
+    Args:
+        rows: of the manifest, all of them.
+        encoding: "jpeg" keeps the files' bytes, unless a row asks for another size; "raw" stores pixels, uint8
+            (H, W, 3), RGB, so that readers need not decode.
+    """
+    kinds = {("jpg" if _is_resized(row) else row["extension"], "as_is" in row["notes"]) for row in rows}
+    formats = {extension for extension, _ in kinds}
+    prefix = AS_IS if any(is_wide for _, is_wide in kinds) else ""
+    return "npy" if encoding == "raw" else prefix + (formats.pop() if len(formats) == 1 else "jpg")
+
+
+def pack_shard(
+    rows: list[dict[str, Any]], root: str, member: str, jpeg_quality: int, score_range: list[float], target: Path
+) -> None:
     """Writes a shard of the images of some manifest rows, with their labels.
 
     Args:
         rows: of the manifest.
         root: folder that their paths start from.
-        encoding: "jpeg" keeps the files' bytes, unless a row asks for another size; "raw" stores pixels,
-            <key>.npy, uint8 (H, W, 3), RGB, so that readers need not decode. Bytes whose wide colours shall not become
-            sRGB (a row's note `as_is`) are <key>.asis.<extension>.
+        member: as `choose_member` returns it.
         jpeg_quality: of images whose size changes.
+        score_range: the scores, of the first and last bin for distributions, that targets of 0 and 1 stand for.
         target: see write_shard.
     """
-    write_shard(target, ((row["key"], _pack_sample(row, Path(root), encoding, jpeg_quality)) for row in rows))
+
+    def pack(row: dict[str, Any]) -> Sample:
+        label = {name: row[name] for name in ("name", "target", "split")} | {"score_range": score_range}
+        image = _pack_image(row, Path(root), member, jpeg_quality)
+        return {member: image, "json": json.dumps(label, sort_keys=True).encode()}
+
+    write_shard(target, ((row["key"], pack(row)) for row in rows))
 
 
-def _pack_sample(row: dict[str, Any], root: Path, encoding: str, jpeg_quality: int) -> Sample:
-    path = root / row["path"]
-    data = path.read_bytes() if path.is_file() else b""
+def _pack_image(row: dict[str, Any], root: Path, member: str, jpeg_quality: int) -> bytes:
+    try:
+        data = read_file(root, row["path"], LIMITS)
+    except Rejected:
+        data = b""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         mark_changed(root, row["path"])
         raise UserError(f"{row['path']} has changed since it was listed: run `dvc repro --force manifest`")
-    label = json.dumps({"name": row["name"], "target": row["target"]}, sort_keys=True).encode()
-    resized = (row["height"], row["width"]) != (row["raw_height"], row["raw_width"])
+    if member != "npy" and not _is_resized(row):
+        return data
     colour: Colour = "as_is" if "as_is" in row["notes"] else "srgb"
-    if encoding == "jpeg" and not resized:
-        return {(AS_IS if colour == "as_is" else "") + row["extension"]: data, "json": label}
     pixels = downscale(decode_image(data, colour=colour).pixels, (row["height"], row["width"]))
-    if encoding == "jpeg":
-        return {"jpg": simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444"), "json": label}
-    return {"npy": encode_array(pixels), "json": label}
+    return (
+        encode_array(pixels) if member == "npy" else encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="444")
+    )
+
+
+def _is_resized(row: dict[str, Any]) -> bool:
+    return (row["height"], row["width"]) != (row["raw_height"], row["raw_width"])
 
 
 def encode_array(array: np.ndarray) -> bytes:

@@ -1,15 +1,18 @@
 """Measures what reading colours by their profile costs, and what taking Display P3 for sRGB would change.
 
-    python -m tests.benchmarks.colour
+    python -m tests.benchmarks.colour [--model runs/evaluate/model]
 
 Times are of `decode_image`, medians in ms on one thread, interleaved, beside plain simplejpeg. The effect is of bundled
 photographs as a phone stores them, in Display P3, read `as_is` and as `srgb`: distance of the pixels, agreement of the
-importance maps, and how many of the quarter of patches with the highest importance stay.
+importance maps, and how many of the quarter of patches with the highest importance stay. With a model that was trained
+on the built-in data, also what it says of that data's test images (data/manifest) as files in Display P3.
 """
 
+import argparse
 import io
 import statistics
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,10 +21,11 @@ import skimage.data
 from PIL import Image, ImageCms
 from sklearn.datasets import load_sample_image
 
-from charm import score_patches
+from charm import CharmScorer, score_patches
 from charm.images.decode import decode_image
-from charm.model.metrics import srcc
+from charm.model.metrics import mae, plcc, srcc
 from charm.tokenization.importance import IMPORTANCE
+from pipeline.manifest.table import read_manifest
 from tests.charm.images.files import encode
 from tests.charm.images.test_colour import LCMS_SRGB, P3
 
@@ -29,6 +33,11 @@ ROUNDS = 40
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model")
+    if model := parser.parse_args().model:
+        score(model)
+        return
     cv2.setNumThreads(1)
     photographs = [load_sample_image("china.jpg"), load_sample_image("flower.jpg")]
     photographs += [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
@@ -63,6 +72,30 @@ def main() -> None:
     print(f"pixels differ by {np.mean(away):.1f} of 255 on average, {max(away):.1f} in the most colourful image")
     for name in IMPORTANCE:
         print(f"{name}: SRCC {min(agreement[name]):.3f} or more, {np.mean(kept[name]):.0%} of the top quarter stay")
+
+
+def score(model: str) -> None:
+    """Prints what a model says of the test images in Display P3, converted and not, beside the images as they are."""
+    manifest = read_manifest(Path("data/manifest")).of_split("test")
+    scorer = CharmScorer.from_pretrained(model)
+    images = [
+        decode_image((Path(manifest.facts.root) / path).read_bytes()).pixels
+        for path in manifest.table["path"].to_pylist()
+    ]
+    stored = [encode(to_p3(image), "JPEG", quality=95, subsampling=0, icc_profile=P3) for image in images]
+    read = {"sRGB": images}
+    read |= {
+        f"Display P3, {colour}": [decode_image(one, colour=colour).pixels for one in stored]
+        for colour in ("srgb", "as_is")
+    }
+    read["encoded again"] = [decode_image(encode(image, "JPEG", quality=95, subsampling=0)).pixels for image in images]
+    scores = {name: np.array([found.score for found in scorer(pixels)]) for name, pixels in read.items()}
+    targets = manifest.targets[:, 0]
+    for name, found in scores.items():
+        away = np.abs(found - scores["sRGB"])
+        told = f"SRCC {srcc(found, targets):.3f}, PLCC {plcc(found, targets):.3f}, MAE {mae(found, targets):.4f}"
+        print(f"{name}: {told}; from sRGB {away.mean():.4f} on average, {away.max():.3f} at most")
+    print(f"{len(images)} images")
 
 
 def to_p3(image: np.ndarray) -> np.ndarray:

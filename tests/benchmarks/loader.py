@@ -94,9 +94,9 @@ def pack(data: list[bytes], folder: Path) -> tuple[Manifest, PosEmbeds]:
     rows = build_rows(listing, found, params.manifest, 0)
     write_manifest(folder / "manifest", rows, listing, "csv")
     for start in range(0, COUNT, PER_SHARD):
-        for kind in ("jpeg", "raw"):
+        for kind, member in {"jpeg": "jpg", "raw": "npy"}.items():
             target = folder / kind / f"shard-{start // PER_SHARD:06d}"
-            pack_shard(rows[start : start + PER_SHARD], str(listing.root), kind, 95, target)
+            pack_shard(rows[start : start + PER_SHARD], str(listing.root), member, 95, (0.0, 1.0), target)
     manifest = read_manifest(folder / "manifest")
     grid = learnt_grid(charm_demo().pos_embed.detach())
     write_axes(folder / "pos_embeds", "charm_demo", grid, list_axes(TOKENIZER, manifest.image_hws), "bilinear", False)

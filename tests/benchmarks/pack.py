@@ -34,7 +34,9 @@ def main() -> None:
         starts = range(0, len(rows), PER_SHARD)
         ways: dict[str, Callable[[], object]] = {
             "copy and verify": lambda: [copy(rows[i : i + PER_SHARD], folder, folder / f"{i}.bin") for i in starts],
-            "pack": lambda: [pack_shard(rows[i : i + PER_SHARD], name, "jpeg", 95, folder / f"{i}") for i in starts],
+            "pack": lambda: [
+                pack_shard(rows[i : i + PER_SHARD], name, "jpg", 95, (0.0, 1.0), folder / f"{i}") for i in starts
+            ],
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(ROUNDS):
@@ -49,7 +51,7 @@ def main() -> None:
         print(f"ratio {speeds['pack'] / speeds['copy and verify']:.2f}")
 
         for index, start in enumerate(range(0, len(rows), 16)):
-            pack_shard(rows[start : start + 16], name, "jpeg", 95, folder / f"shard-{index:06d}")
+            pack_shard(rows[start : start + 16], name, "jpg", 95, (0.0, 1.0), folder / f"shard-{index:06d}")
         for map_name in ("gradient", "frequency", "entropy"):
             one, two = (time_maps(folder, map_name, workers, len(rows) // 16) for workers in (1, 2))
             print(f"{map_name}: {len(rows) / one:.0f} images/s with one worker, ratio with two {one / two:.2f}")
@@ -62,7 +64,14 @@ def write_files(data: list[bytes], folder: Path) -> list[dict[str, object]]:
         path = f"{index}.jpg"
         (folder / path).write_bytes(one)
         size = {"height": 768, "width": 1024, "raw_height": 768, "raw_width": 1024}
-        facts = {"sha256": hashlib.sha256(one).hexdigest(), "extension": "jpg", "name": path, "target": [0.5]}
+        facts = {
+            "sha256": hashlib.sha256(one).hexdigest(),
+            "extension": "jpg",
+            "name": path,
+            "target": [0.5],
+            "split": "train",
+            "notes": [],
+        }
         rows.append({"key": f"{index:08d}", "path": path, **facts, **size})
     return rows
 

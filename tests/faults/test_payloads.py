@@ -91,7 +91,7 @@ def test_members(small: Small, marker: Path, tmp_path: Path, gate: Gate) -> None
         write_shard(folder / "images/shard-000000", samples.items())
         images = ShardReader(folder / "images")
         column = ((key, {"p28.npy": trap, "mask.png": trap}) for key in samples)
-        write_shard(folder / "column/shard-000000", column, images.shards["shard-000000"])
+        write_shard(folder / "column/shard-000000", column, images.images["shard-000000"])
         maps = ColumnReader(folder / "column", images)
         for key in samples:
             results.append(refuses(images.read_image, key))

@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images = {index: draw_integers(*SIZES[index], index) for index in indices}
         shard = ((KEYS[index], {"npy": encode_array(image), "json": b"{}"}) for index, image in images.items())
         write_shard(folder / "images" / name, shard)
-        sha256 = ShardReader(folder / "images", name).shards[name]
+        sha256 = ShardReader(folder / "images", name).images[name]
         scores, masks = [], []
         for index, image in images.items():
             grid = score_patches(image, "gradient", 28, "nearest").shape

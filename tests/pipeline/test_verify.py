@@ -113,7 +113,7 @@ def test_a_mistake_in_the_settings(run: Run) -> None:
     edit_params("selection: gradient", "selection: gradiant")
     code, printed = run("verify")
     assert code == 2
-    assert printed.startswith("error: params.yaml:6: selection: 'gradiant' is not known; did you mean 'gradient'?")
+    assert printed.startswith("error: params.yaml:8: selection: 'gradiant' is not known; did you mean 'gradient'?")
 
 
 def lose_shard() -> None:
@@ -262,7 +262,7 @@ def test_prune(run: Run, small: Small) -> None:
     """Goes: a shard that no folder uses, and what a killed writer left. Stays: what is used, checkpoints, the lock."""
     kept = store_folder("shards")
     for name, rows in (("used", small.rows[:2]), ("unused", small.rows[2:4])):
-        pack_shard(rows, str(small.root), "jpeg", 95, kept / name)
+        pack_shard(rows, str(small.root), "jpg", 95, (0.0, 1.0), kept / name)
     publish_shards({"shard-000000": kept / "used.json"}, Path("out"))
     (kept / ".half.tar.0123.part").write_bytes(bytes(10**6))
     (store_folder("train") / "run").mkdir()

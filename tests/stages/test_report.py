@@ -98,7 +98,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         Path(folder).mkdir(parents=True)
     listing = Listing(tmp_path, [Listed("0.jpg", "0.jpg", (0.0,), None, "")], (0.0, 1.0), 0.5, "nothing")
     write_manifest(Path("data/manifest"), rows, listing, "demo")
-    pack_shard(rows[:6], str(tmp_path), "jpeg", 95, Path("data/shards/shard-000000"))
+    pack_shard(rows[:6], str(tmp_path), "jpg", 95, (0.0, 1.0), Path("data/shards/shard-000000"))
     write_area(Path("data/pos_embeds"), AreaSummary(AreaSeen(0.1, 0.3, 0.6), AreaSeen(0.05, 0.15, 0.8)))
     config = replace(describe(), training=TrainingConfig(2, 112, None, None))
     write_model_folder(Path("runs/train"), {}, config)
@@ -289,7 +289,7 @@ def test_a_run_by_saliency_shows_its_own_masks(params: Params) -> None:
     folder = Path("data/importance")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_shard(folder / "shard-000000", samples, ShardReader(Path("data/shards")).shards["shard-000000"])
+    write_shard(folder / "shard-000000", samples, ShardReader(Path("data/shards")).images["shard-000000"])
     facts = {
         "map": "saliency",
         "backend": "sam_hq",

@@ -13,7 +13,7 @@ from charm.runtime.errors import UserError
 from charm.saliency import sam_hq
 from charm.saliency.sam_hq import detect, format_prompt, load_detector, load_sam
 from pipeline.settings.params import SamHqParams
-from tests.saliency_models import build_tiny_sam, resolve, segment_directly
+from tests.saliency_models import build_tiny_sam, resolve, save_detector, save_owl, save_processor, segment_directly
 
 Drawn = Callable[..., np.ndarray]
 PAPER = [  # appendix 8
@@ -202,6 +202,52 @@ def test_attention_biases_of_the_checkpoint_reach_the_published_tiny_model(tmp_p
         torch.testing.assert_close(attention.ab, weights[key][:, attention.attention_bias_idxs], rtol=0, atol=0)
 
 
+def test_mm_grounding_dino_finds_the_boxes_of_its_own_class(
+    tiny_models: SamHqParams, drawn: Drawn, tmp_path: Path
+) -> None:
+    from transformers import GroundingDinoProcessor, MMGroundingDinoForObjectDetection
+
+    save_detector(tmp_path, "MMGroundingDinoConfig")
+    save_processor(tmp_path, size={"shortest_edge": 48, "longest_edge": 80})
+    params = replace(tiny_models, detector=str(tmp_path), box_threshold=0.001, text_threshold=0.001)
+    image = drawn(96, 130, seed=1)
+    processor, model = (
+        one.from_pretrained(tmp_path) for one in (GroundingDinoProcessor, MMGroundingDinoForObjectDetection)
+    )
+    inputs = processor(images=image, text="salient object.", input_data_format="channels_last", return_tensors="pt")
+    with torch.no_grad():
+        (expected,) = processor.post_process_grounded_object_detection(
+            model(**inputs), threshold=0.001, text_threshold=0.001, target_sizes=[(96, 130)]
+        )
+    found = detect(image, resolve(params))
+    assert len(found.scores) == 5
+    np.testing.assert_array_equal(found.scores, expected["scores"].sort(descending=True).values[:5].numpy())
+
+
+def test_owlv2_finds_the_boxes_of_its_own_class_for_each_phrase(
+    tiny_models: SamHqParams, drawn: Drawn, tmp_path: Path
+) -> None:
+    from transformers import Owlv2ForObjectDetection, Owlv2Processor
+
+    save_owl(tmp_path)
+    image = drawn(96, 130, seed=1)
+    processor, model = (one.from_pretrained(tmp_path) for one in (Owlv2Processor, Owlv2ForObjectDetection))
+    inputs = processor(
+        images=image, text=[["salient object", "camo"]], input_data_format="channels_last", return_tensors="pt"
+    )
+    with torch.no_grad():
+        (expected,) = processor.post_process_grounded_object_detection(
+            model(**inputs), threshold=0.0, target_sizes=[(96, 130)]
+        )
+    best = expected["scores"].argsort(descending=True, stable=True)[:3]
+    params = replace(tiny_models, detector=str(tmp_path), prompt="Salient object. camo.", box_threshold=0.0, top_k=3)
+    found = detect(image, resolve(params))
+    np.testing.assert_array_equal(found.scores, expected["scores"][best].numpy())
+    np.testing.assert_array_equal(found.boxes, expected["boxes"][best].numpy()[:, [1, 0, 3, 2]])
+    assert len(set(found.scores.tolist())) == 3
+    assert found.saliency_mask.any()
+
+
 def test_a_detector_without_all_its_weights_is_refused(tiny_models: SamHqParams, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -210,12 +256,14 @@ def test_a_detector_without_all_its_weights_is_refused(tiny_models: SamHqParams,
     weights = load_file(tmp_path / "model.safetensors")
     lost = [key for key in weights if key.startswith("model.encoder.")]
     save_file({key: weights[key] for key in weights if key not in lost}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=rf"as a Grounding DINO: {len(lost)} missing \(model\.encoder\."):
+    with pytest.raises(UserError, match=rf"as a detector .grounding-dino.: {len(lost)} missing \(model\.encoder\."):
         load_detector(tmp_path)
 
 
 def test_a_folder_of_another_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="cannot be loaded as a Grounding DINO") as error:
+    with pytest.raises(
+        UserError, match=r"cannot be loaded as a detector of transformers \(it is a bert\); expected grounding-dino, "
+    ) as error:
         load_detector(tmp_path)
     assert "\n" not in str(error.value)

@@ -2,6 +2,9 @@
 
 import gzip
 import lzma
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,18 @@ from charm.runtime.errors import UserError
 from pipeline.datasets import csv
 from pipeline.manifest.labels import Listed, Listing, Source
 from pipeline.settings.params import Params
+from tests.imports import ROOT
 
 TABLE = "path,score\na.jpg,0.5\nsub/b.jpg,1\n"
 
 
 def parquet(**columns: list[Any]) -> bytes:
+    return parquet_of(pa.table(columns))
+
+
+def parquet_of(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(table, sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -226,8 +234,8 @@ def test_mistake_is_named_with_its_line(content: Any, settings: dict[str, Any], 
     ("name", "message"),
     [
         ("labels.csv", "there is no file"),
-        (".", "dataset: csv needs a .csv, .tsv or .parquet file"),
-        (str(Path(__file__)), "expected a table of labels, .csv, .tsv, .tab, .txt or .parquet"),
+        (".", "dataset: csv needs a .csv, .tsv, .parquet or .arrow file"),
+        (str(Path(__file__)), "expected a table of labels, .csv, .tsv, .tab, .txt, .arrow or .parquet"),
     ],
 )
 def test_no_such_file(name: str, message: str, shipped_params: Params, tmp_path: Path) -> None:
@@ -272,6 +280,65 @@ def test_mistake_in_parquet(content: bytes, message: str, read: Any) -> None:
     with pytest.raises(UserError) as error:
         read(content, "x.parquet")
     assert message in str(error.value)
+
+
+IMAGES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def arrow(table: pa.Table, kind: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    with (pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file)(sink, table.schema) as writer:
+        writer.write_table(table, 2)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "stream", "file"])
+def test_images_in_the_table_have_paths_of_their_own(kind: str, read: Any) -> None:
+    cells = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": b"2", "path": None}, {"bytes": b"3", "path": "c.jpg"}]
+    names = {b"huggingface": b'{"info": {"features": {"stars": {"names": ["1", "10"], "_type": "ClassLabel"}}}}'}
+    columns = {"image": pa.array(cells, IMAGES), "stars": [1, -1, 0], "id": [2**63 - 1, 7, None], "other": [b"x"] * 3}
+    table = pa.table(columns).replace_schema_metadata(names)
+    data = parquet_of(table) if kind == "parquet" else arrow(table, kind)
+    name = "x.parquet" if kind == "parquet" else "x.arrow"
+    listing = read(data, name, path_column="image", score_columns=["stars"], group_column="id")
+    assert [one.name for one in listing.images] == ["a.jpg", f"{name}#image/1", "c.jpg"]
+    assert [one.path for one in listing.images] == [f"{name}#image/{row}" for row in range(3)]
+    assert [one.target for one in listing.images] == [(10.0,), (), (1.0,)]  # the names of classes, not their places
+    assert [one.group for one in listing.images] == [str(2**63 - 1), "7", None]
+    listing = read(data, name, path_column="id", score_columns=["stars"])
+    assert [one.path for one in listing.images] == [str(2**63 - 1), "7", ""]
+
+
+@pytest.mark.parametrize("cut", [8, 100, 600])
+def test_an_arrow_stream_that_is_cut_is_not_a_shorter_one(cut: int, read: Any) -> None:
+    data = arrow(pa.table({"path": [f"{row}.jpg" for row in range(9)], "score": [0.5] * 9}), "stream")
+    with pytest.raises(UserError, match=r"x\.arrow: not an Arrow file: cut short: it has no end"):
+        read(data[:-cut], "x.arrow")
+
+
+MEASURE = """
+import pathlib, sys, pyarrow.parquet, pyarrow.compute
+from charm.labels.tables import read_table
+def peak():
+    # Of this program: ru_maxrss is inherited from who started it.
+    return int(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1e3
+before = peak()
+rows = read_table(pathlib.Path(sys.argv[1]), ["image", "score"], ["score"]).pick(["image", "score"])
+print(len(rows), peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_bytes_of_images(tmp_path: Path) -> None:
+    """In a process of its own, as the peak of this one is above it."""
+    data = os.urandom(10**6)
+    cells = [{"bytes": data, "path": f"{row}.jpg"} for row in range(150)]
+    table = pa.table({"image": pa.array(cells, IMAGES), "score": [row / 150 for row in range(150)]})
+    pq.write_table(table, tmp_path / "x.parquet", use_dictionary=False, compression="none")
+    assert (tmp_path / "x.parquet").stat().st_size > 150 * 10**6
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "x.parquet")]
+    count, megabytes = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
+    assert int(count) == 150
+    assert float(megabytes) < 50
 
 
 def test_parquet_of_any_name(read: Any) -> None:

@@ -31,7 +31,7 @@ def masks(packed: Small, tmp_path: Path) -> Path:
             Image.fromarray(mask).save(buffer, format="PNG")
             facts = json.dumps({"coverage": mask.mean()}).encode()
             samples.append((f"{index:08}", {"mask.png": buffer.getvalue(), "mask.json": facts}))
-        write_shard(tmp_path / shard, samples, packed.images.shards[shard])
+        write_shard(tmp_path / shard, samples, packed.images.images[shard])
     write_record(tmp_path / "column.json", {"map": "saliency", "backend": "mbd"} | write_coverages(tmp_path))
     return tmp_path
 

@@ -72,7 +72,12 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
         ),
         pytest.param("epochs", "[a]: 1", "unknown key train.", id="a key that is a list"),
         pytest.param("fit", "fit: neares", "tokens.fit: 'neares' is not known; did you mean 'nearest'?", id="choice"),
-        pytest.param("dataset", "dataset: imagenet", "'imagenet' is not known; known: demo, csv, ava,", id="none near"),
+        pytest.param(
+            "dataset",
+            "dataset: imagenet",
+            "'imagenet' is not known; known: demo, csv, hf, folder, stars, ava,",
+            id="none near",
+        ),
         pytest.param(
             "dataset", "dataset: tad66", "dataset: 'tad66' is not known; did you mean 'tad66k'?", id="data set"
         ),
@@ -186,13 +191,13 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
         pytest.param(
             {"dataset": "para", "group_column": "sessionId"},
             "group_column",
-            "manifest.group_column: it is read with dataset: csv; leave it empty with dataset: para",
+            "manifest.group_column: it is read with dataset: csv | hf; leave it empty with dataset: para",
             id="groups in a published data set",
         ),
         pytest.param(
             {"dataset": "ava", "split_column": "set"},
             "split_column",
-            "manifest.split_column: it is read with dataset: csv | koniq10k; leave it empty with dataset: ava",
+            "manifest.split_column: it is read with dataset: csv | hf | koniq10k; leave it empty with dataset: ava",
             id="a column of splits where they are published",
         ),
         pytest.param(

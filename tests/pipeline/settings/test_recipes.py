@@ -36,6 +36,9 @@ def value_of(params: Params, key: str) -> Any:
     return found
 
 
+OWN = {"demo", "csv", "hf", "folder", "stars"}
+
+
 def test_each_reader_has_a_recipe() -> None:
     assert DATASETS.keys() == READERS.keys()
 
@@ -52,6 +55,9 @@ def test_each_reader_has_a_recipe() -> None:
         ("spaq", 1024, 16, 1e-5, 1024, 0.05),
         ("koniq10k", 1024, 16, 1e-5, None, 0.05),
         ("csv", 1024, 16, 1e-5, 1024, 0.1),
+        ("hf", 1024, 16, 1e-5, 1024, 0.1),
+        ("folder", 1024, 16, 1e-5, 1024, 0.1),
+        ("stars", 1024, 16, 1e-5, 1024, 0.1),
         ("demo", 1024, 16, 1e-5, None, 0.1),
     ],
 )
@@ -71,7 +77,7 @@ def test_two_lines_give_the_papers_settings(
         val_share,
     )
     assert (params.train.batch_size, params.train.learning_rate) == (batch_size, learning_rate)
-    assert params.manifest.leaks == ("refuse" if dataset in ("csv", "demo") else "allow")
+    assert params.manifest.leaks == ("refuse" if dataset in OWN else "allow")
     assert (params.train.epochs, params.train.warmup_epochs, params.train.weight_decay) == (30, 0, 0.02)
     assert (params.train.clip_norm, params.train.min_learning_rate) == (1.0, 1e-6)
     assert (params.train.flip, params.train.rotate, params.train.loss, params.train.head) == (0.5, 0.5, "auto", "cls")
@@ -163,7 +169,7 @@ def test_a_value_in_params_comes_before_the_recipe(backbone: str, tmp_path: Path
 
 def test_published_splits_are_kept_even_where_they_leak(tmp_path: Path) -> None:
     leaks = {dataset: load(tmp_path, dataset=dataset).manifest.leaks for dataset in DATASETS}
-    assert {dataset for dataset, found in leaks.items() if found == "refuse"} == {"demo", "csv"}
+    assert {dataset for dataset, found in leaks.items() if found == "refuse"} == OWN
 
 
 def test_no_maximum_edge_is_a_value(tmp_path: Path) -> None:

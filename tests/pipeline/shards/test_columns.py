@@ -56,7 +56,7 @@ def write_masks(small: Small, sample: dict[str, bytes], keys: list[str]) -> None
     (small.data / "masks").mkdir()
     for number, part in enumerate((keys[:4], keys[4:])):
         name = f"shard-00000{number}"
-        write_shard(small.data / "masks" / name, ((key, sample) for key in part), small.images.shards[name])
+        write_shard(small.data / "masks" / name, ((key, sample) for key in part), small.images.images[name])
 
 
 def swap(folder: Path, end: str) -> None:
@@ -100,7 +100,7 @@ def test_scores_are_never_unpickled(small: Small, tmp_path: Path) -> None:
     for number, part in enumerate((keys[:4], keys[4:])):
         sample = {"p28.npy": (tmp_path / "x.npy").read_bytes()}
         name = f"shard-00000{number}"
-        write_shard(small.data / "gradient" / name, ((key, sample) for key in part), small.images.shards[name])
+        write_shard(small.data / "gradient" / name, ((key, sample) for key in part), small.images.images[name])
     column = ColumnReader(small.data / "gradient", small.images)
     with pytest.raises(UserError, match=r"00000000\.p28\.npy: an array of object"):
         column.read_importance("00000000", 28)
@@ -126,7 +126,10 @@ def test_a_shard_too_many(small: Small) -> None:
 
 def test_a_column_of_earlier_images_with_the_same_keys(small: Small) -> None:
     name = "shard-000001"
-    rows = [row | {"target": [0.9]} for row in small.rows[4:]]
-    pack_shard(rows, str(small.root), "jpeg", 95, small.data / "shards" / name)
+    rows = [row | {"target": [0.9], "split": "val"} for row in small.rows[4:]]
+    pack_shard(rows, str(small.root), "jpg", 95, (0.0, 1.0), small.data / "shards" / name)
+    ColumnReader(small.data / "gradient", small.images)  # another label makes no other map
+    rows[0] |= {"height": 10, "width": 10}
+    pack_shard(rows, str(small.root), "jpg", 95, (0.0, 1.0), small.data / "shards" / name)
     with pytest.raises(UserError, match=rf"gradient/{name}\.tar was not made from .*/shards/{name}\.tar but"):
         ColumnReader(small.data / "gradient", small.images)

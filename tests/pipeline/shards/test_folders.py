@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -9,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from torch.utils.data import DataLoader
 
 from charm.runtime.errors import UserError
@@ -17,6 +19,7 @@ from pipeline.shards.folders import LocalFolder, RemoteFolder, open_folder
 from pipeline.shards.read import ShardReader
 from tests.conftest import Small
 from tests.silent import serve
+from tests.test_requirements import EXTRA
 
 
 class RangeHandler(SimpleHTTPRequestHandler):
@@ -111,6 +114,29 @@ def test_damage_far_away_is_found(small: Small, server: tuple[str, list[tuple[st
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(UserError, match=rf"{server[0]}/shards/shard-000000\.tar: 00000000\.jpg is damaged"):
         remote.read("00000000", "jpg")
+
+
+def test_a_library_that_lists_names_alone_unless_asked(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As s3fs and gcsfs do."""
+    files, plain = MemoryFileSystem(), MemoryFileSystem.ls
+    files.put(str(small.data / "shards"), "/bucket/shards", recursive=True)
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda self, path, detail=False: plain(self, path, detail=detail))
+    remote = ShardReader("memory://bucket/shards")
+    assert [remote.read(key, "jpg") for key in remote] == [small.images.read(key, "jpg") for key in small.images]
+    files.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "package", "extra"),
+    [("s3://bucket/shards", "s3fs", "s3"), ("gs://bucket/shards", "gcsfs", "gcs"), ("gcs://b/shards", "gcsfs", "gcs")],
+)
+def test_a_store_whose_package_is_missing_names_the_extra(
+    address: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert package in EXTRA[extra]
+    with pytest.raises(UserError, match=rf"{address} needs a package that is not installed: uv sync --extra {extra}$"):
+        ShardReader(address)
 
 
 @pytest.mark.parametrize(

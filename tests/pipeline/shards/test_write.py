@@ -25,7 +25,7 @@ from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.rows import build_rows, inspect_images
 from pipeline.settings.params import Params
 from pipeline.shards.read import ShardReader
-from pipeline.shards.write import describe_tar, pack_shard, write_shard
+from pipeline.shards.write import choose_member, describe_tar, pack_shard, write_shard
 from tests.charm.images.files import encode
 from tests.charm.images.test_colour import P3
 from tests.conftest import SIZES, Small, draw_image, sidecar_of
@@ -77,7 +77,8 @@ def test_webdataset_reads_the_same_keys_and_bytes(packed: Small) -> None:
     images = packed.images
     for index, sample in enumerate(read):
         assert sample["jpg"] == (packed.root / f"{index}.jpg").read_bytes() == images.read(sample["__key__"], "jpg")
-        assert json.loads(sample["json"]) == {"name": f"{index}.jpg", "target": [index / 10]}
+        label = {"name": f"{index}.jpg", "target": [index / 10], "score_range": [0.0, 1.0]}
+        assert json.loads(sample["json"]) == label | {"split": packed.rows[index]["split"]}
         assert json.loads(images.read(sample["__key__"], "json"))["name"] == f"{index}.jpg"
 
 
@@ -195,7 +196,7 @@ def test_samples_that_would_get_lost(second: tuple[str, dict[str, bytes]], tmp_p
 
 def test_raw_shards_hold_pixels(small: Small, tmp_path: Path) -> None:
     rows = [dict(small.rows[0]), small.rows[1] | {"height": 40, "width": 30}]
-    pack_shard(rows, str(small.root), "raw", 95, tmp_path / "shard-000000")
+    pack_shard(rows, str(small.root), "npy", 95, (0.0, 1.0), tmp_path / "shard-000000")
     reader = ShardReader(tmp_path)
     assert reader.extensions("00000000") == ["json", "npy"]
     stored = reader.read_image("00000000")
@@ -241,14 +242,14 @@ def test_a_source_image_that_changed_is_refused(change: str, small: Small) -> No
     if change == "other bytes":
         path.write_bytes(simplejpeg.encode_jpeg(draw_image(*SIZES[1], seed=99)))
     with pytest.raises(UserError, match=re.escape("1.jpg has changed since it was listed")):
-        pack_shard(small.rows[:3], str(small.root), "jpeg", 95, small.data / "new")
+        pack_shard(small.rows[:3], str(small.root), "jpg", 95, (0.0, 1.0), small.data / "new")
     assert not list(small.data.glob("new*"))
 
 
 def test_max_edge_downscales_and_other_images_keep_their_bytes(small: Small, tmp_path: Path) -> None:
     rows = [dict(row) for row in small.rows[:2]]
     rows[1] |= {"height": 60, "width": 45}  # 120 x 90
-    pack_shard(rows, str(small.root), "jpeg", 95, tmp_path / "shard-000000")
+    pack_shard(rows, str(small.root), "jpg", 95, (0.0, 1.0), tmp_path / "shard-000000")
     reader = ShardReader(tmp_path)
     assert reader.read("00000000", "jpg") == (small.root / "0.jpg").read_bytes()
     original = decode_image((small.root / "1.jpg").read_bytes()).pixels.astype(int)
@@ -261,7 +262,7 @@ def test_a_downscaled_image_of_any_format_is_a_jpeg(small: Small, tmp_path: Path
     data = (small.root / "p.png").read_bytes()
     row = small.rows[0] | {"path": "p.png", "extension": "png", "sha256": hashlib.sha256(data).hexdigest()}
     row |= {"raw_height": 40, "raw_width": 60, "height": 20, "width": 30}
-    pack_shard([row], str(small.root), "jpeg", 95, tmp_path / "shard-000000")
+    pack_shard([row], str(small.root), "jpg", 95, (0.0, 1.0), tmp_path / "shard-000000")
     with tarfile.open(tmp_path / "shard-000000.tar") as tar:
         assert tar.getnames() == ["00000000.jpg", "00000000.json"]
     assert ShardReader(tmp_path).read_image("00000000").shape == (20, 30, 3)
@@ -282,7 +283,7 @@ def test_wide_colours_are_read_as_the_manifest_says(
     settings = replace(shipped_params.manifest, colour=colour)
     rows = build_rows(listing, json.loads((tmp_path / "found.json").read_bytes())["images"], settings, 0)
     assert [row["notes"] for row in rows] == [["icc" if colour == "srgb" else "as_is"], []]
-    pack_shard(rows, str(root), encoding, 95, tmp_path / "shard-000000")
+    pack_shard(rows, str(root), choose_member(rows, encoding), 95, (0.0, 1.0), tmp_path / "shard-000000")
     reader = ShardReader(tmp_path)
     wide, plain = (reader.read_image(key)[8, 8].astype(int) for key in reader)
     assert np.abs(plain - (200, 60, 80)).max() <= 2

@@ -273,7 +273,7 @@ def test_raw_shards_give_the_same_samples(
     workers: int, packed: Small, build: Callable[..., TokenDataset], tmp_path: Path
 ) -> None:
     for number, rows in enumerate((packed.rows[:4], packed.rows[4:])):
-        pack_shard(rows, str(packed.root), "raw", 95, tmp_path / f"shard-00000{number}")
+        pack_shard(rows, str(packed.root), "npy", 95, (0.0, 1.0), tmp_path / f"shard-00000{number}")
     raw = build(GRADIENT, "gradient", flip=0.5, rotate=0.5)
     raw._images = ShardReader(tmp_path)
     from_jpeg = samples(build(GRADIENT, "gradient", flip=0.5, rotate=0.5), 3, 0)

@@ -118,7 +118,7 @@ def test_nothing_to_make_needs_no_cluster(store: Path, monkeypatch: pytest.Monke
 
 def list_shards(packed: Small) -> list[Job]:
     chosen = [packed.rows[start : start + 2] for start in range(0, len(packed.rows), 2)]
-    settings = (str(packed.root), "jpeg", 95)
+    settings = (str(packed.root), "jpg", 95, (0.0, 1.0))
     return [Job(f"{len(rows)}-{rows[0]['key']}", fingerprint(rows), (rows, *settings)) for rows in chosen]
 
 
