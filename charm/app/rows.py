@@ -21,7 +21,7 @@ class Row:
         state: size of the file in bytes and time of its last change in ns, before it was read; None where there is no
             file.
         reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
-        score, spread, raw, distribution: as charm.scorer.Score has them.
+        score, spread, raw, distribution: as charm.scores.Score has them.
         downscaled_to: pixels, (height, width), at which the model saw it; None where that is its own size.
     """
 

@@ -194,6 +194,8 @@ class ModelConfig:
         versions: of the libraries, and of the way that patches are drawn, with which it was trained.
         evaluation: None before `evaluate`.
         colour: what becomes of wide colours, as it did for training.
+        val_percentiles: the 101 percentiles, 0 to 100, of the scores of the validation images, not clipped, on the
+            scale of the labels; None before `evaluate`.
     """
 
     model: ViTConfig
@@ -209,6 +211,7 @@ class ModelConfig:
     versions: dict[str, str]
     evaluation: EvaluationConfig | None = None
     colour: Colour = "srgb"
+    val_percentiles: tuple[float, ...] | None = None
 
     @property
     def doubts(self) -> list[str]:
