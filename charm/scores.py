@@ -136,7 +136,7 @@ class Scorer(Preparation):
 
 
 def rank(raw: float, percentiles: Sequence[float] | None) -> float | None:
-    """Returns the percentile of a score among scores whose 101 percentiles are given; None without them.
+    """Returns the percentile, 0 to 100, of a score among others, whose 101 percentiles are given; None without them.
 
     >>> rank(2.5, [0.0] * 50 + [2.0, 3.0] + [9.0] * 49)
     50.5
