@@ -122,7 +122,8 @@ class Guard:
         if access.token and not is_page and not access.has_token(headers.getlist("authorization")):
             raise Refused(401, "token", "this server asks for its token: send `Authorization: Bearer TOKEN`")
         if method == "POST" and not all(access.is_own_page(one, host) for one in headers.getlist("origin")):
-            raise Refused(403, "origin", "pages of other sites may not use this server")
+            told = "--allow-host takes the name, and the port if it is shown, by which a proxy is reached"
+            raise Refused(403, "origin", f"pages of other sites may not use this server: {told}")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits)
