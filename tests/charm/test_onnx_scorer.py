@@ -1,7 +1,6 @@
 """OnnxScorer: CharmScorer's scores without PyTorch, from a folder that is whole or refused in one line."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -198,7 +197,6 @@ def test_what_cannot_be_exported_is_refused_in_a_line(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(lambda at: (at / "config.json").write_text("{}"), "not the description of a Charm", id="config"),
         pytest.param(lambda at: (at / "model.onnx").write_bytes(b"x"), r"model\.onnx is damaged", id="model"),
         pytest.param(change_positions, "of another export than model", id="positions of another"),
     ],
@@ -208,8 +206,3 @@ def test_what_is_damaged_is_refused_in_a_line(damage: Callable[[Path], Any], mes
     with pytest.raises(ValueError, match=message) as told:
         OnnxScorer.from_pretrained(folder)
     assert "\n" not in str(told.value)
-
-
-def test_a_folder_that_was_never_exported_lacks_a_file(model_folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=re.escape("model.onnx")):
-        OnnxScorer.from_pretrained(model_folder)
