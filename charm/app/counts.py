@@ -26,5 +26,5 @@ def format_counts(counts: Mapping[str, Any], descriptions: Mapping[str, Any]) ->
             families.append(CounterMetricFamily(called, told, value=value))
         else:
             families.append(GaugeMetricFamily(called, told, value=value))
-    text: bytes = generate_latest(SimpleNamespace(collect=lambda: families))  # type: ignore[arg-type]
+    text: bytes = generate_latest(SimpleNamespace(collect=lambda: families))
     return text

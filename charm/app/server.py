@@ -15,6 +15,7 @@ import json
 import logging
 import secrets
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
