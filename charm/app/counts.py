@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 __all__ = ["CONTENT_TYPE_LATEST", "format_counts"]
@@ -14,7 +14,7 @@ _TOTALS = ("requests", "images", "batches", "tokens", "model_seconds")
 
 def format_counts(counts: Mapping[str, Any], descriptions: Mapping[str, Any]) -> bytes:
     """Formats the counts of the reply in JSON as CONTENT_TYPE_LATEST says; what they mean is openapi.json's to say."""
-    families = []
+    families: list[Metric] = []
     for name, value in counts.items():
         told, called = descriptions[name]["description"], f"charm_{name}"
         if isinstance(value, dict):

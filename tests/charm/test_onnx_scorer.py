@@ -25,7 +25,7 @@ from charm.model.vit import CharmViT
 from charm.onnx_scorer import OnnxScorer
 from charm.scorer import CharmScorer
 from tests.conftest import draw_image
-from tests.untrained import describe
+from tests.untrained import describe, write_model
 
 SIZES = ((5, 9), (40, 300), (333, 77), (120, 90), (500, 640))
 # Model -> its input, backbone and position embeddings.
@@ -160,3 +160,15 @@ def test_what_is_damaged_is_refused_in_a_line(name: str, message: str, export: E
     with pytest.raises(ValueError, match=message) as told:
         OnnxScorer.from_pretrained(folder)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "out", "told"),
+    [("muller", "made", "mixes residuals with the pixels"), ("charm", "model.onnx", "expected the name of a folder")],
+)
+def test_what_cannot_be_exported_is_refused_in_a_line(tokenizer: str, out: str, told: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "model", tokenizer=tokenizer)
+    ended = CliRunner().invoke(app, ["export", "--model", f"{tmp_path}/model", "--out", str(tmp_path / out)])
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
+    assert told in ended.stderr
+    assert not (tmp_path / out).exists()
