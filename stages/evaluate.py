@@ -74,6 +74,8 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     evaluation = rate(unit_scores, unit_targets, facts, params.seed)
     low, high = facts.score_range
     raw = low + (high - low) * unit_scores.mean(axis=1)
+    _, val_shares = _predict(params, inputs, model, inputs.manifest.of_split("val"), draws)
+    val_raw = low + (high - low) * (val_shares @ unit_bins).mean(axis=1)
     predictions = {  # on the scale of the labels, as charm.scorer gives them
         "key": found.keys[::draws],
         "name": test.table["name"].to_pylist(),
@@ -111,7 +113,9 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     with atomic_write(out / "predictions.parquet") as file:
         table = pa.table(predictions | spread | distributions)
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-    write_model_folder(out / "model", model.state_dict(), replace(saved.config, draws=draws, evaluation=evaluation))
+    percentiles = np.percentile(val_raw, np.arange(101)).tolist()
+    found_out = replace(saved.config, draws=draws, evaluation=evaluation, val_percentiles=percentiles)
+    write_model_folder(out / "model", model.state_dict(), found_out)
     shown = "  ".join(f"{name.upper()} {_show(evaluation, name)}" for name in PAPERS)
     print(f"evaluate: {len(raw)} test images  {shown}")
 

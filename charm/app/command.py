@@ -56,12 +56,13 @@ _SCORE_HELP = f"""Score photographs.
     \b
         charm score beach.jpg
         charm score photos/ --out scores.csv
+        charm score photos/ --top 50 --percentile
 
     Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
     the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
-    raw (the score before it was clipped to the scale), downscaled_to (height and width at which the model saw a
-    photograph that is larger than those of its training), distribution (the share of each bin, of models that were
-    trained on distributions) and reason. Lists are JSON in a CSV file.
+    raw (the score before it was clipped to the scale), percentile (if asked for), downscaled_to (height and width at
+    which the model saw a photograph that is larger than those of its training), distribution (the share of each bin, of
+    models that were trained on distributions) and reason. Lists are JSON in a CSV file.
 
     A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
     others are scored, and the exit code is 3, as it is where all that folders have is passed over. Each file is opened
@@ -86,7 +87,8 @@ _SERVE_HELP = f"""Serve a page and an HTTP API that score photographs.
     server, /openapi.json about requests and replies. Photographs are opened in a process of their own and removed once
     they are read.
 
-    There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
+    On another --host than this machine's own, anybody who reaches it may use it, unless --token-file asks for a token.
+    Requests for names that are not the server's are refused: --allow-host has those of a proxy or a container.
 """
 
 
@@ -142,13 +144,23 @@ def score(
             "--full-size", help="See photographs larger than the model's training had them; else they are downscaled."
         ),
     ] = False,
+    percentile: Annotated[
+        bool,
+        typer.Option(
+            "--percentile", help="Say how many in 100 of the model's validation photographs have a lower score."
+        ),
+    ] = False,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the N photographs of the highest scores, best first.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
     with reporting("what is made is kept, and the same command goes on from here" if out else ""):
         from charm.app.score import Options, score_files
 
-        raise typer.Exit(score_files(paths, Options(model, draws, out, overwrite, device, precision, full_size)))
+        options = Options(model, draws, out, overwrite, device, precision, full_size, percentile, top)
+        raise typer.Exit(score_files(paths, options))
 
 
 @app.command()
@@ -243,28 +255,33 @@ def tokenize(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
     model: Model = _MODEL,
 ) -> None:
-    """Write the model's encoder as an ONNX file.
+    """Write a folder that scores photographs without PyTorch.
 
     \b
-        charm export --out model.onnx
+        charm export --out exported
 
-    For any number of images B and of tokens L. Its inputs are patches, uint8 (B, L, p, p, 3); pos_embed, float32
-    (B, L, D), the position embedding of each token; scale_id, uint8 (B, L); and patch_valid, bool (B, L), False where
-    padding. Its output is the score on the scale of 0 to 1, or the logits of a distribution.
+    charm.onnx_scorer.OnnxScorer.from_pretrained("exported") scores with it as the model does. Its model.onnx is for any
+    number of images B and of tokens L: from patches, uint8 (B, L, p, p, 3); pos_embed, float32 (B, L, D), the position
+    embedding of each token; scale_id, uint8 (B, L); and patch_valid, bool (B, L), False where padding, to the score on
+    the scale of 0 to 1, or the logits of a distribution.
     """
     with reporting():
         from charm.app.reading import load_scorer
-        from charm.export import export_onnx
+        from charm.export import write_export
         from charm.images.find import escape_path
-        from charm.runtime.disk import atomic_write
 
-        data = export_onnx(load_scorer(model, "cpu").model)
-        with atomic_write(out) as file:
-            file.write(data)
-        print(f"written to {escape_path(str(out))}, {len(data) / 1e6:.1f} MB")
+        if out.suffix == ".onnx" or out.is_file():
+            raise UserError(f"--out {escape_path(str(out))}: expected the name of a folder, which holds several files")
+        scorer = load_scorer(model, "cpu")
+        try:
+            write_export(out, scorer.model, scorer.config)
+        except ValueError as error:
+            raise UserError(f"{model}: {error}") from error
+        size = sum(file.stat().st_size for file in out.iterdir())
+        print(f"written to {escape_path(str(out))}, {size / 1e6:.1f} MB")
 
 
 @app.command(help=_SERVE_HELP)
@@ -286,11 +303,30 @@ def serve(
     ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name that the server has besides: of a proxy or a service; repeatable."),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="What a proxy puts before its routes, as /charm.")
+    ] = "",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds a token; requests need it as `Authorization: Bearer TOKEN`."),
+    ] = None,
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="A proxy whose X-Forwarded-Host and -For are believed; repeatable."),
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Print a line for each request.")] = False,
 ) -> None:
     with reporting():
+        from charm.app.access import Access, read_token
         from charm.app.server import serve
 
-        serve(model, host, port, draws, device, precision)
+        token = read_token(token_file)
+        access = Access(host, allow_host or (), root_path, token, trust_proxy or (), access_log)
+        serve(model, access, port, draws, device, precision)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     GET  /              the page (charm/app/page.html)
     GET  /health        which model answers, and the limits
-    GET  /metrics       what it has done so far
+    GET  /metrics       what it has done so far (charm/app/counts.py)
     GET  /openapi.json  requests and replies, field by field (charm/app/openapi.json)
     POST /score         images -> scores: multipart/form-data with files in the field `image`, or one image as the body
     POST /explain       one image -> its score, and what its card on the page shows (charm/app/explain.py)
@@ -11,6 +11,8 @@ A request that is not served gets {"error": {"code", "message"}} (charm/app/guar
 """
 
 import asyncio
+import json
+import logging
 import secrets
 import socket
 import sys
@@ -31,8 +33,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from charm.app.access import EVERYWHERE, Access
 from charm.app.batcher import Batcher, Turns
 from charm.app.connections import count_connections, make_protocol
+from charm.app.counts import CONTENT_TYPE_LATEST, format_counts
 from charm.app.explain import (
     Shown,
     attribute_score,
@@ -42,7 +46,7 @@ from charm.app.explain import (
     show_contributions,
     show_tokens,
 )
-from charm.app.guard import EVERYWHERE, Guard, Refused, Reply, describe_refusal
+from charm.app.guard import Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads
@@ -59,27 +63,32 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+_ALONE = Access()  # this machine's alone
 _PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "openapi.json"))
 
 
-def serve(folder: str, host: str, port: int, draws: int | None, device: str, precision: str) -> None:
+def serve(folder: str, access: Access, port: int, draws: int | None, device: str, precision: str) -> None:
     """Serves the model of a folder until SIGTERM or Ctrl-C. Port 0 is any free one; the address is printed. `draws` are
     those of a score where a request does not say; None = as many as `evaluate` took.
 
     Raises:
         UserError: no such model or device, or the address cannot be had.
     """
+    host = access.host
     with bind(host, port) as bound:
         scorer = load_scorer(folder, device, precision)
         find_mask(scorer, np.zeros((64, 64, 3), np.uint8))  # says now, and not to a client, what is missing for that
         scorer.draws = draws or scorer.draws
-        app = build_app(scorer, host)
+        app = build_app(scorer, access)
         name = socket.gethostname() if host in EVERYWHERE else host
         shown = f"[{name}]" if ":" in name else name
         with suppress(UserError):  # a service may have no output
-            print(f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+            print(
+                f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}{access.root}/ (Ctrl-C ends it)",
+                flush=True,
+            )
         with Interrupts():  # uvicorn raises the signal again when it has ended
-            make_server(app).run(sockets=[bound])
+            make_server(app, log=access.log).run(sockets=[bound])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -96,7 +105,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(message) from error
 
 
-def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS) -> uvicorn.Server:
+def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS, log: bool = False) -> uvicorn.Server:
     most, backlog = count_connections(limits)
     config = uvicorn.Config(
         app,
@@ -104,15 +113,18 @@ def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS) -> uvicorn.S
         ws="none",
         lifespan="on",
         log_level="error",  # warnings are about requests: a client could fill a disk with them
-        access_log=False,
+        access_log=log,
+        proxy_headers=False,  # which are the guard's to believe or not
         server_header=False,
         backlog=backlog,
         timeout_graceful_shutdown=limits.end_seconds,
     )
+    if log:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     return uvicorn.Server(config)
 
 
-def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
+def build_app(scorer: CharmScorer, access: Access = _ALONE, limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
     """Builds the application; its threads and child processes live from its start-up to its shut-down."""
     service = Service(scorer, limits)
     app = Starlette(
@@ -132,7 +144,7 @@ def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits
         },
         lifespan=service.run,
     )
-    return Guard(app, host, limits)  # outermost: what it adds to replies is on those about failures, too
+    return Guard(app, access, limits)  # outermost: what it adds to replies is on those about failures, too
 
 
 def _describe_http(request: Request, error: Exception) -> Response:
@@ -207,19 +219,23 @@ class Service:
 
     async def metrics(self, request: Request) -> Response:
         served = self._batcher.served
-        return Reply(
-            {
-                "requests": self._answered,
-                "images": served.images,
-                "rejected": dict(self._rejected),
-                "batches": served.batches,
-                "mean_batch": served.images / served.batches if served.batches else 0.0,
-                "largest_batch": served.largest_batch,
-                "tokens_per_second": served.tokens / served.busy_seconds if served.busy_seconds else 0.0,
-                "waiting": len(self._batcher),
-                **_measure_memory(),
-            }
-        )
+        counts = {
+            "requests": self._answered,
+            "images": served.images,
+            "rejected": dict(self._rejected),
+            "batches": served.batches,
+            "mean_batch": served.images / served.batches if served.batches else 0.0,
+            "largest_batch": served.largest_batch,
+            "tokens": served.tokens,
+            "model_seconds": served.busy_seconds,
+            "tokens_per_second": served.tokens / served.busy_seconds if served.busy_seconds else 0.0,
+            "waiting": len(self._batcher),
+            **_measure_memory(),
+        }
+        if "application/json" in request.headers.get("accept", ""):
+            return Reply(counts)
+        descriptions = json.loads(_OPENAPI.read_bytes())["components"]["schemas"]["Metrics"]["properties"]
+        return Response(format_counts(counts, descriptions), media_type=CONTENT_TYPE_LATEST)
 
     async def score(self, request: Request) -> Response:
         draws = self._read_draws(request)

@@ -194,6 +194,8 @@ class ModelConfig:
         versions: of the libraries, and of the way that patches are drawn, with which it was trained.
         evaluation: None before `evaluate`.
         colour: what becomes of wide colours, as it did for training.
+        val_percentiles: the 101 percentiles, 0 to 100, of the scores of the validation images, not clipped, on the
+            scale of the labels; None before `evaluate`.
     """
 
     model: ViTConfig
@@ -209,6 +211,7 @@ class ModelConfig:
     versions: dict[str, str]
     evaluation: EvaluationConfig | None = None
     colour: Colour = "srgb"
+    val_percentiles: list[float] | None = None
 
     @property
     def doubts(self) -> list[str]:
@@ -228,7 +231,7 @@ class ModelConfig:
         """
         if not isinstance(values, dict):
             raise ValueError(f"expected keys and values, got {type(values).__name__}")
-        config = build(cls, values)
+        config = build(cls, {"val_percentiles": None} | values)  # folders from before it was known have none
         _check_together(config)
         return config
 
@@ -252,6 +255,10 @@ def _check_together(config: ModelConfig) -> None:
         raise SettingError(("draws",), f"draws: {problem}")
     if config.saliency is not None and config.saliency.backend == "sam_hq":
         build(SamHqConfig, config.saliency.settings, ("saliency", "settings"))
+    known = config.val_percentiles
+    if known is not None and (len(known) != 101 or known != sorted(known)):
+        problem = f"val_percentiles: expected 101 numbers, none below the one before it, got {len(known)}"
+        raise SettingError(("val_percentiles",), problem)
     if config.evaluation is not None:
         for name in METRICS:
             found = config.evaluation.metrics.get(name, {})
