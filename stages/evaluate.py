@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
-from charm.model.config import EvaluationConfig
+from charm.model.config import LEVEL, Calibration, EvaluationConfig, least_images
 from charm.model.metrics import score_agreement
 from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
@@ -66,6 +67,7 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     unit_targets, facts = found.target[::draws] @ unit_bins, inputs.manifest.facts
     evaluation = rate(unit_scores, unit_targets, facts, params.seed)
     low, high = facts.score_range
+    calibration = _calibrate(params, inputs, model, draws)
     raw = low + (high - low) * unit_scores.mean(axis=1)
     predictions = {  # on the scale of the labels, as charm.scorer gives them
         "key": found.keys[::draws],
@@ -80,6 +82,7 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     masks = describe_masks(params)
     results = Results(
         evaluation=evaluation,
+        **_rate_intervals(calibration, predictions),
         draws=draws,
         best_epoch=saved.config.training.best_epoch,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -104,7 +107,8 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     with atomic_write(out / "predictions.parquet") as file:
         table = pa.table(predictions | spread | distributions)
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-    write_model_folder(out / "model", model.state_dict(), replace(saved.config, draws=draws, evaluation=evaluation))
+    config = replace(saved.config, draws=draws, evaluation=evaluation, calibration=calibration)
+    write_model_folder(out / "model", model.state_dict(), config)
     shown = "  ".join(f"{name.upper()} {_show(evaluation, name)}" for name in PAPERS)
     print(f"evaluate: {len(raw)} test images  {shown}")
 
@@ -120,6 +124,38 @@ def _predict(
     # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
     found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(num_bins))
     return found, found.predicted.reshape(-1, draws, num_bins)
+
+
+def _calibrate(params: Params, inputs: Inputs, model: Model, draws: int) -> Calibration | None:
+    """Scores the validation images as the test images are; returns their errors, None without such images.
+
+    Training chose its best epoch by these images, which may make their errors a little too small: the coverage on the
+    test images is measured.
+    """
+    val, (low, high) = inputs.manifest.of_split("val"), inputs.manifest.facts.score_range
+    if not len(val.table):
+        return None
+    found, shares = _predict(params, inputs, model, val, draws)
+    scores, targets = (
+        low + (high - low) * unit.clip(0, 1)
+        for unit in (
+            (shares @ inputs.manifest.unit_bins).mean(axis=1),
+            found.target[::draws] @ inputs.manifest.unit_bins,
+        )
+    )
+    return Calibration.of(scores, targets)
+
+
+def _rate_intervals(calibration: Calibration | None, predictions: dict[str, Any]) -> dict[str, float | None]:
+    """Counts the test images whose label lies within their interval of LEVEL; None each where there is no interval."""
+    reach = None if calibration is None else calibration.reach(LEVEL)
+    if calibration is None or reach is None:
+        images = calibration.images if calibration else 0
+        need = f"expected at least {least_images(LEVEL)}"
+        print(f"evaluate: {images} validation images are too few for {LEVEL:.0%} intervals, which are left out: {need}")
+        return {"interval_reach": None, "interval_coverage": None}
+    coverage = calibration.coverage(predictions["predicted"], predictions["target"])
+    return {"interval_reach": reach, "interval_coverage": coverage}
 
 
 def _validation_scores(best_epoch: int) -> dict[str, float | None]:

@@ -22,6 +22,7 @@ class Row:
             file.
         reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
         score, spread, raw, distribution: as charm.scorer.Score has them.
+        low, high: ends of its interval of LEVEL (charm.model.config); None where the model has none.
         downscaled_to: pixels, (height, width), at which the model saw it; None where that is its own size.
     """
 
@@ -33,13 +34,16 @@ class Row:
     raw: float | None = None
     downscaled_to: list[int] | None = None
     distribution: list[float] | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def format_line(row: Row) -> str:
-    """Formats score, spread and path of a scored photograph for people."""
+    """Formats score, spread, interval and path of a scored photograph for people."""
     spread = "" if row.spread is None else f"{row.spread:.4f}"
+    between = "" if row.low is None else f"{row.low:.4f} to {row.high:.4f}"
     seen = "" if row.downscaled_to is None else "\tseen at {}x{}".format(*row.downscaled_to)
-    return f"{row.score:.4f}\t{spread}\t{escape_path(row.path)}{seen}"
+    return f"{row.score:.4f}\t{spread}\t{between}\t{escape_path(row.path)}{seen}"
 
 
 def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
@@ -65,7 +69,16 @@ def write_table(out: Path, rows: Sequence[Row], has_distribution: bool) -> None:
         rows: in their order.
         has_distribution: whether the model gives any; without, the table has no such column.
     """
-    names = ["score", "spread", "raw", "downscaled_to", *(["distribution"] if has_distribution else []), "reason"]
+    names = [
+        "score",
+        "spread",
+        "low",
+        "high",
+        "raw",
+        "downscaled_to",
+        *(["distribution"] if has_distribution else []),
+        "reason",
+    ]
     records = [{"path": escape_path(row.path)} | {name: getattr(row, name) for name in names} for row in rows]
     data = choose_format(out)(records)
     with atomic_write(out) as file:
@@ -80,6 +93,8 @@ def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
         "path": pa.string(),
         "score": pa.float64(),
         "spread": pa.float64(),
+        "low": pa.float64(),
+        "high": pa.float64(),
         "raw": pa.float64(),
         "downscaled_to": pa.list_(pa.int32()),
         "distribution": pa.list_(pa.float64()),

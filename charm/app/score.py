@@ -35,7 +35,7 @@ from charm.tokenization.tokens import Tokens
 GROUP = 16  # photographs; of 512 tokens a full batch, and a few seconds of a CPU
 REJECTED = 3  # exit code
 _MOST_READERS = 8
-_JOURNAL_VERSION = 2
+_JOURNAL_VERSION = 3
 
 # What a manifest has other words for.
 _OUR_REASONS = {
@@ -165,7 +165,9 @@ def stream_rows(
                 if not row.reason:
                     score = next(scores)
                     shares = None if score.distribution is None else score.distribution.tolist()
-                    row = replace(row, score=score.score, spread=score.spread, raw=score.raw, distribution=shares)
+                    low, high = score.interval() or (None, None)
+                    row = replace(row, score=score.score, spread=score.spread, low=low, high=high, raw=score.raw)
+                    row = replace(row, distribution=shares)
                 rows.append(row)
             yield group, rows
     finally:

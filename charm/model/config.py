@@ -4,6 +4,7 @@ The stages `train` and `evaluate` write it as config.json beside the weights; no
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,8 @@ from charm.runtime.fields import (
 )
 from charm.runtime.schema import Range, SettingError, build
 
+LEVEL = 0.9  # of the intervals that are shown where nobody asks for another
+MOST_ERRORS = 200  # of a Calibration: within half a percent of the level asked, on the side of caution
 METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then the two that it does not have
 
 
@@ -152,6 +155,64 @@ class EvaluationConfig:
     metrics: dict[str, dict[str, float | None]]
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Errors of a model on the validation images, by which its scores get intervals (split conformal prediction).
+
+    An image of the same kind as these has a label within `reach(level)` of its score with a probability of at least
+    `level`, whatever the model and the errors are like (Vovk et al., 2005; Lei et al., JASA 2018). Dividing the errors by
+    the spread over draws first gives wider intervals at the same coverage on the built-in data: a draw knows little of
+    how wrong the model is.
+
+    Attributes:
+        images: number of validation images.
+        errors: |score - label| of these on the scale of the labels, ascending; of more than MOST_ERRORS images the
+            errors at evenly spaced ranks.
+    """
+
+    images: Annotated[int, Range(1)]
+    errors: list[Annotated[float, Range(0)]]
+
+    @classmethod
+    def of(cls, scores: Sequence[float], labels: Sequence[float]) -> "Calibration":
+        """Builds it from the scores and labels of the validation images, one of each at least."""
+        errors = sorted(abs(float(score) - float(label)) for score, label in zip(scores, labels, strict=True))
+        count = min(len(errors), MOST_ERRORS)
+        return cls(len(errors), [errors[math.ceil(rank * len(errors) / count) - 1] for rank in range(1, count + 1)])
+
+    def reach(self, level: float) -> float | None:
+        """Returns half the width of an interval, unclipped; None where there are too few images for this level.
+
+        Raises:
+            ValueError: level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level={level}: expected a number between 0 and 1, for example 0.9")
+        rank = math.ceil((self.images + 1) * level - 1e-9)  # 10 * 0.9 is 9
+        if rank > self.images:
+            return None
+        return self.errors[math.ceil(rank * len(self.errors) / self.images) - 1]
+
+    def coverage(self, scores: Sequence[float], labels: Sequence[float], level: float = LEVEL) -> float | None:
+        """Computes the fraction of images whose label lies within its interval; None where `reach` is None.
+
+        Args:
+            scores: of images that are no validation images, within the range.
+            labels: of the same images, on the same scale.
+            level: of the intervals.
+        """
+        reach = self.reach(level)
+        if reach is None or not len(scores):
+            return None
+        held = [abs(score - label) <= reach + 1e-9 for score, label in zip(scores, labels, strict=True)]
+        return sum(held) / len(held)
+
+
+def least_images(level: float) -> int:
+    """Returns how many validation images an interval of this level needs at least: 9 for 0.9."""
+    return math.ceil(level / (1 - level) - 1e-9)
+
+
 _BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
 _TRY = (
     "What may help: a backbone with published weights (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a "
@@ -194,6 +255,7 @@ class ModelConfig:
         versions: of the libraries, and of the way that patches are drawn, with which it was trained.
         evaluation: None before `evaluate`.
         colour: what becomes of wide colours, as it did for training.
+        calibration: None before `evaluate`, and where there are no validation images.
     """
 
     model: ViTConfig
@@ -209,6 +271,7 @@ class ModelConfig:
     versions: dict[str, str]
     evaluation: EvaluationConfig | None = None
     colour: Colour = "srgb"
+    calibration: Calibration | None = None
 
     @property
     def doubts(self) -> list[str]:
@@ -252,6 +315,9 @@ def _check_together(config: ModelConfig) -> None:
         raise SettingError(("draws",), f"draws: {problem}")
     if config.saliency is not None and config.saliency.backend == "sam_hq":
         build(SamHqConfig, config.saliency.settings, ("saliency", "settings"))
+    known = config.calibration
+    if known is not None and known.errors != sorted(known.errors)[: known.images]:
+        _fail("calibration", "errors", "expected ascending, at most one of an image")
     if config.evaluation is not None:
         for name in METRICS:
             found = config.evaluation.metrics.get(name, {})
