@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from charm.model.pos_embed import resample_pos_embed
     from charm.model.vit import CharmViT
-    from charm.scorer import CharmScorer, Score
+    from charm.scorer import CharmScorer
+    from charm.scores import Score
     from charm.tokenization.importance import score_patches
     from charm.tokenization.tokenizer import CharmTokenizer
     from charm.tokenization.tokens import Tokens
@@ -27,7 +28,7 @@ _HOMES = {
     "CharmScorer": "charm.scorer",
     "CharmTokenizer": "charm.tokenization.tokenizer",
     "CharmViT": "charm.model.vit",
-    "Score": "charm.scorer",
+    "Score": "charm.scores",
     "Tokens": "charm.tokenization.tokens",
     "resample_pos_embed": "charm.model.pos_embed",
     "score_patches": "charm.tokenization.importance",

@@ -67,8 +67,13 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     unit_targets, facts = found.target[::draws] @ unit_bins, inputs.manifest.facts
     evaluation = rate(unit_scores, unit_targets, facts, params.seed)
     low, high = facts.score_range
-    calibration = _calibrate(params, inputs, model, draws)
     raw = low + (high - low) * unit_scores.mean(axis=1)
+    # Training chose its best epoch by these images, which may make their errors a little too small: the coverage on the
+    # test images is measured.
+    val, val_shares = _predict(params, inputs, model, inputs.manifest.of_split("val"), draws)
+    val_raw = low + (high - low) * (val_shares @ unit_bins).mean(axis=1)
+    val_targets = low + (high - low) * (val.target[::draws] @ unit_bins)
+    calibration = Calibration.of(val_raw.clip(low, high), val_targets)
     predictions = {  # on the scale of the labels, as charm.scorer gives them
         "key": found.keys[::draws],
         "name": test.table["name"].to_pylist(),
@@ -107,8 +112,9 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     with atomic_write(out / "predictions.parquet") as file:
         table = pa.table(predictions | spread | distributions)
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-    config = replace(saved.config, draws=draws, evaluation=evaluation, calibration=calibration)
-    write_model_folder(out / "model", model.state_dict(), config)
+    percentiles = np.percentile(val_raw, np.arange(101)).tolist()
+    found_out = {"evaluation": evaluation, "val_percentiles": percentiles, "calibration": calibration}
+    write_model_folder(out / "model", model.state_dict(), replace(saved.config, draws=draws, **found_out))
     shown = "  ".join(f"{name.upper()} {_show(evaluation, name)}" for name in PAPERS)
     print(f"evaluate: {len(raw)} test images  {shown}")
 
@@ -126,34 +132,12 @@ def _predict(
     return found, found.predicted.reshape(-1, draws, num_bins)
 
 
-def _calibrate(params: Params, inputs: Inputs, model: Model, draws: int) -> Calibration | None:
-    """Scores the validation images as the test images are; returns their errors, None without such images.
-
-    Training chose its best epoch by these images, which may make their errors a little too small: the coverage on the
-    test images is measured.
-    """
-    val, (low, high) = inputs.manifest.of_split("val"), inputs.manifest.facts.score_range
-    if not len(val.table):
-        return None
-    found, shares = _predict(params, inputs, model, val, draws)
-    scores, targets = (
-        low + (high - low) * unit.clip(0, 1)
-        for unit in (
-            (shares @ inputs.manifest.unit_bins).mean(axis=1),
-            found.target[::draws] @ inputs.manifest.unit_bins,
-        )
-    )
-    return Calibration.of(scores, targets)
-
-
-def _rate_intervals(calibration: Calibration | None, predictions: dict[str, Any]) -> dict[str, float | None]:
+def _rate_intervals(calibration: Calibration, predictions: dict[str, Any]) -> dict[str, float | None]:
     """Counts the test images whose label lies within their interval of LEVEL; None each where there is no interval."""
-    reach = None if calibration is None else calibration.reach(LEVEL)
-    if calibration is None or reach is None:
-        images = calibration.images if calibration else 0
-        need = f"expected at least {least_images(LEVEL)}"
-        print(f"evaluate: {images} validation images are too few for {LEVEL:.0%} intervals, which are left out: {need}")
-        return {"interval_reach": None, "interval_coverage": None}
+    reach = calibration.reach(LEVEL)
+    if reach is None:
+        told = f"{calibration.images} validation images are too few: expected at least {least_images(LEVEL)}"
+        print(f"evaluate: no intervals of {LEVEL:.0%}: {told}")
     coverage = calibration.coverage(predictions["predicted"], predictions["target"])
     return {"interval_reach": reach, "interval_coverage": coverage}
 

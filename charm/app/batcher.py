@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from charm.scorer import Score
+from charm.scores import Score
 from charm.tokenization.tokens import Tokens
 
 

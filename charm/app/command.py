@@ -56,12 +56,13 @@ _SCORE_HELP = f"""Score photographs.
     \b
         charm score beach.jpg
         charm score photos/ --out scores.csv
+        charm score photos/ --top 50 --percentile
 
     Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
     the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
-    raw (the score before it was clipped to the scale), downscaled_to (height and width at which the model saw a
-    photograph that is larger than those of its training), distribution (the share of each bin, of models that were
-    trained on distributions) and reason. Lists are JSON in a CSV file.
+    raw (the score before it was clipped to the scale), percentile (if asked for), downscaled_to (height and width at
+    which the model saw a photograph that is larger than those of its training), distribution (the share of each bin, of
+    models that were trained on distributions) and reason. Lists are JSON in a CSV file.
 
     A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
     others are scored, and the exit code is 3, as it is where all that folders have is passed over. Each file is opened
@@ -142,13 +143,23 @@ def score(
             "--full-size", help="See photographs larger than the model's training had them; else they are downscaled."
         ),
     ] = False,
+    percentile: Annotated[
+        bool,
+        typer.Option(
+            "--percentile", help="Say how many in 100 of the model's validation photographs have a lower score."
+        ),
+    ] = False,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the N photographs of the highest scores, best first.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
     with reporting("what is made is kept, and the same command goes on from here" if out else ""):
         from charm.app.score import Options, score_files
 
-        raise typer.Exit(score_files(paths, Options(model, draws, out, overwrite, device, precision, full_size)))
+        options = Options(model, draws, out, overwrite, device, precision, full_size, percentile, top)
+        raise typer.Exit(score_files(paths, options))
 
 
 @app.command()

@@ -13,7 +13,8 @@ import numpy as np
 from charm.app.show import describe_area, find_importance
 from charm.attribution import Attribution, attribute_tokens, map_contributions
 from charm.drawing import UNITS, embed_png, encode_heat, encode_jpeg, encode_shade, mark_cells, shrink
-from charm.scorer import CharmScorer, Score
+from charm.scorer import CharmScorer
+from charm.scores import Score
 from charm.tokenization.tokens import Tokens
 
 RAISED, LOWERED = (0, 167, 181), (226, 92, 20)  # RGB; told apart by the colour-blind, too

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ class Row:
         state: size of the file in bytes and time of its last change in ns, before it was read; None where there is no
             file.
         reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
-        score, spread, raw, distribution: as charm.scorer.Score has them.
+        score, spread, raw, distribution, percentile: as charm.scores.Score has them.
         low, high: ends of its interval of LEVEL (charm.model.config); None where the model has none.
         downscaled_to: pixels, (height, width), at which the model saw it; None where that is its own size.
     """
@@ -34,16 +34,18 @@ class Row:
     raw: float | None = None
     downscaled_to: list[int] | None = None
     distribution: list[float] | None = None
+    percentile: float | None = None
     low: float | None = None
     high: float | None = None
 
 
-def format_line(row: Row) -> str:
-    """Formats score, spread, interval and path of a scored photograph for people."""
+def format_line(row: Row, has_percentile: bool = False) -> str:
+    """Formats a scored photograph for people: score, spread, interval, the percentile if it is asked for, and path."""
     spread = "" if row.spread is None else f"{row.spread:.4f}"
-    between = "" if row.low is None else f"{row.low:.4f} to {row.high:.4f}"
     seen = "" if row.downscaled_to is None else "\tseen at {}x{}".format(*row.downscaled_to)
-    return f"{row.score:.4f}\t{spread}\t{between}\t{escape_path(row.path)}{seen}"
+    between = "" if row.low is None else f"{row.low:.4f} to {row.high:.4f}\t"
+    percentile = f"{row.percentile:.1f}\t" if has_percentile else ""
+    return f"{row.score:.4f}\t{spread}\t{between}{percentile}{escape_path(row.path)}{seen}"
 
 
 def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
@@ -61,24 +63,16 @@ def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
     return FORMATS[out.suffix.lower()]
 
 
-def write_table(out: Path, rows: Sequence[Row], has_distribution: bool) -> None:
+def write_table(out: Path, rows: Sequence[Row], left_out: Collection[str]) -> None:
     """Writes the whole file at once.
 
     Args:
         out: of an ending that `choose_format` knows.
         rows: in their order.
-        has_distribution: whether the model gives any; without, the table has no such column.
+        left_out: the columns that the table does without, of those that not every model or command has.
     """
-    names = [
-        "score",
-        "spread",
-        "low",
-        "high",
-        "raw",
-        "downscaled_to",
-        *(["distribution"] if has_distribution else []),
-        "reason",
-    ]
+    every = ("score", "spread", "low", "high", "raw", "percentile", "downscaled_to", "distribution", "reason")
+    names = [name for name in every if name not in left_out]
     records = [{"path": escape_path(row.path)} | {name: getattr(row, name) for name in names} for row in rows]
     data = choose_format(out)(records)
     with atomic_write(out) as file:
@@ -96,6 +90,7 @@ def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
         "low": pa.float64(),
         "high": pa.float64(),
         "raw": pa.float64(),
+        "percentile": pa.float64(),
         "downscaled_to": pa.list_(pa.int32()),
         "distribution": pa.list_(pa.float64()),
         "reason": pa.string(),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import cv2
 
-from charm.app.journal import Journal, open_journal, read_state
+from charm.app.journal import open_journal, read_state
 from charm.app.reading import load_scorer, tokenize_file
 from charm.app.rows import Row, choose_format, format_line, write_table
 from charm.images.find import ImageFile, ImageFileReader, describe_passed, escape_path, find_image_files
@@ -35,7 +35,7 @@ from charm.tokenization.tokens import Tokens
 GROUP = 16  # photographs; of 512 tokens a full batch, and a few seconds of a CPU
 REJECTED = 3  # exit code
 _MOST_READERS = 8
-_JOURNAL_VERSION = 3
+_JOURNAL_VERSION = 4
 
 # What a manifest has other words for.
 _OUR_REASONS = {
@@ -68,6 +68,8 @@ class Options:
     device: str = "auto"
     precision: str = "float32"
     full_size: bool = False
+    percentile: bool = False
+    top: int | None = None
 
 
 def score_files(paths: Sequence[str], options: Options) -> int:
@@ -87,6 +89,9 @@ def score_files(paths: Sequence[str], options: Options) -> int:
         if out is not None and out.exists() and not options.overwrite:
             raise UserError(f"{escape_path(str(out))} is there already: --overwrite replaces it")
         scorer = load_scorer(options.model, options.device, options.precision, options.full_size)
+        if options.percentile and scorer.config.val_percentiles is None:
+            told = "holds no validation scores to compare with: `dvc repro evaluate` writes them into a model's folder"
+            raise UserError(f"--percentile: {escape_path(options.model)} {told}")
         draws = scorer.draws if options.draws is None else options.draws
         done = journal.resume(image_files, _describe(scorer, draws, options.precision)) if journal else {}
         if done:
@@ -94,18 +99,27 @@ def score_files(paths: Sequence[str], options: Options) -> int:
         clock = Clock(time.perf_counter())
         found = dict(done)
         left = [one for one in image_files if one.path not in done]
-        shown = out is None and sys.stdout.isatty() and sys.stderr.isatty()
+        prints = out is None and options.top is None  # the best are known at the end
+        shown = prints and sys.stdout.isatty() and sys.stderr.isatty()
         progress = Progress("score", len(image_files), "photograph", len(done), silent=shown)
         stream = stream_rows(scorer, left, draws, clock)
         with closing(progress), closing(stream):
             for group, rows in stream:
-                _keep(rows, group, journal)
+                if journal is not None:
+                    journal.append(rows, group)
+                elif prints:
+                    _print_lines(rows, options.percentile)
                 found |= {row.path: row for row in rows}
                 progress.move(len(rows))
         ordered = [found[one.path] for one in image_files]
+        best = ordered if options.top is None else find_best(ordered, options.top)
         if out is not None and journal is not None:
-            write_table(out, ordered, scorer.model.head.out_features > 1)
+            has_no = {"percentile": not options.percentile, "distribution": len(scorer.unit_bins) == 1}
+            has_no |= dict.fromkeys(("low", "high"), all(row.low is None for row in best))
+            write_table(out, best, [name for name, is_so in has_no.items() if is_so])
             journal.remove()
+        elif not prints:
+            _print_lines(best, options.percentile)
     if passed:
         print(describe_passed(passed), file=sys.stderr)
     _summarize(ordered, len(image_files) - len(done), clock)
@@ -124,14 +138,17 @@ def _describe(scorer: CharmScorer, draws: int, precision: str) -> dict[str, obje
     }
 
 
-def _keep(rows: Sequence[Row], group: Sequence[ImageFile], journal: Journal | None) -> None:
-    if journal is not None:
-        return journal.append(rows, group)
+def find_best(rows: Sequence[Row], count: int) -> list[Row]:
+    """Returns the scored photographs of the highest raw scores, best first; of equal ones the first."""
+    scored = [row for row in rows if row.raw is not None]
+    return sorted(scored, key=lambda row: -(row.raw or 0.0))[:count]
+
+
+def _print_lines(rows: Sequence[Row], has_percentile: bool) -> None:
     for row in rows:
         if not row.reason:
-            print(format_line(row))
+            print(format_line(row, has_percentile))
     sys.stdout.flush()
-    return None
 
 
 def stream_rows(
@@ -165,9 +182,9 @@ def stream_rows(
                 if not row.reason:
                     score = next(scores)
                     shares = None if score.distribution is None else score.distribution.tolist()
+                    told = {name: getattr(score, name) for name in ("score", "spread", "raw", "percentile")}
                     low, high = score.interval() or (None, None)
-                    row = replace(row, score=score.score, spread=score.spread, low=low, high=high, raw=score.raw)
-                    row = replace(row, distribution=shares)
+                    row = replace(row, **told, low=low, high=high, distribution=shares)
                 rows.append(row)
             yield group, rows
     finally:

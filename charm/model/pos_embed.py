@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from charm.model import positions
+
 MODES = ("bilinear", "bicubic", "nearest")
 
 
@@ -98,25 +100,12 @@ def gather_pos_embed(tables: Sequence[Tensor], patch_coord: Tensor, scale_id: Te
 
 
 def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:
-    """Returns the weights by which `resample_pos_embed` mixes the rows (or columns) of a learnt grid.
+    """Returns charm.model.positions.axis_weights as a tensor, float32 (length, g).
 
     Interpolation is separable: a token's embedding is the learnt grid, summed with the weights of its row and of its
     column. A few numbers per row thus stand for whole tables, which would grow with the square of the grid.
-
-    Args:
-        length: tokens along the axis of the new grid.
-        side: g, tokens along the axis of the learnt grid.
-        mode, antialias: as for `resample_pos_embed`.
-
-    Returns:
-        float32 (length, g); each row sums to 1.
     """
-    if length == side:
-        return torch.eye(side)
-    # Unit vectors are interpolated along the last axis. Along the other, torch 2.15 computes wrong values for a width
-    # of 1 with antialias=True; for the same reason whole grids are mixed from axis weights, not by F.interpolate.
-    weights = F.interpolate(torch.eye(side)[None, None], size=(side, length), mode=mode, antialias=antialias)
-    return weights[0, 0].T.contiguous()
+    return torch.from_numpy(positions.axis_weights(length, side, mode, antialias))
 
 
 def axis_taps(weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def test_a_score_does_not_depend_on_batch_mates_order_or_threads(
     assert np.ptp(alone) > 0.1
     together = [found.score for found in scorer(images)]
     backwards = [found.score for found in scorer(images[::-1])][::-1]
-    monkeypatch.setattr("charm.scorer._BATCH_TOKENS", 100)
+    monkeypatch.setattr("charm.scores._BATCH_TOKENS", 100)
     in_turns = [found.score for found in scorer(images)]
     threads = torch.get_num_threads()
     torch.set_num_threads(3)

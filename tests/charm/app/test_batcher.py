@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from charm.app.batcher import Batcher, Turns
-from charm.scorer import Score
+from charm.scores import Score
 from charm.tokenization.tokens import Tokens
 
 SECONDS = 20  # no test waits for so long

@@ -22,7 +22,7 @@ from charm.app.explain import (
     trace_border,
 )
 from charm.inputs.registry import INPUTS
-from charm.scorer import Score
+from charm.scores import Score
 from tests.charm.app.conftest import build_scorer
 from tests.conftest import draw_image
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from charm.app.command import app
 from charm.app.journal import open_journal, read_state
 from charm.app.rows import Row
 from charm.app.score import Clock, _read_ahead, stream_rows
+from charm.hub import write_model_folder
 from charm.images.decode import decode_image
 from charm.images.find import find_image_files
 from charm.scorer import CharmScorer
+from charm.scores import rank
 from tests.conftest import ROOT, draw_image
 from tests.faults.bombs import REFUSED
-from tests.untrained import write_model
+from tests.untrained import build_scorer, describe, write_model
 
 BAD = {"c.jpg": "format", "e.jpg": "empty", "g.jpg": "corrupt", "i.png": "too_large"}
 NAMES = [f"{letter}.{'png' if letter == 'i' else 'jpg'}" for letter in "abcdefghijklm"]
@@ -115,6 +117,50 @@ def whole(photos: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFac
         arguments = ["score", "photos", "--model", str(model_folder), "--out", "out.csv"]
         assert CliRunner().invoke(app, arguments).exit_code == 3
     return (folder / "out.csv").read_bytes()
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "best.csv"]], ids=["lines", "table"])
+def test_the_best_come_first_and_alone(out: list[str], run: Run, whole: bytes, work: Path) -> None:
+    ended = run("--top", "3", *out)
+    best = sorted((row for row in read_csv(whole) if row["raw"]), key=lambda row: -float(row["raw"]))[:3]
+    rows = read_csv(Path("best.csv").read_bytes()) if out else []
+    found = [row["path"] for row in rows] or [line.split("\t")[2] for line in ended.out.splitlines()]
+    assert found == [row["path"] for row in best]
+    assert ended.code == 3  # and the rejected ones are named
+    assert "c.jpg" in ended.err
+
+
+def test_percentiles_are_among_the_validation_images(work: Path, run: Run, whole: bytes) -> None:
+    refused = run("--percentile")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "holds no validation scores" in refused.err
+    raw = sorted(float(row["raw"]) for row in read_csv(whole) if row["raw"])
+    known = replace(describe(), val_percentiles=np.percentile(raw, np.arange(101)).tolist())
+    write_model_folder("known", build_scorer().model.state_dict(), known)
+    for out in ("found.csv", "found.parquet"):
+        assert run("--percentile", "--model", "known", "--out", out).code == 3
+    rows = read_csv(Path("found.csv").read_bytes())
+    assert list(rows[0])[:5] == ["path", "score", "spread", "raw", "percentile"]
+    places = sorted(float(row["percentile"]) for row in rows if row["raw"])
+    assert places == pytest.approx(np.linspace(0, 100, len(raw)), abs=0.5)
+    assert pq.read_table("found.parquet")["percentile"].to_pylist()[0] == pytest.approx(float(rows[0]["percentile"]))
+    line = run("--percentile", "--model", "known", "--top", "1").out
+    assert line.split("\t")[2] == "100.0"
+
+
+@pytest.mark.parametrize(
+    ("raw", "percentiles", "expected"),
+    [
+        pytest.param(3.0, None, None, id="unknown"),
+        pytest.param(-9.0, list(range(101)), 0, id="below all"),
+        pytest.param(900.0, list(range(101)), 100, id="above all"),
+        pytest.param(30.5, list(range(101)), 30.5, id="between"),
+        pytest.param(2.0, [2.0] * 101, 50, id="all equal"),
+        pytest.param(1.0, [0.0] * 40 + [1.0] * 21 + [2.0] * 40, 50, id="middle of equal ones"),
+    ],
+)
+def test_rank(raw: float, percentiles: list[float] | None, expected: float | None) -> None:
+    assert rank(raw, percentiles) == expected
 
 
 def read_csv(data: bytes) -> list[dict[str, str]]:
@@ -293,7 +339,9 @@ def stop(patch: pytest.MonkeyPatch, groups: int) -> None:
 
 KILLED = """
 import os, signal, sys
+from charm.hub import write_model_folder
 from charm.scorer import CharmScorer
+from charm.scores import rank
 from charm.app import score as score_files
 from charm.app.command import main
 

@@ -28,7 +28,8 @@ from charm.images import quarantine
 from charm.images.decode import decode_image
 from charm.images.reasons import REASONS
 from charm.runtime.errors import UserError
-from charm.scorer import CharmScorer, Score
+from charm.scorer import CharmScorer
+from charm.scores import Score
 from tests.charm.app.conftest import build_scorer
 from tests.conftest import ROOT, draw_image
 from tests.faults.bombs import REFUSED

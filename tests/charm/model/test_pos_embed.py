@@ -21,7 +21,7 @@ def test_bicubic_with_antialias_is_timms(grid_hw: tuple[int, int], prefix: int) 
     found = resample_pos_embed(table, grid_hw, "bicubic", antialias=True, num_prefix_tokens=prefix)
     expected = resample_abs_pos_embed(table, list(grid_hw), num_prefix_tokens=prefix)[0, prefix:]
     assert found.shape == (*grid_hw, 8)
-    torch.testing.assert_close(found.reshape(-1, 8), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.reshape(-1, 8), expected, rtol=0, atol=4e-6)  # theirs are weights in float32
 
 
 @pytest.mark.parametrize("antialias", [False, True])
