@@ -160,9 +160,9 @@ class Calibration:
     """Errors of a model on the validation images, by which its scores get intervals (split conformal prediction).
 
     An image of the same kind has a label within `reach(level)` of its score with a probability of at least `level`,
-    whatever the model and its errors are like (Vovk et al., 2005; Lei et al., JASA 2018). The errors are not divided by
-    the spread over draws: on the built-in data that makes intervals 7 to 20 % wider at the same coverage, since draws say
-    little of how wrong a score is (correlation 0.0 to 0.2).
+    whatever the model and its errors are like (Vovk et al., 2005; Lei et al., JASA 2018). The errors are not divided
+    by the spread over draws: on the built-in data that makes intervals up to 18 % wider at the same coverage, since
+    draws say little of how wrong a score is (correlation 0.0 to 0.2).
 
     Attributes:
         images: number of validation images.
