@@ -203,8 +203,8 @@ def evaluate(
 
     PLCC, SRCC, KRCC, ACC and MAE with 95 % intervals (bootstrap), differences from the first model over the same
     resamples, how far scores drift where images are downscaled first, how often the models' intervals hold labels,
-    and the images that models disagree about most: on one page, and image by image in a table. Several rows of one image
-    are averaged.
+    and the images that models disagree about most: on one page, and image by image in a table. Several rows of one
+    image are averaged.
 
     Scores are mapped from the model's scale onto --scale, end to end. An image that cannot be used is named with its
     reason and left out of all numbers; the exit code is then 3. Stopped, the same command goes on where it was.
