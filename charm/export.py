@@ -1,9 +1,10 @@
 """The encoder of a CharmViT for use without PyTorch code: tokens with their position embeddings -> outputs.
 
+    write_export(folder, model, config)  # all that charm.onnx_scorer.OnnxScorer scores images with
     data = export_onnx(model)  # the content of an .onnx file, weights included
     program = export_program(model)  # for torch.export.save
 
-Both take the same inputs, by these names and in this order, for any B and L from 1 on:
+All take the same inputs, by these names and in this order, for any B and L from 1 on:
 
     patches      uint8 (B, L, p, p, 3), RGB
     pos_embed    float32 (B, L, D), for a rotary backbone (B, L, 2 * d): looked up at each token's place in the
@@ -16,17 +17,27 @@ within, and padding is never attended to. Only `export_onnx` needs the packages 
 """
 
 import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.patch_embed import PatchEmbedResamplerFixedOrigSize
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from charm.hub import AnyPath, encode_config
+from charm.inputs.preparation import Preparation
+from charm.model.config import ModelConfig
+from charm.model.positions import FREQUENCIES, LEARNT
 from charm.model.protocol import Model
+from charm.onnx_scorer import INPUTS, ONNX_FILE, POSITIONS_FILE
+from charm.runtime.disk import atomic_write
 from charm.runtime.errors import name_extra
 
-INPUTS = ("patches", "pos_embed", "scale_id", "patch_valid")
 OPSET = 20  # the first that has GELU as one operation
 MAX_ONNX_BYTES = 2_000_000_000  # of weights; a protocol buffer ends at 2 GiB, and the graph needs room, too
 _DYNAMIC = {name: {0: Dim("B", min=1), 1: Dim("L", min=1)} for name in INPUTS}
@@ -35,9 +46,14 @@ _DYNAMIC = {name: {0: Dim("B", min=1), 1: Dim("L", min=1)} for name in INPUTS}
 class _Encoder(nn.Module):
     """CharmViT.forward without its branch on the data: it masks padding whether there is any or not."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, patch_size: int) -> None:
         super().__init__()
         self.model = model
+        if patch_size != model.patch_size:  # resampled now: ONNX has no pseudo-inverse
+            embed = model.vit.patch_embed
+            resample = PatchEmbedResamplerFixedOrigSize((model.patch_size, model.patch_size))
+            embed.proj.weight = nn.Parameter(resample(embed.proj.weight.detach(), [patch_size, patch_size]))
+            embed.patch_size = (patch_size, patch_size)
 
     def forward(self, patches: Tensor, pos_embed: Tensor, scale_id: Tensor, patch_valid: Tensor) -> Tensor:
         """Returns the outputs, float (B, num_outputs)."""
@@ -48,10 +64,11 @@ class _Encoder(nn.Module):
         return output
 
 
-def export_program(model: Model) -> ExportedProgram:
+def export_program(model: Model, patch_size: int | None = None) -> ExportedProgram:
     """Exports the encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
 
-    The model itself keeps its device, type and mode.
+    The model itself keeps its device, type and mode. `patch_size` is the side of the patches, pixels, if they are not
+    those of the backbone (FlexiViT).
 
     Raises:
         ValueError: the model reads whole images, and not any number of tokens.
@@ -61,8 +78,9 @@ def export_program(model: Model) -> ExportedProgram:
         raise ValueError(f"export: this model reads whole images by a {kind}: only a CharmViT's encoder is exported")
     if model.resizer is not None:
         raise ValueError("export: this model mixes residuals with the pixels: there is no input for them in the graph")
-    encoder = _Encoder(copy.deepcopy(model).cpu().float()).eval()
-    batch_size, seq_len, p = 2, 3, model.patch_size  # sizes of 1 would be taken for constants
+    p = patch_size or model.patch_size
+    encoder = _Encoder(copy.deepcopy(model).cpu().float(), p).eval()
+    batch_size, seq_len = 2, 3  # sizes of 1 would be taken for constants
     width = encoder.model.pos_embed_tables([(1, 1)])[0].shape[-1]
     example = (
         torch.zeros(batch_size, seq_len, p, p, 3, dtype=torch.uint8),
@@ -78,8 +96,12 @@ def export_program(model: Model) -> ExportedProgram:
     return program
 
 
-def export_onnx(model: Model) -> bytes:
+def export_onnx(model: Model, metadata: Mapping[str, str] | None = None, patch_size: int | None = None) -> bytes:
     """Exports the encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
+
+    Args:
+        model, patch_size: as for export_program.
+        metadata: facts by name, to be written into the file.
 
     Raises:
         ValueError: the weights are too large for one file, or the model reads whole images.
@@ -96,7 +118,7 @@ def export_onnx(model: Model) -> bytes:
         raise ModuleNotFoundError(f"export_onnx: {name_extra(error)}", name=error.name) from error
 
     exported = torch.onnx.export(
-        export_program(model),
+        export_program(model, patch_size),
         input_names=INPUTS,
         output_names=("output",),
         opset_version=OPSET,
@@ -106,6 +128,43 @@ def export_onnx(model: Model) -> bytes:
     assert exported is not None  # None is for the exporter that dynamo=True replaces
     shape: Any = exported.model.graph.inputs[0].shape
     exported.rename_axes({shape[0]: "B", shape[1]: "L"})  # torch.onnx.export loses the names of the axes
+    exported.model.metadata_props.update(metadata or {})
     ClearMetadataAndDocStringPass()(exported.model)  # the origin of nodes differs from one export to the next
     data: bytes = exported.model_proto.SerializeToString()
     return data
+
+
+def write_export(folder: AnyPath, model: Model, config: ModelConfig) -> None:
+    """Writes the folder that OnnxScorer reads; config.json, which names the others, comes last.
+
+    Raises:
+        ValueError: the model cannot be exported, or is too large for one file.
+    """
+    from safetensors.numpy import save
+
+    positions = save(read_positions(model))
+    metadata = {
+        "score_range": json.dumps(config.labels.score_range),
+        "num_bins": str(config.labels.num_bins),
+        "tokenizer": json.dumps({"name": config.tokenizer.name, "settings": config.tokenizer.settings}),
+        "cutter": json.dumps(config.tokenizer.cutter),
+        "selection": str(config.tokenizer.cutter["selection"]),
+        "pos_embeds": config.pos_embeds.mode,
+        "positions_sha256": hashlib.sha256(positions).hexdigest(),
+    }
+    data = export_onnx(model, metadata, Preparation.from_config(config).tokenizer.patch_size)
+    files = {ONNX_FILE: data, POSITIONS_FILE: positions, "config.json": encode_config(config, data)}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with atomic_write(Path(folder, name)) as file:
+            file.write(content)
+
+
+def read_positions(model: Model) -> dict[str, Any]:
+    """Returns the table that charm.model.positions.PositionTable looks embeddings up in."""
+    if model.learnt_grid is not None:
+        return {LEARNT: model.learnt_grid.detach().cpu().float().contiguous().numpy()}
+    # The sines of the token next to the middle of an axis whose places float32 holds exactly, 1/4096 from it.
+    length = 4096
+    sines = model.fixed_axis(length)[:, length // 2].chunk(2, dim=-1)[0]
+    return {FREQUENCIES: (sines.double().asin() * length).float().cpu().numpy()}

@@ -61,17 +61,22 @@ def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str,
     from safetensors.torch import save
 
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return {
+        "model.safetensors": weights,
+        "config.json": encode_config(config, weights),
+        "README.md": render_card(config).encode(),
+    }
+
+
+def encode_config(config: ModelConfig, weights: bytes) -> bytes:
+    """Encodes config.json, which `read_config` reads, for a file of weights."""
     facts = config.to_json() | {
         "library_name": "charm",
         "format": _FORMAT,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     whole = facts | {"config_sha256": _digest(facts)}
-    return {
-        "model.safetensors": weights,
-        "config.json": json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n",
-        "README.md": render_card(config).encode(),
-    }
+    return json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def write_model_folder(folder: AnyPath, tensors: "dict[str, Tensor]", config: ModelConfig) -> None:

@@ -41,10 +41,12 @@ def did_you_mean(came: str, known: list[str]) -> str:
 # The extra of charm-vit that brings a package which is not among its core requirements.
 EXTRAS = {
     **dict.fromkeys(("jinja2", "scipy", "timm", "torch"), "torch"),
-    **dict.fromkeys(("h11", "multipart", "pyarrow", "python_multipart", "starlette", "tqdm", "uvicorn"), "app"),
+    **dict.fromkeys(("h11", "multipart", "prometheus_client", "pyarrow", "python_multipart"), "app"),
+    **dict.fromkeys(("starlette", "tqdm", "uvicorn"), "app"),
     **dict.fromkeys(("segment_anything_hq", "torchvision", "transformers"), "sam-hq"),
     "pillow_heif": "heif",
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),
+    "onnxruntime": "onnxruntime",
 }
 
 
