@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from charm.drawing import draw_line, make_axis, render_page
+from charm.drawing import draw_line, encode_jpeg, make_axis, render_page, shrink
 from charm.model.config import LEVEL, METRICS
 from charm.model.metrics import find_intervals, resample_agreement, score_agreement, srcc
 
 DISPUTED = 8  # images that a page shows
 PAGE = Path(__file__).with_name("comparison.html.jinja")
-_MAX_POINTS = 1000  # of a scatter plot
+_SHOWN_EDGE = 240  # pixels
+_MOST_POINTS = 1000  # of a scatter plot
 _SEED = 0  # of the resamples
 
 # By metric the value and the ends of its 95 % interval; nan where undefined.
@@ -63,24 +64,23 @@ class Judge:
     history: Sequence[float] = ()
 
 
-def rate(scores: np.ndarray, sample: Sample) -> tuple[Rates, np.ndarray]:
-    """Rates scores (N,); returns the metrics, and these of each resample, which are paired between models."""
-    points = score_agreement(scores, sample.labels, sample.threshold)
-    left_out = () if sample.is_scaled else ("acc", "mae")
-    points |= dict.fromkeys(left_out if not math.isnan(sample.threshold) else ("acc", *left_out), math.nan)
-    resampled = resample_agreement(scores, sample.labels, sample.threshold, _SEED)
-    return _join(points, resampled), resampled
-
-
-def differ(rates: Rates, resampled: np.ndarray, others: Rates, other_resampled: np.ndarray) -> Rates:
-    """Returns the paired differences of a model's metrics from another's, of the same images."""
-    points = {name: rates[name][0] - others[name][0] for name in METRICS}
-    return _join(points, resampled - other_resampled)
-
-
-def _join(points: dict[str, float], resampled: np.ndarray) -> Rates:
+def rate(scores: np.ndarray, sample: Sample, others: np.ndarray | None = None) -> Rates:
+    """Rates scores (N,), or their paired difference from the scores of another model."""
+    points, resampled = _agree(scores, sample)
+    if others is not None:
+        less, less_resampled = _agree(others, sample)
+        points, resampled = {name: points[name] - less[name] for name in METRICS}, resampled - less_resampled
     intervals = find_intervals(points, resampled)
     return {name: (points[name], *intervals[name]) for name in METRICS}
+
+
+def _agree(scores: np.ndarray, sample: Sample) -> tuple[dict[str, float], np.ndarray]:
+    points = score_agreement(scores, sample.labels, sample.threshold)
+    if not sample.is_scaled:
+        points |= {"acc": math.nan, "mae": math.nan}
+    elif math.isnan(sample.threshold):
+        points["acc"] = math.nan
+    return points, resample_agreement(scores, sample.labels, sample.threshold, _SEED)
 
 
 def measure_drift(judge: Judge, sample: Sample) -> list[dict[str, Any]]:
@@ -95,98 +95,105 @@ def measure_drift(judge: Judge, sample: Sample) -> list[dict[str, Any]]:
     for size, scores in sorted(judge.by_size.items(), reverse=True):
         moved = (scores - judge.scores) / judge.span
         row = {"size": size, "drift": float(np.abs(moved).mean()), "shift": float(moved.mean())}
-        rows.append(row | {"srcc": rate(scores, sample)[0]["srcc"], "same": srcc(scores, judge.scores)})
+        rows.append(row | {"srcc": rate(scores, sample)["srcc"], "same": srcc(scores, judge.scores)})
     return rows
 
 
 def find_disputed(judges: Sequence[Judge]) -> list[int]:
-    """Finds the images whose rank differs most between two of the models; the scales may differ. Most first."""
-    if len(judges) < 2:
-        return []
-    ranks = np.array([stats.rankdata(judge.scores) for judge in judges])
-    gaps = np.ptp(ranks, axis=0)
-    order: list[int] = np.argsort(-gaps, kind="stable")[:DISPUTED].tolist()
-    return [index for index in order if gaps[index]]
+    """Finds the images whose rank differs most between two of the models, whose scales may differ; most first."""
+    gaps = np.ptp([stats.rankdata(judge.scores) for judge in judges], axis=0)
+    return [index for index in np.argsort(-gaps, kind="stable")[:DISPUTED].tolist() if gaps[index]]
 
 
 def render_comparison(
-    judges: Sequence[Judge], sample: Sample, images: dict[int, str], about: dict[str, Any]
+    judges: Sequence[Judge],
+    sample: Sample,
+    read_image: Callable[[int], np.ndarray | None],
+    about: dict[str, Any],
 ) -> tuple[str, list[str]]:
     """Renders the page, and the same numbers as lines of text.
 
     Args:
         judges: one at least; the others are compared with the first.
         sample: the images.
-        images: data URIs of the disputed ones (`find_disputed`), as far as they can be shown.
+        read_image: index of an image -> uint8 (H, W, 3), or None where it cannot be shown.
         about: `title`, `lede`, `notes` and `rejected` ([(reason, meaning, names), ...]) of the page.
     """
-    rated = [rate(judge.scores, sample) for judge in judges]
-    differences = [differ(*one, *rated[0]) for one in rated[1:]]
-    drifts = [measure_drift(judge, sample) for judge in judges]
+    first = judges[0]
+    rates = {judge.name: rate(judge.scores, sample) for judge in judges}
+    differences = {judge.name: rate(judge.scores, sample, first.scores) for judge in judges[1:]}
+    drifts = {judge.name: measure_drift(judge, sample) for judge in judges if judge.by_size}
+    disputed = []
+    for at in find_disputed(judges):
+        image = read_image(at)
+        uri = None if image is None else encode_jpeg(shrink(image, _SHOWN_EDGE))
+        disputed.append((sample.names[at], uri, sample.labels[at], [judge.scores[at] for judge in judges]))
     page = render_page(
         PAGE,
         **about,
         judges=judges,
-        rates=[rates for rates, _ in rated],
+        rates=rates,
         differences=differences,
         drifts=drifts,
-        size_plots=_plot_sizes(drifts) if drifts[0] else None,
+        size_plots=_plot_sizes(list(drifts.values())),
+        curves=_plot_curves(judges),
         scatters=[_plot_scatter(judge, sample) for judge in judges],
-        curves=_plot_curves(judges) if any(judge.history for judge in judges) else None,
-        disputed=[(sample.names[at], images.get(at), sample.labels[at], at) for at in find_disputed(judges)],
+        disputed=disputed,
         count=len(sample.labels),
         level=LEVEL,
         threshold=sample.threshold,
+        is_scaled=sample.is_scaled,
     )
-    return page, list(_list_lines(judges, rated, differences, drifts))
+    lines = [*about["notes"], *(f"{name}: {_show(found)}" for name, found in rates.items())]
+    lines += [f"{name} less {first.name}: {_show(found, '+')}" for name, found in differences.items()]
+    for name, rows in drifts.items():
+        told = (f"{row['size']:g}: {row['drift']:.1%}, SRCC {row['srcc'][0]:.3f}" for row in rows)
+        lines.append(f"{name}, drift at size {'; '.join(told)}")
+    return page, lines
 
 
-def _list_lines(judges: Any, rated: Any, differences: Any, drifts: Any) -> list[str]:
-    def show(rates: Rates, sign: str = "") -> str:
-        found = [(name, *rates[name]) for name in METRICS if math.isfinite(rates[name][0])]
-        return "  ".join(
-            f"{name.upper()} {v:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})" for name, v, low, high in found
-        )
-
-    lines = [f"{judge.name}: {show(rates)}" for judge, (rates, _) in zip(judges, rated, strict=True)]
-    for judge, rates in zip(judges[1:], differences, strict=True):
-        lines.append(f"{judge.name} less {judges[0].name}: {show(rates, '+')}")
-    for judge, rows in zip(judges, drifts, strict=True):
-        lines += [
-            f"{judge.name} at {row['size']:g} of the size: drift {row['drift']:.1%}, SRCC {row['srcc'][0]:.3f}"
-            for row in rows
-        ]
-    return lines
+def _show(rates: Rates, sign: str = "") -> str:
+    return "  ".join(
+        f"{name.upper()} {value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+        for name, (value, low, high) in rates.items()
+        if math.isfinite(value)
+    )
 
 
 def _plot_sizes(drifts: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Plots agreement and drift over size, a line per model, 440 x 260 pixels each."""
-    plots = []
-    for name, label in (("srcc", "SRCC with the labels"), ("drift", "drift, % of the scale")):
-        lines = [[row[name][0] if name == "srcc" else 100 * row[name] for row in rows] for rows in drifts]
-        sizes = [row["size"] for row in drifts[0]]
-        x, y = make_axis([0, *sizes], 62, 428), make_axis([0, *(one for line in lines for one in line)], 218, 14)
-        plots.append({"label": label, "x": x, "y": y, "lines": [draw_line(x, y, sizes, line) for line in lines]})
-    return plots
+    """Plots agreement and drift over size, a line per model; nothing without sizes."""
+    sizes = [[row["size"] for row in rows] for rows in drifts]
+    found = {
+        "SRCC with the labels": [[row["srcc"][0] for row in rows] for rows in drifts],
+        "drift, % of the scale": [[100 * row["drift"] for row in rows] for rows in drifts],
+    }
+    return [_plot_lines(label, sizes, lines, [0.0]) for label, lines in found.items() if lines]
 
 
-def _plot_curves(judges: Sequence[Judge]) -> dict[str, Any]:
-    """Plots the validation SRCC over epochs, a line per model, 440 x 260 pixels."""
-    epochs = range(1, 1 + max(len(judge.history) for judge in judges))
-    x = make_axis([*epochs], 62, 428, least_step=1)
-    y = make_axis([value for judge in judges for value in judge.history], 218, 14)
-    lines = [draw_line(x, y, epochs[: len(judge.history)], judge.history) for judge in judges]
-    return {"label": "validation SRCC", "x": x, "y": y, "lines": lines}
+def _plot_curves(judges: Sequence[Judge]) -> dict[str, Any] | None:
+    """Plots the validation SRCC over epochs, a line per model; None without histories."""
+    lines = [judge.history for judge in judges]
+    epochs = [range(1, len(line) + 1) for line in lines]
+    return _plot_lines("validation SRCC", epochs, lines, []) if any(lines) else None
+
+
+def _plot_lines(
+    label: str, xs: Sequence[Sequence[float]], ys: Sequence[Sequence[float]], least: Sequence[float]
+) -> dict[str, Any]:
+    """Plots lines, 440 x 260 pixels, over axes that hold all values, and those of `least`."""
+    x, y = (
+        make_axis([*least, *(one for line in lines for one in line)], *ends)
+        for lines, ends in ((xs, (62, 428)), (ys, (218, 14)))
+    )
+    return {"label": label, "x": x, "y": y, "lines": [draw_line(x, y, *pair) for pair in zip(xs, ys, strict=True)]}
 
 
 def _plot_scatter(judge: Judge, sample: Sample) -> dict[str, Any]:
     """Plots scores over labels, 440 x 440 pixels; one scale on both axes if they are on one."""
-    every = math.ceil(len(sample.labels) / _MAX_POINTS)
+    every = math.ceil(len(sample.labels) / _MOST_POINTS)
     labels, scores = sample.labels[::every].tolist(), judge.scores[::every].tolist()
-    both = [*labels, *scores]
     x, y = (
-        make_axis(both if sample.is_scaled else labels, 62, 428),
-        make_axis(both if sample.is_scaled else scores, 394, 28),
+        make_axis(labels + scores if sample.is_scaled else own, *ends)
+        for own, ends in ((labels, (62, 428)), (scores, (394, 28)))
     )
-    points = [(x.at(label), y.at(score)) for label, score in zip(labels, scores, strict=True)]
-    return {"x": x, "y": y, "points": points, "is_scaled": sample.is_scaled}
+    return {"x": x, "y": y, "points": list(zip(map(x.at, labels), map(y.at, scores), strict=True))}

@@ -193,25 +193,6 @@ class Calibration:
             return None
         return self.errors[math.ceil(rank * len(self.errors) / self.images) - 1]
 
-    def coverage(self, scores: Sequence[float], labels: Sequence[float], level: float = LEVEL) -> float | None:
-        """Computes the fraction of images whose label lies within its interval; None where `reach` is None.
-
-        Args:
-            scores: of images that are no validation images, within the range.
-            labels: of the same images, on the same scale.
-            level: of the intervals.
-        """
-        reach = self.reach(level)
-        if reach is None or not len(scores):
-            return None
-        held = [abs(score - label) <= reach + 1e-9 for score, label in zip(scores, labels, strict=True)]
-        return sum(held) / len(held)
-
-
-def least_images(level: float) -> int:
-    """Returns how many validation images an interval of this level needs at least: 9 for 0.9."""
-    return math.ceil(level / (1 - level) - 1e-9)
-
 
 _BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
 _TRY = (

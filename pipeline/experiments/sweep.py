@@ -6,6 +6,7 @@ uv run python -m pipeline experiments --show
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,14 +44,10 @@ def show_sweep(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], left_out: 
         cells = [name, str(len(seeds)), *(describe(values[metric]) for metric in METRICS), gap]
         lines.append("| " + " | ".join(cells) + " |")
     if not is_short:
-        lines += ["", *_explain(shown, names)]
+        lines.append("")
+        for pair in zip(shown, names, strict=True):
+            lines += textwrap.wrap(" ".join(pair), _WIDTH, subsequent_indent="    ")
     return "\n".join(lines)
-
-
-def _explain(shown: list[str], names: list[str]) -> list[str]:
-    """Lists the settings of each row, cut where a line would be too long."""
-    lines = [f"{number} {name}" for number, name in zip(shown, names, strict=True)]
-    return [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}\N{HORIZONTAL ELLIPSIS}" for line in lines]
 
 
 def group_runs(

@@ -173,10 +173,11 @@ def _plot_coverage(calibration: Calibration | None, scored: list[Scored]) -> dic
     if calibration is None or calibration.reach(LEVEL) is None:
         return None
     levels = [step / 20 for step in range(1, 20)]
-    predicted, targets = [row.predicted for row in scored], [row.target for row in scored]
-    found = [calibration.coverage(predicted, targets, level) for level in levels]
+    errors = np.array([abs(row.predicted - row.target) for row in scored])
+    reaches = [calibration.reach(level) for level in levels]
+    found = [math.nan if reach is None else float(np.mean(errors <= reach + 1e-9)) for reach in reaches]
     x, y = make_axis([0, 1], 62, 428), make_axis([0, 1], 394, 28)
-    line = draw_line(x, y, levels, [math.nan if one is None else one for one in found])
+    line = draw_line(x, y, levels, found)
     return {"x": x, "y": y, "line": line, "images": calibration.images}
 
 
