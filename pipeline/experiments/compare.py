@@ -90,8 +90,9 @@ def compare(runs: Sequence[Run], shards: Path) -> tuple[str, list[str], list[tup
     """
     first = runs[0]
     keys = [key for key in first.images if all(key in run.images for run in runs)]
+    names = ", ".join(run.name for run in runs)
     if len(keys) < 2:
-        raise UserError(f"{', '.join(run.name for run in runs)}: {len(keys)} test images in common: expected two")
+        raise UserError(f"{names}: {len(keys)} test images in common: expected two, as runs of one split have")
     labels = np.array([first.images[key][1] for key in keys])
     for run in runs[1:]:
         differing = int((np.abs(labels - [run.images[key][1] for key in keys]) > 1e-5).sum())
@@ -105,7 +106,7 @@ def compare(runs: Sequence[Run], shards: Path) -> tuple[str, list[str], list[tup
         judges.append(Judge(run.name, scores, high - low, coverage, history=run.history))
     left_out = sum(len(run.images) - len(keys) for run in runs)
     about = {
-        "title": f"{', '.join(run.name for run in runs)} on {first.dataset}",
+        "title": f"{names} on {first.dataset}",
         "lede": f"{len(keys)} test images that each of {len(runs)} runs has scored.",
         "notes": [f"{left_out} test images that not all runs have are left out."] if left_out else [],
         "rejected": [],
@@ -117,11 +118,11 @@ def compare(runs: Sequence[Run], shards: Path) -> tuple[str, list[str], list[tup
         except (OSError, LookupError, UserError):
             return None
 
-    names = [first.images[key][0] for key in keys]
+    shown = [first.images[key][0] for key in keys]
     page, lines = render_comparison(
-        judges, Sample(names, labels, first.labels["accuracy_threshold"]), read_image, about
+        judges, Sample(shown, labels, first.labels["accuracy_threshold"]), read_image, about
     )
-    rows = [row for one in judges for row in zip(names, labels, [one.name] * len(keys), one.scores, strict=True)]
+    rows = [row for one in judges for row in zip(shown, labels, [one.name] * len(keys), one.scores, strict=True)]
     return page, lines, rows
 
 

@@ -32,7 +32,7 @@ def show_sweep(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], left_out: 
         from the first row over the seeds that both have, with its 95 % interval (Student's t).
     """
     groups = group_runs(runs, left_out)
-    names = [", ".join(f"{key}={value}" for key, value in settings) or "as params.yaml" for settings in groups]
+    names = [", ".join(f"{key}={value}" for key, value in settings) or "one setting" for settings in groups]
     is_short = max(map(len, names), default=0) <= _MOST_SETTINGS
     shown = names if is_short else [f"({number})" for number in range(1, len(names) + 1)]
     baseline = next(iter(groups.values()), {})
