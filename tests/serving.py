@@ -5,16 +5,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from charm.app.access import Access
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.server import bind, build_app, make_server
 from charm.scorer import CharmScorer
 
+ALONE = Access()
+
 
 @contextmanager
-def run_server(scorer: CharmScorer, limits: ServerLimits = SERVER_LIMITS, host: str = "127.0.0.1") -> Iterator[str]:
+def run_server(scorer: CharmScorer, limits: ServerLimits = SERVER_LIMITS, access: Access = ALONE) -> Iterator[str]:
     """Gives its address; ends it in the end."""
-    with bind(host, 0) as bound:
-        server = make_server(build_app(scorer, host, limits), limits)
+    with bind(access.host, 0) as bound:
+        server = make_server(build_app(scorer, access, limits), limits, access.log)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:

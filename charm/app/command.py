@@ -87,7 +87,8 @@ _SERVE_HELP = f"""Serve a page and an HTTP API that score photographs.
     server, /openapi.json about requests and replies. Photographs are opened in a process of their own and removed once
     they are read.
 
-    There are no passwords: on another --host than this machine's own, anybody who reaches it may use it.
+    On another --host than this machine's own, anybody who reaches it may use it, unless --token-file asks for a token.
+    Requests for names that are not the server's are refused: --allow-host has those of a proxy or a container.
 """
 
 
@@ -368,11 +369,30 @@ def serve(
     ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name that the server has besides: of a proxy or a service; repeatable."),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="What a proxy puts before its routes, as /charm.")
+    ] = "",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds a token; requests need it as `Authorization: Bearer TOKEN`."),
+    ] = None,
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="A proxy whose X-Forwarded-Host and -For are believed; repeatable."),
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Print a line for each request.")] = False,
 ) -> None:
     with reporting():
+        from charm.app.access import Access, read_token
         from charm.app.server import serve
 
-        serve(model, host, port, draws, device, precision)
+        token = read_token(token_file)
+        access = Access(host, allow_host or (), root_path, token, trust_proxy or (), access_log)
+        serve(model, access, port, draws, device, precision)
 
 
 def main() -> None:

@@ -1,24 +1,19 @@
-"""Checks host, origin and size of a request before its body is read."""
+"""Checks host, origin, token and size of a request before its body is read."""
 
 import asyncio
 import contextlib
-import ipaddress
 import json
-import re
-import socket
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from charm.app.access import Access
 from charm.app.limits import ServerLimits
 
 _DRAIN_SECONDS = 2  # for the rest of a body that is not wanted
-EVERYWHERE = ("", "0.0.0.0", "::")  # what a server listens on to be reached under all of a machine's addresses
-# A name or an IPv4 address, or an IPv6 address without a zone in brackets; then a port or nothing.
-_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::(?P<port>[0-9]{1,5}))?")
 # A page's own policy, with the nonce of its script, replaces this one.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -49,25 +44,19 @@ def describe_refusal(request: Request | None, error: Exception) -> Reply:
     if not isinstance(error, Refused):
         error = Refused(500, "internal", "the server failed at this; its log says how")
     # What is left of the body is not wanted, so the connection ends here.
-    headers = {"Connection": "close"} | ({"Retry-After": "2"} if error.status == 503 else {})
+    more = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
+    headers = {"Connection": "close"} | more.get(error.status, {})
     return Reply({"error": {"code": error.code, "message": str(error)}}, error.status, headers)
 
 
 class Guard:
-    """ASGI middleware: refuses what the limits and this host's names rule out, closes what browsers leave open.
+    """ASGI middleware: refuses what the limits and `access` rule out, closes what browsers leave open.
 
-    Args:
-        app: serves what is let through; turns Refused, which reading a body may raise, into an answer.
-        host: that the server listens on. Other names are refused, or a page elsewhere whose name is made to point
-            here could read the answers ("DNS rebinding"). An address is no such name: on all addresses, all are taken.
+    `app` serves what is let through, and turns Refused, which reading a body may raise, into an answer.
     """
 
-    def __init__(self, app: ASGIApp, host: str, limits: ServerLimits) -> None:
-        self._app, self._limits = app, limits
-        self._names = {"localhost", "127.0.0.1", "::1", _spell(host)}
-        self._takes_addresses = host in EVERYWHERE
-        if self._takes_addresses:
-            self._names.add(socket.gethostname().lower())
+    def __init__(self, app: ASGIApp, access: Access, limits: ServerLimits) -> None:
+        self._app, self._access, self._limits = app, access, limits
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +81,10 @@ class Guard:
         assert task is not None
         self._under_way.add(task)
         try:
-            self._check(scope["method"], Headers(scope=scope))
+            self._check(scope)
+            root = scope["root_path"] = self._access.root
+            if root and scope["path"] == root:  # the page's own links start at the slash
+                return await RedirectResponse(f"{root}/", 308)(scope, receive, send_guarded)
             await self._app(scope, body.receive, send_guarded)
         except Refused as error:
             await describe_refusal(None, error)(scope, receive, send_guarded)
@@ -114,28 +106,27 @@ class Guard:
 
         return receive_end
 
-    def _check(self, method: str, headers: Headers) -> None:
-        host = headers.get("host", "").lower()
-        if len(headers.getlist("host")) > 1 or not self._is_here(host):
-            told = "this server is not called that: use the address that it printed, or an IP address of its machine"
-            raise Refused(403, "host", told)
-        origins = [origin.lower() for origin in headers.getlist("origin")]
-        if method == "POST" and not set(origins) <= {f"http://{host}", f"https://{host}"}:
-            raise Refused(403, "origin", "pages of other sites may not use this server")
+    def _check(self, scope: Scope) -> None:
+        access, headers = self._access, Headers(scope=scope)
+        peer, port = scope.get("client") or ("", 0)
+        hosts = headers.getlist("host")
+        if access.trusts(peer):
+            hosts = headers.getlist("x-forwarded-host") or hosts
+            if forwarded := headers.getlist("x-forwarded-for"):
+                scope["client"] = access.find_client(forwarded, peer), port
+        host = hosts[0].lower() if len(hosts) == 1 else ""
+        if not access.is_own(host):
+            told = "use the address that it printed, an IP address of its machine, or a name given to --allow-host"
+            raise Refused(403, "host", f"this server is not called that: {told}")
+        method, is_page = scope["method"], scope["path"] in ("/", access.root, f"{access.root}/")
+        if access.token and not is_page and not access.has_token(headers.getlist("authorization")):
+            raise Refused(401, "token", "this server asks for its token: send `Authorization: Bearer TOKEN`")
+        if method == "POST" and not all(access.is_own_page(one, host) for one in headers.getlist("origin")):
+            told = "--allow-host takes the name, and the port if it is shown, by which a proxy is reached"
+            raise Refused(403, "origin", f"pages of other sites may not use this server: {told}")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits)
-
-    def _is_here(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
-        if found is None or int(found["port"] or 0) > 65535:
-            return False
-        try:
-            address = ipaddress.ip_address(found["ipv6"] or found["name"])
-        except ValueError:
-            return found["name"] in self._names
-        is_bracketed = found["ipv6"] is not None
-        return is_bracketed == (address.version == 6) and (self._takes_addresses or str(address) in self._names)
 
 
 class _Body:
@@ -178,14 +169,6 @@ class _Body:
         self._left -= len(message.get("body", b""))
         self._is_whole = not message.get("more_body", False)
         return message
-
-
-def _spell(host: str) -> str:
-    """Returns a host as it is compared: an address in its shortest form, without a zone."""
-    try:
-        return str(ipaddress.ip_address(host.partition("%")[0]))
-    except ValueError:
-        return host.lower()
 
 
 def _too_large(limits: ServerLimits) -> Refused:

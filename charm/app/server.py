@@ -2,7 +2,7 @@
 
     GET  /              the page (charm/app/page.html)
     GET  /health        which model answers, and the limits
-    GET  /metrics       what it has done so far
+    GET  /metrics       what it has done so far (charm/app/counts.py)
     GET  /openapi.json  requests and replies, field by field (charm/app/openapi.json)
     POST /score         images -> scores: multipart/form-data with files in the field `image`, or one image as the body
     POST /explain       one image -> its score, and what its card on the page shows (charm/app/explain.py)
@@ -11,9 +11,9 @@ A request that is not served gets {"error": {"code", "message"}} (charm/app/guar
 """
 
 import asyncio
+import logging
 import secrets
 import socket
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +31,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from charm.app.access import EVERYWHERE, Access
 from charm.app.batcher import Batcher, Turns
 from charm.app.connections import count_connections, make_protocol
+from charm.app.counts import CONTENT_TYPE_LATEST, Counts, describe_counts, format_counts
 from charm.app.explain import (
     Shown,
     attribute_score,
@@ -42,7 +44,7 @@ from charm.app.explain import (
     show_contributions,
     show_tokens,
 )
-from charm.app.guard import EVERYWHERE, Guard, Refused, Reply, describe_refusal
+from charm.app.guard import Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads
@@ -54,32 +56,32 @@ from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
+_ALONE = Access()  # this machine's alone
 _PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "openapi.json"))
 
 
-def serve(folder: str, host: str, port: int, draws: int | None, device: str, precision: str) -> None:
+def serve(folder: str, access: Access, port: int, draws: int | None, device: str, precision: str) -> None:
     """Serves the model of a folder until SIGTERM or Ctrl-C. Port 0 is any free one; the address is printed. `draws` are
     those of a score where a request does not say; None = as many as `evaluate` took.
 
     Raises:
         UserError: no such model or device, or the address cannot be had.
     """
+    host = access.host
     with bind(host, port) as bound:
         scorer = load_scorer(folder, device, precision)
         find_mask(scorer, np.zeros((64, 64, 3), np.uint8))  # says now, and not to a client, what is missing for that
         scorer.draws = draws or scorer.draws
-        app = build_app(scorer, host)
+        app = build_app(scorer, access)
         name = socket.gethostname() if host in EVERYWHERE else host
         shown = f"[{name}]" if ":" in name else name
         with suppress(UserError):  # a service may have no output
-            print(f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+            print(
+                f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}{access.root}/ (Ctrl-C ends it)",
+                flush=True,
+            )
         with Interrupts():  # uvicorn raises the signal again when it has ended
-            make_server(app).run(sockets=[bound])
+            make_server(app, log=access.log).run(sockets=[bound])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -96,7 +98,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(message) from error
 
 
-def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS) -> uvicorn.Server:
+def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS, log: bool = False) -> uvicorn.Server:
     most, backlog = count_connections(limits)
     config = uvicorn.Config(
         app,
@@ -104,15 +106,18 @@ def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS) -> uvicorn.S
         ws="none",
         lifespan="on",
         log_level="error",  # warnings are about requests: a client could fill a disk with them
-        access_log=False,
+        access_log=log,
+        proxy_headers=False,  # which are the guard's to believe or not
         server_header=False,
         backlog=backlog,
         timeout_graceful_shutdown=limits.end_seconds,
     )
+    if log:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     return uvicorn.Server(config)
 
 
-def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
+def build_app(scorer: CharmScorer, access: Access = _ALONE, limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
     """Builds the application; its threads and child processes live from its start-up to its shut-down."""
     service = Service(scorer, limits)
     app = Starlette(
@@ -132,7 +137,7 @@ def build_app(scorer: CharmScorer, host: str = "127.0.0.1", limits: ServerLimits
         },
         lifespan=service.run,
     )
-    return Guard(app, host, limits)  # outermost: what it adds to replies is on those about failures, too
+    return Guard(app, access, limits)  # outermost: what it adds to replies is on those about failures, too
 
 
 def _describe_http(request: Request, error: Exception) -> Response:
@@ -206,20 +211,10 @@ class Service:
         return Response(_OPENAPI.read_bytes(), media_type="application/json")
 
     async def metrics(self, request: Request) -> Response:
-        served = self._batcher.served
-        return Reply(
-            {
-                "requests": self._answered,
-                "images": served.images,
-                "rejected": dict(self._rejected),
-                "batches": served.batches,
-                "mean_batch": served.images / served.batches if served.batches else 0.0,
-                "largest_batch": served.largest_batch,
-                "tokens_per_second": served.tokens / served.busy_seconds if served.busy_seconds else 0.0,
-                "waiting": len(self._batcher),
-                **_measure_memory(),
-            }
-        )
+        counts = Counts(self._answered, self._rejected, self._batcher.served, len(self._batcher))
+        if "application/json" in request.headers.get("accept", ""):
+            return Reply(describe_counts(counts))
+        return Response(format_counts(counts), media_type=CONTENT_TYPE_LATEST)
 
     async def score(self, request: Request) -> Response:
         draws = self._read_draws(request)
@@ -302,13 +297,3 @@ class Service:
             yield
         finally:
             self._sequences -= count
-
-
-def _measure_memory() -> dict[str, float]:
-    """Megabytes of this process: now, where the system tells, and at most so far; nothing where it tells neither."""
-    if resource is None:
-        return {}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    pages = Path("/proc/self/statm")
-    now = int(pages.read_text().split()[1]) * resource.getpagesize() / 1e6 if pages.exists() else peak
-    return {"memory_mb": now, "peak_memory_mb": peak}

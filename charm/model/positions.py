@@ -114,7 +114,8 @@ def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool
 
 
 def _linear(distance: np.ndarray, antialias: bool) -> np.ndarray:
-    return np.maximum(0, 1 - distance)
+    weights: np.ndarray = np.maximum(0, 1 - distance)
+    return weights
 
 
 def _cubic(distance: np.ndarray, antialias: bool) -> np.ndarray:

@@ -71,7 +71,7 @@ def connect(address: str) -> httpx.Client:
 
 def get_metrics(address: str) -> dict[str, Any]:
     with connect(address) as client:
-        found: dict[str, Any] = client.get("/metrics").json()
+        found: dict[str, Any] = client.get("/metrics", headers={"Accept": "application/json"}).json()
     return found
 
 

@@ -63,8 +63,9 @@ def build(name: str) -> CharmScorer:
         model = (
             CharmViT(backbone, False, config.model.num_scales, head=head, **tiny) if tiny else build_model(config.model)
         )
-        for parameter in model.parameters() if tiny else ():  # timm's start would change next to nothing
-            torch.nn.init.normal_(parameter, std=0.2)
+        for part, parameter in model.named_parameters():
+            if "gamma" in part:  # timm's LayerScale starts so small that blocks would change next to nothing
+                torch.nn.init.ones_(parameter)
         torch.nn.init.normal_(model.head.weight, std=0.02)
         torch.nn.init.constant_(model.head.bias, 0.5)
     return CharmScorer(model, replace(config, pos_embeds=made or model.pos_embed_config("bilinear", False)))

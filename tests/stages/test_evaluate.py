@@ -258,6 +258,10 @@ def test_the_folder_says_what_the_model_is_and_how_good(workspace: Workspace) ->
     assert config.labels.score_range == (1.0, 5.0)
     assert config.tokenizer.cutter["max_seq_len"] == 48
     assert config.draws == params.evaluate.draws == 4
+    names = read_manifest(folder / "data/manifest").of_split("val").table["name"].to_pylist()
+    images = [decode_image((folder / "images" / name).read_bytes()).pixels for name in names]
+    raw = [one.raw for one in CharmScorer.from_pretrained(folder / "runs/evaluate/model", "cpu")(images)]
+    assert config.val_percentiles == pytest.approx(np.percentile(raw, np.arange(101)), abs=1e-5)
     card = (folder / "runs/evaluate/model/README.md").read_text()
     head = YAML(typ="safe").load(card.split("---")[1])
     assert head["library_name"] == "charm"

@@ -18,11 +18,14 @@ from charm.scorer import CharmScorer
 from tests.conftest import draw_image
 
 OPTIONS = {
-    "score": ["--model", "--draws", "--out", "--overwrite", "--device", "--precision"],
+    "score": ["--model", "--draws", "--out", "--overwrite", "--device", "--precision", "--percentile", "--top"],
     "show": ["--model", "--selection", "--out"],
     "tokenize": ["--model", "--out"],
     "export": ["--model", "--out"],
-    "serve": ["--model", "--host", "--port", "--draws", "--device", "--precision"],
+    "serve": [
+        *("--model", "--host", "--port", "--draws", "--device", "--precision", "--allow-host", "--root-path"),
+        *("--token-file", "--trust-proxy", "--access-log"),
+    ],
 }
 
 

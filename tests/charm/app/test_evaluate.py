@@ -170,7 +170,7 @@ def test_a_run_goes_on_where_it_was_stopped(work: Path, monkeypatch: pytest.Monk
 
     def count(self: CharmScorer, tokens: Any) -> Any:
         calls.extend([self.config.tokenizer.name] if tokens else [])  # what was rejected is looked at again
-        if len(calls) == 2:
+        if tokens and len(calls) == 2:
             raise KeyboardInterrupt
         return score_tokens(self, tokens)
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from charm.app.access import Access
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.server import build_app
 from charm.model.config import Calibration, EvaluationConfig
@@ -117,6 +118,7 @@ def replies(scorer: CharmScorer) -> list[httpx.Response]:
                 client.post("/explain", content=JPEGS[0]),
             ]
             found += [client.get(path) for path in ("/", "/metrics", "/openapi.json")]
+            found += [client.get("/metrics", headers={"Accept": "application/json"})]
     limits = replace(SERVER_LIMITS, file_bytes=9000, body_bytes=10_000, files=2)
     with run_server(scorer, limits) as address:  # noqa: SIM117
         with connect(address) as client:
@@ -125,6 +127,8 @@ def replies(scorer: CharmScorer) -> list[httpx.Response]:
             found += [client.post("/score", json={}), client.post("/score", content=b""), client.get("/none")]
             found += [client.get("/score"), client.get("/health", headers={"Host": "example.org"})]
             found += [client.post("/score", headers={"Origin": "null"}), client.post("/score?draws=0", content=b"x")]
+    with run_server(scorer, access=Access(token="secret " * 3)) as address, connect(address) as client:
+        found.append(client.get("/health"))
     with run_server(scorer, ServerLimits(requests=0)) as address, connect(address) as client:
         found.append(client.post("/score", files=attach(TEXT)))
     return found

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import simplejpeg
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect, sync_playwright
 
+from charm.app.access import Access
 from charm.images.decode import decode_image
 from charm.images.reasons import REASONS
 from charm.model.config import Calibration, EvaluationConfig
@@ -239,6 +240,25 @@ def test_an_interval_stands_beside_the_score(browser: Browser, scorer: CharmScor
         low, high = model(FILES[name]).interval() or (0, 0)
         found = re.findall(r"(\d\.\d+) to (\d\.\d+)", shown.text_content() or "")
         assert [tuple(map(float, pair)) for pair in found] == [pytest.approx((low, high), abs=0.006)]
+
+
+def test_below_a_path_it_asks_for_the_token_once(browser: Browser, scorer: CharmScorer) -> None:
+    access = Access(root_path="/charm", token="0123456789abcdef")
+    answers = [None, "wrong", access.token]  # dismissed; then, the page loaded anew, two tries
+
+    def answer(asked: Dialog) -> None:
+        token = answers.pop(0)
+        asked.dismiss() if token is None else asked.accept(token)
+
+    with run_server(scorer, access=access) as address, browser.new_context() as context:
+        opened = context.new_page()
+        opened.on("dialog", answer)
+        opened.goto(f"{address}/charm")
+        expect(opened.locator("#model")).to_contain_text("this server asks for its token")
+        opened.reload()
+        opened.locator("#model b").first.wait_for()
+        attach_one(opened, "three.jpg")
+        assert (answers, opened.url) == ([], f"{address}/charm/")
 
 
 def test_what_could_not_be_scored_says_why(page: Page) -> None:

@@ -20,6 +20,7 @@ import pytest
 import simplejpeg
 from starlette.testclient import TestClient
 
+from charm.app.access import Access
 from charm.app.explain import attribute_score
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.server import bind, build_app, serve
@@ -247,7 +248,7 @@ def test_a_second_origin_is_not_let_through(client: httpx.Client) -> None:
 
 
 def test_on_all_addresses_any_address_is_ours_and_no_name_is(scorer: CharmScorer) -> None:
-    with run_server(scorer, host="0.0.0.0") as address, connect(address) as client:
+    with run_server(scorer, access=Access("0.0.0.0")) as address, connect(address) as client:
         for host in ("192.168.0.7:8000", "[fe80::1]", "[::1]:9", "localhost", socket.gethostname()):
             assert client.get("/health", headers={"Host": host}).status_code == 200
         for host in ("example.org", "[::1].evil.com", "192.168.0.7.evil.com", "fe80::1", "[192.168.0.7]", "3232235527"):
@@ -256,7 +257,7 @@ def test_on_all_addresses_any_address_is_ours_and_no_name_is(scorer: CharmScorer
 
 @pytest.mark.parametrize("host", ["0:0:0::1", "::1%lo"])
 def test_an_address_has_many_spellings(host: str, scorer: CharmScorer) -> None:
-    with TestClient(build_app(scorer, host)) as client:
+    with TestClient(build_app(scorer, Access(host))) as client:
         assert client.get("/health", headers={"Host": "[::1]:8000"}).status_code == 200
 
 
@@ -421,7 +422,7 @@ def test_metrics(scorer: CharmScorer) -> None:
     with run_server(scorer) as address, connect(address) as client:
         client.post("/score", files=attach(JPEGS[0], TEXT))
         client.post("/score", files=attach(JPEGS[1]))
-        found = client.get("/metrics").json()
+        found = client.get("/metrics", headers={"Accept": "application/json"}).json()
     assert (found["requests"], found["images"], found["rejected"]) == (2, 2, {"format": 1})
     assert (found["batches"], found["mean_batch"], found["largest_batch"], found["waiting"]) == (2, 1, 1, 0)
     assert found["tokens_per_second"] > 0
@@ -449,7 +450,7 @@ def test_many_clients_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         with ThreadPoolExecutor(16) as threads:
             rows = list(threads.map(ask, range(32)))
         with connect(address) as client:
-            found = client.get("/metrics").json()
+            found = client.get("/metrics", headers={"Accept": "application/json"}).json()
     assert all(is_score(row, alone[number % 8]) for number, row in enumerate(rows))
     assert found["images"] == 32
     assert found["batches"] <= 24
@@ -457,7 +458,7 @@ def test_many_clients_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
-    code = f"from charm.app.server import serve; serve({str(served_folder)!r}, '127.0.0.1', 0, 3, 'cpu', 'float32')"
+    code = f"from charm.app.server import *; serve({str(served_folder)!r}, Access(), 0, 3, 'cpu', 'float32')"
     environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -493,15 +494,15 @@ def test_a_service_needs_no_output(served_folder: Path, monkeypatch: pytest.Monk
     ran: list[bool] = []
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=refuse, flush=lambda: None))
     monkeypatch.setattr(
-        "charm.app.server.make_server", lambda app: SimpleNamespace(run=lambda sockets: ran.append(True))
+        "charm.app.server.make_server", lambda app, log: SimpleNamespace(run=lambda sockets: ran.append(True))
     )
-    serve(str(served_folder), "127.0.0.1", 0, None, "cpu", "float32")
+    serve(str(served_folder), Access(), 0, None, "cpu", "float32")
     assert ran == [True]
 
 
 def test_a_port_in_use(served_folder: Path) -> None:
     with bind("127.0.0.1", 0) as taken, pytest.raises(UserError, match=r"cannot listen on 127\.0\.0\.1 port") as caught:
-        serve(str(served_folder), "127.0.0.1", taken.getsockname()[1], None, "cpu", "float32")
+        serve(str(served_folder), Access(), taken.getsockname()[1], None, "cpu", "float32")
     assert "\n" not in str(caught.value)
 
 
@@ -513,7 +514,7 @@ def test_addresses_that_are_none(host: str, port: int) -> None:
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--model"):
-        serve(str(tmp_path), "127.0.0.1", 0, None, "cpu", "float32")
+        serve(str(tmp_path), Access(), 0, None, "cpu", "float32")
 
 
 def test_limits_as_promised() -> None:
