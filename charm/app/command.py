@@ -59,10 +59,11 @@ _SCORE_HELP = f"""Score photographs.
         charm score photos/ --top 50 --percentile
 
     Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
-    the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
-    raw (the score before it was clipped to the scale), percentile (if asked for), downscaled_to (height and width at
-    which the model saw a photograph that is larger than those of its training), distribution (the share of each bin, of
-    models that were trained on distributions) and reason. Lists are JSON in a CSV file.
+    the score over draws of patches, its 90 % interval (of models that know their errors on validation images), and its
+    path. With --out it writes a table with the columns path, score, spread, low and high (the interval), raw (the score
+    before it was clipped to the scale), percentile (if asked for), downscaled_to (height and width at which the model
+    saw a photograph that is larger than those of its training), distribution (the share of each bin, of models that
+    were trained on distributions) and reason. Lists are JSON in a CSV file.
 
     A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
     others are scored, and the exit code is 3, as it is where all that folders have is passed over. Each file is opened

@@ -15,7 +15,6 @@ from scipy import stats
 
 METRICS = ("srcc", "plcc", "acc")
 _WIDTH = 120  # columns of a terminal
-_MOST_SETTINGS = 34  # columns; longer ones stand below the table
 
 Settings = tuple[tuple[str, str], ...]  # (key, value) of those that differ between runs
 
@@ -33,17 +32,18 @@ def show_sweep(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], left_out: 
     """
     groups = group_runs(runs, left_out)
     names = [", ".join(f"{key}={value}" for key, value in settings) or "one setting" for settings in groups]
-    is_short = max(map(len, names), default=0) <= _MOST_SETTINGS
-    shown = names if is_short else [f"({number})" for number in range(1, len(names) + 1)]
     baseline = next(iter(groups.values()), {})
-    lines = ["| | seeds | SRCC | PLCC | ACC | SRCC less that of the first (95 %), above |", "|---|---|---|---|---|---|"]
-    for name, seeds in zip(shown, groups.values(), strict=True):
-        values = {metric: [metrics[metric] for metrics in seeds.values()] for metric in METRICS}
+    rows = []
+    for seeds in groups.values():
         both = [seed for seed in seeds if seed in baseline and seeds is not baseline]
         gap = describe_difference([seeds[seed]["srcc"] for seed in both], [baseline[seed]["srcc"] for seed in both])
-        cells = [name, str(len(seeds)), *(describe(values[metric]) for metric in METRICS), gap]
-        lines.append("| " + " | ".join(cells) + " |")
-    if not is_short:
+        means = (describe([metrics[metric] for metrics in seeds.values()]) for metric in METRICS)
+        rows.append(" | ".join([str(len(seeds)), *means, gap]))
+    is_short = all(len(f"| {name} | {row} |") <= _WIDTH for name, row in zip(names, rows, strict=True))
+    shown = names if is_short else [f"({number})" for number in range(1, len(names) + 1)]
+    lines = ["| | seeds | SRCC | PLCC | ACC | SRCC less that of the first (95 %), above |", "|---|---|---|---|---|---|"]
+    lines += [f"| {name} | {row} |" for name, row in zip(shown, rows, strict=True)]
+    if not is_short:  # what the numbers stand for comes below
         lines.append("")
         for pair in zip(shown, names, strict=True):
             lines += textwrap.wrap(" ".join(pair), _WIDTH, subsequent_indent="    ")

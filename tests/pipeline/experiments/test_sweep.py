@@ -42,6 +42,14 @@ def test_differences_are_of_the_seeds_that_both_have() -> None:
     assert uneven.endswith("+0.100 (+0.100 to +0.100), 2 of 2 |")
 
 
+@pytest.mark.parametrize("length", range(10, 60, 7))
+def test_a_table_fits_a_terminal(length: int) -> None:
+    runs = [made(1e-5, seed, 0.1234567 * seed, long={"x" * length: place}) for seed in range(3) for place in (1, 2)]
+    lines = show_sweep([*runs, made(1e-5, 4, None, long={"x" * length: 1})], ["hardware"]).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert sum("x" * length in line for line in lines) == 2
+
+
 def test_a_table_of_long_settings_fits_a_terminal() -> None:
     names = "vit_small_patch14_dinov2.lvd142m", "vit_base_patch14_reg4_dinov2.lvd142m"
     runs = [
