@@ -11,9 +11,11 @@ A request that is not served gets {"error": {"code", "message"}} (charm/app/guar
 """
 
 import asyncio
+import json
 import logging
 import secrets
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +36,7 @@ from starlette.types import ASGIApp
 from charm.app.access import EVERYWHERE, Access
 from charm.app.batcher import Batcher, Turns
 from charm.app.connections import count_connections, make_protocol
-from charm.app.counts import CONTENT_TYPE_LATEST, Counts, describe_counts, format_counts
+from charm.app.counts import CONTENT_TYPE_LATEST, format_counts
 from charm.app.explain import (
     Shown,
     attribute_score,
@@ -55,6 +57,11 @@ from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _ALONE = Access()  # this machine's alone
 _PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "openapi.json"))
@@ -211,10 +218,24 @@ class Service:
         return Response(_OPENAPI.read_bytes(), media_type="application/json")
 
     async def metrics(self, request: Request) -> Response:
-        counts = Counts(self._answered, self._rejected, self._batcher.served, len(self._batcher))
+        served = self._batcher.served
+        counts = {
+            "requests": self._answered,
+            "images": served.images,
+            "rejected": dict(self._rejected),
+            "batches": served.batches,
+            "mean_batch": served.images / served.batches if served.batches else 0.0,
+            "largest_batch": served.largest_batch,
+            "tokens": served.tokens,
+            "model_seconds": served.busy_seconds,
+            "tokens_per_second": served.tokens / served.busy_seconds if served.busy_seconds else 0.0,
+            "waiting": len(self._batcher),
+            **_measure_memory(),
+        }
         if "application/json" in request.headers.get("accept", ""):
-            return Reply(describe_counts(counts))
-        return Response(format_counts(counts), media_type=CONTENT_TYPE_LATEST)
+            return Reply(counts)
+        descriptions = json.loads(_OPENAPI.read_bytes())["components"]["schemas"]["Metrics"]["properties"]
+        return Response(format_counts(counts, descriptions), media_type=CONTENT_TYPE_LATEST)
 
     async def score(self, request: Request) -> Response:
         draws = self._read_draws(request)
@@ -297,3 +318,13 @@ class Service:
             yield
         finally:
             self._sequences -= count
+
+
+def _measure_memory() -> dict[str, float]:
+    """Megabytes of this process: now, where the system tells, and at most so far; nothing where it tells neither."""
+    if resource is None:
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    pages = Path("/proc/self/statm")
+    now = int(pages.read_text().split()[1]) * resource.getpagesize() / 1e6 if pages.exists() else peak
+    return {"memory_mb": now, "peak_memory_mb": peak}

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charm.model.pos_embed import axis_taps, mix_pos_embed
+from charm.model.pos_embed import mix_pos_embed
+from charm.model.positions import axis_taps
 from charm.tokenization.tokens import Tokens
 
 
@@ -35,7 +36,8 @@ class PosEmbedAxes:
         stacked = torch.cat(list(axes.values()), dim=-2)
         self._fixed = learnt is None
         # `gather` mixes these on the device: rows and columns if fixed, else the learnt grid, positions and weights.
-        self._parts: tuple[Tensor, ...] = tuple(stacked) if learnt is None else (learnt, *axis_taps(stacked))
+        taps = () if learnt is None else map(torch.from_numpy, axis_taps(stacked.numpy()))
+        self._parts: tuple[Tensor, ...] = tuple(stacked) if learnt is None else (learnt, *taps)
 
     def to(self, device: torch.device) -> Self:
         """Moves the tensors that `gather` reads to a device; returns the object itself."""

@@ -108,23 +108,8 @@ def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool
     return torch.from_numpy(positions.axis_weights(length, side, mode, antialias))
 
 
-def axis_taps(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the entries of axis weights that are not zero.
-
-    Args:
-        weights: float (T, g).
-
-    Returns:
-        int64 and float (T, K): positions along the learnt axis and their weights, K as few as hold every row (2 for
-        bilinear, 4 for bicubic, without antialiasing).
-    """
-    count = int((weights != 0).sum(dim=1).max())
-    positions = weights.abs().topk(count, dim=1).indices.sort(dim=1).values
-    return positions, weights.gather(1, positions)
-
-
 def mix_pos_embed(learnt: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]) -> Tensor:
-    """Mixes position embeddings from the taps (`axis_taps`) of each token's row and column.
+    """Mixes position embeddings from the taps (charm.model.positions.axis_taps) of each token's row and column.
 
     Args:
         learnt: float (g, g, D), the learnt grid.

@@ -1,7 +1,6 @@
 """OnnxScorer: CharmScorer's scores without PyTorch, from a folder that is whole or refused in one line."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -14,13 +13,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch.nn.functional import interpolate
 from typer.testing import CliRunner
 
 from charm.app.command import app
 from charm.export import read_positions, write_export
+from charm.inputs.settings import SETTINGS
 from charm.model.config import PosEmbedConfig
-from charm.model.positions import PositionTable, axis_weights
+from charm.model.positions import PositionTable
 from charm.model.registry import build_model
 from charm.model.vit import CharmViT
 from charm.onnx_scorer import OnnxScorer
@@ -31,8 +30,7 @@ from tests.untrained import describe, write_model
 SIZES = ((5, 9), (40, 300), (333, 77), (120, 90), (500, 640))
 # Model -> its input, backbone and position embeddings.
 EXPORTED: dict[str, dict[str, Any]] = {
-    **{name: {"tokenizer": name} for name in ("charm", "standard", "flexi", "padding", "square", "naflex", "anyres")},
-    **{name: {"tokenizer": name} for name in ("quadtree",)},
+    **{name: {"tokenizer": name} for name in SETTINGS if name not in ("muller", "musiq")},
     "musiq": {"tokenizer": "musiq", "backbone": "musiq", "patch_size": 32},
     "charm, distribution": {"tokenizer": "charm", "num_outputs": 5, "draws": 2},
     "charm, bicubic": {"tokenizer": "charm", "made": PosEmbedConfig("bicubic", True), "draws": 2},
@@ -93,13 +91,6 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     return export_once
 
 
-@pytest.fixture
-def folder(export: Export, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
-    shutil.copytree(export("charm, distribution")[1], tmp_path / "exported")
-    return tmp_path / "exported"
-
-
 @pytest.mark.parametrize("name", ["charm, distribution", "flexi", "charm, tiny DINOv3"])
 def test_scores_are_those_of_charm_scorer(name: str, export: Export) -> None:
     """An export takes seconds: tests.benchmarks.onnx_scorer has all inputs, whole backbones and 55 images."""
@@ -126,19 +117,6 @@ def test_positions_are_those_of_charm_scorer(name: str) -> None:
         assert table.embed(tokens, tokens.seq_len) == pytest.approx(expected, abs=1e-6)
         padded = table.embed(tokens, len(tokens.patch_valid))
         assert not padded[tokens.seq_len :].any()
-
-
-@pytest.mark.parametrize("antialias", [False, True])
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-@pytest.mark.parametrize("length", [1, 2, 5, 8, 37, 100])
-def test_axis_weights_are_those_of_torch(length: int, mode: str, antialias: bool) -> None:
-    if antialias and mode == "nearest":
-        mode = "bilinear"
-    for side in (1, 4, 16, 37):
-        expected = interpolate(torch.eye(side)[None, None], (side, length), mode=mode, antialias=antialias)[0, 0].T
-        found = axis_weights(length, side, mode, antialias)
-        assert found == pytest.approx(expected.numpy(), abs=1e-5)
-        assert antialias or (found != 0).sum(axis=1).max() <= {"bilinear": 2, "bicubic": 4, "nearest": 1}[mode]
 
 
 def test_the_file_says_how_to_use_it(export: Export) -> None:
@@ -173,43 +151,24 @@ print(OnnxScorer.from_pretrained(sys.argv[1])(np.load(sys.argv[2])).raw)
     assert b'pip install "charm-vit[onnxruntime]"' in ended.stderr
 
 
-def change_positions(folder: Path) -> None:
-    path = folder / "positions.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"\1")
-
-
 @pytest.mark.parametrize(
-    ("chosen", "out", "told"),
-    [
-        pytest.param({"tokenizer": "muller"}, "made", "mixes residuals with the pixels", id="residuals"),
-        pytest.param({}, "model.onnx", "expected the name of a folder", id="name of a file"),
-    ],
+    ("name", "message"), [("model.onnx", r"model\.onnx is damaged"), ("positions.safetensors", "of another export")]
 )
-def test_what_cannot_be_exported_is_refused_in_a_line(
-    chosen: dict[str, Any], out: str, told: str, tmp_path: Path
-) -> None:
-    write_model(tmp_path / "model", **chosen)
-    ended = CliRunner().invoke(app, ["export", "--model", f"{tmp_path}/model", "--out", str(tmp_path / out)])
-    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
-    assert told in ended.stderr
-    assert not (tmp_path / out).exists()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        pytest.param(lambda at: (at / "config.json").write_text("{}"), "not the description of a Charm", id="config"),
-        pytest.param(lambda at: (at / "model.onnx").write_bytes(b"x"), r"model\.onnx is damaged", id="model"),
-        pytest.param(change_positions, "of another export than model", id="positions of another"),
-    ],
-)
-def test_what_is_damaged_is_refused_in_a_line(damage: Callable[[Path], Any], message: str, folder: Path) -> None:
-    damage(folder)
+def test_what_is_damaged_is_refused_in_a_line(name: str, message: str, export: Export, tmp_path: Path) -> None:
+    folder = shutil.copytree(export("charm, distribution")[1], tmp_path / "exported")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"\1")
     with pytest.raises(ValueError, match=message) as told:
         OnnxScorer.from_pretrained(folder)
     assert "\n" not in str(told.value)
 
 
-def test_a_folder_that_was_never_exported_lacks_a_file(model_folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=re.escape("model.onnx")):
-        OnnxScorer.from_pretrained(model_folder)
+@pytest.mark.parametrize(
+    ("tokenizer", "out", "told"),
+    [("muller", "made", "mixes residuals with the pixels"), ("charm", "model.onnx", "expected the name of a folder")],
+)
+def test_what_cannot_be_exported_is_refused_in_a_line(tokenizer: str, out: str, told: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "model", tokenizer=tokenizer)
+    ended = CliRunner().invoke(app, ["export", "--model", f"{tmp_path}/model", "--out", str(tmp_path / out)])
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
+    assert told in ended.stderr
+    assert not (tmp_path / out).exists()

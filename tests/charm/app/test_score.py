@@ -151,12 +151,10 @@ def test_percentiles_are_among_the_validation_images(work: Path, run: Run, whole
 @pytest.mark.parametrize(
     ("raw", "percentiles", "expected"),
     [
-        pytest.param(3.0, None, None, id="unknown"),
-        pytest.param(-9.0, list(range(101)), 0, id="below all"),
-        pytest.param(900.0, list(range(101)), 100, id="above all"),
-        pytest.param(30.5, list(range(101)), 30.5, id="between"),
-        pytest.param(2.0, [2.0] * 101, 50, id="all equal"),
-        pytest.param(1.0, [0.0] * 40 + [1.0] * 21 + [2.0] * 40, 50, id="middle of equal ones"),
+        (3.0, None, None),
+        (-9.0, list(range(101)), 0),
+        (900.0, list(range(101)), 100),
+        (2.0, [2.0] * 101, 50),
     ],
 )
 def test_rank(raw: float, percentiles: list[float] | None, expected: float | None) -> None:
