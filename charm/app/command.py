@@ -190,14 +190,10 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an evaluation that is there already.")
     ] = False,
-    draws: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="K", help="Draws of patches per score; else as in the model's evaluation."),
-    ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Tell how well models agree with labels, with each other, and with themselves at other sizes.
+    """Tell how well models agree with anybody's labels.
 
     \b
         charm evaluate runs/evaluate/model --labels other.csv --scale 1 5
@@ -215,7 +211,7 @@ def evaluate(
         from charm.app.evaluate import Options, evaluate_models
 
         chosen = _read_sizes(sizes)
-        options = Options(models, labels, root, columns, scale, chosen, out, overwrite, draws, device, precision)
+        options = Options(models, labels, root, columns, scale, chosen, out, overwrite, device, precision)
         raise typer.Exit(evaluate_models(options))
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from charm.drawing import draw_line, encode_jpeg, make_axis, render_page, shrink
 from charm.model.config import LEVEL, METRICS
-from charm.model.metrics import find_intervals, resample_agreement, score_agreement, srcc
+from charm.model.metrics import find_intervals, resample_agreement, score_agreement
 
 DISPUTED = 8  # images that a page shows
 PAGE = Path(__file__).with_name("comparison.html.jinja")
@@ -88,14 +88,13 @@ def measure_drift(judge: Judge, sample: Sample) -> list[dict[str, Any]]:
 
     Returns:
         Of each size, descending: `size`; `drift`, mean of |score - score at full size| as a fraction of the scale;
-        `shift`, the same with its sign; `srcc` with its interval; `same`, the SRCC of the scores with those at full
-        size.
+        `shift`, the same with its sign; `srcc` with its interval.
     """
     rows = []
     for size, scores in sorted(judge.by_size.items(), reverse=True):
         moved = (scores - judge.scores) / judge.span
         row = {"size": size, "drift": float(np.abs(moved).mean()), "shift": float(moved.mean())}
-        rows.append(row | {"srcc": rate(scores, sample)["srcc"], "same": srcc(scores, judge.scores)})
+        rows.append(row | {"srcc": rate(scores, sample)["srcc"]})
     return rows
 
 

@@ -39,7 +39,6 @@ class Options:
     sizes: Sequence[float]
     out: Path
     overwrite: bool
-    draws: int | None
     device: str
     precision: str
 
@@ -89,7 +88,7 @@ def evaluate_models(options: Options) -> int:
             scorer = load_scorer(name, options.device, options.precision)
             found = {}
             for size in options.sizes:
-                one = Pass(scorer, options.draws or scorer.draws, options.precision, size)
+                one = Pass(scorer, scorer.draws, options.precision, size)
                 journals.append(stack.enter_context(open_journal(options.out / f"{len(journals)}-{size:g}")))
                 print(f"{escape_path(name)}, size {size:g}")
                 found[size] = run_pass(one, image_files, journals[-1], Clock(time.perf_counter()))

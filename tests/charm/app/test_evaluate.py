@@ -12,7 +12,6 @@ import simplejpeg
 from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
-from charm.app import evaluate
 from charm.app.command import app
 from charm.model.config import Calibration
 from charm.model.metrics import mae, srcc
@@ -205,10 +204,3 @@ def test_the_page_fits_and_has_no_fault(width: int, work: Path) -> None:
         assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
         assert find_faults(page) == []
         browser.close()
-
-
-def test_labels_of_one_image_are_averaged(work: Path) -> None:
-    options = evaluate.Options([], Path("labels.csv"), None, ("file", "mos"), None, [], Path(), False, None, "cpu", "")
-    found = evaluate.read_labels(options)
-    assert found["3.jpg"] == LABELS[3] + 1
-    assert len(found) == COUNT + len(BAD)
