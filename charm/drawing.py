@@ -1,6 +1,11 @@
-"""Drawings of an image as a model sees it, shared by the report, the page and `charm show`."""
+"""Drawings that the report, the pages and `charm show` share: an image as a model sees it, axes of plots and lines."""
 
 import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,3 +78,96 @@ def encode_png(image: np.ndarray) -> bytes:
     """Encodes uint8 (h, w, 3), RGB, or (h, w, 4), RGBA, as the bytes of a PNG file."""
     order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
     return cv2.imencode(".png", cv2.cvtColor(image, order))[1].tobytes()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a plot: a value `low` lies at `start` pixels, a value `high` at `stop`.
+
+    With `is_log` low, high and step are powers of ten.
+    """
+
+    low: float
+    high: float
+    step: float
+    start: float
+    stop: float
+    is_log: bool = False
+
+    def at(self, value: float) -> float:
+        """Pixels."""
+        value = math.log10(value) if self.is_log else value
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start), 1)
+
+    @property
+    def ticks(self) -> list[tuple[str, float]]:
+        """Label and pixels of each."""
+        if self.is_log:
+            powers = range(round(self.low), round(self.high) + 1)
+            return [(f"{10.0**power:,.10g}", self.at(10.0**power)) for power in powers]
+        values = [self.low + self.step * i for i in range(round((self.high - self.low) / self.step) + 1)]
+        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        return [(minus(f"{round(value, decimals) + 0.0:.{decimals}f}"), self.at(value)) for value in values]
+
+
+def make_axis(
+    values: Sequence[float], start: float, stop: float, least_step: float = 0.0, is_log: bool = False
+) -> Axis:
+    """Builds an axis over all finite values, from one round number to another, in at most 6 steps.
+
+    A logarithmic one has a step for each power of ten, and positive values.
+    """
+    if is_log:
+        values, least_step = [math.log10(value) for value in values], 1
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(finite), max(finite)
+    span = max(high - low, least_step, 1e-6 * max(abs(low), abs(high)), 1e-9)
+    power = 10.0 ** math.floor(math.log10(span / 6))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 6)
+    step = max(step, least_step)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return Axis(first * step, last * step, step, start, stop, is_log)
+
+
+def draw_line(x_axis: Axis, y_axis: Axis, xs: Sequence[float], ys: Sequence[float]) -> str:
+    """Returns an SVG path through the points, with a gap where y is not a number."""
+    path, pen = "", "M"
+    for x, y in zip(xs, ys, strict=True):
+        if not math.isfinite(y):
+            pen = "M"
+            continue
+        # A line of no length still shows its round cap, so a point between two gaps is seen.
+        path += f"{pen}{x_axis.at(x)} {y_axis.at(y)}" + ("h0" if pen == "M" else "")
+        pen = "L"
+    return path
+
+
+def minus(number: str) -> str:
+    """Returns a number with a true minus sign."""
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def render_page(template: Path, **facts: Any) -> str:
+    """Renders a page that needs no other file and no network; whatever it is given is escaped.
+
+    Args:
+        template: of Jinja, which may import from page.html.jinja.
+        facts: that the template shows.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # of the extra [torch]
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = format_score
+    return environment.get_template(template.name).render(facts)
+
+
+def format_score(value: float | None) -> str:
+    """Formats three decimals with a true minus sign; "undefined" for None and nan."""
+    return "undefined" if value is None or math.isnan(value) else minus(f"{value:.3f}")

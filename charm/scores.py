@@ -6,13 +6,13 @@ other and never to padding. Batch mates, order and the number of threads change 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
 
 from charm.inputs.preparation import Preparation, choose_edge
-from charm.model.config import ModelConfig
+from charm.model.config import LEVEL, Calibration, ModelConfig
 from charm.tokenization.tokens import Tokens
 
 _BATCH_TOKENS = 8192  # of a batch, padding included: 16 images of 512
@@ -29,6 +29,8 @@ class Score:
             trained on scores.
         raw: the score before it was clipped to the range, for ranking.
         percentile: how many in 100 of the model's validation images have a lower score; None where nobody knows.
+        calibration: of the model; None if it has none, or the image had fewer draws than the validation images.
+        score_range: of the labels, which an interval ends within.
     """
 
     score: float
@@ -36,6 +38,23 @@ class Score:
     distribution: np.ndarray | None
     raw: float
     percentile: float | None = None
+    calibration: Calibration | None = field(default=None, repr=False)
+    score_range: tuple[float, float] = field(default=(-math.inf, math.inf), repr=False)
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """Returns the ends of an interval that holds the label of a fraction `level` of images.
+
+        It is as sure as an image is like those of the model's validation; about others nobody knows. None where the
+        model has no calibration, or one of too few images for this level.
+
+        Raises:
+            ValueError: level is not between 0 and 1.
+        """
+        reach = None if self.calibration is None else self.calibration.reach(level)
+        if reach is None:
+            return None
+        low, high = self.score_range
+        return max(low, self.score - reach), min(high, self.score + reach)
 
 
 class Scorer(Preparation):
@@ -132,7 +151,8 @@ class Scorer(Preparation):
         distribution = shares.mean(axis=0) if len(self.unit_bins) > 1 else None
         spread = float(scores.std()) if len(scores) > 1 else None
         percentile = rank(raw, self.config.val_percentiles)
-        return Score(min(max(raw, low), high), spread, distribution, raw, percentile)
+        calibration = self.config.calibration if len(scores) >= self.config.draws else None  # fewer draws err more
+        return Score(min(max(raw, low), high), spread, distribution, raw, percentile, calibration, self.score_range)
 
 
 def rank(raw: float, percentiles: Sequence[float] | None) -> float | None:

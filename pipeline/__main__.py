@@ -2,8 +2,9 @@
 
     python -m pipeline verify [--full]    is everything under data/ and runs/ whole?
     python -m pipeline prune [--runs]     remove from the store what no folder uses any more
-    python -m pipeline experiments ...    the paper's tables
+    python -m pipeline experiments ...    the paper's tables, and any sweep
     python -m pipeline figures ...        the paper's figures
+    python -m pipeline compare A B C      runs or experiments on one page
 
 Exit codes: 0 all went well; 2 a mistake, told in one line; 4 artifacts are damaged; 130 stopped.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import reporting
+from pipeline.experiments import compare
 from pipeline.experiments import run as experiments
 from pipeline.figures import run as figures
 
@@ -49,6 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    compare.add_arguments(
+        commands.add_parser(
+            "compare",
+            help="runs or experiments on one page",
+            description=compare.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     chosen = parser.parse_args(arguments)
     with reporting():
         if chosen.command == "verify":
@@ -57,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _prune(chosen.runs)
         elif chosen.command == "experiments":
             experiments.run(chosen)
+        elif chosen.command == "compare":
+            compare.run(chosen)
         else:
             figures.run(chosen)
     return 0

@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
-from charm.model.config import EvaluationConfig
+from charm.model.config import LEVEL, Calibration, EvaluationConfig
 from charm.model.metrics import score_agreement
 from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
@@ -74,8 +75,12 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     evaluation = rate(unit_scores, unit_targets, facts, params.seed)
     low, high = facts.score_range
     raw = low + (high - low) * unit_scores.mean(axis=1)
-    _, val_shares = _predict(params, inputs, model, inputs.manifest.of_split("val"), draws)
+    # Training chose its best epoch by these images, which may make their errors a little too small: the coverage on the
+    # test images is measured.
+    val, val_shares = _predict(params, inputs, model, inputs.manifest.of_split("val"), draws)
     val_raw = low + (high - low) * (val_shares @ unit_bins).mean(axis=1)
+    val_targets = low + (high - low) * (val.target[::draws] @ unit_bins)
+    calibration = Calibration.of(val_raw.clip(low, high), val_targets)
     predictions = {  # on the scale of the labels, as charm.scorer gives them
         "key": found.keys[::draws],
         "name": test.table["name"].to_pylist(),
@@ -89,6 +94,7 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     masks = describe_masks(params)
     results = Results(
         evaluation=evaluation,
+        **_rate_intervals(calibration, predictions),
         draws=draws,
         best_epoch=saved.config.training.best_epoch,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -114,8 +120,8 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
         table = pa.table(predictions | spread | distributions)
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     percentiles = np.percentile(val_raw, np.arange(101)).tolist()
-    found_out = replace(saved.config, draws=draws, evaluation=evaluation, val_percentiles=percentiles)
-    write_model_folder(out / "model", model.state_dict(), found_out)
+    found_out = {"evaluation": evaluation, "val_percentiles": percentiles, "calibration": calibration}
+    write_model_folder(out / "model", model.state_dict(), replace(saved.config, draws=draws, **found_out))
     shown = "  ".join(f"{name.upper()} {_show(evaluation, name)}" for name in PAPERS)
     print(f"evaluate: {len(raw)} test images  {shown}")
 
@@ -132,6 +138,17 @@ def _predict(
     with explaining_memory(sampler.most_images):
         found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(num_bins))
     return found, found.predicted.reshape(-1, draws, num_bins)
+
+
+def _rate_intervals(calibration: Calibration, predictions: dict[str, Any]) -> dict[str, float | None]:
+    """Counts the test images whose label lies within their interval of LEVEL; None each where there is no interval."""
+    reach = calibration.reach(LEVEL)
+    if reach is None:
+        told = f"{calibration.images} validation images are too few: expected at least {LEVEL / (1 - LEVEL):.0f}"
+        print(f"evaluate: no intervals of {LEVEL:.0%}: {told}")
+        return {"interval_reach": None, "interval_coverage": None}
+    is_held = np.abs(predictions["predicted"] - predictions["target"]) <= reach + 1e-9
+    return {"interval_reach": reach, "interval_coverage": float(is_held.mean())}
 
 
 def _validation_scores(best_epoch: int) -> dict[str, float | None]:

@@ -59,10 +59,11 @@ _SCORE_HELP = f"""Score photographs.
         charm score photos/ --top 50 --percentile
 
     Prints a line per photograph: its score on the scale of the labels that the model was trained with, the spread of
-    the score over draws of patches, and its path. With --out it writes a table with the columns path, score, spread,
-    raw (the score before it was clipped to the scale), percentile (if asked for), downscaled_to (height and width at
-    which the model saw a photograph that is larger than those of its training), distribution (the share of each bin, of
-    models that were trained on distributions) and reason. Lists are JSON in a CSV file.
+    the score over draws of patches, its 90 % interval (of models that know their errors on validation images), and its
+    path. With --out it writes a table with the columns path, score, spread, low and high (the interval), raw (the score
+    before it was clipped to the scale), percentile (if asked for), downscaled_to (height and width at which the model
+    saw a photograph that is larger than those of its training), distribution (the share of each bin, of models that
+    were trained on distributions) and reason. Lists are JSON in a CSV file.
 
     A file that is no good image is rejected: named on stderr with the reason, and in the table's column `reason`. The
     others are scored, and the exit code is 3, as it is where all that folders have is passed over. Each file is opened
@@ -161,6 +162,68 @@ def score(
 
         options = Options(model, draws, out, overwrite, device, precision, full_size, percentile, top)
         raise typer.Exit(score_files(paths, options))
+
+
+@app.command()
+def evaluate(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="Folders of models; the first is compared with.")
+    ],
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="A table of labels: .csv, .tsv or .parquet.")],
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the images' paths start; else the folder of the labels."),
+    ] = None,
+    columns: Annotated[
+        tuple[str, str], typer.Option(metavar="PATH LABEL", help="The columns of the image's path and of its label.")
+    ] = ("path", "score"),
+    scale: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOWEST HIGHEST", help="The ends of the labels' scale; without, no ACC and MAE."),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option(metavar="LIST", help="Score each image at these fractions of its size, too: 0.75,0.5,0.25.")
+    ] = "1",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where evaluate.html and evaluate.csv are written.")
+    ] = Path("evaluation"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an evaluation that is there already.")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Tell how well models agree with anybody's labels.
+
+    \b
+        charm evaluate runs/evaluate/model --labels other.csv --scale 1 5
+        charm evaluate model-a model-b --labels other.csv --root photos --sizes 0.75,0.5,0.25
+
+    PLCC, SRCC, KRCC, ACC and MAE with 95 % intervals (bootstrap), differences from the first model over the same
+    resamples, how far scores drift where images are downscaled first, how often the models' intervals hold labels,
+    and the images that models disagree about most: on one page, and image by image in a table. Several rows of one
+    image are averaged.
+
+    Scores are mapped from the model's scale onto --scale, end to end. An image that cannot be used is named with its
+    reason and left out of all numbers; the exit code is then 3. Stopped, the same command goes on where it was.
+    """
+    with reporting("what is scored is kept, and the same command goes on from here"):
+        from charm.app.evaluate import Options, evaluate_models
+
+        chosen = _read_sizes(sizes)
+        options = Options(models, labels, root, columns, scale, chosen, out, overwrite, device, precision)
+        raise typer.Exit(evaluate_models(options))
+
+
+def _read_sizes(text: str) -> list[float]:
+    """Reads fractions of 1, the whole size first."""
+    try:
+        sizes = {float(one) for one in text.replace(",", " ").split()}
+    except ValueError:
+        sizes = {0.0}
+    if not all(0 < size <= 1 for size in sizes):
+        raise UserError(f"--sizes {text}: expected fractions of the image's size, for example 0.75,0.5,0.25")
+    return sorted(sizes | {1.0}, reverse=True)
 
 
 @app.command()

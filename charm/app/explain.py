@@ -190,6 +190,7 @@ def describe_card(score: Score, shown: Shown, contributions: dict[str, Any]) -> 
 
 
 def describe_score(score: Score) -> dict[str, Any]:
-    """Returns score, spread and distribution, for JSON."""
+    """Returns score, spread, interval and distribution, for JSON."""
     distribution = None if score.distribution is None else score.distribution.tolist()
-    return {"score": score.score, "spread": score.spread, "raw": score.raw, "distribution": distribution}
+    facts = {"score": score.score, "spread": score.spread, "interval": score.interval(), "raw": score.raw}
+    return facts | {"distribution": distribution}

@@ -16,6 +16,7 @@ from charm.model.config import InputConfig, SaliencyConfig
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.saliency.weights import find_checkpoint, find_detector
+from charm.tokenization.geometry import downscale
 from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
 
@@ -71,9 +72,9 @@ def _explaining(folder: str) -> Iterator[None]:
 
 
 def tokenize_file(
-    model: Preparation, data: bytes, limits: Limits, draws: int | None = None
+    model: Preparation, data: bytes, limits: Limits, draws: int | None = None, size: float = 1.0
 ) -> tuple[list[Tokens], tuple[int, int] | None]:
-    """Tokenizes an image from its file's bytes.
+    """Tokenizes an image from its file's bytes, downscaled first to `size` of its height and width.
 
     Returns:
         Its tokens, once per draw, and the size in pixels, (height, width), at which the model sees it, if that is not
@@ -83,6 +84,8 @@ def tokenize_file(
         Rejected: it cannot be decoded, or asks for more than the limits.
     """
     image = decode_image(data, limits, model.colour).pixels
+    if size < 1:
+        image = downscale(image, (max(1, round(image.shape[0] * size)), max(1, round(image.shape[1] * size))))
     height, width = model.limited_hw(image.shape[:2])
     tokens = model.tokenize(image, find_mask(model, image), draws=draws)
     return tokens, None if (height, width) == image.shape[:2] else (height, width)

@@ -22,6 +22,7 @@ class Row:
             file.
         reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
         score, spread, raw, distribution, percentile: as charm.scores.Score has them.
+        low, high: ends of its interval of LEVEL (charm.model.config); None where the model has none.
         downscaled_to: pixels, (height, width), at which the model saw it; None where that is its own size.
     """
 
@@ -34,14 +35,17 @@ class Row:
     downscaled_to: list[int] | None = None
     distribution: list[float] | None = None
     percentile: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def format_line(row: Row, has_percentile: bool = False) -> str:
-    """Formats score, spread and path of a scored photograph for people, and its percentile if that is asked for."""
+    """Formats a scored photograph for people: score, spread, interval, the percentile if it is asked for, and path."""
     spread = "" if row.spread is None else f"{row.spread:.4f}"
     seen = "" if row.downscaled_to is None else "\tseen at {}x{}".format(*row.downscaled_to)
+    between = "" if row.low is None else f"{row.low:.4f} to {row.high:.4f}\t"
     percentile = f"{row.percentile:.1f}\t" if has_percentile else ""
-    return f"{row.score:.4f}\t{spread}\t{percentile}{escape_path(row.path)}{seen}"
+    return f"{row.score:.4f}\t{spread}\t{between}{percentile}{escape_path(row.path)}{seen}"
 
 
 def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
@@ -67,7 +71,7 @@ def write_table(out: Path, rows: Sequence[Row], left_out: Collection[str]) -> No
         rows: in their order.
         left_out: the columns that the table does without, of those that not every model or command has.
     """
-    every = ("score", "spread", "raw", "percentile", "downscaled_to", "distribution", "reason")
+    every = ("score", "spread", "low", "high", "raw", "percentile", "downscaled_to", "distribution", "reason")
     names = [name for name in every if name not in left_out]
     records = [{"path": escape_path(row.path)} | {name: getattr(row, name) for name in names} for row in rows]
     data = choose_format(out)(records)
@@ -83,6 +87,8 @@ def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
         "path": pa.string(),
         "score": pa.float64(),
         "spread": pa.float64(),
+        "low": pa.float64(),
+        "high": pa.float64(),
         "raw": pa.float64(),
         "percentile": pa.float64(),
         "downscaled_to": pa.list_(pa.int32()),

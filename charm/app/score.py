@@ -11,7 +11,7 @@ Memory is that of two groups of tokens, whatever the number of photographs.
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import cv2
 
-from charm.app.journal import open_journal, read_state
+from charm.app.journal import Journal, open_journal, read_state
 from charm.app.reading import load_scorer, tokenize_file
 from charm.app.rows import Row, choose_format, format_line, write_table
 from charm.images.find import ImageFile, ImageFileReader, describe_passed, escape_path, find_image_files
@@ -35,7 +35,7 @@ from charm.tokenization.tokens import Tokens
 GROUP = 16  # photographs; of 512 tokens a full batch, and a few seconds of a CPU
 REJECTED = 3  # exit code
 _MOST_READERS = 8
-_JOURNAL_VERSION = 3
+_JOURNAL_VERSION = 4
 
 # What a manifest has other words for.
 _OUR_REASONS = {
@@ -48,10 +48,11 @@ Opened = tuple[Row, list[Tokens]]
 
 @dataclass
 class Clock:
-    """Seconds spent since the first photograph, and in the model of these."""
+    """Seconds spent since the first photograph, and in the model of these; and how many photographs were scored."""
 
     started: float
     model: float = 0.0
+    scored: int = 0
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
@@ -92,49 +93,75 @@ def score_files(paths: Sequence[str], options: Options) -> int:
         if options.percentile and scorer.config.val_percentiles is None:
             told = "holds no validation scores to compare with: `dvc repro evaluate` writes them into a model's folder"
             raise UserError(f"--percentile: {escape_path(options.model)} {told}")
-        draws = scorer.draws if options.draws is None else options.draws
-        done = journal.resume(image_files, _describe(scorer, draws, options.precision)) if journal else {}
-        if done:
-            print(f"{len(done)} of {len(image_files)} photographs are done, going on with the rest", file=sys.stderr)
+        one = Pass(scorer, scorer.draws if options.draws is None else options.draws, options.precision)
         clock = Clock(time.perf_counter())
-        found = dict(done)
-        left = [one for one in image_files if one.path not in done]
         prints = out is None and options.top is None  # the best are known at the end
-        shown = prints and sys.stdout.isatty() and sys.stderr.isatty()
-        progress = Progress("score", len(image_files), "photograph", len(done), silent=shown)
-        stream = stream_rows(scorer, left, draws, clock)
-        with closing(progress), closing(stream):
-            for group, rows in stream:
-                if journal is not None:
-                    journal.append(rows, group)
-                elif prints:
-                    _print_lines(rows, options.percentile)
-                found |= {row.path: row for row in rows}
-                progress.move(len(rows))
+        found = run_pass(one, image_files, journal, clock, options.percentile if prints else None)
         ordered = [found[one.path] for one in image_files]
         best = ordered if options.top is None else find_best(ordered, options.top)
         if out is not None and journal is not None:
             has_no = {"percentile": not options.percentile, "distribution": len(scorer.unit_bins) == 1}
+            has_no |= dict.fromkeys(("low", "high"), all(row.low is None for row in best))
             write_table(out, best, [name for name, is_so in has_no.items() if is_so])
             journal.remove()
         elif not prints:
             _print_lines(best, options.percentile)
     if passed:
         print(describe_passed(passed), file=sys.stderr)
-    _summarize(ordered, len(image_files) - len(done), clock)
+    _summarize(ordered, clock)
     return REJECTED if any(row.reason for row in ordered) else 0
 
 
-def _describe(scorer: CharmScorer, draws: int, precision: str) -> dict[str, object]:
-    """Describes all that scores depend on besides the images."""
-    return {
-        "version": _JOURNAL_VERSION,
-        "weights_sha256": scorer.weights_sha256,
-        "config_sha256": fingerprint(scorer.config.to_json()),
-        "max_edge": scorer.max_edge,
-        "draws": draws,
-        "precision": precision,
-    }
+@dataclass(frozen=True)
+class Pass:
+    """A scorer, and all that its scores depend on besides the images; `size` is a fraction of the images' own."""
+
+    scorer: CharmScorer
+    draws: int
+    precision: str
+    size: float = 1.0
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "version": _JOURNAL_VERSION,
+            "weights_sha256": self.scorer.weights_sha256,
+            "config_sha256": fingerprint(self.scorer.config.to_json()),
+            "max_edge": self.scorer.max_edge,
+            "draws": self.draws,
+            "precision": self.precision,
+            "size": self.size,
+        }
+
+
+def run_pass(
+    one: Pass, image_files: Sequence[ImageFile], journal: Journal | None, clock: Clock, printed: bool | None = None
+) -> dict[str, Row]:
+    """Scores photographs, all but those that are finished in the journal; returns path -> row.
+
+    Args:
+        one: what scores them.
+        image_files: the photographs.
+        journal: keeps each row as it comes.
+        clock: gets what the rest takes.
+        printed: whether rows are printed as they come, with percentiles or without; None for no lines.
+    """
+    found = journal.resume(image_files, one.describe()) if journal else {}
+    if found:
+        print(f"{len(found)} of {len(image_files)} photographs are done, going on with the rest", file=sys.stderr)
+    left = [image_file for image_file in image_files if image_file.path not in found]
+    shown = printed is not None and sys.stdout.isatty() and sys.stderr.isatty()
+    progress = Progress("score", len(image_files), "photograph", len(found), silent=shown)
+    stream = stream_rows(one.scorer, left, one.draws, clock, one.size)
+    with closing(progress), closing(stream):
+        for group, rows in stream:
+            if journal is not None:
+                journal.append(rows, group)
+            if printed is not None and journal is None:
+                _print_lines(rows, printed)
+            found |= {row.path: row for row in rows}
+            clock.scored += len(rows)
+            progress.move(len(rows))
+    return found
 
 
 def find_best(rows: Sequence[Row], count: int) -> list[Row]:
@@ -151,7 +178,7 @@ def _print_lines(rows: Sequence[Row], has_percentile: bool) -> None:
 
 
 def stream_rows(
-    scorer: CharmScorer, image_files: Sequence[ImageFile], draws: int, clock: Clock
+    scorer: CharmScorer, image_files: Sequence[ImageFile], draws: int, clock: Clock, size: float = 1.0
 ) -> Generator[tuple[list[ImageFile], list[Row]]]:
     """Groups of photographs in their order, each with its rows.
 
@@ -160,6 +187,7 @@ def stream_rows(
         photographs: to score.
         draws: of each.
         clock: gets the time that the model takes.
+        size: of the photographs to see, as a fraction of their own.
 
     Raises:
         UserError: the model needs saliency masks, and their models cannot be loaded.
@@ -170,7 +198,7 @@ def stream_rows(
     workers = 1 if scorer.needs_mask else min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 2))
     reader, pool = ImageFileReader(LIMITS), ThreadPoolExecutor(workers, "photographs")
     try:
-        read = _reading(scorer, reader, draws)
+        read = _reading(scorer, reader, draws, size)
         for group, opened in _read_ahead(pool, read, groups):
             good = [tokens for row, tokens in opened if not row.reason]
             started = time.perf_counter()
@@ -181,7 +209,9 @@ def stream_rows(
                 if not row.reason:
                     score = next(scores)
                     shares = None if score.distribution is None else score.distribution.tolist()
-                    row = replace(row, **vars(score) | {"distribution": shares})
+                    told = {name: getattr(score, name) for name in ("score", "spread", "raw", "percentile")}
+                    low, high = score.interval() or (None, None)
+                    row = replace(row, **told, low=low, high=high, distribution=shares)
                 rows.append(row)
             yield group, rows
     finally:
@@ -189,11 +219,11 @@ def stream_rows(
         reader.close()
 
 
-def _reading(scorer: CharmScorer, reader: ImageFileReader, draws: int) -> Callable[[ImageFile], Opened]:
+def _reading(scorer: CharmScorer, reader: ImageFileReader, draws: int, size: float) -> Callable[[ImageFile], Opened]:
     def read(image_file: ImageFile) -> Opened:
         state = read_state(image_file)  # before the bytes: a change after this is noticed
         try:
-            tokens, seen_hw = tokenize_file(scorer, reader.read(image_file), reader.limits, draws)
+            tokens, seen_hw = tokenize_file(scorer, reader.read(image_file), reader.limits, draws, size)
             return Row(image_file.path, state, downscaled_to=seen_hw and list(seen_hw)), tokens
         except Rejected as error:
             return Row(image_file.path, state, error.reason), []
@@ -217,19 +247,29 @@ def _read_ahead(
         yield group, [future.result() for future in futures]
 
 
-def _summarize(rows: Sequence[Row], num_new: int, clock: Clock) -> None:
+def list_rejected(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
+    """Lists the rejected photographs by reason: the reason, what it means, and the escaped paths."""
+    paths: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            paths.setdefault(row.reason, []).append(escape_path(row.path))
+    return [(reason, (REASONS | _OUR_REASONS)[reason], paths[reason]) for reason in REASONS if reason in paths]
+
+
+def print_rejected(rejected: Sequence[tuple[str, str, list[str]]]) -> None:
+    """Prints the rejected photographs of `list_rejected` on stderr."""
+    for reason, meaning, paths in rejected:
+        print(f"rejected, {reason}: {meaning}", *(f"  {path}" for path in paths), sep="\n", file=sys.stderr)
+
+
+def _summarize(rows: Sequence[Row], clock: Clock) -> None:
     """Prints the rejected photographs by reason, then a summary, on stderr."""
-    reasons = Counter(row.reason for row in rows if row.reason)
-    for reason in REASONS:
-        if reason in reasons:
-            print(f"rejected, {reason}: {(REASONS | _OUR_REASONS)[reason]}", file=sys.stderr)
-            for row in rows:
-                if row.reason == reason:
-                    print(f"  {escape_path(row.path)}", file=sys.stderr)
+    rejected = list_rejected(rows)
+    print_rejected(rejected)
     seconds = max(clock.elapsed(), 1e-9)
-    rejected = reasons.total()
+    count = sum(len(paths) for _, _, paths in rejected)
     print(
-        f"{len(rows) - rejected} photographs scored, {rejected} rejected, {num_new / seconds:.1f} per second; model "
+        f"{len(rows) - count} photographs scored, {count} rejected, {clock.scored / seconds:.1f} per second; model "
         f"{clock.model / seconds:.0%} of the time",
         file=sys.stderr,
     )

@@ -4,6 +4,7 @@
     uv run python -m pipeline experiments table3 --dataset demo --seeds 0 1 2 --queue    # for `dvc queue start`
     uv run python -m pipeline experiments table3 --dataset demo --seeds 0 1 2 --run      # one after another
     uv run python -m pipeline experiments table3 --dataset demo --seeds 0 1 2 --show     # the table
+    uv run python -m pipeline experiments --show     # of any sweep: a row per setting, mean and spread over its seeds
 
 paper_tables.yaml has the rows. An experiment is params.yaml as it is, changed by what a row, a data set and a seed say.
 A digest of all settings that matter tells which run it is, and its name ends in it: what is finished or waiting is not
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,22 +128,52 @@ def read_results() -> dict[str, dict[str, Any] | None]:
     out.
     """
     found: dict[str, dict[str, Any] | None] = {}
+    for state, revision in _read_revisions():
+        named = re.search(r"-([0-9a-f]{8})$", revision["name"] or "")
+        if named is None:
+            continue
+        digest = _digest_run(revision)
+        if digest is None or digest != named[1]:
+            problem = "it was not run with the settings that its name stands for"
+            print(f"left out: {revision['name']}: {problem}", file=sys.stderr)
+        elif state == "success":
+            found[digest] = _metrics_of(revision)
+        else:
+            found.setdefault(digest, None)
+    return found
+
+
+def _read_revisions() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields state and revision, as `dvc exp show` has them, of the experiments on this commit that have not failed."""
     for commit in json.loads(call_dvc("exp", "show", "--json", "--num", "1")):
         for experiment in commit["experiments"] or []:
             state = (experiment["executor"] or {}).get("state", "success")
-            for revision in experiment["revs"]:
-                named = re.search(r"-([0-9a-f]{8})$", revision["name"] or "")
-                if named is None or state == "failed":
-                    continue
-                digest = _digest_run(revision)
-                if digest is None or digest != named[1]:
-                    problem = "it was not run with the settings that its name stands for"
-                    print(f"left out: {revision['name']}: {problem}", file=sys.stderr)
-                elif state == "success":
-                    found[digest] = revision["data"]["metrics"]["runs/evaluate/metrics.json"]["data"]
-                else:
-                    found.setdefault(digest, None)
-    return found
+            if state != "failed":
+                yield from ((state, revision) for revision in experiment["revs"])
+
+
+def _metrics_of(revision: dict[str, Any]) -> dict[str, Any]:
+    metrics: dict[str, Any] = revision["data"]["metrics"]["runs/evaluate/metrics.json"]["data"]
+    return metrics
+
+
+def _show_sweep() -> None:
+    """Prints the finished experiments on this commit, whatever their settings, and names those that are not."""
+    from pipeline.experiments.sweep import show_sweep  # SciPy takes a second to import
+
+    runs, waiting = [], []
+    for state, revision in _read_revisions():
+        try:
+            if state != "success":
+                raise LookupError
+            runs.append((revision["data"]["params"]["params.yaml"]["data"], _metrics_of(revision)))
+        except (LookupError, TypeError):
+            waiting.append(revision["name"] or revision["rev"])
+    if not runs:
+        raise UserError(f"no experiment on this commit is finished, {len(waiting)} wait or run: uv run dvc queue start")
+    print(show_sweep(runs, _WHERE))
+    if waiting:
+        print(f"not finished: {', '.join(waiting)}", file=sys.stderr)
 
 
 def _digest_run(revision: dict[str, Any]) -> str | None:
@@ -260,7 +292,8 @@ def _summarize(values: list[float | None]) -> tuple[str, float | None]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `python -m pipeline experiments`."""
     names = [*read_tables()[1], "all"]
-    parser.add_argument("tables", nargs="+", choices=names, metavar="table", help=", ".join(names))
+    told = f"{', '.join(names)}; with --show none for all finished experiments, as of a sweep"
+    parser.add_argument("tables", nargs="*", choices=[*names, []], metavar="table", help=told)
     parser.add_argument("--dataset", help="instead of the paper's: demo, csv, or any other of params.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
@@ -276,6 +309,11 @@ def run(chosen: argparse.Namespace) -> None:
     Raises:
         UserError: a setting is wrong, or a run failed.
     """
+    if not chosen.tables:
+        if not chosen.show:
+            raise UserError("experiments: expected the name of a table, or --show for the experiments of this commit")
+        _show_sweep()
+        return
     titles, tables = read_tables()
     base = Path("params.yaml")
     extra = dict(_parse_setting(text) for text in chosen.set)

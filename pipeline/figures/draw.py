@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from charm.drawing import encode_jpeg, shrink
-from pipeline.report.axes import Axis, draw_line, make_axis
+from charm.drawing import Axis, draw_line, encode_jpeg, make_axis, shrink
 
 _COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea", "#d97706", "#0891b2", "#475569", "#be185d", "#65a30d")
 _WIDTH, _HEIGHT = 760, 440  # pixels, of a chart

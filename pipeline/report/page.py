@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from charm.drawing import draw_line, make_axis, render_page
 from charm.hub import read_config
 from charm.images.reasons import REASONS
-from charm.model.config import METRICS, ModelConfig, list_doubts
+from charm.model.config import LEVEL, METRICS, Calibration, ModelConfig, list_doubts
 from charm.model.metrics import accuracy, concordance, mae
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest, read_manifest
 from pipeline.pos_embeds.area import read_area
-from pipeline.report.axes import draw_line, make_axis, minus
 from pipeline.report.contact_sheet import make_contact_sheet
 from pipeline.report.gallery import Scored, choose_images, show_image
 from pipeline.settings.inputs import build_cutter, build_tokenizer
@@ -63,15 +62,8 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         for row in chosen
     ]
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["score"] = format_score
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        Path(__file__).with_name("report.html.jinja"),
         params=params,
         config=config,
         facts=facts,
@@ -84,6 +76,8 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in results.rejected.items()],
         training=_plot_training(history, config.training.best_epoch),
         scatter=_plot_scatter(scored, chosen),
+        level=LEVEL,
+        coverage=_plot_coverage(_read_config(runs / "evaluate" / "model").calibration, scored),
         gallery=gallery,
         area=read_area(data / "pos_embeds"),
         sheet=sheet,
@@ -109,11 +103,6 @@ def _rate_constant(manifest: Manifest, scored: list[Scored]) -> dict[str, float]
         "acc": accuracy(sides, targets, threshold),
         "mae": mae(np.full_like(targets, mean), targets),
     }
-
-
-def format_score(value: float | None) -> str:
-    """Formats three decimals with a true minus sign; "undefined" for None and nan."""
-    return "undefined" if value is None or math.isnan(value) else minus(f"{value:.3f}")
 
 
 def list_settings(settings: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -174,6 +163,22 @@ def _plot_scatter(scored: list[Scored], chosen: list[Scored]) -> dict[str, Any]:
         "shown": len(scored[::every]),
         "scored": len(scored),
     }
+
+
+def _plot_coverage(calibration: Calibration | None, scored: list[Scored]) -> dict[str, Any] | None:
+    """Plots the fraction of test images within their interval over its level, 440 x 440 pixels; None without intervals.
+
+    A level that the validation images are too few for has no point.
+    """
+    if calibration is None or calibration.reach(LEVEL) is None:
+        return None
+    levels = [step / 20 for step in range(1, 20)]
+    errors = np.array([abs(row.predicted - row.target) for row in scored])
+    reaches = [calibration.reach(level) for level in levels]
+    found = [math.nan if reach is None else float(np.mean(errors <= reach + 1e-9)) for reach in reaches]
+    x, y = make_axis([0, 1], 62, 428), make_axis([0, 1], 394, 28)
+    line = draw_line(x, y, levels, found)
+    return {"x": x, "y": y, "line": line, "images": calibration.images}
 
 
 def _read_config(folder: Path) -> ModelConfig:

@@ -24,6 +24,8 @@ class Results:
 
     Attributes:
         evaluation: the metrics, with intervals.
+        interval_reach, interval_coverage: half the width of the scores' intervals of LEVEL (charm.model.config), and
+            the fraction of the test images whose label lies within; None where validation is too small.
         draws: of each image's patches.
         best_epoch: that the model is of.
         parameters: of the model.
@@ -36,6 +38,8 @@ class Results:
     """
 
     evaluation: EvaluationConfig
+    interval_reach: float | None
+    interval_coverage: float | None
     draws: int
     best_epoch: int
     parameters: int

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import functools
 import json
-import math
 import os
 import shutil
 import sys
@@ -28,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from charm.runtime.disk import fingerprint
+from pipeline.experiments.sweep import describe, describe_difference
 from pipeline.settings.params import Params, load_params
 from pipeline.work.code import code_digest
 from tests.imports import import_closure
@@ -136,27 +135,6 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
             record = json.loads(line)
             found[record["digest"]] = record
     return found
-
-
-def describe(values: Sequence[float | None]) -> str:
-    """Mean and standard deviation."""
-    defined = [value for value in values if value is not None]
-    if len(defined) < len(values):
-        return f"undefined in {len(values) - len(defined)} of {len(values)}"
-    spread = f" ± {np.std(defined, ddof=1):.3f}" if len(defined) > 1 else ""
-    return f"{np.mean(defined):.3f}{spread}"
-
-
-def describe_difference(values: Sequence[float | None], others: Sequence[float | None]) -> str:
-    """Mean over the seeds of this run's value less the other's, with its 95 % interval (Student's t), and how often it
-    is above 0."""
-    gaps = [ours - theirs for ours, theirs in zip(values, others, strict=True) if None not in (ours, theirs)]
-    if len(gaps) < 2:
-        return ""
-    mean, error = np.mean(gaps), np.std(gaps, ddof=1) / math.sqrt(len(gaps))
-    reach = stats.t.ppf(0.975, len(gaps) - 1) * error
-    above = sum(gap > 0 for gap in gaps)
-    return f"{mean:+.3f} ({mean - reach:+.3f} to {mean + reach:+.3f}), {above} of {len(gaps)}"
 
 
 def make_table(names: Sequence[str], baseline: str, runs: dict[str, list[dict[str, Any]]], lengths: list[int]) -> str:

@@ -74,6 +74,35 @@ def test_metrics_have_the_validation_scores_and_those_of_the_training_images_if_
     assert asked["train_srcc"] != asked["srcc"]
 
 
+def test_validation_errors_are_in_the_models_folder(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, params = workspace
+    metrics, _ = run(folder, params)
+    assert (
+        "evaluate: no intervals of 90%: 6 validation images are too few: expected at least 9" in capsys.readouterr().out
+    )
+    assert metrics["interval_reach"] is metrics["interval_coverage"] is None
+
+    model = CharmScorer.from_pretrained(folder / "runs/evaluate/model", device="cpu")
+    val = read_manifest(folder / "data/manifest").of_split("val")
+    scores = model([ShardReader(folder / "data/shards").read_image(key) for key in val.keys])
+    errors = np.sort(np.abs([one.score for one in scores] - (1 + 4 * val.targets[:, 0])))
+    calibration = model.config.calibration
+    assert calibration is not None
+    np.testing.assert_allclose(calibration.errors, errors, atol=1e-5)
+    assert scores[0].interval(0.9) is None
+    assert scores[0].interval(0.5) == pytest.approx(
+        (max(1, scores[0].score - errors[3]), min(5, scores[0].score + errors[3])), abs=1e-5
+    )
+
+    monkeypatch.setattr(evaluate, "LEVEL", 0.5)
+    metrics, predictions = run(folder, params)
+    assert metrics["interval_reach"] == pytest.approx(errors[3], abs=1e-5)
+    missed = np.abs(np.array(predictions["predicted"], float) - np.array(predictions["target"], float))
+    assert metrics["interval_coverage"] == pytest.approx(np.mean(missed <= errors[3]))
+
+
 def test_predictions_do_not_depend_on_the_batch_size_or_the_workers(workspace: Workspace) -> None:
     folder, params = workspace
     _, together = run(folder, params)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from charm.drawing import make_axis
 from charm.runtime.errors import UserError
 from pipeline.__main__ import main
 from pipeline.experiments.paper_tables import read_tables
@@ -18,7 +19,6 @@ from pipeline.figures import run as figures
 from pipeline.figures.draw import Panel, Series, draw_chart, draw_sheet
 from pipeline.figures.images import PATCH_SIZE
 from pipeline.manifest.table import read_manifest
-from pipeline.report.axes import make_axis
 from pipeline.settings.params import Params
 from tests.conftest import ROOT
 

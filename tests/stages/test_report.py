@@ -15,7 +15,7 @@ import simplejpeg
 from playwright.sync_api import sync_playwright
 
 from charm.hub import write_model_folder
-from charm.model.config import TrainingConfig
+from charm.model.config import Calibration, TrainingConfig
 from charm.runtime.errors import UserError
 from charm.tokenization.budget import AreaSeen
 from pipeline.importance.coverage import write_coverages
@@ -41,6 +41,7 @@ METRICS = {
     **{"krcc": -0.25, "krcc_low": -0.5, "krcc_high": 0.0},
     **{"acc": 0.75, "acc_low": 0.5, "acc_high": 1.0},
     **{"mae": 0.125, "mae_low": 0.1, "mae_high": 0.1499},
+    **{"interval_reach": 0.25, "interval_coverage": 0.75},
     "scored": 4,
     "best_epoch": 2,
     "parameters": 1000,
@@ -102,6 +103,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     write_area(Path("data/pos_embeds"), AreaSummary(AreaSeen(0.1, 0.3, 0.6), AreaSeen(0.05, 0.15, 0.8)))
     config = replace(describe(), training=TrainingConfig(2, 112, None, None))
     write_model_folder(Path("runs/train"), {}, config)
+    calibration = Calibration.of([0.0] * 12, [error / 48 for error in range(1, 13)])
+    write_model_folder(Path("runs/evaluate/model"), {}, replace(config, calibration=calibration))
     Path("runs/train/history.csv").write_text(HISTORY)
     Path("runs/evaluate/metrics.json").write_text(json.dumps(METRICS))
     with open("runs/evaluate/predictions.csv", "w", newline="") as file:

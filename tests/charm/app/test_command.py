@@ -19,6 +19,7 @@ from tests.conftest import draw_image
 
 OPTIONS = {
     "score": ["--model", "--draws", "--out", "--overwrite", "--device", "--precision", "--percentile", "--top"],
+    "evaluate": ["--labels", "--root", "--columns", "--scale", "--sizes", "--out", "--overwrite", "--device"],
     "show": ["--model", "--selection", "--out"],
     "tokenize": ["--model", "--out"],
     "export": ["--model", "--out"],

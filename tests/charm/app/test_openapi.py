@@ -13,7 +13,7 @@ import pytest
 from charm.app.access import Access
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.server import build_app
-from charm.model.config import EvaluationConfig
+from charm.model.config import Calibration, EvaluationConfig
 from charm.scorer import CharmScorer
 from tests.charm.app.conftest import build_scorer
 from tests.charm.app.test_server import JPEGS, TEXT, attach, connect
@@ -105,6 +105,7 @@ def replies(scorer: CharmScorer) -> list[httpx.Response]:
     models = [scorer, build_scorer(num_outputs=5, selection="random", max_edge=100)]
     for metrics in (srcc, undefined):
         config = replace(scorer.config, evaluation=EvaluationConfig(9, None, {"srcc": metrics}))
+        config = replace(config, calibration=Calibration.of([1.0] * 9, [2.0] * 9))
         models.append(CharmScorer(scorer.model, config))
     models.append(build_scorer(tokenizer="standard", max_seq_len=257))
     found = []

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect, s
 from charm.app.access import Access
 from charm.images.decode import decode_image
 from charm.images.reasons import REASONS
-from charm.model.config import EvaluationConfig
+from charm.model.config import Calibration, EvaluationConfig
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
 from tests.axe import find_faults
@@ -225,6 +225,21 @@ def test_what_scores_mean_and_how_good_they_are_is_said(page: Page, browser: Bro
             f"A score guesses {scorer.config.labels.meaning}. Its order of 120 test images of demo agreed with that of "
             "their labels by an SRCC of 0.813 (95 % interval 0.750 to 0.900; 1 at best, 0 by chance)."
         )
+
+
+def test_an_interval_stands_beside_the_score(browser: Browser, scorer: CharmScorer) -> None:
+    known = replace(scorer.config, calibration=Calibration.of([0.0] * 9, [0.5] * 9))
+    model = CharmScorer(scorer.model, known)
+    name = "three.jpg"
+    with run_server(model) as address, browser.new_context() as context:
+        opened = context.new_page()
+        opened.goto(address)
+        attach_one(opened, name)
+        shown = opened.locator(".entry .score")
+        expect(shown).to_contain_text(" for 9 of 10 photographs like those of its validation")
+        low, high = model(FILES[name]).interval() or (0, 0)
+        found = re.findall(r"(\d\.\d+) to (\d\.\d+)", shown.text_content() or "")
+        assert [tuple(map(float, pair)) for pair in found] == [pytest.approx((low, high), abs=0.006)]
 
 
 def test_below_a_path_it_asks_for_the_token_once(browser: Browser, scorer: CharmScorer) -> None:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pipeline.report.axes import draw_line, make_axis
-from pipeline.report.page import format_score, list_settings
+from charm.drawing import draw_line, format_score, make_axis
+from pipeline.report.page import list_settings
 
 MINUS = "\N{MINUS SIGN}"
 
