@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MODES = ("bilinear", "bicubic", "nearest")
+MODES = ("bilinear", "bicubic", "nearest", "bicubic_offset")
+_OFFSET = 0.1  # tokens; of "bicubic_offset"
 
 
 def resample_pos_embed(
@@ -23,7 +24,8 @@ def resample_pos_embed(
         pos_embed: float (1, prefix + g * g, D), as timm's ViTs hold them; prefix tokens (CLS, registers) come first.
             The grid has to be square: 4 x 9 tokens cannot be told from 6 x 6.
         grid_hw: tokens, (height, width), of the new grid.
-        mode: "bilinear" (the paper), "bicubic" (timm's choice) or "nearest" (MUSIQ's hashing).
+        mode: "bilinear" (the paper), "bicubic" (timm's choice), "nearest" (MUSIQ's hashing) or "bicubic_offset" (the
+            published code's: bicubic for a grid that is 0.1 tokens longer, 2 to 5 % off).
         antialias: whether a smaller grid is averaged instead of sampled.
         num_prefix_tokens: how many tokens to leave out; None takes what is left over from the largest square.
 
@@ -42,7 +44,7 @@ def resample_pos_embed(
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
     learnt = learnt_grid(pos_embed, num_prefix_tokens)
     side = len(learnt)
-    if tuple(grid_hw) == (side, side):
+    if tuple(grid_hw) == (side, side) and mode != "bicubic_offset":
         return learnt.clone()
     rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
     with torch.autocast(learnt.device.type, enabled=False):  # autocast would mix in half precision
@@ -111,11 +113,15 @@ def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool
     Returns:
         float32 (length, g); each row sums to 1.
     """
+    unit = torch.eye(side)
+    if mode == "bicubic_offset":
+        factor = (1.0, (length + _OFFSET) / side)
+        return F.interpolate(unit[None, None], scale_factor=factor, mode="bicubic")[0, 0].T.contiguous()
     if length == side:
-        return torch.eye(side)
+        return unit
     # Unit vectors are interpolated along the last axis. Along the other, torch 2.15 computes wrong values for a width
     # of 1 with antialias=True; for the same reason whole grids are mixed from axis weights, not by F.interpolate.
-    weights = F.interpolate(torch.eye(side)[None, None], size=(side, length), mode=mode, antialias=antialias)
+    weights = F.interpolate(unit[None, None], size=(side, length), mode=mode, antialias=antialias)
     return weights[0, 0].T.contiguous()
 
 
