@@ -118,7 +118,7 @@ def publish_folder(folder: AnyPath, name: str, private: bool = False) -> str:
     api = HfApi(endpoint=hub_address())
     try:
         api.create_repo(name, private=private or None, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(MODEL_FILES))
+        api.upload_folder(repo_id=name, folder_path=str(folder), allow_patterns=list(MODEL_FILES))
     except Exception as error:  # some twenty kinds
         problem = f"cannot publish to {hub_address()}/{name} ({first_line(error)})"
         remedy = "name it user/name; `hf auth login`, or HF_TOKEN with the right to write, says who you are"

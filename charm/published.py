@@ -12,6 +12,7 @@ import re
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ _KEY = "model_state_dict"
 _PATCH_SIZE, _HEAD_WIDTH = 14, 64  # of DINOv2
 _EDGE = 1024  # pixels: what is larger was downscaled, or seldom there, in training
 _MOST_TOKENS = 2048  # of an image; one of 1024 x 1024 pixels has 1561
-_POSITIONS = "bicubic_offset"
+_POSITIONS: Literal["bicubic_offset"] = "bicubic_offset"
 # Width and depth -> timm's name; any other model is the first in another shape.
 _BACKBONES = {
     (384, 12): "vit_small_patch14_dinov2",
@@ -183,7 +184,6 @@ def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Pa
     backbone = _BACKBONES.get((width, depth))
     is_known = backbone is not None and (heads, grid) == (width // _HEAD_WIDTH, 37)
     own = None if is_known else ViTShape(width, depth, heads, grid * _PATCH_SIZE)
-    activation = "none" if published.bins > 1 else "sigmoid"  # of distributions the scorer takes the softmax
     cutter = CharmTokenizer(_PATCH_SIZE, max_seq_len=_MOST_TOKENS, selection="frequency", threshold=1.0)
     config = ModelConfig(
         model=ViTConfig(
@@ -193,7 +193,7 @@ def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Pa
             head="cls_mean",
             normalize=False,
             pos_embed="frozen",
-            activation=activation,
+            activation="none" if published.bins > 1 else "sigmoid",  # of distributions the scorer takes the softmax
             shape=own,
         ),
         tokenizer=InputConfig("published", {"tokens": published.tokens, "padded": False}, cutter.settings),
@@ -216,8 +216,8 @@ def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Pa
 def _compose(tensors: dict[str, Tensor]) -> None:
     """Joins queries, keys and values, and makes the scale embedding of padding: it shows the mask token.
 
-    A black patch is embedded as the projection's bias, at the middle of the learnt positions; that of the published code
-    as the mask token, with the embedding of coarse tokens and no position.
+    A black patch is embedded as the projection's bias, at the middle of the learnt positions; padding of the published
+    code as the mask token, with the scale embedding of coarse tokens and no position.
     """
     for name in [name for name in tensors if ".attn.query." in name]:
         parts = [name.replace("query", part) for part in _QKV]

@@ -86,7 +86,7 @@ class PublishedInput(WholeInput):
         return cells if cell == self.patch_size else cells + 3 * min(_MOST_NATIVE, cells)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size, those of padding that the model attends to included."""
+        """Returns the number of tokens of an image of this size, with those of padding that are attended to."""
         return min(max(self._count(image_hw), self.settings.tokens if self.settings.padded else 0), self.budget)
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -113,7 +113,8 @@ class PublishedInput(WholeInput):
         count, length = len(carried), self.length(image_hw)
         kept = draw_subset(seed, 0, key, "drop", count, min(count, length))
         native, coarse = native[kept[: len(native)]], coarse[kept[len(native) :]]
-        parts = [take_patches(frame, *native.T, p).astype(np.float32), take_patches(frame, *coarse.T, cell)]
+        shown = ((native.T, p), (coarse.T, cell))
+        parts = [take_patches(frame, at[0], at[1], side) for at, side in shown]
         if cell > p:
             parts[1] = halve(parts[1])
         padding = np.zeros((length - len(native) - len(coarse), 2), np.int32)
@@ -162,5 +163,6 @@ def halve(cells: np.ndarray) -> np.ndarray:
         padded = np.pad(halved, [(1, 1) if dim == axis else (0, 0) for dim in range(4)], mode="edge")
         taken = np.moveaxis(padded, axis, 0)
         last = len(taken) - 3
-        halved = np.moveaxis(sum(tap * taken[k : k + last : 2] for k, tap in enumerate(_TAPS)), 0, axis)
+        mixed = np.sum([tap * taken[k : k + last : 2] for k, tap in enumerate(_TAPS)], axis=0, dtype=np.float32)
+        halved = np.moveaxis(mixed, 0, axis)
     return np.ascontiguousarray(halved)

@@ -28,7 +28,7 @@ METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then t
 
 @dataclass(frozen=True)
 class ViTShape:
-    """The size of a plain ViT that is not that of its name; `edge`, pixels, of the images that its positions are for."""
+    """The size of a plain ViT if not that of its name; `edge`, pixels, of the images that its positions are for."""
 
     width: Annotated[int, Range(1, 4096)]
     depth: Annotated[int, Range(1, 64)]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.resizer import Resizer
 
-
 # Of the outputs: the published code trained scores on 0..1 through a sigmoid, Charm trains them as they are.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda output: output, "sigmoid": torch.sigmoid}
 LearntMode = Literal["bilinear", "bicubic", "bicubic_offset"]

@@ -109,12 +109,8 @@ class CharmViT(Model):
         names = ("backbone", "num_scales", "num_outputs", "head", "normalize", "num_residuals")
         settings: dict[str, Any] = {name: getattr(config, name) for name in names}
         if (shape := config.shape) is not None:
-            settings |= {
-                "embed_dim": shape.width,
-                "depth": shape.depth,
-                "num_heads": shape.heads,
-                "img_size": shape.edge,
-            }
+            settings |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
+            settings["img_size"] = shape.edge
         return cls(**settings, pretrained=pretrained, train_pos_embed=config.pos_embed == "trainable")
 
     @property

@@ -26,8 +26,8 @@ def fetch(name: str, files: Sequence[str], revision: str | None = None, remedy: 
 
     missing = reach_hub()
     try:
-        place = {"revision": revision, "endpoint": hub_address()}
-        return Path(snapshot_download(name, allow_patterns=list(files), **place))  # type: ignore[arg-type]
+        wanted = list(files)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, endpoint=hub_address()))
     except Exception as error:  # the hub's client raises some twenty kinds, of httpx and of its own
         at = f"{name} at {revision}" if revision else name
         problem = f"cannot download {hub_address()}/{at} ({missing or first_line(error)})"

@@ -1,12 +1,13 @@
 """Tensors of a pickled PyTorch module, read without building the module: nothing that the file names is called.
 
-`torch.save(module)` pickles classes, so that reading it anywhere else needs their code, and runs whatever the file says.
-Here a small interpreter of pickle's opcodes keeps every class, function and object as a name (`Inert`), and a tensor as a
-description of its place in the archive. Nothing is allocated before that description fits the archive's entry.
+`torch.save(module)` pickles classes, so that reading it elsewhere needs their code, and runs whatever the file says.
+Here a small interpreter of pickle's opcodes keeps every class, function and object as a name (`Inert`), and a tensor as
+a description of its place in the archive. Nothing is allocated before that description fits the archive's entry.
 """
 
 import io
 import math
+import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,9 +176,10 @@ class _Bounded(io.FileIO):
     """A file of which no more than _LONGEST_READ bytes are read at once, whatever an archive says of itself."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= _LONGEST_READ:
-            raise ValueError(f"its list of entries takes {size} bytes")
-        return super().read(size) or b""
+        wanted = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
+        if wanted > _LONGEST_READ:
+            raise ValueError(f"its list of entries takes {wanted} bytes")
+        return super().read(wanted) or b""
 
 
 def _entries(value: Any) -> list[tuple[str, Any]]:
@@ -202,6 +204,7 @@ def unpickle(data: bytes | bytearray) -> Any:
         del stack[start:]
         return items
 
+    argument: Any
     for opcode, argument, _ in genops(bytes(data)):
         name = opcode.name
         if name in _LITERALS:
@@ -258,7 +261,7 @@ def _set_items(target: Any, items: list[Any]) -> None:
 
 
 def _stand_for(called: Any, arguments: Any) -> Any:
-    """Returns what a call would have made: a description of a tensor, an empty dictionary, or an object without life."""
+    """Returns what stands for a call's result: a description of a tensor, an empty dictionary, or an object's name."""
     name = called.name if isinstance(called, Inert) else ""
     if name in ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor"):
         storage, offset, shape, stride, *_ = arguments

@@ -4,8 +4,8 @@
 
 Charm_tokenizer 1.0.17 runs in an environment of its own, which uv makes, in its deterministic mode (frequency, nothing
 padded or dropped) and, where an image has fewer tokens than its l, padded. Random position embeddings stand for
-DINOv2's. A coefficient of a spectrum that is 0 in whole numbers is 0 or 1e-6 by the rounding of the FFT at hand, and its
-logarithm decides whether a patch is chosen: images of which another coarse patch is native are counted apart.
+DINOv2's. A coefficient of a spectrum that is 0 in whole numbers is 0 or 1e-6 by the rounding of the FFT at hand, and
+its logarithm decides whether a patch is chosen: images of which another coarse patch is native are counted apart.
 """
 
 import subprocess
@@ -100,8 +100,8 @@ def main() -> None:
             same = [both for both in differences if max(both) < 1e-2]
             worst = ", ".join(f"{most:.1e}" for most in np.max(same, axis=0))
             print(
-                f"{'padded' if padded else 'deterministic'}: {len(differences)} images, all ids equal; of {len(same)} the "
-                f"largest differences of patches and positions are {worst}; of the others another coarse patch is native"
+                f"{'padded' if padded else 'deterministic'}: {len(differences)} images, all ids equal; of {len(same)} "
+                f"the largest differences of patches and positions are {worst}; of the others another patch is native"
             )
 
 
