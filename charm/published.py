@@ -153,8 +153,8 @@ def _read_model(path: Path) -> tuple[dict[str, Tensor], int | None]:
         module = archive.content.get(_KEY) if isinstance(archive.content, dict) else None
         found, numbers = archive.list_tensors(module)
         if not found:
-            keys = list(archive.content) if isinstance(archive.content, dict) else type(archive.content).__name__
-            raise UserError(in_one_line(f"{path} holds no module under {_KEY!r}: found {keys}"))
+            there = list(archive.content) if isinstance(archive.content, dict) else type(archive.content).__name__
+            raise UserError(in_one_line(f"{path} holds no module with tensors under {_KEY!r}: found {there}"))
         heads = numbers.get("encoder.encoder.layer.0.attention.attention.num_attention_heads")
         read = archive.read(found)
     return {_rename(name): tensor for name, tensor in read.items()}, heads if isinstance(heads, int) else None
