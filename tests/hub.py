@@ -49,7 +49,8 @@ class StubHub:
             if match[3] not in files or match[2] not in self.revisions:
                 return 404, {"X-Error-Code": "EntryNotFound"}, b""
             content = files[match[3]]
-            return 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, content
+            commit = match[2] if len(match[2]) == len(COMMIT) else COMMIT
+            return 200, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, content
         return (200, {}, b"{}") if path in ("/", "", "/api/validate-yaml") else (404, {}, b"")
 
     def _describe(self, name: str, kind: str, revision: str, body: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -216,7 +216,7 @@ class MullerSettings(InputSettings):
 
     @property
     def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        return ((1.892, -11.295), (-0.014, 0.003)) if self.start == "published" else None
+        return {"identity": None, "published": ((1.892, -11.295), (-0.014, 0.003))}[self.start]
 
     def length(self, patch_size: int) -> int:
         """Returns the tokens of the square."""

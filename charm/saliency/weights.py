@@ -81,7 +81,7 @@ def find_detector(detector: str) -> tuple[Path, str]:
                 f"detector: there is no folder {detector!r}, and no model of the hub has such a name; "
                 "expected for example IDEA-Research/grounding-dino-tiny"
             )
-        by_hand = "download its .json, .safetensors and .txt files by any other way, and name their folder in detector"
+        by_hand = "download its .json, .safetensors and .txt files into a folder, and name it in detector"
         folder = fetch(detector, DETECTOR_FILES, remedy=by_hand)
     files = sorted(file for pattern in DETECTOR_FILES for file in folder.glob(pattern))
     for file in files:
