@@ -99,12 +99,13 @@ _PARTS = {
 _QKV = ("query", "key", "value")
 
 
-def import_checkpoint(source: str, dataset: str | None = None) -> CharmScorer:
+def import_checkpoint(source: str, dataset: str | None = None, padded: bool = False) -> CharmScorer:
     """Loads a published checkpoint as a scorer; nothing in it is executed.
 
     Args:
         source: a key of CHECKPOINTS, which is downloaded if need be, or the path of such a file.
         dataset: of a file, a key of CHECKPOINTS. Its position embeddings are looked for beside it, then on the hub.
+        padded: whether every image has as many tokens as in training, filled up by padding that is attended to.
 
     Raises:
         UserError: the file is missing, damaged, hostile or of another model: one line says what was found.
@@ -128,7 +129,7 @@ def import_checkpoint(source: str, dataset: str | None = None) -> CharmScorer:
         tensors["vit.pos_embed"] = _read_positions(positions)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
-    config = _describe(name, tensors, heads, path)
+    config = _describe(name, tensors, heads, path, padded)
     try:
         with torch.device("meta"):
             expected = build_model(config.model).state_dict()
@@ -174,7 +175,7 @@ def _read_positions(path: Path) -> Tensor:
         return archive.read({"positions": archive.content})["positions"]
 
 
-def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Path) -> ModelConfig:
+def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Path, padded: bool) -> ModelConfig:
     """Describes the model of a data set that has these tensors."""
     published = CHECKPOINTS[name]
     width = tensors["vit.pos_embed"].shape[2]
@@ -184,7 +185,8 @@ def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Pa
     backbone = _BACKBONES.get((width, depth))
     is_known = backbone is not None and (heads, grid) == (width // _HEAD_WIDTH, 37)
     own = None if is_known else ViTShape(width, depth, heads, grid * _PATCH_SIZE)
-    cutter = CharmTokenizer(_PATCH_SIZE, max_seq_len=_MOST_TOKENS, selection="frequency", threshold=1.0)
+    length = published.tokens if padded else _MOST_TOKENS
+    cutter = CharmTokenizer(_PATCH_SIZE, max_seq_len=length, selection="frequency", threshold=1.0)
     config = ModelConfig(
         model=ViTConfig(
             backbone or next(iter(_BACKBONES.values())),
@@ -196,7 +198,7 @@ def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Pa
             activation="none" if published.bins > 1 else "sigmoid",  # of distributions the scorer takes the softmax
             shape=own,
         ),
-        tokenizer=InputConfig("published", {"tokens": published.tokens, "padded": False}, cutter.settings),
+        tokenizer=InputConfig("published", {"tokens": published.tokens, "padded": padded}, cutter.settings),
         pos_embeds=PosEmbedConfig(_POSITIONS, False),
         labels=LabelConfig(published.bins, published.score_range, published.accuracy_threshold, published.meaning),
         max_edge=None,

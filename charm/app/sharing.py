@@ -13,6 +13,14 @@ def import_model(
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of a file: the data set that it was trained on.")
     ] = None,
+    padded: Annotated[
+        bool,
+        typer.Option(
+            "--padded",
+            help="Give every image as many tokens as in training, by dropping some or by padding that is attended to; "
+            "else all of its own, as the published package scores.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The model's folder to write; else charm- and the data set.")
     ] = None,
@@ -31,7 +39,7 @@ def import_model(
         from charm.images.find import escape_path
         from charm.published import import_checkpoint
 
-        scorer = import_checkpoint(source, dataset)
+        scorer = import_checkpoint(source, dataset, padded)
         folder = out or Path(f"charm-{dataset or source}")
         scorer.save_pretrained(folder)
         low, high = scorer.score_range

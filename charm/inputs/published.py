@@ -163,8 +163,8 @@ def halve(cells: np.ndarray) -> np.ndarray:
         padded = np.pad(halved, [(1, 1) if dim == axis else (0, 0) for dim in range(4)], mode="edge")
         taken = np.moveaxis(padded, axis, 0)
         last = len(taken) - 3
-        mixed: np.ndarray = np.sum(
-            [tap * taken[k : k + last : 2] for k, tap in enumerate(_TAPS)], axis=0, dtype=np.float32
-        )
+        mixed = np.zeros_like(taken[:last:2])
+        for k, tap in enumerate(_TAPS):
+            mixed += tap * taken[k : k + last : 2]
         halved = np.moveaxis(mixed, 0, axis)
     return np.ascontiguousarray(halved)

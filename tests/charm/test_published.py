@@ -62,6 +62,8 @@ def test_a_folder_of_it_scores_alike(tmp_path: Path) -> None:
     image = draw_image(200, 260)
     assert CharmScorer.from_pretrained(tmp_path / "model", "cpu")(image) == scorer(image)
     assert scorer.score_range == (0, 5)
+    padded = import_checkpoint(str(tmp_path / "koniq10k_charm.pth"), "koniq10k", padded=True)
+    assert padded.tokenize(image)[0].patch_valid.sum() == padded.tokenizer.max_seq_len == 1024
 
 
 def test_what_does_not_fit_is_one_line_with_what_was_found(tmp_path: Path) -> None:
