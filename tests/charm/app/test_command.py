@@ -23,6 +23,8 @@ OPTIONS = {
     "tokenize": ["--model", "--out"],
     "export": ["--model", "--out"],
     "serve": ["--model", "--host", "--port", "--draws", "--device", "--precision"],
+    "import": ["--dataset", "--padded", "--out"],
+    "publish": ["--private"],
 }
 
 
