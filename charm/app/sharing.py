@@ -25,7 +25,7 @@ def import_model(
         Path | None, typer.Option(metavar="FOLDER", help="The model's folder to write; else charm- and the data set.")
     ] = None,
 ) -> None:
-    """Make a model's folder of a checkpoint that Charm's authors published.
+    """Make a model of a checkpoint of the paper's authors.
 
     \b
         charm import koniq10k
