@@ -1,4 +1,4 @@
-"""The folder of a trained model: written, read, and described by a card for people.
+"""The folder of a trained model: written, read, described by a card for people, published and found on a hub.
 
 The folder is laid out as model hubs expect it:
 
@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 
 from charm.model.config import METRICS, ModelConfig
 from charm.runtime.disk import atomic_write, name_impostor
-from charm.runtime.errors import in_one_line
+from charm.runtime.downloads import NAME, fetch
+from charm.runtime.errors import UserError, first_line, in_one_line
+from charm.runtime.waiting import hub_address
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,10 @@ MODEL_FILES = ("model.safetensors", "config.json", "README.md")
 _FORMAT = 1  # of config.json
 _LONGEST_CONFIG = 1_000_000  # bytes; they are some 3,000
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+
+
+# Metric -> its name on the hub, https://hf.co/metrics.
+_HUB_METRICS = {"plcc": "pearsonr", "srcc": "spearmanr", "krcc": "kendalltau", "acc": "accuracy", "mae": "mae"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,44 @@ def write_model_folder(folder: AnyPath, tensors: "dict[str, Tensor]", config: Mo
     for name, data in encode_model(tensors, config).items():
         with atomic_write(Path(folder) / name) as file:
             file.write(data)
+
+
+def find_model(name: AnyPath, revision: str | None = None) -> Path:
+    """Returns a model's folder: the one of this name, or that of the hub's cache, downloaded if need be.
+
+    Args:
+        name: a folder, or user/name of a model on the hub, of which only MODEL_FILES are downloaded.
+        revision: of the hub's model, a branch, tag or commit; with one, a folder of the same name is passed over.
+
+    Raises:
+        UserError: the hub has no such model, or there is no way to it.
+    """
+    if not NAME.fullmatch(str(name)) or (revision is None and Path(name).exists()):
+        return Path(name)
+    return fetch(str(name), MODEL_FILES, revision, f"there is no folder {name} here either")
+
+
+def publish_folder(folder: AnyPath, name: str, private: bool = False) -> str:
+    """Uploads a model's folder to the hub, to user/name, which is made if it is not there; returns its address.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is damaged, or not of a Charm model: nothing is uploaded.
+        UserError: the hub refuses it, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    with refusing(folder):
+        read_model(folder)
+    api = HfApi(endpoint=hub_address())
+    try:
+        api.create_repo(name, private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=str(folder), allow_patterns=list(MODEL_FILES))
+    except Exception as error:  # some twenty kinds
+        problem = f"cannot publish to {hub_address()}/{name} ({first_line(error)})"
+        remedy = "name it user/name; `hf auth login`, or HF_TOKEN with the right to write, says who you are"
+        raise UserError(in_one_line(f"{problem}: {remedy}")) from error
+    return f"{hub_address()}/{name}"
 
 
 @contextlib.contextmanager
@@ -187,8 +231,41 @@ def render_card(config: ModelConfig) -> str:
     )
     return environment.get_template(CARD_TEMPLATE.name).render(
         vars(config),
+        head=_describe_for_hub(config),
         names=METRICS,
         doubts=config.doubts,
         input=Preparation.from_config(config).tokenizer,
         shows=SETTINGS[config.tokenizer.name].shows,
     )
+
+
+def _describe_for_hub(config: ModelConfig) -> str:
+    """Returns the head of a card, YAML, with the results and their intervals as a hub lists them."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task, dataset, start = "image-classification", config.data.dataset, config.training.started_from
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split="test",
+            metric_type=_HUB_METRICS[name],
+            metric_name=f"{name.upper()} (95 % interval {found['low']:.3f} to {found['high']:.3f})",
+            metric_value=found["value"],
+        )
+        for name, found in (config.evaluation.metrics if config.evaluation else {}).items()
+        if found["value"] is not None
+    ]
+    title = f"{config.model.backbone} with {config.tokenizer.name} tokens, trained on {dataset}"
+    data = ModelCardData(
+        library_name="charm",
+        license=config.training.licence or "unknown",
+        pipeline_tag=task,
+        tags=["image-aesthetic-assessment", "image-quality-assessment", "vision-transformer"],
+        base_model=start if start and NAME.fullmatch(start) else None,
+        datasets=[dataset],
+        model_name=title,
+        eval_results=results or None,
+    )
+    return data.to_yaml()

@@ -1,15 +1,16 @@
 """CharmScorer: photographs in, scores out, from the folder of a trained model (charm.hub) by PyTorch."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 
-from charm.hub import AnyPath, read_config, read_model, read_weights_header, refusing, write_model_folder
+from charm.hub import AnyPath, find_model, read_config, read_model, read_weights_header, refusing, write_model_folder
 from charm.model.axes import PosEmbedAxes
 from charm.model.config import ModelConfig
 from charm.model.pos_embed import axis_weights
-from charm.model.protocol import Model
+from charm.model.protocol import LearntMode, Model
 from charm.model.registry import build_model
 from charm.model.vit import PRECISIONS, autocast
 from charm.runtime.devices import choose_device
@@ -54,7 +55,8 @@ class CharmScorer(Scorer):
         super().__init__(config, str(device), full_size, weights_sha256)
         scales = self.tokenizer.num_scales if config.model.num_scales > 1 else 1  # 1: a model without scale embeddings
         wanted, mode = config.model, config.pos_embeds.mode
-        made = model.pos_embed_config("bicubic" if mode == "bicubic" else "bilinear", False)
+        learnt = mode if mode in get_args(LearntMode) else "bilinear"
+        made = model.pos_embed_config(learnt, False)  # type: ignore[arg-type]
         pairs = {
             "outputs": (model.head.out_features, config.labels.num_bins),
             "scales": (scales, wanted.num_scales),
@@ -77,14 +79,21 @@ class CharmScorer(Scorer):
         device: torch.device | str = "auto",
         precision: str = "float32",
         full_size: bool = False,
+        revision: str | None = None,
     ) -> "CharmScorer":
-        """Loads the scorer of a model's folder (runs/evaluate/model of a clone); nothing is downloaded.
+        """Loads the scorer of a model's folder (runs/evaluate/model of a clone), or of a model on the Hugging Face hub.
+
+        Args:
+            folder: the folder, or user/name; what the hub has is downloaded once (HF_TOKEN and HF_ENDPOINT count).
+            device, precision, full_size: as of CharmScorer.
+            revision: of a model on the hub: a branch, tag or commit.
 
         Raises:
             OSError: a file is missing.
             ValueError: a file is damaged, or not of a Charm model.
-            UserError: there is no such device.
+            UserError: there is no such device, or the hub has no such model.
         """
+        folder = find_model(folder, revision)
         with refusing(folder):
             config, _ = read_config(folder)
             with torch.device("meta"):  # takes no memory, whatever the config asks for

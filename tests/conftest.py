@@ -21,6 +21,7 @@ from pipeline.settings.params import Params, SamHqParams, load_params
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
 from pipeline.work.store import parse_record, read_sidecar
+from tests.hub import StubHub, serve_hub
 
 pytest_plugins = ["tests.gates"]
 
@@ -101,6 +102,20 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_model(folder)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubHub]:
+    """What $HF_ENDPOINT names, and a cache of this test's own."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serve_hub() as served:
+        monkeypatch.setenv("HF_ENDPOINT", f"{served.address}/")
+        yield served
 
 
 def sidecar_of(tar: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ ROOMS = (
     {"tokenization"},
     {"model", "saliency"},
     {"inputs"},
-    {"hub", "drawing", "attribution", "export", "scores", "scorer", "onnx_scorer"},
+    {"hub", "drawing", "attribution", "export", "scores", "scorer", "onnx_scorer", "published"},
     {"app"},
     {"__init__", "__main__"},
 )

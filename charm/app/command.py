@@ -12,6 +12,7 @@ import typer
 
 import charm
 from charm.app.limits import SERVER_LIMITS
+from charm.app.sharing import import_model, publish
 from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_formats, list_words
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import MISTAKE, reporting
@@ -28,13 +29,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-Model = Annotated[str, typer.Option("--model", metavar="FOLDER", help="The model's folder.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="MODEL", help="The model's folder, or user/name of one on the Hugging Face hub."),
+]
 SeenBy = Annotated[
     str | None,
     typer.Option(
         "--model",
-        metavar="FOLDER",
-        help=f"The model's folder; else {_MODEL} if it is there, else Charm's default settings without a model.",
+        metavar="MODEL",
+        help=f"The model's folder, or user/name on the hub; else {_MODEL} if it is there, else Charm's default "
+        "settings without a model.",
     ),
 ]
 Device = Annotated[
@@ -107,7 +112,8 @@ def start(
 ) -> None:
     """Scores photographs with a trained model, shows how it sees them, and serves it.
 
-    A model is a folder, named with --model; a clone of the repository trains one to runs/evaluate/model.
+    A model is a folder or user/name on the Hugging Face hub, named with --model. `charm import` makes one of a
+    published checkpoint; a clone of the repository trains one to runs/evaluate/model.
 
     Exit codes: 0 all went well; 2 a mistake, told in one line; 3 photographs were rejected, the others are scored;
     130 stopped.
@@ -390,6 +396,10 @@ def serve(
         token = read_token(token_file)
         access = Access(host, allow_host or (), root_path, token, trust_proxy or (), access_log)
         serve(model, access, port, draws, device, precision)
+
+
+app.command(name="import")(import_model)
+app.command()(publish)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charm.hub import read_config, refusing
+from charm.hub import find_model, read_config, refusing
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
@@ -30,21 +30,21 @@ TRAINED = "runs/evaluate/model"  # in a clone
 def load_scorer(
     folder: str, device: str = "auto", precision: str = "float32", full_size: bool = False
 ) -> "CharmScorer":
-    """Loads the scorer of a model's folder.
+    """Loads the scorer of a model: a folder, or user/name on the hub.
 
     Raises:
         UserError: missing, damaged, not of a Charm model, or there is no such device.
     """
     from charm.scorer import CharmScorer
 
-    with _explaining(folder):
+    with explaining(folder):
         return CharmScorer.from_pretrained(folder, device, precision, full_size)
 
 
 def load_preparation(folder: str | None) -> Preparation:
-    """Loads what a model's folder says of how images become tokens.
+    """Loads what a model, a folder or user/name on the hub, says of how images become tokens.
 
-    Without a folder it is that of a clone's trained model, and where there is none, the tokenizer's own defaults.
+    Without one it is that of a clone's trained model, and where there is none, the tokenizer's own defaults.
 
     Raises:
         UserError: missing, damaged, or not of a Charm model.
@@ -53,12 +53,12 @@ def load_preparation(folder: str | None) -> Preparation:
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
         return Preparation(InputConfig("charm", {}, CharmTokenizer().settings))
     folder = folder or TRAINED
-    with _explaining(folder), refusing(folder):
-        return Preparation.from_config(read_config(folder)[0])
+    with explaining(folder), refusing(folder):
+        return Preparation.from_config(read_config(find_model(folder))[0])
 
 
 @contextmanager
-def _explaining(folder: str) -> Iterator[None]:
+def explaining(folder: str) -> Iterator[None]:
     """Turns what is wrong with a model's folder into a line for people."""
     try:
         yield

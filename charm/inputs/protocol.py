@@ -21,6 +21,7 @@ class Input(Protocol):
         draws: whether an image's tokens are drawn at random in evaluation, so that a score may average several draws.
         whole_grid: whether the tokens are all patches of one square grid, the same for every image, in raster order
             before the image is turned: an image can be put together from them again.
+        pixel_bytes: of a number of a patch: 1 for uint8, 4 for float32.
         num_residuals: K, images beside the patches that a model mixes with them (Tokens.residuals); 0 for most inputs.
     """
 
@@ -36,6 +37,8 @@ class Input(Protocol):
     def draws(self) -> bool: ...
     @property
     def whole_grid(self) -> bool: ...
+    @property
+    def pixel_bytes(self) -> int: ...
     @property
     def num_residuals(self) -> int: ...
 

@@ -13,6 +13,7 @@ from charm.inputs.musiq import MusiqInput
 from charm.inputs.naflex import NaFlexInput
 from charm.inputs.padding import PaddingInput
 from charm.inputs.protocol import Input
+from charm.inputs.published import PublishedInput
 from charm.inputs.quadtree import QuadtreeInput
 from charm.inputs.settings import SETTINGS, InputSettings, check_length
 from charm.inputs.square import SquareInput
@@ -33,6 +34,7 @@ INPUTS: dict[str, Callable[[Any, CharmTokenizer, bool], Input]] = {
     "quadtree": QuadtreeInput.build,
     "muller": MullerInput.build,
     "musiq": MusiqInput.build,
+    "published": PublishedInput.build,
 }
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from charm.runtime.fields import MOST_TOKENS
 from charm.runtime.schema import Range
 
 Pixels = Annotated[int, Range(1, 8192)]
@@ -215,7 +216,7 @@ class MullerSettings(InputSettings):
 
     @property
     def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        return ((1.892, -11.295), (-0.014, 0.003)) if self.start == "published" else None
+        return {"identity": None, "published": ((1.892, -11.295), (-0.014, 0.003))}[self.start]
 
     def length(self, patch_size: int) -> int:
         """Returns the tokens of the square."""
@@ -231,6 +232,21 @@ class MusiqSettings(InputSettings):
     shows = "the whole image at its native size, and twice smaller in proportion"
 
 
+@dataclass(frozen=True)
+class PublishedSettings(InputSettings):
+    """Settings of the published code's tokens.
+
+    Attributes:
+        tokens: l of its training; an image of up to so many patches and one more is left as it is.
+        padded: whether shorter sequences are filled to `tokens` by padding that the model attends to, as in training.
+    """
+
+    tokens: Annotated[int, Range(1, MOST_TOKENS)] = 1024
+    padded: bool = True
+
+    shows = "the whole image as the published code cuts it, some patches at native resolution and the others downscaled"
+
+
 # By the names of the inputs, which are those of charm.inputs.registry.INPUTS.
 SETTINGS: dict[str, type[InputSettings]] = {
     "charm": CharmSettings,
@@ -243,6 +259,7 @@ SETTINGS: dict[str, type[InputSettings]] = {
     "quadtree": QuadtreeSettings,
     "muller": MullerSettings,
     "musiq": MusiqSettings,
+    "published": PublishedSettings,
 }
 
 

@@ -33,6 +33,7 @@ class SquareInput:
 
     draws = True
     whole_grid = False
+    pixel_bytes = 1
     num_residuals = 0
 
     @classmethod

@@ -25,6 +25,7 @@ class WholeInput:
     reads = None
     draws = False
     whole_grid = True
+    pixel_bytes = 1
     num_residuals = 0
 
     def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:

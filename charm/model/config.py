@@ -30,12 +30,24 @@ METRICS = ("plcc", "srcc", "krcc", "acc", "mae")  # in the paper's order, then t
 
 
 @dataclass(frozen=True)
+class ViTShape:
+    """The size of a plain ViT if not that of its name; `edge`, pixels, of the images that its positions are for."""
+
+    width: Annotated[int, Range(1, 4096)]
+    depth: Annotated[int, Range(1, 64)]
+    heads: Annotated[int, Range(1, 64)]
+    edge: Annotated[int, Range(1, 8192)]
+
+
+@dataclass(frozen=True)
 class ViTConfig:
     """The arguments of a model of charm.model.registry that decide its parameters; see there.
 
     Attributes:
         image_edge: pixels, side of the images that the input shows whole; None if it shows none.
         num_residuals: of the input (Tokens.residuals).
+        activation: of the outputs, see charm.model.protocol.ACTIVATIONS.
+        shape: of the backbone; None for that of its name.
     """
 
     backbone: BackboneName
@@ -46,6 +58,8 @@ class ViTConfig:
     pos_embed: PosEmbedTraining
     image_edge: Annotated[int, Range(1, 8192)] | None = None
     num_residuals: Annotated[int, Range(0, 8)] = 0
+    activation: Literal["none", "sigmoid"] = "none"
+    shape: ViTShape | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class InputConfig:
 class PosEmbedConfig:
     """The resampling of learnt position embeddings; "rotary" ones are not resampled, and "none" are added."""
 
-    mode: Literal["bilinear", "bicubic", "nearest", "rotary", "none"]
+    mode: Literal["bilinear", "bicubic", "nearest", "bicubic_offset", "rotary", "none"]
     antialias: bool
 
 

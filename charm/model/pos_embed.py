@@ -9,7 +9,7 @@ from torch import Tensor
 
 from charm.model import positions
 
-MODES = ("bilinear", "bicubic", "nearest")
+MODES = ("bilinear", "bicubic", "nearest", "bicubic_offset")
 
 
 def resample_pos_embed(
@@ -25,7 +25,8 @@ def resample_pos_embed(
         pos_embed: float (1, prefix + g * g, D), as timm's ViTs hold them; prefix tokens (CLS, registers) come first.
             The grid has to be square: 4 x 9 tokens cannot be told from 6 x 6.
         grid_hw: tokens, (height, width), of the new grid.
-        mode: "bilinear" (the paper), "bicubic" (timm's choice) or "nearest" (MUSIQ's hashing).
+        mode: "bilinear" (the paper), "bicubic" (timm's choice), "nearest" (MUSIQ's hashing) or "bicubic_offset" (the
+            published code's: bicubic for a grid that is 0.1 tokens longer, 2 to 5 % off).
         antialias: whether a smaller grid is averaged instead of sampled.
         num_prefix_tokens: how many tokens to leave out; None takes what is left over from the largest square.
 
@@ -44,7 +45,7 @@ def resample_pos_embed(
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
     learnt = learnt_grid(pos_embed, num_prefix_tokens)
     side = len(learnt)
-    if tuple(grid_hw) == (side, side):
+    if tuple(grid_hw) == (side, side) and mode != "bicubic_offset":
         return learnt.clone()
     rows, columns = (axis_weights(length, side, mode, antialias).to(learnt.device) for length in grid_hw)
     with torch.autocast(learnt.device.type, enabled=False):  # autocast would mix in half precision

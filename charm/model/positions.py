@@ -76,19 +76,21 @@ def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool
     Args:
         length: tokens along the axis of the new grid.
         side: g, tokens along the axis of the learnt grid.
-        mode: "bilinear", "bicubic" or "nearest"; corner regions are aligned, not corner points.
+        mode: "bilinear", "bicubic", "nearest" or "bicubic_offset" (as if the new axis were 0.1 tokens longer); corner
+            regions are aligned, not corner points.
         antialias: whether a shorter axis is averaged instead of sampled.
 
     Returns:
         float32 (length, g); each row sums to 1.
     """
-    if length == side or mode == "nearest":
+    long, short = (10 * length + 1, 10 * side) if mode == "bicubic_offset" else (length, side)
+    if long == short or mode == "nearest":
         return np.eye(side, dtype=np.float32)[np.arange(length) * side // length]
     # Distances in whole numbers: where a weight is zero it is exactly zero, and not a tap of its own.
     edge = 2  # places beyond the learnt axis whose weights its ends take over
     at = np.arange(-edge, side + edge)
-    distances = (2 * at + 1) * length - (2 * np.arange(length)[:, None] + 1) * side
-    reach = max(length, side) if antialias else length
+    distances = (2 * at + 1) * long - (2 * np.arange(length)[:, None] + 1) * short
+    reach = max(long, short) if antialias else long
     weights = _KERNELS[mode](np.abs(distances) / (2 * reach), antialias)
     if antialias:  # as torch does, which cuts the kernel off instead
         inside = weights[:, edge:-edge]
@@ -126,4 +128,8 @@ def _cubic(distance: np.ndarray, antialias: bool) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-_KERNELS: dict[str, Callable[[np.ndarray, bool], np.ndarray]] = {"bilinear": _linear, "bicubic": _cubic}
+_KERNELS: dict[str, Callable[[np.ndarray, bool], np.ndarray]] = {
+    "bilinear": _linear,
+    "bicubic": _cubic,
+    "bicubic_offset": _cubic,
+}

@@ -1,5 +1,6 @@
 """What a model is asked: training, the scorer, attribution and export know models by these attributes alone."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -7,6 +8,10 @@ from torch import Tensor, nn
 
 from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.resizer import Resizer
+
+# Of the outputs: the published code trained scores on 0..1 through a sigmoid, Charm trains them as they are.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda output: output, "sigmoid": torch.sigmoid}
+LearntMode = Literal["bilinear", "bicubic", "bicubic_offset"]
 
 
 class Model(nn.Module):
@@ -18,6 +23,7 @@ class Model(nn.Module):
         heads: kinds of heads that it may have.
         whole_image: whether it reads all patches of an image of one size, and not any number of tokens.
         head: the linear layer that gives the outputs; head_kind: what it reads, one of `heads`.
+        activation: a key of ACTIVATIONS, of what it gives.
         scale_embed: float (num_scales, D), learnt; None with one scale.
         resizer: what mixes residuals with the pixels; None for inputs without them.
         pixel_mean, pixel_std: float (3,), that pixels are normalized with; None if they are not.
@@ -27,6 +33,7 @@ class Model(nn.Module):
     whole_image: ClassVar[bool] = False
     head: nn.Linear
     head_kind: str
+    activation: str = "none"
     scale_embed: nn.Parameter | None
     resizer: Resizer | None
     pixel_mean: Tensor | None
@@ -80,7 +87,7 @@ class Model(nn.Module):
         """Returns an axis for charm.model.axes without a learnt grid, (2, length, 0) if no positions are added."""
         return torch.zeros(2, length, 0)
 
-    def pos_embed_config(self, mode: Literal["bilinear", "bicubic"], antialias: bool) -> PosEmbedConfig:
+    def pos_embed_config(self, mode: LearntMode, antialias: bool) -> PosEmbedConfig:
         """Returns how positions are made for a grid, if `mode` and `antialias` are asked for."""
         return PosEmbedConfig("none", False)
 
@@ -129,8 +136,7 @@ class Model(nn.Module):
         """Returns the outputs, float (B, num_outputs), of features, (B, F)."""
         # Not in bfloat16, which has 128 numbers from 0.5 to 1: scores would be tied.
         with torch.autocast(features.device.type, enabled=False):
-            output: Tensor = self.head(features.to(self.head.weight.dtype))
-        return output
+            return ACTIVATIONS[self.activation](self.head(features.to(self.head.weight.dtype)))
 
     def _keep_normalization(self, normalize: bool) -> None:
         """Takes over the mean and deviation of the pixels that the backbone was pre-trained on, if wanted."""

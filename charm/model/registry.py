@@ -22,7 +22,9 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
     reasons = []
     for kind in MODELS:
         try:
-            return kind.from_config(config, pretrained)
+            model = kind.from_config(config, pretrained)
+            model.activation = config.activation
+            return model
         except BackboneError as error:
             reasons.append(str(error))
     raise ValueError("; or ".join(reasons))

@@ -6,7 +6,7 @@ embedding is added; tokens that are padding are never attended to; one linear la
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from timm.layers.attention_pool import AttentionPoolLatent
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from charm.model.backbones import Backbone, check_backbone, create_backbone, is_rotary
 from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
-from charm.model.protocol import Model
+from charm.model.protocol import LearntMode, Model
 from charm.model.resizer import Resizer
 from charm.tokenization.tokens import TokenBatch
 
@@ -107,7 +107,10 @@ class CharmViT(Model):
     @classmethod
     def from_config(cls, config: ViTConfig, pretrained: bool = False) -> Self:
         names = ("backbone", "num_scales", "num_outputs", "head", "normalize", "num_residuals")
-        settings = {name: getattr(config, name) for name in names}
+        settings: dict[str, Any] = {name: getattr(config, name) for name in names}
+        if (shape := config.shape) is not None:
+            settings |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
+            settings["img_size"] = shape.edge
         return cls(**settings, pretrained=pretrained, train_pos_embed=config.pos_embed == "trainable")
 
     @property
@@ -151,7 +154,7 @@ class CharmViT(Model):
         """`learnt_grid` if it is fine-tuned, and so may differ from the published one; else None."""
         return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
 
-    def pos_embed_config(self, mode: Literal["bilinear", "bicubic"], antialias: bool) -> PosEmbedConfig:
+    def pos_embed_config(self, mode: LearntMode, antialias: bool) -> PosEmbedConfig:
         if self.rotary:
             return PosEmbedConfig("rotary", False)
         return PosEmbedConfig(getattr(self.vit, "pos_embed_mode", mode), antialias or self.antialias)

@@ -85,6 +85,7 @@ class CharmTokenizer:
 
     draws = True
     whole_grid = False
+    pixel_bytes = 1
     num_residuals = 0
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ class Tokens:
     """An image as a sequence of L = max_seq_len patches: native ones first, then coarser ones, then padding.
 
     Attributes:
-        patches: uint8 (L, p, p, 3), RGB; zero where padding.
+        patches: uint8 (L, p, p, 3), RGB; zero where padding. float32 on the same scale where downscaling overshoots it.
         patch_coord: int32 (L, 2), (y, x) of the patch on the grid of its scale; zero where padding.
         scale_id: uint8 (L,), 0 = coarsest .. num_scales - 1 = native resolution; zero where padding.
         patch_valid: bool (L,), False where padding.
@@ -25,6 +25,7 @@ class Tokens:
             a scale that the image does not use.
         pos_grids: grid of the position embeddings at each scale, which repeats where it is smaller than that of
             `grids`, as for tiles that are embedded each for itself (AnyRes); None = `grids`.
+        carried_coord: int32 (L, 2), the places whose position embeddings the tokens carry; None = their own.
         residuals: int16 (L, p, p, 3 K), K images beside the patches that a model mixes with them, in RESIDUAL_UNITs;
             None for most inputs.
     """
@@ -35,6 +36,7 @@ class Tokens:
     patch_valid: np.ndarray
     grids: tuple[tuple[int, int], ...]
     pos_grids: tuple[tuple[int, int], ...] | None = None
+    carried_coord: np.ndarray | None = None
     residuals: np.ndarray | None = None
 
     @property
@@ -45,9 +47,10 @@ class Tokens:
     @property
     def pos_coord(self) -> np.ndarray:
         """int32 (L, 2), (y, x) of each token on its grid of `pos_grids`."""
+        own = self.patch_coord if self.carried_coord is None else self.carried_coord
         if self.pos_grids is None:
-            return self.patch_coord
-        coord: np.ndarray = self.patch_coord % np.array(self.pos_grids, np.int32)[self.scale_id]
+            return own
+        coord: np.ndarray = own % np.array(self.pos_grids, np.int32)[self.scale_id]
         return coord
 
     def to_image(self, fill: int = 127) -> np.ndarray:
@@ -67,7 +70,7 @@ class Tokens:
                 continue
             y, x = self.patch_coord[at_scale].T
             canvas = np.zeros((grid_h, patch_size, grid_w, patch_size, 3), np.uint8)
-            canvas[y, :, x] = self.patches[at_scale]
+            canvas[y, :, x] = self.patches[at_scale].clip(0, 255)
             shown = np.zeros((grid_h, grid_w), np.uint8)
             shown[y, x] = 1
             at_scale_image = canvas.reshape(grid_h * patch_size, grid_w * patch_size, 3)
@@ -90,6 +93,7 @@ def pad_tokens(tokens: Tokens, length: int) -> Tokens:
         patch_coord=pad(tokens.patch_coord),
         scale_id=pad(tokens.scale_id),
         patch_valid=pad(tokens.patch_valid),
+        carried_coord=None if tokens.carried_coord is None else pad(tokens.carried_coord),
     )
 
 
@@ -200,8 +204,9 @@ def stack_tokens(samples: Sequence[Tokens]) -> TokenBatch:
     """
     if not samples:
         raise ValueError("a batch needs at least one image, got none")
-    if any(sample.pos_grids is not None or sample.residuals is not None for sample in samples):
-        raise ValueError("a batch holds neither pos_grids nor residuals: score these images with a CharmScorer")
+    held = ("pos_grids", "carried_coord", "residuals")
+    if any(getattr(sample, name) is not None for sample in samples for name in held):
+        raise ValueError(f"a batch holds none of {', '.join(held)}: score these images with a CharmScorer")
     names = ("patches", "patch_coord", "scale_id", "patch_valid")
     arrays = {name: np.stack([getattr(sample, name) for sample in samples]) for name in names}
     return TokenBatch(**arrays, grids=[sample.grids for sample in samples])

@@ -114,7 +114,8 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
     def most_bytes(self) -> int:
         """Most bytes that an image takes in a batch."""
         tokenizer = self._tokenizer
-        per_token = 3 * tokenizer.patch_size**2 * (1 + 2 * tokenizer.num_residuals)  # of two bytes each
+        per_pixel = tokenizer.pixel_bytes + 2 * tokenizer.num_residuals  # of two bytes each
+        per_token = 3 * tokenizer.patch_size**2 * per_pixel
         return tokenizer.max_seq_len * (per_token + _PLACE_BYTES) + self._targets[:1].nbytes
 
     def __getitem__(self, place: SampleRef) -> dict[str, Any] | UserError:

@@ -27,6 +27,8 @@ OPTIONS = {
         *("--model", "--host", "--port", "--draws", "--device", "--precision", "--allow-host", "--root-path"),
         *("--token-file", "--trust-proxy", "--access-log"),
     ],
+    "import": ["--dataset", "--padded", "--out"],
+    "publish": ["--private"],
 }
 
 

@@ -84,7 +84,8 @@ def test_what_is_shown_is_what_was_tokenized(tokenizer: str, image_hw: tuple[int
     seen, image = decode(shown.seen)[..., ::-1], decode(shown.image)[..., ::-1]
     assert np.abs(seen.astype(int) - tokens.to_image()).mean() < 8
     pixels = np.repeat(np.repeat(outlined, size, axis=0), size, axis=1)
-    assert np.abs(image[pixels].astype(int) - tokens.to_image()[pixels]).mean() < 8
+    if pixels.any():  # the published code gives whole images the scale of coarse tokens
+        assert np.abs(image[pixels].astype(int) - tokens.to_image()[pixels]).mean() < 8
 
 
 def test_large_frames_are_shrunk_and_paths_are_not() -> None:

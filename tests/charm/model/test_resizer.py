@@ -77,9 +77,9 @@ def test_images_without_their_residuals_are_refused() -> None:
     model = CharmViT("charm_demo", num_scales=1, num_residuals=2).eval()
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     tokens = MullerInput(14, MullerSettings(56))(image)
-    with pytest.raises(ValueError, match="holds neither pos_grids nor residuals"):
+    with pytest.raises(ValueError, match="holds none of pos_grids, carried_coord, residuals"):
         stack_tokens([tokens])
-    with pytest.raises(ValueError, match="holds neither pos_grids nor residuals"):
+    with pytest.raises(ValueError, match="holds none of pos_grids, carried_coord, residuals"):
         stack_tokens([AnyResInput()(image)])
     with pytest.raises(ValueError, match=r"this model mixes Tokens[.]residuals with the pixels"):
         model(stack_tokens([replace(tokens, residuals=None)]))
