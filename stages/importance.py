@@ -4,7 +4,7 @@ An input that reads none leaves an empty column. Maps that take seconds for an i
 which are kept in the store: what is stopped or killed loses a block per worker at most.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
 from charm.saliency.weights import find_checkpoint, find_detector
 from pipeline.importance.coverage import write_coverages
-from pipeline.importance.make import BLOCK, MAP_CODE, SLOW, join_blocks, make_block, make_column, try_tools
+from pipeline.importance.make import MAP_CODE, SLOW, make_block, make_column, try_tools
 from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import DaskParams, Params
+from pipeline.shards.blocks import make_in_blocks
 from pipeline.shards.folders import open_folder
 from pipeline.shards.read import read_shard_sidecars
 from pipeline.work.code import code_digest, own_closure
@@ -74,30 +75,9 @@ def make_columns(
     for shard, sidecar in read_shard_sidecars(open_folder(IMAGES)):
         made_from = fingerprint(way, settings, code, sidecar["images"])
         jobs.append(Job(shard, made_from, (str(IMAGES.resolve()), shard, way, given), images=sidecar["count"]))
-    missing = [job for job in jobs if read_sidecar(store_folder(name) / f"{job.fingerprint}.json") is None]
-    if missing:
+    if any(read_sidecar(store_folder(name) / f"{job.fingerprint}.json") is None for job in jobs):
         try_tools(way, given)
-    if way not in SLOW or max((job.images for job in jobs), default=0) <= BLOCK:
-        return make_missing(name, jobs, make_column, dask)
-
-    blocks = {job.name: split_job(job) for job in missing}
-    made = make_missing(f"{name}_blocks", [block for some in blocks.values() for block in some], make_block, dask)
-    paths = {job.name: [str(made[block.name].with_suffix("")) for block in blocks.get(job.name, [])] for job in jobs}
-    return make_missing(name, [replace(job, arguments=(paths[job.name],)) for job in jobs], join_blocks, dask)
-
-
-def split_job(job: Job) -> list[Job]:
-    """Lists the blocks of a shard."""
-    spans = [(start, min(start + BLOCK, job.images)) for start in range(0, job.images, BLOCK)]
-    return [
-        Job(
-            f"{job.name}, images {start} to {stop - 1}",
-            fingerprint("block", job.fingerprint, start, stop),
-            (*job.arguments, (start, stop)),
-            images=stop - start,
-        )
-        for start, stop in spans
-    ]
+    return make_in_blocks(name, jobs, make_block, dask) if way in SLOW else make_missing(name, jobs, make_column, dask)
 
 
 if __name__ == "__main__":

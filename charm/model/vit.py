@@ -5,7 +5,7 @@ embedding is added; tokens that are padding are never attended to; one linear la
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from charm.model.backbones import Backbone, check_backbone, create_backbone, is_rotary
 from charm.model.config import PosEmbedConfig, ViTConfig
+from charm.model.pooling import pool_tokens
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 from charm.model.protocol import LearntMode, Model
 from charm.model.resizer import Resizer
@@ -33,8 +34,9 @@ class CharmViT(Model):
         num_scales: of the tokenizer. 1 for a plain ViT on single-scale tokens, which adds no parameters.
         num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
         head: input of the linear layer: "cls" (the paper); "mean" of the tokens that are not padding, for backbones
-            without a CLS token; "cls_mean", both side by side; or "map", the backbone's own attention pooling over the
-            tokens that are not padding (SigLIP), which is left out otherwise.
+            without a CLS token; "native" or "coarse", the mean of those of the finest scale or of the others; several
+            of these side by side ("cls_mean"); or "map", the backbone's own attention pooling over the tokens that
+            are not padding (SigLIP), which is left out otherwise.
         normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training; the paper
             does not (table 9).
         train_pos_embed: whether the learnt position embeddings are fine-tuned; the paper freezes them (section 4.2).
@@ -50,7 +52,7 @@ class CharmViT(Model):
         ValueError: the backbone cannot be used, or not with these settings.
     """
 
-    heads = ("cls", "cls_mean", "mean", "map")
+    heads = ("cls", "cls_mean", "mean", "map", "native", "coarse", "native_coarse", "cls_native_coarse")
 
     def __init__(
         self,
@@ -81,13 +83,13 @@ class CharmViT(Model):
         pools = isinstance(vit.attn_pool, AttentionPoolLatent)
         if head == "map" and not pools:
             raise ValueError("head='map' is attention pooling that was pre-trained, and this backbone has none")
-        if vit.cls_token is None and head in ("cls", "cls_mean"):
+        if vit.cls_token is None and "cls" in head.split("_"):
             choice = "mean or map" if pools else "mean"
             raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose {choice}")
         # A classifier or a pooling that nothing reads holds up training on several devices.
         vit.reset_classifier(0, None if vit.attn_pool is None or head == "map" else "")
         self.vit = vit
-        self.head_kind = head
+        self.head_kind, self.num_scales = head, num_scales
         self.rotary = is_rotary(vit)
         if not self.rotary:
             self.pos_embed.requires_grad_(train_pos_embed)
@@ -101,7 +103,7 @@ class CharmViT(Model):
         for parameter in (self.scale_embed, self.mask_token):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
-        self._add_head(vit.embed_dim * (2 if head == "cls_mean" else 1), num_outputs)
+        self._add_head(vit.embed_dim * len(head.split("_")), num_outputs)
         self._resample_kernel = PatchEmbedResamplerFixedOrigSize((self.patch_size, self.patch_size))
 
     @classmethod
@@ -262,8 +264,7 @@ class CharmViT(Model):
         residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image of a batch, float (B, F); arguments as of `forward`."""
-        padded = not bool(patch_valid.all())  # without padding there is no mask, so that the fast kernels are used
-        attn_mask = self.attn_mask(patch_valid).to(patches.device, non_blocking=True) if padded else None
+        attn_mask = self.attn_mask_of(patch_valid, patches.device)
         return self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
 
     def encode(
@@ -282,9 +283,23 @@ class CharmViT(Model):
         residuals: Tensor | None = None,
     ) -> Tensor:
         """Returns what the head reads of each image of a batch, float (B, F); arguments as of `encode`."""
+        for x in self.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals):
+            last = x  # none of the others is kept
+        return self.pool(self.head_kind, last, scale_id, patch_valid, attn_mask)
+
+    def run_blocks(
+        self,
+        patches: Tensor,
+        scale_id: Tensor,
+        patch_valid: Tensor,
+        pos_embed: Tensor,
+        attn_mask: Tensor | None,
+        residuals: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields what the first block reads, then what each gives, (B, prefix + L, D); arguments as of `encode`."""
         x = self._embed(patches, residuals)
-        valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
         if self.scale_embed is not None and self.mask_token is not None:
+            valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
             # Not self.scale_embed[scale_id]: its backward adds in any order where there are two threads or more.
             scale = nn.functional.embedding(scale_id.long(), self.scale_embed)
             x = torch.where(valid, x, self.mask_token.to(x.dtype)) + scale
@@ -295,16 +310,19 @@ class CharmViT(Model):
             x = x + pos_embed.to(self.pos_embed.dtype)  # not to x.dtype, which autocast may have made half
         x = torch.cat([self._prefix().expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         x = self.vit.norm_pre(x)
+        yield x
         for block in self.vit.blocks:
             if self.vit.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, **extra)
             else:
                 x = block(x, **extra)
-        return self._pool(self.vit.norm(x), valid, attn_mask)
+            yield x
 
-    def _pool(self, x: Tensor, valid: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """Pools (B, prefix + L, D), with `valid` bool (B, L, 1), to the input of the head, (B, D or 2 * D)."""
-        if self.head_kind == "map":
+    def pool(self, head: str, x: Tensor, scale_id: Tensor, patch_valid: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """Normalizes what a block gives, (B, prefix + L, D), and pools it to the input of a kind of head, (B, F)."""
+        x = self.vit.norm(x)
+        valid = patch_valid.to(x.device, non_blocking=True)
+        if head == "map":
             first = 0 if self.vit.pool_include_prefix else self.vit.num_prefix_tokens
             if attn_mask is not None:
                 attn_mask = attn_mask[..., first:]
@@ -312,12 +330,9 @@ class CharmViT(Model):
                     attn_mask = torch.zeros_like(attn_mask, dtype=x.dtype).masked_fill(~attn_mask, -torch.inf)
             pooled: Tensor = self.vit.fc_norm(self.vit.attn_pool(x[:, first:], attn_mask))
             return pooled
-        cls: Tensor = self.vit.fc_norm(x[:, 0])  # in the place of `norm` for backbones that were trained on the mean
-        if self.head_kind == "cls":
-            return cls
-        tokens = torch.where(valid, x[:, self.vit.num_prefix_tokens :], 0)
-        mean: Tensor = self.vit.fc_norm(tokens.sum(1) / valid.sum(1).clamp(min=1))
-        return mean if self.head_kind == "mean" else torch.cat([cls, mean], dim=1)
+        parts = pool_tokens(head.split("_"), x, self.vit.num_prefix_tokens, valid, scale_id >= self.num_scales - 1)
+        # In the place of `norm` for backbones that were trained on the mean.
+        return torch.cat([self.vit.fc_norm(part) for part in parts], dim=1)
 
     def _embed(self, patches: Tensor, residuals: Tensor | None = None) -> Tensor:
         """Applies the backbone's patch projection as one matrix product: (B, L, P, P, 3) -> (B, L, D).
@@ -346,6 +361,10 @@ class CharmViT(Model):
         none = self.vit.patch_embed.proj.weight.new_zeros(1, 0, self.vit.embed_dim)
         prefix = torch.cat([none, *(t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None)], dim=1)
         return prefix + self.pos_embed[:, : self.num_pos_prefix] if self.num_pos_prefix else prefix
+
+    def attn_mask_of(self, patch_valid: Tensor, device: torch.device) -> Tensor | None:
+        """Returns `attn_mask` on a device; None without padding, so that the fast kernels are used."""
+        return None if patch_valid.all() else self.attn_mask(patch_valid).to(device, non_blocking=True)
 
     def attn_mask(self, patch_valid: Tensor) -> Tensor:
         """Returns bool (B, 1, 1, prefix + L), True where a key may be attended to."""

@@ -64,7 +64,6 @@ MAP_CODE = {
     "sam_hq": ("charm.saliency.sam_hq", "pipeline.importance.make:_segment_by_sam_hq"),
 }
 SLOW = ("sam_hq",)  # ways that take seconds for an image, so that a shard is made in blocks
-BLOCK = 64  # images
 
 
 def try_tools(way: str, settings: Settings) -> None:
@@ -101,16 +100,3 @@ def make_block(
     keys = islice(images, *span)
     samples = ((key, MAPS[way](images.read_image(key), way, settings)) for key in counting(keys))
     write_shard(target, samples, source=images.images[shard])
-
-
-def join_blocks(blocks: list[str], target: Path) -> None:
-    """Joins the samples of several shards into one, byte for byte as `make_column` would have written it.
-
-    Args:
-        blocks: paths without an ending, in the order of their samples.
-    """
-    readers = [ShardReader(Path(block).parent, Path(block).name) for block in blocks]
-    samples = (
-        (key, {end: reader.read(key, end) for end in reader.extensions(key)}) for reader in readers for key in reader
-    )
-    write_shard(target, samples, source=readers[0].sources[Path(blocks[0]).name])

@@ -14,6 +14,7 @@ from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError
 from pipeline.importance import make as maps
 from pipeline.settings.params import Params, SaliencyParams, SamHqParams, ScoreParams
+from pipeline.shards import blocks
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.work import executor
@@ -163,7 +164,7 @@ def test_large_shards_are_made_in_blocks_and_a_run_that_stopped_goes_on(
     out = Path("data/importance")
     at_once = {path.name: path.read_bytes() for path in out.iterdir()}
 
-    monkeypatch.setattr(importance, "BLOCK", 4)
+    monkeypatch.setattr(blocks, "BLOCK", 4)
     monkeypatch.setenv("CHARM_STORE", str(Path("other").resolve()))
     segment = maps.MAPS["sam_hq"]
     worked: list[np.ndarray] = []

@@ -8,7 +8,8 @@ import pytest
 
 from charm.tokenization.importance import IMPORTANCE, score_patches
 from pipeline.importance import make as maps
-from pipeline.importance.make import MAP_CODE, MAPS, join_blocks, make_block, make_column
+from pipeline.importance.make import MAP_CODE, MAPS, make_block, make_column
+from pipeline.shards.blocks import join_blocks
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.work import code
