@@ -1,4 +1,4 @@
-"""Fine-tune the backbone on patches that are chosen anew in each epoch.
+"""Fine-tune the backbone on patches that are chosen anew in each epoch, or solve a head on its features.
 
 Writes runs/train: the folder of the best model by validation (charm.hub), history.csv by epoch and losses.csv by step.
 A run that was stopped goes on from its last checkpoint, which lies in the store under the sha256 of everything that it
@@ -10,11 +10,14 @@ under torchrun:
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from charm.runtime.disk import file_sha256, fingerprint
+from pipeline.features.head import train_head
 from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from pipeline.training.distributed import all_reduce_sum, is_launched, join_process_group, launch_processes
@@ -27,7 +30,7 @@ OUT = Path("runs/train")
 
 
 def main(params: Params) -> None:
-    if params.hardware.processes > 1 and not is_launched():
+    if params.train.mode == "fine_tune" and params.hardware.processes > 1 and not is_launched():
         launch_processes(params.hardware.processes, "stages.train")
         return
     with join_process_group() as ranks:
@@ -41,10 +44,13 @@ def main(params: Params) -> None:
             if all_reduce_sum(float(is_published))[0]:
                 print("train: finished before, published again; to train anew: `python -m pipeline prune --runs`")
                 return
-            trainer = Trainer(params, inputs, ranks, work)
-            trainer.run()
+            publish: Callable[[Path], None] = partial(train_head, params, inputs, made_from)
+            if params.train.mode == "fine_tune":
+                trainer = Trainer(params, inputs, ranks, work)
+                trainer.run()
+                publish = trainer.publish
             if ranks.first:
-                trainer.publish(work / "finished")
+                publish(work / "finished")
                 keep_finished("trained", made_from, work / "finished")
                 publish_finished("trained", made_from, OUT)
                 shutil.rmtree(work)
@@ -58,8 +64,10 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     read |= {"precision": params.hardware.precision, "fit": params.pos_embeds.fit}
     path = repository_path(params.checkpoint) if params.checkpoint else None
     weights = file_sha256(path / "config.json" if path.is_dir() else path) if path else ""
-    versions = [version(name) for name in ("torch", "timm", "numpy")]
-    return fingerprint(read, run_digest("stages.train"), weights, inputs.describe(), versions)
+    versions = [version(name) for name in ("torch", "timm", "numpy", "scikit-learn")]
+    is_solved = params.train.mode == "head"
+    column = [file_sha256(file) for file in sorted(Path("data/features").glob("*.json")) if is_solved]
+    return fingerprint(read, run_digest("stages.train"), weights, inputs.describe(), versions, column)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Results of a model on the test images.
+    """Results of a model on the test images; of cross-validation, on all images.
 
     Attributes:
         scored: number of images.
@@ -167,6 +167,22 @@ class EvaluationConfig:
     scored: Annotated[int, Range(0)]
     draw_spread: float | None
     metrics: dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class SolvedConfig:
+    """A head that was solved on a frozen backbone's features, by ridge regression on the mean score.
+
+    Attributes:
+        layer: that it reads, counted from 1; the backbone ends there.
+        penalty: of the regression, on standardized features.
+        cross_validation: agreement over all images, each scored by a head that was chosen and solved without it; None
+            where the test images are many enough to tell it.
+    """
+
+    layer: Annotated[int, Range(1)]
+    penalty: Annotated[float, Range(0)]
+    cross_validation: EvaluationConfig | None
 
 
 @dataclass(frozen=True)
@@ -215,13 +231,16 @@ _TRY = (
 )
 
 
-def list_doubts(dataset: str, started_from: str | None, evaluation: EvaluationConfig | None) -> list[str]:
+def list_doubts(
+    dataset: str, started_from: str | None, evaluation: EvaluationConfig | None, solved: SolvedConfig | None = None
+) -> list[str]:
     """Lists what speaks against a model's scores, each with what to try; empty if nothing does.
 
     Args:
         dataset: that it learnt from.
         started_from: as in TrainingConfig.
         evaluation: None before `evaluate`.
+        solved: as in ModelConfig; what cross-validation found counts in the place of `evaluation`.
     """
     doubts = []
     if started_from is None and dataset != _BUILT_IN:
@@ -229,11 +248,13 @@ def list_doubts(dataset: str, started_from: str | None, evaluation: EvaluationCo
             "The backbone started from random weights and knows nothing but these images, which is seldom enough. "
             "Choose a backbone with published weights and pretrained: true, or a checkpoint."
         )
-    if evaluation is not None:
-        value, low, high = (evaluation.metrics["srcc"][end] for end in ("value", "low", "high"))
+    crossed = solved.cross_validation if solved else None
+    rated, where = (crossed, "By cross-validation") if crossed else (evaluation, "On the test images")
+    if rated is not None:
+        value, low, high = (rated.metrics["srcc"][end] for end in ("value", "low", "high"))
         found = "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
         if low is None or low <= 0:
-            doubts.append(f"On the test images the order of the scores is no better than chance: SRCC {found}. {_TRY}")
+            doubts.append(f"{where} the order of the scores is no better than chance: SRCC {found}. {_TRY}")
     return doubts
 
 
@@ -253,6 +274,7 @@ class ModelConfig:
         val_percentiles: the 101 percentiles, 0 to 100, of the scores of the validation images, not clipped, on the
             scale of the labels; None before `evaluate`.
         calibration: errors on the validation images; None before `evaluate`.
+        solved: how the head was found; None if the model was fine-tuned.
     """
 
     model: ViTConfig
@@ -270,11 +292,12 @@ class ModelConfig:
     colour: Colour = "srgb"
     val_percentiles: list[float] | None = None
     calibration: Calibration | None = None
+    solved: SolvedConfig | None = None
 
     @property
     def doubts(self) -> list[str]:
         """What speaks against the scores (`list_doubts`)."""
-        return list_doubts(self.data.dataset, self.training.started_from, self.evaluation)
+        return list_doubts(self.data.dataset, self.training.started_from, self.evaluation, self.solved)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the config as values that JSON can hold; `from_json` undoes it."""
@@ -289,7 +312,7 @@ class ModelConfig:
         """
         if not isinstance(values, dict):
             raise ValueError(f"expected keys and values, got {type(values).__name__}")
-        config = build(cls, {"val_percentiles": None, "calibration": None} | values)  # as in older folders
+        config = build(cls, {"val_percentiles": None, "calibration": None, "solved": None} | values)  # older folders
         _check_together(config)
         return config
 
@@ -320,9 +343,10 @@ def _check_together(config: ModelConfig) -> None:
     made = config.calibration
     if made and (made.errors != sorted(made.errors) or len(made.errors) != min(made.images, MOST_ERRORS)):
         _fail("calibration", "errors", f"expected one of each image, at most {MOST_ERRORS}, ascending")
-    if config.evaluation is not None:
+    crossed = config.solved.cross_validation if config.solved else None
+    for rated in filter(None, (config.evaluation, crossed)):
         for name in METRICS:
-            found = config.evaluation.metrics.get(name, {})
+            found = rated.metrics.get(name, {})
             if found.keys() != {"value", "low", "high"} or len({end is None for end in found.values()}) > 1:
                 _fail("evaluation", "metrics", f"expected value, low and high of {name}, all or none, got {found}")
 

@@ -1,7 +1,7 @@
 """Frozen backbones: the features of chosen layers, and the model that a linear head on one of them makes.
 
 What a block gives passes the backbone's own final norm before it is pooled, whichever block it is, as in DINOv2's
-`get_intermediate_layers`. A head on a middle layer is therefore the head of an ordinary model whose backbone ends there.
+`get_intermediate_layers`. A head on a middle layer is therefore that of an ordinary model whose backbone ends there.
 """
 
 import hashlib
@@ -37,6 +37,7 @@ def layer_features(
     vit: CharmViT,
     layers: Sequence[int],
     patches: Tensor,
+    patch_coord: Tensor,
     scale_id: Tensor,
     patch_valid: Tensor,
     pos_embed: Tensor,
@@ -47,7 +48,7 @@ def layer_features(
     Args:
         vit: the model; its head is not used.
         layers: ascending, from 1 to the number of blocks.
-        patches, scale_id, patch_valid, pos_embed, residuals: a batch, see CharmViT.forward.
+        patches, patch_coord, scale_id, patch_valid, pos_embed, residuals: a batch, see CharmViT.forward.
     """
     attn_mask, parts = vit.attn_mask_of(patch_valid, patches.device), list_parts(vit)
     states = vit.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
@@ -84,7 +85,8 @@ def build_solved(
     Returns:
         The model, and its config: an ordinary one, of a shallower backbone unless the layer is the last.
     """
-    config = replace(config, head=head, num_outputs=1, shape=_cut_shape(vit, config, layer))
+    changed: dict[str, Any] = {"head": head, "num_outputs": 1, "shape": _cut_shape(vit, config, layer)}
+    config = replace(config, **changed)
     own: dict[str, Tensor] = vit.state_dict()
     weight, bias = solution
     own["head.weight"] = torch.from_numpy(weight).float()[None]

@@ -15,7 +15,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,6 +139,12 @@ class Manifest:
         """The edge, pixels, that 99 of 100 training images do not exceed; a model was trained on few larger ones."""
         edges = [max(image_hw) for image_hw in self.of_split("train").image_hws]
         return math.ceil(np.percentile(edges, 99)) if edges else 1
+
+    def as_scores(self) -> "Manifest":
+        """Returns the manifest with distributions reduced to their means."""
+        means = pa.array((self.targets @ self.unit_bins)[:, None].tolist(), SCHEMA.field("target").type)
+        place = self.table.schema.get_field_index("target")
+        return Manifest(self.table.set_column(place, "target", means), replace(self.facts, num_bins=1))
 
     def of_split(self, split: str) -> "Manifest":
         return Manifest(self.table.filter(pa.compute.equal(self.table["split"], split)), self.facts)

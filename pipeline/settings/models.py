@@ -52,6 +52,8 @@ def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
         UserError: a checkpoint is missing, damaged or of another backbone, or weights cannot be downloaded.
     """
     model = build_model(vit_config(params, num_bins), params.pretrained and not params.checkpoint)
+    if params.train.mode == "head" and model.scale_embed is not None:
+        torch.nn.init.zeros_(model.scale_embed)  # nothing would learn what it says
     if num_bins == 1:
         torch.nn.init.constant_(model.head.bias, score)
     if params.checkpoint and (trained := read_start(params)):
@@ -161,7 +163,7 @@ def vit_config(params: Params, num_bins: int) -> ViTConfig:
         backbone=params.backbone,
         num_scales=sketch.num_scales if params.train.scale_embed != "none" else 1,
         num_outputs=num_bins,
-        head=params.train.head,
+        head=params.train.head if params.train.mode == "fine_tune" else "mean",  # chosen later, by what it gives
         normalize=params.train.normalize,
         pos_embed=params.train.pos_embed,
         image_edge=params.input_settings.whole_edge,

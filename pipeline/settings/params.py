@@ -156,7 +156,14 @@ class LongTailParams:
 
 
 @dataclass(frozen=True)
+class FeatureParams:
+    layers: list[Count] | None  # None: auto
+    draws: Draws
+
+
+@dataclass(frozen=True)
 class TrainParams:
+    mode: Literal["fine_tune", "head"]
     head: Head
     pos_embed: PosEmbedTraining
     scale_embed: Literal["learnt", "frozen", "none"]
@@ -232,6 +239,7 @@ class Params:
     shards: ShardParams
     importance: ImportanceParams
     pos_embeds: PosEmbedParams
+    features: FeatureParams
     train: TrainParams
     evaluate: EvaluateParams
     report: ReportParams

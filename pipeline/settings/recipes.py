@@ -104,6 +104,7 @@ def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dic
         "train.weight_decay": 0.02,
     }
     always = {
+        "features.layers": None,  # by the backbone's depth
         "hardware.micro_batch": None,  # all of a step's images, or as many as a GPU has memory for
         "manifest.max_edge": recipe.max_edge,
         "manifest.val_share": recipe.val_share,

@@ -3,6 +3,7 @@
     frequency, gradient, entropy   <key>.p<coarse patch size>.npy   float32 (grid_h, grid_w), one score per coarse patch
     saliency                       <key>.mask.png                   1 bit (H, W), the image's own size
                                    <key>.mask.json                  its coverage, and the boxes that it came from
+    features                       <key>.features.npy               float16 (draws, layers, parts, D) (charm.model.frozen)
     random                         no shards: it needs no map
 
 Scores are exact for each listed coarse patch size; they cannot be pooled from a finer map. Masks can, and are, when
@@ -57,6 +58,13 @@ class ColumnReader:
                 f"{self._shards.folder} has no scores for coarse patches of {coarse_patch_size} pixels: add "
                 f"{coarse_patch_size} to coarse_patch_sizes of this map in params.yaml"
             )
+        return self._read_array(key, member)
+
+    def read_features(self, key: str) -> np.ndarray:
+        """Reads the features of an image, float16 (draws, layers, parts, D)."""
+        return self._read_array(key, "features.npy")
+
+    def _read_array(self, key: str, member: str) -> np.ndarray:
         try:
             return decode_array(self._shards.read(key, member))
         except ValueError as error:

@@ -142,6 +142,11 @@ class ShardReader:
     def shard_of(self, key: str) -> str:
         return self._names[int(self._shard_of[self._index(key)])]
 
+    def keys_of(self, shard: str) -> list[str]:
+        """Lists the keys of a shard, in order."""
+        found: np.ndarray = self._keys[self._shard_of == self._names.index(shard)]
+        return [key.decode() for key in found]
+
     def extensions(self, key: str) -> list[str]:
         index = self._index(key)
         return [self._extensions[kind] for kind in self._kinds[self._first[index] : self._first[index + 1]]]

@@ -23,16 +23,22 @@ class Inputs:
 
     Shards and columns are read from data/, or from the copy of it that hardware.remote names.
 
+    Args:
+        params: of the run.
+        data: holds manifest/ and pos_embeds/, and shards/ and importance/ unless hardware.remote has them.
+
     Attributes:
-        manifest: of all kept images.
+        manifest: of all kept images; for a head that is solved, distributions are reduced to their means.
         images: their shards.
         pos_embeds: of the backbone.
     """
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, data: Path = DATA) -> None:
         self._seed = params.seed
-        self.manifest = read_manifest(DATA / "manifest")
-        place = params.hardware.remote or str(DATA)
+        self.manifest = read_manifest(data / "manifest")
+        if params.train.mode == "head":
+            self.manifest = self.manifest.as_scores()
+        place = params.hardware.remote or str(data)
         self.images = ShardReader(f"{place}/shards")
         for key in self.manifest.keys:
             if key not in self.images:
@@ -41,7 +47,8 @@ class Inputs:
         reads = sketch_tokenizer(params).reads
         if reads is not None:
             self._column = ColumnReader(f"{place}/importance", self.images, reads)
-        self.pos_embeds = PosEmbeds(DATA / "pos_embeds", params.backbone)
+        self._data = data
+        self.pos_embeds = PosEmbeds(data / "pos_embeds", params.backbone)
 
     def describe(self) -> dict[str, Any]:
         """Returns what tells these inputs from any others: the labels, and the sha256 of each file."""
@@ -57,7 +64,7 @@ class Inputs:
             "split_sha256",
         )
         axes = file_sha256(self.pos_embeds.folder / "axes.safetensors"), self.pos_embeds.facts
-        files = [file_sha256(DATA / "manifest" / "manifest.parquet"), *self.images.shards.values()]
+        files = [file_sha256(self._data / "manifest" / "manifest.parquet"), *self.images.shards.values()]
         column = list(self._column.shards.values()) if self._column else []
         return {"labels": {name: facts[name] for name in told}, "files": files, "column": column, "axes": axes}
 

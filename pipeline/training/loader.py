@@ -207,7 +207,7 @@ class Loader:
             dataset,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             worker_init_fn=prepare_worker,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
@@ -241,7 +241,8 @@ class Loader:
             yield batch
 
 
-def _collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
+def collate(samples: list[dict[str, Any] | UserError]) -> Batch | UserError:
+    """Stacks samples of a TokenDataset, trimmed to the longest sequence; returns the first error among them, if any."""
     whole = [sample for sample in samples if not isinstance(sample, UserError)]
     if len(whole) < len(samples):
         return next(sample for sample in samples if isinstance(sample, UserError))

@@ -30,17 +30,17 @@ def forward_batch(model: torch.nn.Module, batch: Batch, pos_embeds: PosEmbeds, p
     """Returns the raw outputs of a model, float32 (B, num_outputs), on the device of `pos_embeds`."""
     bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
     with autocast(pos_embeds.device, precision):
-        output: Tensor = model(*_arguments(batch, pos_embeds, bare.trained_grid))
+        output: Tensor = model(*gather_arguments(batch, pos_embeds, bare.trained_grid))
     return output
 
 
 def forward_features(model: Model, batch: Batch, pos_embeds: PosEmbeds, precision: str = "float32") -> Tensor:
     """Returns what the head of a model reads, float (B, F), on the device of `pos_embeds`."""
     with autocast(pos_embeds.device, precision):
-        return model.features(*_arguments(batch, pos_embeds, model.trained_grid))
+        return model.features(*gather_arguments(batch, pos_embeds, model.trained_grid))
 
 
-def _arguments(
+def gather_arguments(
     batch: Batch, pos_embeds: PosEmbeds, trained_grid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Returns the arguments of a model on the device of `pos_embeds`."""

@@ -96,6 +96,9 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
         raise UserError(f"{error}; {remake(path)}") from error
     config = saved.config
     wanted = describe_model(params, inputs, config.tokenizer.cutter["patch_size"], config.training)
+    if params.train.mode == "head":  # whose head, and where the backbone ends for it, training chose
+        chosen: dict[str, Any] = {"head": config.model.head, "shape": config.model.shape}
+        wanted = replace(wanted, model=replace(wanted.model, **chosen))
     found, expected = (
         flatten({name: getattr(one, name) for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
         for one in (config, wanted)

@@ -1,0 +1,99 @@
+"""Makes the column of features: pooled tokens of some layers of the backbone that training starts from.
+
+Tokens are those of the scorer: draws follow from an image's pixels, and large images are downscaled.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from charm.model.frozen import hash_weights, layer_features
+from charm.model.vit import CharmViT, autocast
+from charm.runtime.errors import UserError
+from charm.runtime.schema import build
+from charm.saliency.gpus import choose_worker_device
+from pipeline.features.start import choose_features, start_frozen
+from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.params import Params
+from pipeline.shards.write import Sample, encode_array, write_shard
+from pipeline.training.artifacts import Inputs
+from pipeline.training.draws import LastImage
+from pipeline.training.loader import TokenDataset, collate
+from pipeline.training.predictions import gather_arguments
+from pipeline.training.sampler import SampleRef
+from pipeline.work.executor import counting
+from pipeline.work.store import repository_path
+
+BATCH = 16  # images that a worker takes at a time
+
+
+def describe_job(params: Params) -> str:
+    """Encodes params for workers, which may run in other folders."""
+    checkpoint = params.checkpoint and str(repository_path(params.checkpoint).resolve())
+    return json.dumps(asdict(replace(params, checkpoint=checkpoint)))
+
+
+@dataclass(frozen=True)
+class _Workplace:
+    """What a worker keeps from block to block."""
+
+    params: Params
+    inputs: Inputs
+    model: CharmViT
+    dataset: TokenDataset
+    pos_embeds: PosEmbeds
+    rows: dict[str, int]  # of the manifest, by key
+
+
+@lru_cache(maxsize=1)
+def _open_workplace(data: str, job: str, weights: str) -> _Workplace:
+    params = build(Params, json.loads(job))
+    inputs, model = Inputs(params, Path(data)), start_frozen(params)
+    if hash_weights(model) != weights:
+        raise UserError(f"{params.backbone}: this worker found other weights than the stage: give a checkpoint")
+    device = choose_worker_device(params.hardware.device)
+    inputs.images = LastImage(inputs.images)
+    dataset = inputs.evaluation_data(inputs.manifest, build_tokenizer(params, model.patch_size))
+    rows = {key: row for row, key in enumerate(inputs.manifest.keys)}
+    return _Workplace(params, inputs, model.to(device), dataset, inputs.pos_embeds.to(device), rows)
+
+
+def make_block(data: str, shard: str, job: str, weights: str, span: tuple[int, int | None], target: Path) -> None:
+    """Makes the features of the images span[0] to span[1] - 1 of a shard.
+
+    Args:
+        data: the folder of Inputs.
+        shard: name of the shard.
+        job: of describe_job.
+        weights: sha256 that `hash_weights` gives of the model.
+        span: as above.
+        target: where to write, without an ending.
+    """
+    place = _open_workplace(data, job, weights)
+    keys = place.inputs.images.keys_of(shard)[slice(*span)]
+    write_shard(target, _make_samples(place, keys), source=place.inputs.images.images[shard])
+
+
+@torch.inference_mode()
+def _make_samples(place: _Workplace, keys: list[str]) -> Iterator[tuple[str, Sample]]:
+    """Yields the sample of each image; all draws of an image in a row, several images in a batch."""
+    params, draws = place.params, place.params.features.draws
+    layers = choose_features(params, place.model)["layers"]
+    done, size = counting(keys), max(1, BATCH // draws)
+    while some := list(islice(done, size)):
+        refs = [SampleRef(draw, place.rows[key]) for key in some for draw in range(draws)]
+        batch = collate([place.dataset[ref] for ref in refs])
+        if isinstance(batch, UserError):
+            raise batch
+        with autocast(place.pos_embeds.device, params.hardware.precision):
+            arguments = gather_arguments(batch, place.pos_embeds, place.model.trained_grid)
+            found = layer_features(place.model, layers, *arguments)
+        half = found.float().cpu().numpy().astype(np.float16).reshape(len(some), draws, *found.shape[1:])
+        yield from ((key, {"features.npy": encode_array(array)}) for key, array in zip(some, half, strict=True))
