@@ -94,6 +94,7 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     masks = describe_masks(params)
     results = Results(
         evaluation=evaluation,
+        cross_validation=saved.config.solved.cross_validation if saved.config.solved else None,
         **_rate_intervals(calibration, predictions),
         draws=draws,
         best_epoch=saved.config.training.best_epoch,

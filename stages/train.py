@@ -64,7 +64,7 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     read |= {"precision": params.hardware.precision, "fit": params.pos_embeds.fit}
     path = repository_path(params.checkpoint) if params.checkpoint else None
     weights = file_sha256(path / "config.json" if path.is_dir() else path) if path else ""
-    versions = [version(name) for name in ("torch", "timm", "numpy", "scikit-learn")]
+    versions = [version(name) for name in ("torch", "timm", "numpy")]
     is_solved = params.train.mode == "head"
     column = [file_sha256(file) for file in sorted(Path("data/features").glob("*.json")) if is_solved]
     return fingerprint(read, run_digest("stages.train"), weights, inputs.describe(), versions, column)

@@ -10,9 +10,9 @@ from charm.hub import write_model_folder
 from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig
 from charm.model.frozen import build_solved
 from charm.model.metrics import bootstrap_intervals, score_agreement
+from charm.model.solving import Candidate, Features, Labels, choose_head, cross_predict, solve_head, try_heads
 from charm.runtime.disk import write_csv
-from pipeline.features.read import Features, read_features
-from pipeline.features.solve import Candidate, Labels, choose_head, cross_predict, solve_head, try_heads
+from pipeline.features.read import read_features
 from pipeline.features.start import start_frozen
 from pipeline.manifest.table import Manifest
 from pipeline.settings.models import describe_start, vit_config
@@ -42,9 +42,9 @@ def train_head(params: Params, inputs: Inputs, made_from: str, out: Path) -> Non
     labels = _label(manifest, params.seed)
     in_split = {name: np.flatnonzero(manifest.table["split"].to_numpy() == name) for name in ("train", "val")}
     train = in_split["train"]
-    tried = try_heads(_of(features, train), labels.of(train))
+    tried = try_heads(features.rows(train), labels.rows(train))
     chosen = choose_head(tried)
-    solution = solve_head(_of(features, train), labels.of(train), chosen)
+    solution = solve_head(features.rows(train), labels.rows(train), chosen)
     scores = features.of(chosen.layer, chosen.head) @ solution[0] + solution[1]
     record = _record(manifest, labels, scores, in_split)
     crossed = _cross_validate(manifest, features, labels)
@@ -58,7 +58,7 @@ def train_head(params: Params, inputs: Inputs, made_from: str, out: Path) -> Non
         solved=SolvedConfig(chosen.layer, chosen.penalty, crossed),
     )
     write_model_folder(out, model.state_dict(), described)
-    _write_heads(out / "heads.csv", tried, chosen, manifest, labels.of(train))
+    _write_heads(out / "heads.csv", tried, chosen, manifest, labels.rows(train))
     write_csv(out / "history.csv", HISTORY, [[f"{record[name]:.6g}" for name in HISTORY]])
     write_csv(out / "losses.csv", ("step", "loss"), [(0, repr(record["train_loss"]))])
     (out / RUN).write_text(made_from[:RUN_LENGTH])
@@ -72,10 +72,6 @@ def _label(manifest: Manifest, seed: int) -> Labels:
     """Returns the mean score of each image; an image without a group is one of its own."""
     groups = [group or key for group, key in zip(manifest.table["group"].to_pylist(), manifest.keys, strict=True)]
     return Labels(manifest.targets @ manifest.unit_bins, np.unique(groups, return_inverse=True)[1], seed)
-
-
-def _of(features: Features, rows: np.ndarray) -> Features:
-    return replace(features, values=features.values[rows])
 
 
 def _record(

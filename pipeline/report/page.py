@@ -72,9 +72,10 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
         baseline=_rate_constant(manifest, scored),
         ranked_right=concordance(*(np.array([getattr(row, side) for row in scored]) for side in ("raw", "target"))),
         results=results,
-        doubts=list_doubts(facts.dataset, config.training.started_from, results.evaluation),
+        doubts=list_doubts(facts.dataset, config.training.started_from, results.evaluation, config.solved),
         rejected=[(reason, count, REASONS.get(reason, "")) for reason, count in results.rejected.items()],
         training=_plot_training(history, config.training.best_epoch),
+        heads=_plot_heads(read_rows(runs / "train" / "heads.csv")) if config.solved else None,
         scatter=_plot_scatter(scored, chosen),
         level=LEVEL,
         coverage=_plot_coverage(_read_config(runs / "evaluate" / "model").calibration, scored),
@@ -148,6 +149,21 @@ def _plot_training(history: list[dict[str, float]], best_epoch: int) -> dict[str
         "best": history[best_epoch - 1],
         "epochs": len(history),
     }
+
+
+def _plot_heads(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """Plots SRCC and its interval by layer, 440 x 260 pixels, for each kind of head beside the others."""
+    tried = [[float(row[name]) for name in ("layer", "srcc", "low", "high")] for row in rows]
+    kinds = list(dict.fromkeys(row["head"] for row in rows))
+    x = make_axis([tried[0][0] - 1, tried[-1][0] + 1], 62, 428, least_step=1)
+    y = make_axis([value for _, *values in tried for value in values], 218, 14)
+    series = []
+    for place, kind in enumerate(kinds):
+        of_kind = [one for one, row in zip(tried, rows, strict=True) if row["head"] == kind]
+        xs = [one[0] + 0.12 * (place - (len(kinds) - 1) / 2) for one in of_kind]
+        bars = [draw_line(x, y, [at, at], one[2:]) for at, one in zip(xs, of_kind, strict=True)]
+        series.append({"head": kind, "line": draw_line(x, y, xs, [one[1] for one in of_kind]), "bars": "".join(bars)})
+    return {"x": x, "y": y, "series": series, "rows": rows, "chosen": next(row for row in rows if row["chosen"] == "1")}
 
 
 def _plot_scatter(scored: list[Scored], chosen: list[Scored]) -> dict[str, Any]:

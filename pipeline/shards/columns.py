@@ -3,7 +3,7 @@
     frequency, gradient, entropy   <key>.p<coarse patch size>.npy   float32 (grid_h, grid_w), one score per coarse patch
     saliency                       <key>.mask.png                   1 bit (H, W), the image's own size
                                    <key>.mask.json                  its coverage, and the boxes that it came from
-    features                       <key>.features.npy               float16 (draws, layers, parts, D) (charm.model.frozen)
+    features                       <key>.features.npy               float16 (draws, layers, parts, D), by charm.model
     random                         no shards: it needs no map
 
 Scores are exact for each listed coarse patch size; they cannot be pooled from a finer map. Masks can, and are, when

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Results:
 
     Attributes:
         evaluation: the metrics, with intervals.
+        cross_validation: of a head that was solved, as in charm.model.config.SolvedConfig; None for others.
         interval_reach, interval_coverage: half the width of the scores' intervals of LEVEL (charm.model.config), and
             the fraction of the test images whose label lies within; None where validation is too small.
         draws: of each image's patches.
@@ -58,17 +59,19 @@ class Results:
     notes: dict[str, int]
     saliency_empty_rate: float | None
     saliency_small_rate: float | None
+    cross_validation: EvaluationConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Flattens the metrics to `srcc`, `srcc_low`, `srcc_high`, as `dvc metrics` shows them."""
-        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "evaluation"}
-        found = self.evaluation
+        """Flattens the metrics to `srcc`, `srcc_low`, `srcc_high`, as `dvc metrics` shows them; `cv_srcc` and so on."""
+        rated = {"": self.evaluation, "cv_": self.cross_validation}
         flat = {
-            f"{name}{'' if end == 'value' else f'_{end}'}": value
-            for name, ends in found.metrics.items()
-            for end, value in ends.items()
+            f"{prefix}{name}": value
+            for prefix, found in rated.items()
+            if found is not None
+            for name, value in _flatten(found).items()
         }
-        return flat | facts | {"scored": found.scored, "draw_spread": found.draw_spread}
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return flat | {name: value for name, value in own.items() if name not in ("evaluation", "cross_validation")}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Results":
@@ -77,14 +80,26 @@ class Results:
         Raises:
             ValueError, LookupError: it is not what `to_json` gives.
         """
-        ends = {"value": "", "low": "_low", "high": "_high"}
-        metrics = {name: {end: values[f"{name}{suffix}"] for end, suffix in ends.items()} for name in METRICS}
-        evaluation = EvaluationConfig(values["scored"], values["draw_spread"], metrics)
+        crossed = _unflatten(values, "cv_") if "cv_scored" in values else None
+        rated = {"evaluation": _unflatten(values), "cross_validation": crossed}
         own = {one.name for one in fields(cls)}
-        return build(cls, {"evaluation": asdict(evaluation)} | {key: values[key] for key in own & values.keys()})
+        return build(cls, rated | {key: values[key] for key in own & values.keys()})
 
     def write(self, path: Path) -> None:
         write_json(path, self.to_json())
+
+
+_ENDS = {"value": "", "low": "_low", "high": "_high"}
+
+
+def _flatten(found: EvaluationConfig) -> dict[str, Any]:
+    flat = {f"{name}{_ENDS[end]}": value for name, ends in found.metrics.items() for end, value in ends.items()}
+    return flat | {"scored": found.scored, "draw_spread": found.draw_spread}
+
+
+def _unflatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    metrics = {name: {end: values[f"{prefix}{name}{tail}"] for end, tail in _ENDS.items()} for name in METRICS}
+    return {"metrics": metrics} | {name: values[prefix + name] for name in ("scored", "draw_spread")}
 
 
 def read_results(path: Path) -> Results:

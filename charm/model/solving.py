@@ -1,16 +1,45 @@
 """Solves a linear head on frozen features: ridge regression; layer, pooling and penalty by cross-validation."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from charm.model.frozen import list_heads
 from charm.model.metrics import srcc
 from charm.runtime.errors import UserError
-from pipeline.features.read import Features
 
 PENALTIES = np.logspace(0, 6, 13)  # on standardized features; a weight's own sum of squares is the number of images
 FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of some images.
+
+    Attributes:
+        layers: of the backbone, ascending.
+        parts: that tokens were pooled to (charm.model.pooling.PARTS).
+        values: floating (N, layers, parts, D), averaged over draws: a linear head scores their mean by its mean score.
+    """
+
+    layers: list[int]
+    parts: list[str]
+    values: np.ndarray
+
+    def rows(self, rows: np.ndarray) -> "Features":
+        """Returns the features of some of the images."""
+        return replace(self, values=self.values[rows])
+
+    @property
+    def choices(self) -> list[tuple[int, str]]:
+        """The layers and kinds of heads that there are."""
+        return [(layer, head) for layer in self.layers for head in list_heads(self.parts)]
+
+    def of(self, layer: int, head: str) -> np.ndarray:
+        """Returns what a kind of head reads at a layer, float64 (N, F)."""
+        parts = [self.parts.index(part) for part in head.split("_")]
+        found: np.ndarray = self.values[:, self.layers.index(layer), parts].astype(np.float64)
+        return found.reshape(len(found), -1)
 
 
 @dataclass(frozen=True)
@@ -21,7 +50,7 @@ class Labels:
     groups: np.ndarray
     seed: int
 
-    def of(self, rows: np.ndarray) -> "Labels":
+    def rows(self, rows: np.ndarray) -> "Labels":
         return Labels(self.targets[rows], self.groups[rows], self.seed)
 
 
@@ -42,26 +71,28 @@ def split_folds(labels: Labels) -> list[tuple[np.ndarray, np.ndarray]]:
     Raises:
         UserError: there are fewer than two groups.
     """
-    from sklearn.model_selection import GroupKFold
-
-    count = min(FOLDS, len(np.unique(labels.groups)))
-    if count < 2:
-        raise UserError("train.mode: head: cross-validation needs two training images or groups at least, got 1")
-    folds = GroupKFold(count, shuffle=True, random_state=labels.seed % 2**32)
-    return list(folds.split(labels.targets, groups=labels.groups))
+    groups, group_of = np.unique(labels.groups, return_inverse=True)
+    if len(groups) < 2:
+        raise UserError("cross-validation of a head: expected two images, or groups of them, got 1")
+    fold = np.random.default_rng(labels.seed).permutation(len(groups))[group_of] % FOLDS
+    return [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(min(FOLDS, len(groups)))]
 
 
 def solve_ridge(features: np.ndarray, targets: np.ndarray, penalties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Solves heads on features, float64 (N, F), with P penalties at once; returns weights, (P, F), and biases, (P,)."""
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
+    """Solves heads on features, float64 (N, F), with P penalties at once; returns weights, (P, F), and biases, (P,).
 
-    scaler = StandardScaler().fit(features)
-    # A penalty for each of as many equal targets: the features' products are summed up once for all.
-    ridge: Any = Ridge(alpha=penalties, solver="cholesky")
-    ridge.fit(scaler.transform(features), np.tile(targets[:, None], (1, len(penalties))))
-    weights = ridge.coef_.reshape(len(penalties), -1) / scaler.scale_
-    return weights, ridge.intercept_ - weights @ scaler.mean_
+    Features are standardized for the penalties, which the weights undo. One decomposition serves all penalties: of
+    the features' products (F, F), or of the images' (N, N) where these are fewer.
+    """
+    mean, deviation = features.mean(0), features.std(0)
+    deviation[deviation <= 1e-6 * (1 + np.abs(mean))] = np.inf  # a constant says nothing, rounded or not
+    scaled, centred = (features - mean) / deviation, targets - targets.mean()
+    is_dual = len(scaled) < scaled.shape[1]
+    values, vectors = np.linalg.eigh(scaled @ scaled.T if is_dual else scaled.T @ scaled)
+    moments = centred if is_dual else scaled.T @ centred
+    solved = vectors @ ((vectors.T @ moments)[:, None] / (values[:, None] + penalties))
+    weights = (scaled.T @ solved if is_dual else solved).T / deviation
+    return weights, targets.mean() - weights @ mean
 
 
 def try_heads(features: Features, labels: Labels) -> list[Candidate]:
@@ -95,7 +126,7 @@ def cross_predict(features: Features, labels: Labels) -> np.ndarray:
     """Scores each image by a head that was chosen and solved without its fold, float64 (N,)."""
     predicted = np.empty(len(labels.targets))
     for learnt, held_out in split_folds(labels):
-        known, own = Features(features.layers, features.parts, features.values[learnt]), labels.of(learnt)
+        known, own = features.rows(learnt), labels.rows(learnt)
         chosen = choose_head(try_heads(known, own))
         weights, bias = solve_head(known, own, chosen)
         predicted[held_out] = features.of(chosen.layer, chosen.head)[held_out] @ weights + bias
