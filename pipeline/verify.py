@@ -44,6 +44,7 @@ def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = P
         (manifest, _check_manifest),
         (images, lambda folder: _check_images(folder, manifest, full)),
         (data / "importance", lambda folder: _check_column(folder, images, full)),
+        (data / "features", lambda folder: _check_column(folder, images, full)),
         (data / "pos_embeds", lambda folder: _check_pos_embeds(folder, params.backbone)),
         (runs / "train", _check_model_folder),
         (runs / "evaluate", lambda folder: _check_predictions(folder, manifest)),
@@ -76,7 +77,7 @@ def _check_images(folder: Path, manifest: Path, full: bool) -> str:
 
 def _check_column(folder: Path, images: Path, full: bool) -> str:
     if read_column_facts(folder)["map"] is None:
-        return "no map is needed"
+        return "none is needed"
     reader = ShardReader(images)
     ColumnReader(folder, reader)  # has the same samples in the same shards
     return _count_samples(folder, reader, full)

@@ -16,17 +16,17 @@ DATA, OUT = Path("data"), Path("data/features")
 
 
 def main(params: Params) -> None:
-    facts: dict[str, Any] = {"map": "features", "layers": [], "parts": []}
+    facts: dict[str, Any] = {"map": None}
     made: dict[str, Path] = {}
     if params.train.mode == "head":
-        made, facts = make_columns(params, facts)
+        made, facts = make_columns(params)
     else:
         print("features: none, since train.mode is fine_tune")
     publish_shards(made, OUT)
     write_record(OUT / "column.json", facts)
 
 
-def make_columns(params: Params, facts: dict[str, Any]) -> tuple[dict[str, Path], dict[str, Any]]:
+def make_columns(params: Params) -> tuple[dict[str, Path], dict[str, Any]]:
     """Makes the column shards that the store lacks; returns the path of each shard's sidecar, and what they hold."""
     from charm.model.frozen import hash_weights  # torch takes seconds, which who fine-tunes does not wait here
     from pipeline.features.make import describe_job, make_block
@@ -37,7 +37,8 @@ def make_columns(params: Params, facts: dict[str, Any]) -> tuple[dict[str, Path]
     from pipeline.work.executor import Job
 
     model, inputs = start_frozen(params), Inputs(params)
-    facts = facts | choose_features(params, model) | {"draws": params.features.draws, "weights": hash_weights(model)}
+    facts = {"map": "features", "draws": params.features.draws, "weights": hash_weights(model)}
+    facts |= choose_features(params, model)
     read = [params.selection, params.tokenizer, params.input_settings, params.max_seq_len, params.seed, params.tokens]
     code = run_digest("pipeline.features.make"), [version(name) for name in ("torch", "timm", "numpy")]
     given = inputs.describe()

@@ -146,6 +146,9 @@ FRESH: dict[str, set[str]] = {
     "from stages import importance; from pipeline.settings.params import load_params; importance.main(load_params())": {
         *("transformers", "segment_anything_hq", "torch")
     },
+    "from stages import features; from pipeline.settings.params import load_params; features.main(load_params())": {
+        *("torch", "timm", "dask")
+    },
     # SAM-HQ's library would change the timm of who trains.
     "import stages.train, stages.evaluate": set(HOMES),
     "import charm; [getattr(charm, name) for name in charm.__all__]": WORKSHOP,
@@ -177,8 +180,9 @@ def test_what_a_fresh_process_loads(tmp_path: Path) -> None:
     told = {code: json.loads((tmp_path / f"{number}.json").read_text()) for number, code in enumerate(FRESH)}
     assert {code: loaded for code, (loaded, _) in told.items() if loaded} == {}
     printed = {said for _, said in told.values() if said}
-    help_page, nothing_to_make = sorted(printed)
+    help_page, no_features, nothing_to_make = sorted(printed)
     assert help_page.startswith("Usage: charm ")
+    assert no_features == "features: none, since train.mode is fine_tune\n"
     assert nothing_to_make == "importance: the input charm with selection random reads no map\n"
 
 

@@ -99,7 +99,7 @@ def test_only_what_is_there_and_selected_is_checked(run: Run) -> None:
     flip("data/importance/shard-000000.json")
     code, printed = run("verify")
     assert code == 0
-    assert "data/importance: no map is needed" in printed
+    assert "data/importance: none is needed" in printed
     assert "runs" not in printed
 
 

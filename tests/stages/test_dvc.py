@@ -22,7 +22,7 @@ from pipeline.shards.read import ShardReader
 from tests.stages.conftest import ROOT, write_images
 from tests.stages.warm_python import warm_python
 
-ALL = ["manifest", "shards", "importance", "pos_embeds", "train", "evaluate", "report"]
+ALL = ["manifest", "shards", "importance", "pos_embeds", "features", "train", "evaluate", "report"]
 
 
 class Repository:
@@ -145,6 +145,7 @@ def test_a_second_repro_runs_nothing(repository: Repository) -> None:
 def test_another_selection_makes_its_map_and_trains_again_and_going_back_runs_nothing(repository: Repository) -> None:
     assert repository.ran("exp", "run", "-S", "selection=saliency") == [
         "importance",
+        "features",
         "train",
         "evaluate",
         "report",
@@ -185,8 +186,17 @@ def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, ti
 def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:
     there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.min_learning_rate=3e-7"]
     back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.min_learning_rate=1e-6"]
-    assert repository.ran("exp", "run", *there) == ["pos_embeds", "train", "evaluate", "report"]
+    assert repository.ran("exp", "run", *there) == ["pos_embeds", "features", "train", "evaluate", "report"]
     assert repository.ran("exp", "run", *back) == []
+
+
+def test_a_solved_head_makes_features_and_going_back_runs_nothing(repository: Repository) -> None:
+    """In workers of their own, which start from the same random weights."""
+    remade = ["features", "train", "evaluate", "report"]
+    assert repository.ran("exp", "run", "-S", "train.mode=head") == remade
+    metrics = json.loads((repository.folder / "runs/evaluate/metrics.json").read_text())
+    assert (metrics["scored"], metrics["cv_scored"]) == (6, 27)
+    assert repository.ran("exp", "run", "-S", "train.mode=fine_tune") == []
 
 
 def test_where_things_run_trains_nothing_again(repository: Repository) -> None:
@@ -234,7 +244,7 @@ def test_an_edited_label_runs_from_the_manifest_on(repository: Repository) -> No
     original = labels.read_text()
     name, _, split = original.splitlines()[1].split(",")
     labels.write_text(original.replace(original.splitlines()[1], f"{name},1.25,{split}"))
-    assert repository.ran("repro") == ["manifest", "shards", "importance", "pos_embeds", "train", "evaluate", "report"]
+    assert repository.ran("repro") == ALL
     labels.write_text(original)
     assert repository.ran("repro") == []
 
