@@ -184,7 +184,7 @@ def test_mistake_is_named_with_its_line(key: str, line: str, message: str, tmp_p
         ),
         pytest.param(
             {"max_seq_len": "20000"},
-            "draws",
+            "draws: 4",
             "evaluate.draws: expected at most 3 with max_seq_len: 20000, got 4",
             id="more tokens in all draws than a model's folder may ask for",
         ),

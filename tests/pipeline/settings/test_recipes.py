@@ -160,7 +160,7 @@ def test_the_shipped_file_leaves_every_key_of_a_recipe_to_it() -> None:
 def test_a_value_in_params_comes_before_the_recipe(backbone: str, tmp_path: Path) -> None:
     others = {"max_seq_len": 77, "budget": "fill", "epochs": 2, "batch_size": 5, "learning_rate": 3e-05}
     others |= {"warmup_epochs": 1.5, "weight_decay": 0.5, "max_edge": 640, "val_share": 0.3, "leaks": "refuse"}
-    others |= {"micro_batch": 3}
+    others |= {"micro_batch": 3, "layers": [3, 5]}
     of_stages = [key for key in AUTO_KEYS if not key.startswith("inputs.")]
     assert {key.rpartition(".")[2] for key in of_stages} == others.keys()
     params = load(tmp_path, dataset="para", backbone=backbone, **{key: str(value) for key, value in others.items()})
