@@ -8,7 +8,7 @@ import numpy as np
 
 from charm.hub import write_model_folder
 from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig
-from charm.model.frozen import build_solved
+from charm.model.frozen import build_solved, hash_weights
 from charm.model.metrics import bootstrap_intervals, score_agreement
 from charm.model.solving import Candidate, Features, Labels, choose_head, cross_predict, solve_head, try_heads
 from charm.runtime.disk import write_csv
@@ -37,8 +37,8 @@ def train_head(params: Params, inputs: Inputs, made_from: str, out: Path) -> Non
         made_from: the run's fingerprint, by which trackers know it.
         out: folder to write to.
     """
-    manifest = inputs.manifest
-    features = read_features(DATA / "features", inputs.images, manifest.keys)
+    manifest, start = inputs.manifest, start_frozen(params)
+    features = read_features(DATA / "features", inputs.images, manifest.keys, hash_weights(start))
     labels = _label(manifest, params.seed)
     in_split = {name: np.flatnonzero(manifest.table["split"].to_numpy() == name) for name in ("train", "val")}
     train = in_split["train"]
@@ -49,7 +49,6 @@ def train_head(params: Params, inputs: Inputs, made_from: str, out: Path) -> Non
     record = _record(manifest, labels, scores, in_split)
     crossed = _cross_validate(manifest, features, labels)
 
-    start = start_frozen(params)
     model, config = build_solved(start, vit_config(params, 1), chosen.layer, chosen.head, solution)
     training = TrainingConfig(1, manifest.train_edge, *describe_start(params, start))
     described = replace(

@@ -12,7 +12,7 @@ import torch
 
 from charm import CharmScorer
 from charm.hub import read_config
-from charm.model.frozen import layer_features
+from charm.model.frozen import hash_weights, layer_features
 from charm.runtime.errors import UserError
 from pipeline.features import head, make
 from pipeline.features.read import read_features
@@ -78,7 +78,7 @@ def test_the_column_holds_every_draw_of_every_image(made: Workspace) -> None:
     facts = read_record(Path("data/features/column.json"))
     assert (facts["layers"], facts["parts"], facts["draws"]) == ([1, 2], PARTS, 2)
     images, keys = ShardReader(Path("data/shards")), read_manifest(Path("data/manifest")).keys
-    found = read_features(Path("data/features"), images, keys)
+    found = read_features(Path("data/features"), images, keys, facts["weights"])
     assert (found.values.shape, found.values.dtype) == ((27, 2, 3, 64), np.float16)
     for row in (12, 20, 26):
         expected = compute(params, row)
@@ -112,7 +112,7 @@ def test_the_published_model_is_an_ordinary_one_that_scores_as_its_features_do(m
     scorer = CharmScorer.from_pretrained(folder / "runs/evaluate/model", device="cpu")
     weight, bias = (getattr(scorer.model.head, name).detach().numpy() for name in ("weight", "bias"))
     parts = [PARTS.index(part) for part in config.model.head.split("_")]
-    stored = read_features(folder / "data/features", images, given.keys)
+    stored = read_features(folder / "data/features", images, given.keys, hash_weights(start_frozen(params)))
     for row in (1, 17, 25):
         score = (scorer(images.read_image(given.keys[row]), draws=2).raw - 1) / 4
         exact = compute(params, row).mean(0)[solved.layer - 1, parts].ravel()
@@ -163,7 +163,9 @@ def test_fine_tuning_has_an_empty_column_and_no_head_can_be_solved_on_it(
     features.main(replace(params, train=replace(params.train, mode="fine_tune")))
     assert [path.name for path in Path("data/features").iterdir()] == ["column.json"]
     with pytest.raises(UserError, match=r"^data/features is empty: run dvc repro, which makes features"):
-        read_features(Path("data/features"), ShardReader(folder / "data/shards"), ["00000000"])
+        read_features(Path("data/features"), ShardReader(folder / "data/shards"), ["00000000"], "")
+    with pytest.raises(UserError, match=r"was made with other weights than those of the backbone; run dvc repro$"):
+        read_features(folder / "data/features", ShardReader(folder / "data/shards"), ["00000000"], "")
 
 
 @pytest.mark.parametrize(
