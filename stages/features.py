@@ -37,19 +37,19 @@ def make_columns(params: Params) -> tuple[dict[str, Path], dict[str, Any]]:
     from pipeline.work.executor import Job
 
     model, inputs = start_frozen(params), Inputs(params)
-    facts = {"map": "features", "draws": params.features.draws, "weights": hash_weights(model)}
+    facts: dict[str, Any] = {"map": "features", "draws": params.features.draws, "weights": hash_weights(model)}
     facts |= choose_features(params, model)
     read = [params.selection, params.tokenizer, params.input_settings, params.max_seq_len, params.seed, params.tokens]
     code = run_digest("pipeline.features.make"), [version(name) for name in ("torch", "timm", "numpy")]
     given = inputs.describe()
     settings = str(read), params.train.normalize, params.hardware.precision, inputs.manifest.train_edge, given["axes"]
     columns = dict(zip(inputs.images.shards, given["column"], strict=False))
-    job = describe_job(params)
+    job = describe_job(params, facts["weights"], given)
     jobs = [
         Job(
             shard,
             fingerprint(facts, settings, code, sha256, columns.get(shard)),
-            (str(DATA.resolve()), shard, job, facts["weights"]),
+            (str(DATA.resolve()), shard, job),
             images=len(inputs.images.keys_of(shard)),
         )
         for shard, sha256 in inputs.images.images.items()

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,5 +190,13 @@ def test_mistakes_are_one_line_before_any_work(made: Workspace, changes: dict[st
 def test_a_worker_with_other_weights_makes_nothing(made: Workspace, tmp_path: Path) -> None:
     _, params = made
     with pytest.raises(UserError, match=r"this worker found other weights"):
-        make.make_block("data", "shard-000000", make.describe_job(params), "0" * 64, (0, 1), tmp_path / "block")
-    assert json.loads(make.describe_job(params)) == json.loads(json.dumps(asdict(params)))
+        make.make_block("data", "shard-000000", make.describe_job(params, "0" * 64, {}), (0, 1), tmp_path / "block")
+
+
+def test_workers_that_live_on_read_what_was_made_anew(made: Workspace) -> None:
+    """A running cluster keeps its workers: other shards in the same place are opened anew."""
+    _, params = made
+    weights, spot = hash_weights(start_frozen(params)), str(Path("data").resolve())
+    one, other = (make.describe_job(params, weights, {"files": [sha256]}) for sha256 in "ab")
+    assert make._open_workplace(spot, one) is make._open_workplace(spot, one)
+    assert make._open_workplace(spot, one) is not make._open_workplace(spot, other)
