@@ -38,7 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
         **TINY,
     },
     "rotary": {"backbone": "vit_small_patch16_dinov3", **TINY},
-    "charm_demo": {"backbone": "charm_demo", "num_outputs": 5},
+    "means by scale": {"backbone": "charm_demo", "num_outputs": 5, "head": "cls_native_coarse"},
 }
 SHAPES = [(1, 1), (1, 40), (3, 7), (5, 1)]  # (B, L); exported at (2, 3)
 
@@ -138,13 +138,13 @@ def test_names_types_and_axes(exported: Exported) -> None:
     assert (output.name, output.type, output.shape) == ("output", "tensor(float)", ["B", num_outputs])
 
 
-@pytest.mark.parametrize("exported", ["charm_demo"], indirect=True)
+@pytest.mark.parametrize("exported", ["means by scale"], indirect=True)
 def test_4096_tokens(exported: Exported) -> None:
     inputs = draw(exported.model, 1, 4096, padded=True)
     close(exported.run_onnx(inputs), forward(exported.model, inputs))
 
 
-@pytest.mark.parametrize("exported", ["charm_demo"], indirect=True)
+@pytest.mark.parametrize("exported", ["means by scale"], indirect=True)
 def test_a_image_is_scored_from_what_the_tokenizer_gives(exported: Exported) -> None:
     image = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
     tokens = CharmTokenizer(patch_size=14, max_seq_len=120, budget="fill")(image)
@@ -172,7 +172,7 @@ def test_a_model_in_training_stays_as_it_is_and_is_exported_as_in_evaluation() -
     close(module(*inputs), forward(model.float().eval(), inputs))
 
 
-@pytest.mark.parametrize("exported", ["charm_demo"], indirect=True)
+@pytest.mark.parametrize("exported", ["means by scale"], indirect=True)
 def test_bytes_are_a_function_of_the_model(exported: Exported) -> None:
     """A second export gives the same, and neither names a folder of this machine."""
     assert export_onnx(exported.model) == exported.data
