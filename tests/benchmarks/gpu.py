@@ -5,7 +5,8 @@
 Random weights; nothing is downloaded. Training steps are whole ones (forward, backward, AdamW), of batches that lie on
 the device; medians. `224` is timm's ViT of the same shape on crops of 224 pixels, `NaFlex` timm's NaFlexVit on as many
 tokens as Charm's, both in the same run; a ratio is to `224` of the same precision. Waiting is of the loader with its
-workers, on shards of 1024x768 JPEGs. Two equal runs of 20 steps say how far their losses drift apart. --toy: seconds on a CPU.
+workers, on shards of 1024x768 JPEGs. Two equal runs of 20 steps say how far their losses drift apart.
+--toy takes seconds on a CPU.
 """
 
 import argparse
@@ -166,11 +167,10 @@ def waiting_rows(shape: Shape, workers: list[int], steps: int, device: torch.dev
 
             def train(source: Iterator[Batch]) -> None:
                 batch = next(source)
-                given = [
-                    one.to(device, non_blocking=True) for one in (batch.patches, batch.patch_coord, batch.scale_id)
-                ]
+                arrays = (batch.patches, batch.patch_coord, batch.scale_id)
+                given = [one.to(device, non_blocking=True) for one in arrays]
                 zeros = torch.zeros(*batch.scale_id.shape, shape.width, device=device)
-                stepping(model, partial(model, *given, batch.patch_valid, zeros), "bfloat16", device)()
+                step(partial(model, *given, batch.patch_valid, zeros))
 
             for _ in range(3):  # workers start
                 train(batches)
