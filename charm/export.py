@@ -64,9 +64,7 @@ class _Encoder(nn.Module):
         return output
 
 
-def export_program(
-    model: Model, patch_size: int | None = None, dtype: torch.dtype = torch.uint8
-) -> ExportedProgram:
+def export_program(model: Model, patch_size: int | None = None, dtype: torch.dtype = torch.uint8) -> ExportedProgram:
     """Exports the encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
 
     The model itself keeps its device, type and mode. `patch_size` is the side of the patches, pixels, if they are not

@@ -29,7 +29,9 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
     Raises:
         UserError: the backbone cannot be used, or its weights cannot be downloaded.
     """
-    with reaching_hub() if pretrained and is_model_pretrained(config.backbone) else contextlib.nullcontext("") as missing:
+    with (
+        reaching_hub() if pretrained and is_model_pretrained(config.backbone) else contextlib.nullcontext("") as missing
+    ):
         try:
             return registry.build_model(config, pretrained)
         except (ValueError, RuntimeError) as error:  # timm's RuntimeError: nobody published weights of this backbone
