@@ -216,7 +216,7 @@ def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, s
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("backbone", ["musiq", "vit_giant_patch14_224", "convnextv2_small"])
+@pytest.mark.parametrize("backbone", ["musiq", "vit_base_patch32_plus_256", "convnextv2_small"])
 def test_weights_that_nobody_published_are_refused_at_once(
     backbone: str, shipped_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
