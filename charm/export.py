@@ -6,7 +6,7 @@
 
 All take the same inputs, by these names and in this order, for any B and L from 1 on:
 
-    patches      uint8 (B, L, p, p, 3), RGB
+    patches      uint8 (B, L, p, p, 3), RGB; float32 for inputs whose patches overshoot 0..255 (`published`)
     pos_embed    float32 (B, L, D), for a rotary backbone (B, L, 2 * d): looked up at each token's place in the
                  tables of `CharmViT.pos_embed_tables`
     scale_id     uint8 (B, L), 0 = coarsest, as CharmTokenizer gives it; read by nothing with one scale
@@ -64,11 +64,11 @@ class _Encoder(nn.Module):
         return output
 
 
-def export_program(model: Model, patch_size: int | None = None) -> ExportedProgram:
+def export_program(model: Model, patch_size: int | None = None, dtype: torch.dtype = torch.uint8) -> ExportedProgram:
     """Exports the encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
 
     The model itself keeps its device, type and mode. `patch_size` is the side of the patches, pixels, if they are not
-    those of the backbone (FlexiViT).
+    those of the backbone (FlexiViT), `dtype` their type.
 
     Raises:
         ValueError: the model reads whole images, and not any number of tokens.
@@ -83,7 +83,7 @@ def export_program(model: Model, patch_size: int | None = None) -> ExportedProgr
     batch_size, seq_len = 2, 3  # sizes of 1 would be taken for constants
     width = encoder.model.pos_embed_tables([(1, 1)])[0].shape[-1]
     example = (
-        torch.zeros(batch_size, seq_len, p, p, 3, dtype=torch.uint8),
+        torch.zeros(batch_size, seq_len, p, p, 3, dtype=dtype),
         torch.zeros(batch_size, seq_len, width),
         torch.zeros(batch_size, seq_len, dtype=torch.uint8),
         torch.ones(batch_size, seq_len, dtype=torch.bool),
@@ -96,11 +96,16 @@ def export_program(model: Model, patch_size: int | None = None) -> ExportedProgr
     return program
 
 
-def export_onnx(model: Model, metadata: Mapping[str, str] | None = None, patch_size: int | None = None) -> bytes:
+def export_onnx(
+    model: Model,
+    metadata: Mapping[str, str] | None = None,
+    patch_size: int | None = None,
+    dtype: torch.dtype = torch.uint8,
+) -> bytes:
     """Exports the encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
 
     Args:
-        model, patch_size: as for export_program.
+        model, patch_size, dtype: as for export_program.
         metadata: facts by name, to be written into the file.
 
     Raises:
@@ -118,7 +123,7 @@ def export_onnx(model: Model, metadata: Mapping[str, str] | None = None, patch_s
         raise ModuleNotFoundError(f"export_onnx: {name_extra(error)}", name=error.name) from error
 
     exported = torch.onnx.export(
-        export_program(model, patch_size),
+        export_program(model, patch_size, dtype),
         input_names=INPUTS,
         output_names=("output",),
         opset_version=OPSET,
@@ -152,7 +157,9 @@ def write_export(folder: AnyPath, model: Model, config: ModelConfig) -> None:
         "pos_embeds": config.pos_embeds.mode,
         "positions_sha256": hashlib.sha256(positions).hexdigest(),
     }
-    data = export_onnx(model, metadata, Preparation.from_config(config).tokenizer.patch_size)
+    tokenizer = Preparation.from_config(config).tokenizer
+    dtype = torch.uint8 if tokenizer.pixel_bytes == 1 else torch.float32
+    data = export_onnx(model, metadata, tokenizer.patch_size, dtype)
     files = {ONNX_FILE: data, POSITIONS_FILE: positions, "config.json": encode_config(config, data)}
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -177,7 +177,7 @@ def read_model(folder: AnyPath) -> SavedModel:
     from safetensors.torch import load
 
     config, sha256 = read_config(folder)
-    path = Path(folder) / "model.safetensors"
+    path = _find_weights(folder)
     weights = path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != sha256:
         raise ValueError(f"{path} is damaged, or not the file that config.json describes")
@@ -194,7 +194,7 @@ def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]
         OSError: the file is missing.
         ValueError: the file is no safetensors file, or longer than its tensors.
     """
-    path = Path(folder) / "model.safetensors"
+    path = _find_weights(folder)
     if impostor := name_impostor(path):
         raise ValueError(f"{path} is {impostor}")
     with open(path, "rb") as file:
@@ -208,6 +208,13 @@ def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]
             return {name: (one["dtype"], tuple(one["shape"])) for name, one in header.items()}
         except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
             raise ValueError(f"{path} is no safetensors file, or damaged") from None
+
+
+def _find_weights(folder: AnyPath) -> Path:
+    path = Path(folder) / "model.safetensors"
+    if not path.exists() and path.with_name("model.onnx").is_file():
+        raise ValueError(f"{folder} is what `charm export` wrote, for OnnxScorer: name the model's own folder")
+    return path
 
 
 def _digest(config: dict[str, Any]) -> str:

@@ -53,8 +53,8 @@ class OnnxScorer(Scorer):
         """Loads the scorer of a folder that `charm export` wrote.
 
         Raises:
-            OSError: a file is missing.
-            ValueError: a file is damaged, or not of one export.
+            OSError: config.json is missing.
+            ValueError: another file is missing or damaged, or they are not of one export.
             ModuleNotFoundError: ONNX Runtime is not installed.
 
         >>> scorer = OnnxScorer.from_pretrained("exported")  # doctest: +SKIP
@@ -68,7 +68,10 @@ class OnnxScorer(Scorer):
 
         with refusing(folder):
             config, sha256 = read_config(folder)
-            data, table = (Path(folder, name).read_bytes() for name in (ONNX_FILE, POSITIONS_FILE))
+            files = [Path(folder, name) for name in (ONNX_FILE, POSITIONS_FILE)]
+            if lost := [file.name for file in files if not file.is_file()]:
+                raise ValueError(f"there is no {' and '.join(lost)}: `charm export` writes them of a model's folder")
+            data, table = (file.read_bytes() for file in files)
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise ValueError(f"{ONNX_FILE} is damaged, or not the file that config.json describes")
             try:

@@ -136,7 +136,7 @@ def _predict(
     sampler = EveryDraw(len(split.table), params.hardware.micro_batch or params.train.batch_size, draws)
     loader = Loader(dataset, sampler, params.hardware.loader_workers, device)
     # Weighted by the unit matrix instead of the bins, a prediction is its distribution instead of its mean.
-    with explaining_memory(sampler.most_images):
+    with explaining_memory(sampler):
         found = predict(model, loader, inputs.pos_embeds.to(device), np.eye(num_bins))
     return found, found.predicted.reshape(-1, draws, num_bins)
 

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from charm.runtime.disk import file_sha256, fingerprint
 from pipeline.features.head import train_head
+from pipeline.settings.models import find_checkpoint
 from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from pipeline.training.distributed import all_reduce_sum, is_launched, join_process_group, launch_processes
 from pipeline.training.trainer import Trainer
 from pipeline.work.code import run_digest
-from pipeline.work.store import keep_finished, locked, publish_finished, repository_path, store_folder
+from pipeline.work.store import keep_finished, locked, publish_finished, store_folder
 from stages import run_stage
 
 OUT = Path("runs/train")
@@ -62,7 +63,7 @@ def _fingerprint(params: Params, inputs: Inputs) -> str:
     chosen = ["selection", "backbone", "pretrained", "max_seq_len", "seed", "tokens", "train"]
     read = {name: settings[name] for name in chosen} | {params.tokenizer: settings["inputs"][params.tokenizer]}
     read |= {"precision": params.hardware.precision, "fit": params.pos_embeds.fit}
-    path = repository_path(params.checkpoint) if params.checkpoint else None
+    path = find_checkpoint(params)
     weights = file_sha256(path / "config.json" if path.is_dir() else path) if path else ""
     versions = [version(name) for name in ("torch", "timm", "numpy")]
     is_solved = params.train.mode == "head"

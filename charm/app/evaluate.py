@@ -14,12 +14,13 @@ import numpy as np
 
 from charm.app.comparison import Judge, Sample, render_comparison
 from charm.app.journal import Journal, open_journal
-from charm.app.reading import load_scorer
+from charm.app.reading import load_preparation, load_scorer
 from charm.app.rows import Row
 from charm.app.score import REJECTED, Clock, Pass, list_rejected, print_rejected, run_pass
 from charm.images.find import ImageFile, escape_path, read_image
-from charm.labels.tables import is_blank, read_number, read_table
+from charm.labels.tables import Packed, is_blank, read_number, read_table
 from charm.model.config import LabelConfig
+from charm.runtime.columns import name_cell, split_cell
 from charm.runtime.disk import atomic_write, guard_name, write_csv
 from charm.runtime.errors import UserError
 
@@ -77,13 +78,18 @@ def evaluate_models(options: Options) -> int:
     page, table = options.out / "evaluate.html", options.out / "evaluate.csv"
     if not options.overwrite and (page.exists() or table.exists()):
         raise UserError(f"{escape_path(str(options.out))} has an evaluation already: --overwrite replaces it")
+    if options.scale and not options.scale[0] < options.scale[1]:
+        raise UserError("--scale {:g} {:g}: expected the lowest label, then the highest".format(*options.scale))
     labels = read_labels(options)
+    for name in options.models:
+        load_preparation(name)  # says what is wrong before hours of work
     options.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         journals: list[Journal] = []
         models = []
-        root = (options.root or options.labels.parent).resolve()
-        image_files = [ImageFile(path, root) for path in labels]
+        beside = options.labels.parent.resolve()
+        root = (options.root or beside).resolve()
+        image_files = [ImageFile(path, beside if split_cell(path)[1] else root) for path in labels]
         for name in options.models:
             scorer = load_scorer(name, options.device, options.precision)
             found = {}
@@ -120,7 +126,9 @@ def read_labels(options: Options) -> dict[str, float]:
         label = read_number(row[score_column], score_column, where)
         if not low_high[0] <= label <= low_high[1]:
             raise UserError(f"{where}: the label {label:g} is beyond --scale {low_high[0]:g} {low_high[1]:g}")
-        found.setdefault(guard_name(str(root / str(row[path_column]))), []).append(label)
+        cell = row[path_column]
+        packed = isinstance(cell, Packed) and name_cell(str(options.labels), path_column, cell.row)
+        found.setdefault(guard_name(packed or str(root / str(cell))), []).append(label)
     if unrated:
         print(f"{unrated} rows without a path or a label are left out")
     if not found:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from charm.app.rows import Row
 from charm.images.find import ImageFile, escape_path
 from charm.images.reasons import PASSING
+from charm.runtime.columns import split_cell
 from charm.runtime.disk import fsync_dir, lock_file
 from charm.runtime.errors import UserError
 
@@ -124,7 +125,7 @@ def _lock(path: Path) -> BinaryIO:
 def read_state(image_file: ImageFile) -> tuple[int, int] | None:
     """Returns the size of the file in bytes and the time of its last change in ns."""
     try:
-        found = Path(image_file.path).stat()
+        found = Path(split_cell(image_file.path)[0]).stat()
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns

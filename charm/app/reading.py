@@ -64,8 +64,8 @@ def explaining(folder: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder}: {error.strerror}; name a model's folder with --model; a clone has one at "
-            "runs/evaluate/model once it was trained"
+            f"{error.filename or folder}: {error.strerror}; name a model's folder, or user/name on the hub; a clone "
+            "has one at runs/evaluate/model once it was trained"
         ) from error
     except ValueError as error:
         raise UserError(str(error)) from error

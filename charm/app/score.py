@@ -39,7 +39,7 @@ _JOURNAL_VERSION = 4
 
 # What a manifest has other words for.
 _OUR_REASONS = {
-    "outside": "a link that leads out of the folder in which it was found; name the file itself to score it",
+    "outside": "it leads out of its folder; name the file itself, or a --root that holds it",
     "too_large": f"more than {in_millions(LIMITS.max_pixels)} pixels",
 }
 

@@ -56,7 +56,8 @@ def describe_tokens(model: Preparation, image: np.ndarray, tokens: Tokens) -> li
     for scale, grid in reversed(list(enumerate(tokens.grids))):
         count = int((tokens.patch_valid & (tokens.scale_id == scale)).sum())
         times = tokens.grids[-1][0] / grid[0] if grid[0] else 0
-        kind = "native" if scale == len(tokens.grids) - 1 else f"downscaled {times:.3g} times" if times else "not used"
+        kind = f"downscaled {times:.3g} times" if times else "not used"
+        kind = "native" if grid == tokens.grids[-1] else "padding" if count > grid[0] * grid[1] else kind
         lines.append(f"scale {scale}    {count} tokens on a grid of {_show_size(grid)}, {kind}")
     if tokenizer.draws:
         lines.append(f"dropped    {_count_dropped(model, limited)} tokens")

@@ -14,6 +14,7 @@ from charm.images.decode import decode_image
 from charm.images.limits import ENDINGS, LIMITS, Colour, Limits
 from charm.images.quarantine import Quarantine, read_file
 from charm.images.reasons import REASONS, Rejected
+from charm.runtime.columns import split_cell
 from charm.runtime.disk import guard_name
 from charm.runtime.errors import UserError, escape_controls
 
@@ -59,7 +60,7 @@ def find_image_files(paths: Sequence[str]) -> tuple[list[ImageFile], Counter[str
             for real, image_file in _walk(path, Path(path).resolve(), passed):
                 if real not in found or Path(found[real].path).is_symlink():  # its own name is better than a link's
                     found[real] = image_file
-        elif os.path.lexists(path):
+        elif os.path.lexists(split_cell(path)[0]):
             found.setdefault(os.path.realpath(path), ImageFile(path, Path(Path(path).absolute().anchor)))
         else:
             raise UserError(f"{escape_path(path)}: there is no such file or folder")

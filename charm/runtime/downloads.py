@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charm.runtime.errors import UserError, first_line, in_one_line
-from charm.runtime.waiting import hub_address, reach_hub
+from charm.runtime.waiting import hub_address, reaching_hub
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # of a repository, user/name
 
@@ -24,11 +24,11 @@ def fetch(name: str, files: Sequence[str], revision: str | None = None, remedy: 
     """
     from huggingface_hub import snapshot_download
 
-    missing = reach_hub()
-    try:
-        wanted = list(files)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, endpoint=hub_address()))
-    except Exception as error:  # the hub's client raises some twenty kinds, of httpx and of its own
-        at = f"{name} at {revision}" if revision else name
-        problem = f"cannot download {hub_address()}/{at} ({missing or first_line(error)})"
-        raise UserError(in_one_line(f"{problem}{': ' if remedy else ''}{remedy}")) from error
+    with reaching_hub() as missing:
+        try:
+            wanted = list(files)
+            return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, endpoint=hub_address()))
+        except Exception as error:  # the hub's client raises some twenty kinds, of httpx and of its own
+            at = f"{name} at {revision}" if revision else name
+            problem = f"cannot download {hub_address()}/{at} ({missing or first_line(error)})"
+            raise UserError(in_one_line(f"{problem}{': ' if remedy else ''}{remedy}")) from error

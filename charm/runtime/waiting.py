@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from queue import Empty, Queue
 from typing import TypeVar
@@ -59,15 +59,25 @@ def hub_address() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def reach_hub() -> str:
-    """Returns "" if the hub answers, else why it does not, after which its client looks into its cache alone.
+@contextlib.contextmanager
+def reaching_hub() -> Iterator[str]:
+    """Yields "" if the hub answers, else why it does not; its client then looks into its cache alone within the block.
 
     Left to itself the client tries for 24 seconds per file.
     """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+    known = constants.HF_HUB_OFFLINE
+    missing = "HF_HUB_OFFLINE is set" if known else _ask_hub()
+    constants.HF_HUB_OFFLINE = bool(missing)
+    try:
+        yield missing
+    finally:
+        constants.HF_HUB_OFFLINE = known
+
+
+def _ask_hub() -> str:
+    """Returns "" if the hub answers, else why it does not."""
 
     def ask() -> None:
         # Whatever answers is a hub as far as this function knows: a refusal, an odd certificate.
@@ -80,6 +90,5 @@ def reach_hub() -> str:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLError):
             return ""
-        constants.HF_HUB_OFFLINE = True
         return f"{hub_address()} cannot be reached: {reason}"
     return ""

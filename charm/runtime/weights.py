@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from charm.runtime.disk import file_sha256, name_impostor
 from charm.runtime.errors import UserError
 
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 # Parts that backbones do without here: classifiers, attention pooling, the token of masked pre-training.
 _LEFT_OUT = ("head.", "head_dist.", "attn_pool.", "mask_token", "scale_embed")
 _WRAPPERS = ("state_dict", "model")  # under which trainers put the weights beside other things

@@ -1,4 +1,4 @@
-"""Weights of SAM-HQ and Grounding DINO: found, downloaded once, and known by their sha256.
+"""Weights of SAM-HQ and its detector: found, downloaded once, and known by their sha256.
 
 A SAM-HQ checkpoint is a file of the user's, or the published one; a detector is a folder, or a name on the Hugging Face
 hub. What is downloaded stays in the hub's own cache.
@@ -66,7 +66,7 @@ def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Pat
 
 
 def find_detector(detector: str) -> tuple[Path, str]:
-    """Finds the folder of a Grounding DINO; returns its path and one sha256 of all its files.
+    """Finds the folder of a detector; returns its path and one sha256 of all its files.
 
     Args:
         detector: a folder, or a name on the Hugging Face hub, of which safetensors are downloaded if need be.
@@ -88,7 +88,7 @@ def find_detector(detector: str) -> tuple[Path, str]:
         if file.suffix == ".safetensors" and (impostor := name_impostor(file)):
             raise UserError(f"detector: {file} is {impostor}")
     if not any(file.suffix == ".safetensors" for file in files):
-        raise UserError(f"detector: {folder} holds no .safetensors file; expected a Grounding DINO")
+        raise UserError(f"detector: {folder} holds no .safetensors file; expected a detector as transformers saves it")
     return folder, fingerprint({file.name: file_sha256(file) for file in files})
 
 

@@ -22,6 +22,7 @@ from charm.runtime.schema import build
 from charm.saliency.gpus import choose_worker_device
 from pipeline.features.start import choose_features, start_frozen
 from pipeline.settings.inputs import build_tokenizer
+from pipeline.settings.models import find_checkpoint
 from pipeline.settings.params import Params
 from pipeline.shards.write import Sample, encode_array, write_shard
 from pipeline.training.artifacts import Inputs
@@ -30,7 +31,6 @@ from pipeline.training.loader import TokenDataset, collate
 from pipeline.training.predictions import gather_arguments
 from pipeline.training.sampler import SampleRef
 from pipeline.work.executor import counting
-from pipeline.work.store import repository_path
 
 BATCH = 16  # images that a worker takes at a time
 
@@ -43,8 +43,8 @@ def describe_job(params: Params, weights: str, inputs: dict[str, Any]) -> str:
         weights: sha256 that `hash_weights` gives of the model.
         inputs: of Inputs.describe.
     """
-    checkpoint = params.checkpoint and str(repository_path(params.checkpoint).resolve())
-    given = asdict(replace(params, checkpoint=checkpoint))
+    path = find_checkpoint(params)
+    given = asdict(replace(params, checkpoint=str(path.absolute()) if path else None))
     return json.dumps({"params": given, "weights": weights, "inputs": fingerprint(inputs)})
 
 

@@ -1,20 +1,21 @@
 """The model that params.yaml or a model's config describes."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from timm.models import is_model_pretrained
 
-from charm.hub import read_config, read_model
+from charm.hub import find_model, read_config, read_model
 from charm.model import registry
 from charm.model.config import ModelConfig, ViTConfig
 from charm.model.pos_embed import fit_additive
 from charm.model.protocol import Model
 from charm.runtime.errors import UserError, first_line
-from charm.runtime.waiting import reach_hub
-from charm.runtime.weights import list_problems, load_backbone
+from charm.runtime.waiting import reaching_hub
+from charm.runtime.weights import ENDINGS, list_problems, load_backbone
 from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import Params
 from pipeline.work.store import repository_path
@@ -28,16 +29,18 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
     Raises:
         UserError: the backbone cannot be used, or its weights cannot be downloaded.
     """
-    missing = reach_hub() if pretrained and is_model_pretrained(config.backbone) else ""
-    try:
-        return registry.build_model(config, pretrained)
-    except (ValueError, RuntimeError) as error:  # timm's RuntimeError: nobody published weights of this backbone
-        raise UserError(str(error)) from error
-    except OSError as error:  # no network, no such repository
-        raise UserError(
-            f"the weights of {config.backbone} cannot be downloaded ({missing or first_line(error)}); no network is "
-            "needed when the hub's cache has them, or with checkpoint: or pretrained: false"
-        ) from error
+    with (
+        reaching_hub() if pretrained and is_model_pretrained(config.backbone) else contextlib.nullcontext("") as missing
+    ):
+        try:
+            return registry.build_model(config, pretrained)
+        except (ValueError, RuntimeError) as error:  # timm's RuntimeError: nobody published weights of this backbone
+            raise UserError(str(error)) from error
+        except OSError as error:  # no network, no such repository
+            raise UserError(
+                f"the weights of {config.backbone} cannot be downloaded ({missing or first_line(error)}); no network "
+                "is needed when the hub's cache has them, or with checkpoint: or pretrained: false"
+            ) from error
 
 
 def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
@@ -56,11 +59,11 @@ def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
         torch.nn.init.zeros_(model.scale_embed)  # nothing would learn what it says
     if num_bins == 1:
         torch.nn.init.constant_(model.head.bias, score)
-    if params.checkpoint and (trained := read_start(params)):
-        keeps_head = not _differs_in_head(trained.model, vit_config(params, num_bins))
-        _take_over(repository_path(params.checkpoint), model, keeps_head)
-    elif params.checkpoint:
-        read = load_backbone(model.backbone, repository_path(params.checkpoint), params.checkpoint_sha256)
+    path = find_checkpoint(params)
+    if path and (trained := read_start(params)):
+        _take_over(path, model, not _differs_in_head(trained.model, vit_config(params, num_bins)))
+    elif path:
+        read = load_backbone(model.backbone, path, params.checkpoint_sha256)
         found, own = read.get("scale_embed"), model.scale_embed
         if found is not None and own is not None and found.shape == own.shape:  # MUSIQ's
             own.data.copy_(found)
@@ -81,13 +84,27 @@ def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
     return model
 
 
+def find_checkpoint(params: Params) -> Path | None:
+    """Finds the file or folder that `checkpoint` names, of user/name a folder in the hub's cache; None for none.
+
+    Raises:
+        UserError: the hub has no such model, or cannot be reached.
+    """
+    name = params.checkpoint
+    path = repository_path(name) if name else None
+    return _fetch_once(name) if name and path and not path.exists() and path.suffix not in ENDINGS else path
+
+
+_fetch_once = functools.cache(find_model)  # all of a run starts from the same files
+
+
 def read_start(params: Params) -> ModelConfig | None:
     """Reads the config of the trained model that `checkpoint` names; returns None for a file of weights, and for none.
 
     Raises:
         UserError: the folder is damaged, of another backbone, or has another checksum.
     """
-    path = params.checkpoint and repository_path(params.checkpoint)
+    path = find_checkpoint(params)
     if not path or not path.is_dir():
         return None
     with _naming_checkpoint():
@@ -112,7 +129,7 @@ def _naming_checkpoint() -> Iterator[None]:
 
 
 def _differs_in_head(then: ViTConfig, now: ViTConfig) -> bool:
-    return (then.num_outputs, then.head) != (now.num_outputs, now.head)
+    return (then.num_outputs, then.head, then.activation) != (now.num_outputs, now.head, now.activation)
 
 
 def _take_over(path: Path, model: Model, keeps_head: bool) -> None:

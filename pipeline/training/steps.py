@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from charm.runtime.errors import UserError
 from pipeline.training.loader import Batch
+from pipeline.training.sampler import EpochSampler
 from pipeline.training.state import TrainState
 
 
@@ -60,8 +61,8 @@ class Pace(Iterator[Batch]):
 
 
 @contextlib.contextmanager
-def explaining_memory(images: int) -> Iterator[None]:
-    """Says in one line what to do where a GPU has no memory left for `images` images at a time.
+def explaining_memory(sampler: EpochSampler) -> Iterator[None]:
+    """Says in one line what to do where a GPU has no memory left for the batches of a sampler.
 
     Raises:
         UserError: in place of torch's error.
@@ -69,6 +70,7 @@ def explaining_memory(images: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        images = sampler.most_images
         smaller = f"hardware.micro_batch: {images // 2}" if images > 1 else "a smaller max_seq_len"
         raise UserError(
             f"the GPU has no memory left at {images} images at a time: try {smaller}, hardware.precision: bfloat16, or "

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -167,22 +168,32 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, interrupts: Interrupts) -> Pace:
         """Takes the steps of an epoch that are left; returns how fast they went."""
-        sampler, can_halve = self.sampler, self.params.hardware.micro_batch is None and self.ranks.world_size == 1
-        while True:
-            images = sampler.most_images
-            try:
-                with explaining_memory(images):
-                    return self._take_steps(epoch, interrupts)
-            except UserError as error:
-                if not (can_halve and images > 1 and isinstance(error.__cause__, torch.OutOfMemoryError)):
-                    raise
-            # After the handler: the error holds the frames, and so the tensors, of the step that failed.
-            sampler.micro_batch = self.val_loader.sampler.micro_batch = images // 2
-            self.state.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            print(f"train: the GPU has no memory left at {images} images at a time: goes on with {images // 2}")
+        with explaining_memory(self.sampler):
+            while (pace := self._take_steps(epoch, interrupts)) is None:
+                pass
+        return pace
 
-    def _take_steps(self, epoch: int, interrupts: Interrupts) -> Pace:
+    def _accumulate(self, batches: Iterator[Batch], count: int) -> float | None:
+        """Adds up a step's gradients; returns its loss, or None if that takes too much memory and batches are halved.
+
+        Memory that lacks in the optimizer's own step stops the run: some of the parameters may have changed.
+        """
+        sampler = self.sampler
+        images, is_fixed = sampler.most_images, bool(self.params.hardware.micro_batch) or self.ranks.world_size > 1
+        try:
+            return accumulate_gradients(self.state, self.parallel, batches, count, self._batch_loss)
+        except torch.OutOfMemoryError:
+            if is_fixed or images == 1:
+                raise
+        # After the handler: the error holds the frames, and so the tensors, of the step that failed.
+        sampler.micro_batch = self.val_loader.sampler.micro_batch = images // 2
+        self.state.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        print(f"train: the GPU has no memory left at {images} images at a time: goes on with {images // 2}")
+        return None
+
+    def _take_steps(self, epoch: int, interrupts: Interrupts) -> Pace | None:
+        """Does `_train_epoch` up to a step that is to be taken again with other batches; returns None then."""
         params, state, sampler = self.params, self.state, self.sampler
         self.model.train()
         sampler.epoch, sampler.first_step = epoch, state.step - epoch * sampler.steps
@@ -194,7 +205,9 @@ class Trainer:
                 # Of drop path, in backbones that have it; a function of the step, so there is no state to keep.
                 torch.manual_seed(int(draw_random_bits(params.seed, state.step, "", "torch", 1)[0]))
                 count = sampler.micro_batches(step)
-                loss = accumulate_gradients(state, self.parallel, pace, count, self._batch_loss)
+                loss = self._accumulate(pace, count)
+                if loss is None:
+                    return None
                 norm = clip_gradients(state, params.train.clip_norm)
                 loss, stops = all_reduce_sum(loss, interrupts.came)
                 if not is_finite_step(state, loss, norm):
@@ -240,7 +253,7 @@ class Trainer:
         """Adds the epoch to the history, MAE on the scale of the labels; keeps the model if none was better."""
         manifest, sampler = self.inputs.manifest, self.sampler
         try:
-            with explaining_memory(self.val_loader.sampler.most_images):
+            with explaining_memory(self.val_loader.sampler):
                 found = predict(
                     self.state.scored_model,
                     self.val_loader,

@@ -123,6 +123,7 @@ def test_a_model_is_published_and_fetched_by_its_name(
     assert set(hub.tokens) <= {"secret", None}
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     assert load_scorer("me/model", "cpu")(image) == expected
+    assert constants.HF_HUB_OFFLINE is False  # for others in this process, or when the hub is back
     assert load_preparation("me/model").patch_size == 14
 
 
@@ -179,6 +180,7 @@ def test_a_published_checkpoint_is_imported_by_its_name(hub: StubHub, tmp_path: 
     fetched = [asked for asked in hub.asked if asked.startswith("GET") and "/resolve/" in asked]
     assert sorted(asked.rpartition("/")[2] for asked in fetched) == ["dino_small_pos.pt", "koniq10k_charm.pth"]
     assert scorer.config.data.dataset == "koniq10k"
+    assert "best epoch" not in render_card(scorer.config)  # nor what else nobody knows of it
     hub.asked.clear()
     import_checkpoint("koniq10k")
     assert not [asked for asked in hub.asked if asked.startswith("GET") and "/resolve/" in asked]
@@ -197,4 +199,3 @@ def test_the_head_of_a_card_is_the_hubs() -> None:
     results = {one.metric_type: (one.metric_value, one.metric_name) for one in card.data.eval_results or []}
     assert results["spearmanr"] == (0.5, "SRCC (95 % interval 0.250 to 0.750)")
     assert set(results) == {"pearsonr", "spearmanr", "accuracy", "mae"}
-    assert constants.HF_HUB_OFFLINE is False

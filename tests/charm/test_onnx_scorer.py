@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from charm.app.command import app
 from charm.export import read_positions, write_export
+from charm.hub import read_model
 from charm.inputs.settings import SETTINGS
 from charm.model.config import PosEmbedConfig
 from charm.model.positions import PositionTable
@@ -91,7 +92,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     return export_once
 
 
-@pytest.mark.parametrize("name", ["charm, distribution", "flexi", "charm, tiny DINOv3"])
+@pytest.mark.parametrize("name", ["charm, distribution", "flexi", "published", "charm, tiny DINOv3"])
 def test_scores_are_those_of_charm_scorer(name: str, export: Export) -> None:
     """An export takes seconds: tests.benchmarks.onnx_scorer has all inputs, whole backbones and 55 images."""
     scorer, folder = export(name)
@@ -172,3 +173,12 @@ def test_what_cannot_be_exported_is_refused_in_a_line(tokenizer: str, out: str, 
     assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
     assert told in ended.stderr
     assert not (tmp_path / out).exists()
+
+
+def test_a_models_folder_and_an_exported_one_are_told_apart(export: Export, model_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"no model\.onnx and positions\.safetensors: `charm export` writes them"):
+        OnnxScorer.from_pretrained(model_folder)
+    folder = export("charm, distribution")[1]
+    for read in (CharmScorer.from_pretrained, read_model):
+        with pytest.raises(ValueError, match="is what `charm export` wrote, for OnnxScorer: name the model's own"):
+            read(folder)

@@ -86,7 +86,8 @@ STATES = {
         from charm.runtime import waiting
         waiting._HUB_PATIENCE = 600
         ready()
-        waiting.reach_hub()
+        with waiting.reaching_hub():
+            pass
     """,
 }
 RUN = """

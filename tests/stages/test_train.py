@@ -259,6 +259,19 @@ def test_a_gpu_without_memory_left_gets_half_as_many_images_at_a_time(
     assert capsys.readouterr().out.count("goes on with") == 2
 
 
+def test_memory_that_lacks_in_the_optimizers_step_stops_the_run(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken again, it would change some of the parameters twice."""
+
+    def fail(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(trainer, "optimizer_step", fail)
+    with pytest.raises(UserError, match=r"no memory left at 8 images at a time: try hardware.micro_batch: 4"):
+        train.main(copied[1])
+
+
 def test_a_tracked_run_that_is_resumed_and_evaluated_is_one_run(
     finished: Workspace, copied: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

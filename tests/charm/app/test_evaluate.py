@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 from playwright.sync_api import sync_playwright
@@ -114,6 +116,35 @@ def test_numbers_are_those_of_the_scores_on_the_labels_scale(work: Path) -> None
     assert "<b>b</b> held" not in page
     assert page.count("were mapped onto 0 to 100, end to end") == 2
     assert sorted(path.name for path in Path("out").iterdir()) == ["evaluate.csv", "evaluate.html"]  # no journal
+
+
+def test_images_in_the_table_itself_score_as_their_files(work: Path) -> None:
+    paths = [f"photos/{number}.jpg" for number in range(1, 4)]
+    packed = [{"bytes": Path(path).read_bytes(), "path": None} for path in paths]
+    pq.write_table(pa.table({"image": packed, "mos": [1.0, 3.0, 2.0]}), "packed.parquet")
+    ended = CliRunner().invoke(
+        app, ["evaluate", "b", "--labels", "packed.parquet", "--columns", "image", "mos", "--out", "out"]
+    )
+    assert ended.exit_code == 0, ended.output
+    found = {row["path"]: float(row["score"]) for row in read_rows()}
+    assert list(found) == [f"packed.parquet#image/{number}" for number in range(3)]
+    np.testing.assert_allclose(list(found.values()), score_alone("b")[1:4], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "told"),
+    [
+        (("a", "gone"), "", "gone/config.json: No such file or directory"),
+        (("a",), "--scale 5 1", "--scale 5 1: expected the lowest label, then the highest"),
+    ],
+)
+def test_mistakes_are_told_before_any_image_is_scored(
+    models: tuple[str, ...], more: str, told: str, work: Path
+) -> None:
+    ended = run(*models, more=more)
+    assert ended.exit_code == 2
+    assert told in ended.stderr
+    assert not Path("out").exists()
 
 
 def test_what_is_rejected_is_named_and_left_out_of_all_numbers(work: Path) -> None:

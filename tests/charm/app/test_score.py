@@ -448,7 +448,7 @@ def test_one_process_at_a_time(run: Run) -> None:
     [
         (("--out", "out.txt"), "--out out.txt: expected a name that ends in .parquet, .csv, .jsonl"),
         (("--out", "no/out.csv"), "--out no/out.csv: there is no folder no"),
-        (("--model", "none"), "none/config.json: No such file or directory; name a model's folder with --model"),
+        (("--model", "none"), "none/config.json: No such file or directory; name a model's folder, or user"),
         (("--device", "abacus"), "device 'abacus' cannot be used here"),
         (("--precision", "int4"), "precision='int4': expected one of float32, bfloat16, float16"),
     ],

@@ -44,7 +44,7 @@ NUMBERS = st.one_of(
 WORDS = st.sampled_from(["fixed", "fill", "share", "uniform", "low_first", "nearest", "pad", "epoch", "once", "", "no"])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_what_is_accepted_at_the_door_is_accepted_by_the_tokenizer(data: st.DataObject, tmp_path: Path) -> None:
     """And what is refused there, the tokenizer refuses, too. One or two settings have any value."""

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 
-from charm.hub import read_model
+from charm.hub import read_model, write_model_folder
 from charm.model.backbones import create_backbone
 from charm.runtime import waiting
 from charm.runtime.errors import UserError
@@ -23,7 +23,9 @@ from pipeline.settings import models
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import build_model, describe_changes, describe_start, start_model, vit_config
 from pipeline.settings.params import Params
+from tests.hub import StubHub
 from tests.silent import serve
+from tests.untrained import describe
 
 
 def test_training_starts_from_the_weights_of_a_file(shipped_params: Params, tmp_path: Path) -> None:
@@ -53,6 +55,32 @@ def test_training_goes_on_from_a_model_of_ours(shipped_params: Params, model_fol
     params = replace(shipped_params, checkpoint=str(model_folder))
     assert describe_changes(params, num_bins=1) == []
     assert describe_start(params, start_model(params, num_bins=1)) == ("charm_demo trained on none", None)
+
+
+def test_training_goes_on_from_a_model_of_the_hub(hub: StubHub, shipped_params: Params, model_folder: Path) -> None:
+    """Which is asked once in a run: other weights that come there meanwhile are of no run that has begun."""
+    hub.repositories["me/start"] = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    params = replace(shipped_params, checkpoint="me/start")
+    found, trained = start_model(params, num_bins=1).state_dict(), read_model(model_folder).tensors
+    assert all(torch.equal(found[name], trained[name]) for name in trained)
+    asked = len(hub.asked)
+    assert describe_changes(params, num_bins=1) == []
+    assert len(hub.asked) == asked
+    for missing, told in {"me/gone": "cannot download", "me/w.pth": "w.pth: No such file"}.items():
+        with pytest.raises(UserError, match=told):
+            start_model(replace(params, checkpoint=missing), num_bins=1)
+
+
+def test_a_head_for_another_activation_begins_anew(shipped_params: Params, tmp_path: Path) -> None:
+    """As of the published checkpoints, whose outputs are logits of a score."""
+    config = describe()
+    write_model_folder(
+        tmp_path,
+        build_model(config.model).state_dict(),
+        replace(config, model=replace(config.model, activation="sigmoid")),
+    )
+    found, _ = begin_from(tmp_path, shipped_params)
+    assert found["head.bias"].tolist() == [0.25]
 
 
 @pytest.mark.parametrize(
@@ -188,12 +216,12 @@ def test_what_cannot_be_built_is_said_in_one_line(backbone: str, message: str, s
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("backbone", ["musiq", "vit_giant_patch14_224", "convnextv2_small"])
+@pytest.mark.parametrize("backbone", ["musiq", "vit_base_patch32_plus_256", "convnextv2_small"])
 def test_weights_that_nobody_published_are_refused_at_once(
     backbone: str, shipped_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not random ones trained as if they were: nobody is asked for them."""
-    monkeypatch.setattr(models, "reach_hub", lambda: pytest.fail("asks the hub"))
+    monkeypatch.setattr(models, "reaching_hub", lambda: pytest.fail("asks the hub"))
     config = vit_config(replace(shipped_params, backbone=backbone), num_bins=1)
     with pytest.raises(UserError, match="No pretrained weights exist"):
         build_model(replace(config, image_edge=224, head="mean"), pretrained=True)
@@ -212,14 +240,15 @@ def test_a_missing_network_is_told_soon(network: str, shipped_params: Params, mo
         with pytest.raises(UserError, match=f"downloaded .http://{address} cannot be reached: .*; no network"):
             start_model(params, num_bins=1)
         assert time.monotonic() - started < 10
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert constants.HF_HUB_OFFLINE is False  # of other repositories, and of this one later, nothing is known
 
 
 def test_any_answer_is_an_answer_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with serve(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as address:
         monkeypatch.setenv("HF_ENDPOINT", f"http://{address}")
-        assert waiting.reach_hub() == ""
+        with waiting.reaching_hub() as missing:
+            assert missing == ""
     assert constants.HF_HUB_OFFLINE is False
 
 

@@ -155,11 +155,15 @@ def config(shipped_params: Params, inputs: Any) -> ModelConfig:
 def test_the_card_is_of_this_model(config: ModelConfig) -> None:
     card = render_card(config)
     _, head, text = card.split("---\n", 2)
-    assert YAML(typ="safe").load(head) | {"tags": []} == {
+    facts = YAML(typ="safe").load(head)
+    (results,) = facts.pop("model-index")
+    assert [one["value"] for one in results["results"][0]["metrics"]] == [0.75] * 5
+    assert facts | {"tags": []} == {
         "library_name": "charm",
         "license": "apache-2.0",
-        "pipeline_tag": "image-feature-extraction",
+        "pipeline_tag": "image-classification",
         "base_model": "timm/vit_small_patch14_dinov2.lvd142m",
+        "datasets": ["ava"],
         "tags": [],
     }
     for said in (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from charm.runtime.errors import UserError
+from pipeline.training.sampler import EpochSampler
 from pipeline.training.state import TrainState
 from pipeline.training.steps import (
     Pace,
@@ -113,5 +114,5 @@ def test_the_pace_of_steps_is_measured_from_the_second_on(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("images", "remedy"), [(16, "hardware.micro_batch: 8"), (1, "a smaller max_seq_len")])
 def test_a_gpu_without_memory_left_is_told_with_the_remedy(images: int, remedy: str) -> None:
     said = rf"no memory left at {images} images at a time: try {remedy}, "
-    with pytest.raises(UserError, match=said), explaining_memory(images):
+    with pytest.raises(UserError, match=said), explaining_memory(EpochSampler(40, images, 0, False)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
