@@ -251,7 +251,8 @@ def test_an_edited_label_runs_from_the_manifest_on(repository: Repository) -> No
 
 def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository: Repository) -> None:
     folder = repository.folder
-    originals = {name: (folder / name).read_text() for name in ("charm/model/vit.py", "pipeline/training/loader.py")}
+    edited = ("charm/model/vit.py", "charm/model/pooling.py", "pipeline/training/loader.py")
+    originals = {name: (folder / name).read_text() for name in edited}
     try:
         edit(folder / "charm/model/vit.py", "PRECISIONS = ", "# The first is the default.\nPRECISIONS = ")
         edit(folder / "charm/model/vit.py", '"""Scores a batch as', '"""Scores a batch of images as')
@@ -261,7 +262,7 @@ def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository:
         assert "train: finished before, published again" in printed
         assert "evaluate: finished before, published again" in printed
         assert "train: epoch" not in printed
-        edit(folder / "charm/model/vit.py", "tokens.sum(1) / valid.sum(1)", "tokens.sum(1) / 2 / valid.sum(1)")
+        edit(folder / "charm/model/pooling.py", "sum(1).clamp(min=1)", "sum(1).clamp(min=2)")
         assert "train: epoch" in repository.dvc("repro")
     finally:
         for name, text in originals.items():

@@ -513,7 +513,7 @@ def test_addresses_that_are_none(host: str, port: int) -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--model"):
+    with pytest.raises(UserError, match=r"name a model's folder, or user/name on the hub"):
         serve(str(tmp_path), Access(), 0, None, "cpu", "float32")
 
 
