@@ -95,13 +95,13 @@ class Axis:
     is_log: bool = False
 
     def at(self, value: float) -> float:
-        """Pixels."""
+        """Returns where a value lies, pixels."""
         value = math.log10(value) if self.is_log else value
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start), 1)
 
     @property
     def ticks(self) -> list[tuple[str, float]]:
-        """Label and pixels of each."""
+        """The axis' round numbers, each with its label and where it lies, pixels."""
         if self.is_log:
             powers = range(round(self.low), round(self.high) + 1)
             return [(f"{10.0**power:,.10g}", self.at(10.0**power)) for power in powers]

@@ -12,8 +12,7 @@ from charm.model.config import ModelConfig
 from charm.model.pos_embed import axis_weights
 from charm.model.protocol import LearntMode, Model
 from charm.model.registry import build_model
-from charm.model.vit import PRECISIONS, autocast
-from charm.runtime.devices import choose_device
+from charm.runtime.devices import PRECISIONS, autocast, choose_device
 from charm.runtime.weights import list_problems
 from charm.scores import Scorer
 from charm.tokenization.tokens import Tokens

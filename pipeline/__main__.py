@@ -21,6 +21,12 @@ from pipeline.experiments import run as experiments
 from pipeline.figures import run as figures
 
 DAMAGED = 4  # exit code
+# Command -> the module that has its arguments and runs it, and its line of help.
+_COMMANDS = {
+    "experiments": (experiments, "the paper's tables as dvc commands, and our numbers beside the paper's"),
+    "figures": (figures, "the paper's figures as CSV and SVG files"),
+    "compare": (compare, "runs or experiments on one page"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,42 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prune.add_argument(
         "--runs", action="store_true", help="remove finished trainings, too, so that the next dvc repro trains again"
     )
-    experiments.add_arguments(
-        commands.add_parser(
-            "experiments",
-            help="the paper's tables as dvc commands, and our numbers beside the paper's",
-            description=experiments.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    for name, (module, told) in _COMMANDS.items():
+        module.add_arguments(
+            commands.add_parser(
+                name,
+                help=told,
+                description=module.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
         )
-    )
-    figures.add_arguments(
-        commands.add_parser(
-            "figures",
-            help="the paper's figures as CSV and SVG files",
-            description=figures.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    compare.add_arguments(
-        commands.add_parser(
-            "compare",
-            help="runs or experiments on one page",
-            description=compare.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
     chosen = parser.parse_args(arguments)
     with reporting():
         if chosen.command == "verify":
             return _verify(chosen.full)
         if chosen.command == "prune":
             _prune(chosen.runs)
-        elif chosen.command == "experiments":
-            experiments.run(chosen)
-        elif chosen.command == "compare":
-            compare.run(chosen)
         else:
-            figures.run(chosen)
+            _COMMANDS[chosen.command][0].run(chosen)
     return 0
 
 

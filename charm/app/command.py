@@ -12,13 +12,12 @@ import typer
 
 import charm
 from charm.app.limits import SERVER_LIMITS
-from charm.app.sharing import import_model, publish
-from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_formats, list_words
+from charm.app.options import MODEL, Device, Model, Photo, Precision, SeenBy
+from charm.app.sharing import export, import_model, publish
+from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_words
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import MISTAKE, reporting
 from charm.runtime.streams import open_streams
-
-_MODEL = "runs/evaluate/model"
 
 app = typer.Typer(
     name="charm",
@@ -28,32 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-Model = Annotated[
-    str,
-    typer.Option("--model", metavar="MODEL", help="The model's folder, or user/name of one on the Hugging Face hub."),
-]
-SeenBy = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        help=f"The model's folder, or user/name on the hub; else {_MODEL} if it is there, else Charm's default "
-        "settings without a model.",
-    ),
-]
-Device = Annotated[
-    str, typer.Option(metavar="NAME", help="Where the model runs: auto (a GPU where there is one), cpu, cuda, cuda:1.")
-]
-Precision = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Of the model's matrix products: float32, bfloat16 or float16, which GPUs are faster with.",
-    ),
-]
-Photo = Annotated[str, typer.Argument(metavar="PHOTO", help=f"A {list_formats('or')} file.")]
-
 
 # Texts with numbers of the limits, which a docstring cannot have.
 _SCORE_HELP = f"""Score photographs.
@@ -131,7 +104,7 @@ def score(
             "counted, as what is hidden and links to folders; links that lead out of their folder are rejected.",
         ),
     ],
-    model: Model = _MODEL,
+    model: Model = MODEL,
     draws: Annotated[
         int | None,
         typer.Option(
@@ -322,40 +295,12 @@ def tokenize(
                 file.write(encode_tokens(tokens))
 
 
-@app.command()
-def export(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
-    model: Model = _MODEL,
-) -> None:
-    """Write a folder that scores photographs without PyTorch.
-
-    \b
-        charm export --out exported
-
-    charm.onnx_scorer.OnnxScorer.from_pretrained("exported") scores with it as the model does. Its model.onnx is for any
-    number of images B and of tokens L: from patches, uint8 (B, L, p, p, 3); pos_embed, float32 (B, L, D), the position
-    embedding of each token; scale_id, uint8 (B, L); and patch_valid, bool (B, L), False where padding, to the score on
-    the scale of 0 to 1, or the logits of a distribution.
-    """
-    with reporting():
-        from charm.app.reading import load_scorer
-        from charm.export import write_export
-        from charm.images.find import escape_path
-
-        if out.suffix == ".onnx" or out.is_file():
-            raise UserError(f"--out {escape_path(str(out))}: expected the name of a folder, which holds several files")
-        scorer = load_scorer(model, "cpu")
-        try:
-            write_export(out, scorer.model, scorer.config)
-        except ValueError as error:
-            raise UserError(f"{model}: {error}") from error
-        size = sum(file.stat().st_size for file in out.iterdir())
-        print(f"written to {escape_path(str(out))}, {size / 1e6:.1f} MB")
+app.command()(export)
 
 
 @app.command(help=_SERVE_HELP)
 def serve(
-    model: Model = _MODEL,
+    model: Model = MODEL,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for every network.")
     ] = "127.0.0.1",

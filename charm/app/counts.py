@@ -13,7 +13,7 @@ _TOTALS = ("requests", "images", "batches", "tokens", "model_seconds")
 
 
 def format_counts(counts: Mapping[str, Any], descriptions: Mapping[str, Any]) -> bytes:
-    """Formats the counts of the reply in JSON as CONTENT_TYPE_LATEST says; what they mean is openapi.json's to say."""
+    """Formats the server's counts as text for Prometheus; `descriptions`, of openapi.json, say what they mean."""
     families: list[Metric] = []
     for name, value in counts.items():
         told, called = descriptions[name]["description"], f"charm_{name}"

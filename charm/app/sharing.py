@@ -1,11 +1,43 @@
-"""The commands that models come and go by: `charm import` and `charm publish`; see charm.app.command."""
+"""The commands that models come and go by: `charm export`, `import` and `publish`; see charm.app.command."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from charm.app.options import MODEL, Model
+from charm.runtime.errors import UserError
 from charm.runtime.interrupts import reporting
+
+
+def export(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
+    model: Model = MODEL,
+) -> None:
+    """Write a folder that scores photographs without PyTorch.
+
+    \b
+        charm export --out exported
+
+    charm.onnx_scorer.OnnxScorer.from_pretrained("exported") scores with it as the model does. Its model.onnx is for any
+    number of images B and of tokens L: from patches, uint8 (B, L, p, p, 3); pos_embed, float32 (B, L, D), the position
+    embedding of each token; scale_id, uint8 (B, L); and patch_valid, bool (B, L), False where padding, to the score on
+    the scale of 0 to 1, or the logits of a distribution.
+    """
+    with reporting():
+        from charm.app.reading import load_scorer
+        from charm.export import write_export
+        from charm.images.find import escape_path
+
+        if out.suffix == ".onnx" or out.is_file():
+            raise UserError(f"--out {escape_path(str(out))}: expected the name of a folder, which holds several files")
+        scorer = load_scorer(model, "cpu")
+        try:
+            write_export(out, scorer.model, scorer.config)
+        except ValueError as error:
+            raise UserError(f"{model}: {error}") from error
+        size = sum(file.stat().st_size for file in out.iterdir())
+        print(f"written to {escape_path(str(out))}, {size / 1e6:.1f} MB")
 
 
 def import_model(

@@ -121,7 +121,7 @@ def _linear(distance: np.ndarray, antialias: bool) -> np.ndarray:
 
 
 def _cubic(distance: np.ndarray, antialias: bool) -> np.ndarray:
-    """Keys' kernel (1981); torch has another constant with antialiasing, that of Pillow."""
+    """Computes Keys' cubic kernel (1981); with antialiasing torch has another constant, that of Pillow."""
     a, x = (-0.5 if antialias else -0.75), distance
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * a * x - 4 * a

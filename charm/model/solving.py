@@ -44,7 +44,13 @@ class Features:
 
 @dataclass(frozen=True)
 class Labels:
-    """targets: float64 (N,), on 0..1; groups: of the images, that stay in one fold; seed: of the folds."""
+    """The labels that a head is solved on.
+
+    Attributes:
+        targets: float64 (N,), on 0..1.
+        groups: of the images, int (N,); a group stays in one fold.
+        seed: of the folds.
+    """
 
     targets: np.ndarray
     groups: np.ndarray

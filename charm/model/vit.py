@@ -22,8 +22,6 @@ from charm.model.protocol import LearntMode, Model
 from charm.model.resizer import Resizer
 from charm.tokenization.tokens import TokenBatch
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 class CharmViT(Model):
     """Scores images that CharmTokenizer has cut.
@@ -370,8 +368,3 @@ class CharmViT(Model):
         """Returns bool (B, 1, 1, prefix + L), True where a key may be attended to."""
         prefix = patch_valid.new_ones(patch_valid.shape[0], self.vit.num_prefix_tokens)
         return torch.cat([prefix, patch_valid], dim=1)[:, None, None, :]
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Returns a context with matrix products in one of PRECISIONS; a CharmViT keeps pixels and scores in float32."""
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")

@@ -1,8 +1,10 @@
-"""The device that models run on: a GPU where there is one, or the device of a name."""
+"""The device that models run on, a GPU where there is one or the device of a name, and their precision there."""
 
 import torch
 
 from charm.runtime.errors import UserError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
@@ -32,3 +34,8 @@ def open_device(name: str) -> torch.device:
         raise UserError(
             f"device {name!r} cannot be used here ({error}); try auto (hardware.device, --device)"
         ) from error
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Returns a context with matrix products in one of PRECISIONS; a CharmViT keeps pixels and scores in float32."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")

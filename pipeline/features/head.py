@@ -37,6 +37,7 @@ def train_head(params: Params, inputs: Inputs, made_from: str, out: Path) -> Non
         made_from: the run's fingerprint, by which trackers know it.
         out: folder to write to.
     """
+    tracker = open_tracker(made_from[:RUN_LENGTH], "train", params)  # first, since it may not open
     manifest, start = inputs.manifest, start_frozen(params)
     features = read_features(DATA / "features", inputs.images, manifest.keys, hash_weights(start))
     labels = _label(manifest, params.seed)
@@ -61,7 +62,7 @@ def train_head(params: Params, inputs: Inputs, made_from: str, out: Path) -> Non
     write_csv(out / "history.csv", HISTORY, [[f"{record[name]:.6g}" for name in HISTORY]])
     write_csv(out / "losses.csv", ("step", "loss"), [(0, repr(record["train_loss"]))])
     (out / RUN).write_text(made_from[:RUN_LENGTH])
-    with closing(open_tracker(made_from[:RUN_LENGTH], "train", params)) as tracker:
+    with closing(tracker):
         tracker.add_history([record])
     what = f"{chosen.head} of layer {chosen.layer}, penalty {chosen.penalty:.3g}"
     print(f"train: {what}: SRCC {chosen.srcc:.3f} by cross-validation on {len(train)} training images")

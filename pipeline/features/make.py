@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from charm.model.frozen import hash_weights, layer_features
-from charm.model.vit import CharmViT, autocast
+from charm.model.vit import CharmViT
+from charm.runtime.devices import autocast
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
 from charm.runtime.schema import build

@@ -1,4 +1,4 @@
-"""The frozen backbone: that which training starts from."""
+"""The backbone whose features are stored: the one that training starts from, frozen."""
 
 from typing import Any
 

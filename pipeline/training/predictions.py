@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from charm.model.protocol import Model
-from charm.model.vit import autocast
+from charm.runtime.devices import autocast
 from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.training.distributed import all_gather_rows
 from pipeline.training.loader import Batch

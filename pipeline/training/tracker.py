@@ -21,11 +21,10 @@ from pipeline.work.store import repository_path
 RUN = "run.txt"  # in the folder that `train` writes: the name of the run, the beginning of its fingerprint
 RUN_LENGTH = 16
 _PROJECT = "charm"
-_HERE = "runs"  # where those that write files put them
 
 
 class Tracker:
-    """Sends nothing; the class of `tracker: none`, and the base of the others."""
+    """A tracker that sends nothing, for `tracker: none`, and the base of the others."""
 
     def __init__(self) -> None:
         self.epochs = 0  # that the tracker has
@@ -62,7 +61,7 @@ class TensorBoard(Tracker):
         import tensorboard  # noqa: F401  # names what is missing
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = repository_path(f"{_HERE}/tensorboard") / run
+        folder = _make_folder() / "tensorboard" / run
         for old in folder.glob(f"*.{part}"):
             old.unlink()
         self._writer = SummaryWriter(folder, filename_suffix=f".{part}")
@@ -84,11 +83,8 @@ class WandB(Tracker):
         super().__init__()
         import wandb
 
-        folder = repository_path(_HERE)
-        folder.mkdir(exist_ok=True)
-        self._run = wandb.init(
-            project=_PROJECT, id=run, name=run, resume="allow", config=asdict(params), dir=folder, job_type="run"
-        )
+        given = {"id": run, "name": run, "config": asdict(params), "dir": _make_folder()}
+        self._run = wandb.init(project=_PROJECT, resume="allow", **given)
         self.epochs = max(0, self._run.starting_step - 1)
 
     def _send(self, values: dict[str, float], epoch: int | None) -> None:
@@ -108,9 +104,7 @@ class MLflow(Tracker):
         super().__init__()
         from mlflow import MlflowClient
 
-        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{repository_path(_HERE).resolve()}/mlflow.db"
-        Path(_HERE).mkdir(exist_ok=True)
-        self._client = MlflowClient(address)
+        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_make_folder()}/mlflow.db")
         found = self._client.get_experiment_by_name(_PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(_PROJECT)
         runs = self._client.search_runs([experiment], f"attributes.run_name = '{run}'")
@@ -125,6 +119,13 @@ class MLflow(Tracker):
 
     def _close(self) -> None:
         self._client.set_terminated(self._id)
+
+
+def _make_folder() -> Path:
+    """Makes the folder of trackers that write files: in the repository, also from an experiment's copy of it."""
+    folder = repository_path("runs").resolve()
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 TRACKERS: dict[str, Callable[[str, str, Params], Tracker]] = {

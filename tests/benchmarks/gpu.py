@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from charm import CharmTokenizer, CharmViT
-from charm.model.vit import autocast
+from charm.runtime.devices import autocast
 from charm.saliency import sam_hq
 from pipeline.training.loader import Batch, Loader
 from pipeline.training.sampler import EpochSampler, SampleRef

@@ -9,8 +9,8 @@ import pytest
 
 from charm.images.limits import LIMITS
 from charm.model import losses, pos_embed
-from charm.model import vit as model
 from charm.model.registry import MODELS
+from charm.runtime import devices
 from charm.runtime.errors import UserError
 from charm.saliency import weights
 from charm.tokenization import selection
@@ -350,7 +350,7 @@ def choices(section: type, field: str) -> set[Any]:
         pytest.param(params.SamHqParams, "sam", weights.SAM_HQ, id="SAM_HQ"),
         pytest.param(params.TrainParams, "loss", [*losses.LOSSES, "auto"], id="LOSSES"),
         pytest.param(params.TrainParams, "head", {head for kind in MODELS for head in kind.heads}, id="heads"),
-        pytest.param(params.HardwareParams, "precision", model.PRECISIONS, id="PRECISIONS"),
+        pytest.param(params.HardwareParams, "precision", devices.PRECISIONS, id="PRECISIONS"),
         pytest.param(params.PosEmbedParams, "mode", {*pos_embed.MODES} - {"nearest", "bicubic_offset"}, id="MODES"),
     ],
 )

@@ -107,6 +107,24 @@ def test_each_epoch_is_there_once(
     assert found.keys().isdisjoint({"test_dataset", "test_val_acc", "epoch"})
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
+def test_a_queued_experiment_writes_into_the_repository(
+    kind: str, shipped_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in a copy of the repository, which DVC removes at its end."""
+    pytest.importorskip(kind)
+    copy = tmp_path / ".dvc/tmp/exps/x1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with closing(open_tracker(RUN, "train", with_tracker(shipped_params, kind))) as run:
+        run.add_history(HISTORY)
+    assert any((tmp_path / "runs").rglob(f"*{kind}*"))
+    assert list(copy.iterdir()) == []
+
+
 def test_a_tracker_that_fails_stops_no_training(capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(Tracker):
         sent: list[int | None]
