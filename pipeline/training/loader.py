@@ -221,8 +221,10 @@ class Loader:
         # torch lets SIGCHLD raise wherever the program is when a worker dies, in the middle of a step too; without its
         # handler it notices at the next batch, here.
         handler = signal.getsignal(signal.SIGCHLD)
-        batches = iter(self._loader)
-        signal.signal(signal.SIGCHLD, handler)
+        try:
+            batches = iter(self._loader)
+        finally:
+            signal.signal(signal.SIGCHLD, handler)
         while True:
             try:
                 batch = next(batches)

@@ -260,7 +260,9 @@ def test_a_worker_that_dies_during_a_step_is_noticed_at_the_next_batch(
     build: Callable[..., TokenDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = dying_at("00000005", build(), monkeypatch, workers=1)
-    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)  # as in a new process
+    # As in a new process: a DataLoader of another test may have left its handler.
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     batches = iter(loader)
     assert next(batches).keys == ["00000000", "00000001"]
     assert wait([process.sentinel for process in multiprocessing.active_children()], timeout=60)  # the step
