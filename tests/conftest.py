@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.importance.make import make_column
 from pipeline.manifest.labels import Listed, Listing
@@ -35,7 +36,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # in place of 9 for the tests of the model. Read when torch is loaded; their number stays as it is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Power does not fail while tests run, and a disk takes milliseconds to write what it holds back. tests/faults/disk.py
+# counts each call.
+os.fsync = lambda descriptor: None
+
 ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
 # (height, width): some of a single scale at 24 tokens of 14 pixels, some of two; upright and lying, odd sizes.
 SIZES = ((60, 80), (120, 90), (100, 150), (41, 57), (85, 113), (130, 70), (112, 112))
 PER_SHARD = 4
@@ -102,6 +109,17 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_model(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of a module, since it keeps asyncio for itself; closed with all pages that a test leaves open."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

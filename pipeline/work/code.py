@@ -5,6 +5,7 @@ The store keys finished work by them, so that an edited comment remakes nothing.
 
 import ast
 import importlib.util
+import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -74,8 +75,8 @@ def import_closure(module: str) -> list[str]:
 
 def find_source(module: str) -> Path | None:
     """Returns the file of a first-party module; None if there is none."""
-    path = ROOT / Path(*module.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    path = f"{ROOT}/{module.replace('.', '/')}"
+    return next((Path(file) for file in (f"{path}.py", f"{path}/__init__.py") if os.path.isfile(file)), None)  # noqa: PTH113
 
 
 def _imported(module: str) -> set[str]:

@@ -44,7 +44,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CHARM_STORE", str(tmp_path / "work" / "store"))
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # counted, not waited for
     (tmp_path / "work").mkdir()
     return tmp_path / "work"
 

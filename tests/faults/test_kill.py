@@ -29,7 +29,7 @@ from tests.faults.processes import (
     write_workspace,
 )
 
-IMAGES = 120
+IMAGES = 60
 STOPPED = "stopped; what is made is kept, and the same command goes on from here\n"
 
 
@@ -101,11 +101,17 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
     gate("G2", "killed, told to stop, interrupted; then to the end", cases=4, failures=failures, shards_when=moments)
 
 
-@pytest.mark.parametrize("to_group", [True, False], ids=["group", "alone"])
+# Seconds until the signal; a worker takes about two to come, which hears one to the group, and at any moment.
+@pytest.mark.parametrize(
+    ("to_group", "delays"),
+    [pytest.param(True, (0.1, 0.4, 0.8), id="group"), pytest.param(False, (0.4,), id="alone")],
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_while_the_workers_start(folder: Path, gate: Gate, number: signal.Signals, to_group: bool) -> None:
+def test_stopped_while_the_workers_start(
+    folder: Path, gate: Gate, number: signal.Signals, to_group: bool, delays: tuple[float, ...]
+) -> None:
     """Slurm and terminals signal all processes of a job: workers that are half there, too."""
-    failures, delays = 0, (0.1, 0.4, 0.8)  # seconds; a worker takes about two to come
+    failures = 0
     for delay in delays:
         process = start_stage(folder, "shards")
         assert process.stdout

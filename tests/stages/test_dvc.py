@@ -325,7 +325,6 @@ def test_an_unknown_key_stops_with_file_line_and_the_nearest_key(
     [
         ("selection=salency", r"params\.yaml:\d+: selection: 'salency' is not known; did you mean 'saliency'\?"),
         ("dataset=dmeo", r"params\.yaml:\d+: dataset: 'dmeo' is not known; did you mean 'demo'\?"),
-        ("importance.saliency.backend=samhq", r"backend: 'samhq' is not known; did you mean 'sam_hq'\?"),
         ("labels=nowhere.csv", r"nowhere\.csv"),  # of DVC, which resolves this one setting itself
     ],
 )

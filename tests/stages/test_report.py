@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from charm.hub import write_model_folder
 from charm.model.config import Calibration, TrainingConfig
@@ -29,9 +29,8 @@ from pipeline.shards.write import pack_shard, write_shard
 from pipeline.work.store import write_record
 from stages.report import main
 from tests.axe import find_faults
+from tests.conftest import needs_chromium
 from tests.untrained import describe
-
-CHROMIUM = shutil.which("chromium")
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>.jpg"
@@ -204,29 +203,23 @@ def test_the_area_that_is_seen_is_told(params: Params) -> None:
     assert "in the median" not in make_page(replace(params, tokenizer="standard", max_seq_len=None))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_has_to_be_scrolled_sideways(width: int, params: Params) -> None:
+def test_nothing_has_to_be_scrolled_sideways(width: int, params: Params, browser: Browser) -> None:
     make_page(params)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.goto(Path("runs/report/report.html").absolute().as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(Path("runs/report/report.html").absolute().as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("selection", ["random", "entropy"])
-def test_axe_finds_no_fault(selection: str, width: int, params: Params) -> None:
+def test_axe_finds_no_fault(selection: str, width: int, params: Params, browser: Browser) -> None:
     make_page(replace(params, selection=selection))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.goto(Path("runs/report/report.html").absolute().as_uri())
-        assert find_faults(page) == []
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(Path("runs/report/report.html").absolute().as_uri())
+    assert find_faults(page) == []
 
 
 def test_where_chance_decides_there_is_no_map(params: Params) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 from typer.testing import CliRunner
 
 from charm.app.command import app
@@ -20,10 +20,9 @@ from charm.model.metrics import mae, srcc
 from charm.scorer import CharmScorer
 from charm.tokenization.geometry import downscale
 from tests.axe import find_faults
-from tests.conftest import draw_image
+from tests.conftest import draw_image, needs_chromium
 from tests.untrained import build_scorer
 
-CHROMIUM = shutil.which("chromium")
 COUNT = 12
 LABELS = np.linspace(20, 90, COUNT).round(1)
 BAD = {"c.jpg": "format", "gone.jpg": "missing", "../outside.jpg": "outside"}
@@ -221,17 +220,14 @@ def test_models_of_other_thresholds_have_no_common_acc(work: Path) -> None:
     assert "MAE" in said
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_fits_and_has_no_fault(width: int, work: Path) -> None:
+def test_the_page_fits_and_has_no_fault(width: int, work: Path, browser: Browser) -> None:
     assert run("a", "b", more="--scale 0 100 --sizes 0.5").exit_code == 3
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(Path("out/evaluate.html").absolute().as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-        assert find_faults(page) == []
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(Path("out/evaluate.html").absolute().as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert find_faults(page) == []

@@ -2,14 +2,13 @@
 
 import csv
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import simplejpeg
-from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect
 
 from charm.app.access import Access
 from charm.images.decode import decode_image
@@ -19,13 +18,11 @@ from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
 from tests.axe import find_faults
 from tests.charm.app.test_explain import paint_path
-from tests.conftest import draw_image
+from tests.conftest import draw_image, needs_chromium
 from tests.serving import run_server
 from tests.untrained import write_model
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+pytestmark = needs_chromium
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">.jpg"
 IMAGES = {
@@ -41,14 +38,6 @@ REFUSED = "<b>notes</b>.txt"
 def address(scorer: CharmScorer) -> Iterator[str]:
     with run_server(scorer) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -71,6 +71,12 @@ def test_the_shipped_file_is_right_and_holds_plain_python_types() -> None:
             id="two sections deep",
         ),
         pytest.param("epochs", "[a]: 1", "unknown key train.", id="a key that is a list"),
+        pytest.param(
+            "backend",
+            "backend: samhq",
+            "importance.saliency.backend: 'samhq' is not known; did you mean 'sam_hq'?",
+            id="of saliency",
+        ),
         pytest.param("fit", "fit: neares", "tokens.fit: 'neares' is not known; did you mean 'nearest'?", id="choice"),
         pytest.param(
             "dataset",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -216,6 +216,7 @@ def test_a_worker_without_this_code_is_one_line(
 
 
 def sleep(target: Path) -> None:
+    target.with_suffix(".begun").touch()
     time.sleep(600)
 
 
@@ -232,7 +233,13 @@ def test_a_cluster_that_goes_away_is_not_waited_for(gone: str, store: Path, monk
     ):
         params = DaskParams(address=cluster.scheduler_address, workers=None, memory="auto")
         close = partial(cluster.loop.add_callback, cluster.scheduler.close)
-        go = Timer(3, close if gone == "scheduler" else partial(cluster.scale, 0))
+
+        def go_once_it_works() -> None:
+            while not list(store.glob("maps/*.begun")):
+                time.sleep(0.05)
+            close() if gone == "scheduler" else cluster.scale(0)
+
+        go = Thread(target=go_once_it_works, daemon=True)
         go.start()
         with pytest.raises(UserError, match="the Dask scheduler or its last worker is gone; what is made is kept"):
             make_missing("maps", [Job("shard-0", "0" * 64, ())], sleep, params)
@@ -341,4 +348,4 @@ def test_a_long_job_tells_how_many_of_its_images_are_done(
     monkeypatch.setattr(executor, "Progress", Shown)
     make_missing("maps", [Job("shard-0", "0" * 64, (), images=4)], count_slowly, two_workers)
     assert shown == sorted(shown)
-    assert set(shown) == {0, 3, 4}
+    assert {0, 4} < set(shown)
