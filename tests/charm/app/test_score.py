@@ -28,7 +28,7 @@ from charm.app import score as score_files
 from charm.app.command import app
 from charm.app.journal import open_journal, read_state
 from charm.app.rows import Row
-from charm.app.score import Clock, _read_ahead, stream_rows
+from charm.app.score import Clock, read_ahead, stream_rows
 from charm.hub import write_model_folder
 from charm.images.decode import decode_image
 from charm.images.find import find_image_files
@@ -485,7 +485,7 @@ def test_a_group_is_read_while_the_one_before_is_scored() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         groups = [image_files[start : start + 2] for start in range(0, 8, 2)]
-        for number, (group, opened) in enumerate(_read_ahead(pool, read, groups), start=1):
+        for number, (group, opened) in enumerate(read_ahead(pool, read, groups), start=1):
             assert [path for path, _ in opened] == [one.path for one in group]
             time.sleep(0.05)
             assert len(begun) == min(8, 2 * number + 2)
