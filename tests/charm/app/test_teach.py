@@ -40,8 +40,14 @@ NAMES = [*(f"{number:02d}.jpg" for number in range(27)), "=1+1.jpg", HOSTILE, "l
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty images, the last ones with hostile names, a broken file and a text; read only."""
+    """The images of `write_photos`; read only."""
     folder = tmp_path_factory.mktemp("teach") / "photos"
+    write_photos(folder)
+    return folder
+
+
+def write_photos(folder: Path) -> None:
+    """Thirty images, the last ones with hostile names, a broken file and a text."""
     (folder / "below").mkdir(parents=True)
     for number, name in enumerate(NAMES):
         pixels = draw_image(60 + 3 * number, 150 - 2 * number, number)
@@ -49,7 +55,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).write_bytes(simplejpeg.encode_jpeg(pixels, quality=90))
     (folder / "broken.jpg").write_bytes((folder / "00.jpg").read_bytes()[:500])
     (folder / "notes.txt").write_text("no image")
-    return folder
 
 
 @contextmanager
@@ -357,15 +362,17 @@ def test_ratings_count_as_stars_or_on_their_own_scale(
 
 
 @contextmanager
-def serve_lesson(pupil: Pupil) -> Iterator[tuple[str, list[str]]]:
-    """The address of the page, and what it ended by; the pupil learns meanwhile."""
+def serve_lesson(pupil: Pupil) -> Iterator[tuple[httpx.Client, list[str]]]:
+    """A client of the page, and what has ended it; the pupil learns meanwhile."""
     stop, ended = threading.Event(), list[str]()
     with bind("127.0.0.1", 0) as bound, ThreadPoolExecutor(2) as threads:
         server = make_server(build_lesson(pupil, lambda: ended.append("finish")), LIMITS)
         threads.submit(server.run, sockets=[bound])
         learning = threads.submit(pupil.run, stop)
         try:
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}", ended
+            address = f"http://127.0.0.1:{bound.getsockname()[1]}"
+            with httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
+                yield client, ended
         finally:
             server.should_exit = True
             stop.set()
@@ -374,40 +381,39 @@ def serve_lesson(pupil: Pupil) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_answers_by_http_are_kept_before_the_reply(scorer: CharmScorer, photos: Path, out: Path) -> None:
-    with open_pupil(scorer, photos, out) as pupil, serve_lesson(pupil) as (address, ended):
-        with httpx.Client(base_url=address, trust_env=False) as client:
-            state = client.get("/state").json()
-            assert (state["files"], state["done"], state["rejected"], state["agreement"]) == (31, 31, 1, None)
-            first, second = (one["key"] for one in state["next"][:2])
-            preview = client.get(f"/image/{first}")
-            assert preview.content == pupil.album.preview(first).read_bytes()
-            assert "immutable" in preview.headers["cache-control"]
-            state = client.post("/answer", json={"key": first, "stars": 4}).json()
-            assert (state["answered"], state["next"][0]["key"]) == (1, second)
-            assert json.loads((out / "answers.jsonl").read_text().splitlines()[-1]) == {"key": first, "stars": 4}
-            state = client.post("/answer", json={"key": second, "stars": None}).json()
-            assert (state["answered"], state["skipped"], len(state["next"])) == (1, 1, 5)
-            state = client.post("/undo").json()
-            assert (state["skipped"], state["next"][0]["key"]) == (0, second)
-            state = client.post("/undo").json()
-            assert (state["answered"], [one["key"] for one in state["next"][:2]]) == (0, [first, second])
-            assert client.post("/undo").json()["answered"] == 0
-            seen = []
-            for _ in range(30):
-                (one, *_) = state["next"]
-                seen.append(one["key"])
-                state = client.post("/answer", json={"key": one["key"], "stars": 1 + len(seen) % 5}).json()
-            assert (len(set(seen)), state["next"]) == (30, [])
-            end = time.monotonic() + 60
-            while (state := client.get("/state").json())["agreement"] is None or state["agreement"]["scored"] < 30:
-                assert time.monotonic() < end
-                time.sleep(0.05)
-            assert (state["ranked"], len(state["best"]), len(state["worst"])) == (30, 12, 12)
-            scores = [one["score"] for one in state["best"] + state["worst"][::-1]]
-            assert scores == sorted(scores, reverse=True)
-            assert ended == []
-            assert client.post("/finish").status_code == 200
-            assert ended == ["finish"]
+    with open_pupil(scorer, photos, out) as pupil, serve_lesson(pupil) as (client, ended):
+        state = client.get("/state").json()
+        assert (state["files"], state["done"], state["rejected"], state["agreement"]) == (31, 31, 1, None)
+        first, second = (one["key"] for one in state["next"][:2])
+        preview = client.get(f"/image/{first}")
+        assert preview.content == pupil.album.preview(first).read_bytes()
+        assert "immutable" in preview.headers["cache-control"]
+        state = client.post("/answer", json={"key": first, "stars": 4}).json()
+        assert (state["answered"], state["next"][0]["key"]) == (1, second)
+        assert json.loads((out / "answers.jsonl").read_text().splitlines()[-1]) == {"key": first, "stars": 4}
+        state = client.post("/answer", json={"key": second, "stars": None}).json()
+        assert (state["answered"], state["skipped"], len(state["next"])) == (1, 1, 5)
+        state = client.post("/undo").json()
+        assert (state["skipped"], state["next"][0]["key"]) == (0, second)
+        state = client.post("/undo").json()
+        assert (state["answered"], [one["key"] for one in state["next"][:2]]) == (0, [first, second])
+        assert client.post("/undo").json()["answered"] == 0
+        seen = []
+        for _ in range(30):
+            (one, *_) = state["next"]
+            seen.append(one["key"])
+            state = client.post("/answer", json={"key": one["key"], "stars": 1 + len(seen) % 5}).json()
+        assert (len(set(seen)), state["next"]) == (30, [])
+        end = time.monotonic() + 60
+        while (state := client.get("/state").json())["agreement"] is None or state["agreement"]["scored"] < 30:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert (state["ranked"], len(state["best"]), len(state["worst"])) == (30, 12, 12)
+        scores = [one["score"] for one in state["best"] + state["worst"][::-1]]
+        assert scores == sorted(scores, reverse=True)
+        assert ended == []
+        assert client.post("/finish").status_code == 200
+        assert ended == ["finish"]
 
 
 HOSTILE_REQUESTS: dict[str, tuple[str, str, dict[str, Any], int]] = {
@@ -440,16 +446,14 @@ HOSTILE_REQUESTS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 
 
 def test_hostile_requests_are_refused_and_change_nothing(scorer: CharmScorer, photos: Path, out: Path) -> None:
-    with open_pupil(scorer, photos, out) as pupil, serve_lesson(pupil) as (address, ended):
+    with open_pupil(scorer, photos, out) as pupil, serve_lesson(pupil) as (client, ended):
         key = next(iter(pupil.album.paths))
-        with httpx.Client(base_url=address, trust_env=False) as client:
-            page = client.get("/")
-            assert "default-src 'none'" in page.headers["content-security-policy"]
-            found = {}
-            for name, (method, path, more, _) in HOSTILE_REQUESTS.items():
-                given = {kind: _put_key(value, key) for kind, value in more.items()}
-                reply = client.request(method, path.replace("KEY", key), **given)
-                found[name] = reply.status_code if reply.json()["error"]["message"] else None
+        assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
+        found = {}
+        for name, (method, path, more, _) in HOSTILE_REQUESTS.items():
+            given = {kind: _put_key(value, key) for kind, value in more.items()}
+            reply = client.request(method, path.replace("KEY", key), **given)
+            found[name] = reply.status_code if reply.json()["error"]["message"] else None
         assert found == {name: expected for name, (*_, expected) in HOSTILE_REQUESTS.items()}
         assert (pupil.answers.stars, ended) == ({}, [])
 
