@@ -42,13 +42,11 @@ class Answers(Lines):
         """
         self._keep({"key": key, "stars": stars})
 
-    def undo(self) -> str | None:
-        """Takes back the last answer and returns the key of its image; None if there is no answer."""
+    def undo(self) -> None:
+        """Takes back the last answer, if there is one."""
         with self._lock:
-            key = self._given[-1][0] if self._given else None
-            if key is not None:
-                self._keep({"undo": key})
-        return key
+            if self._given:
+                self._keep({"undo": self._given[-1][0]})
 
     def _keep(self, line: dict[str, Any]) -> None:
         with self._lock:

@@ -4,7 +4,7 @@
     GET  /state         counts, the images to answer next, the agreement, the best and the worst of the ranking
     GET  /image/KEY     an image's preview
     POST /answer        {"key": ..., "stars": 1 to 5, or null to skip} -> the state
-    POST /undo          -> the state, with the image of the last answer as the next one
+    POST /undo          -> the state without the last answer
     POST /finish        ends the page
 
 Requests are let in and refused as those of `charm serve` (charm/app/guard.py); this machine alone is served.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -57,7 +57,6 @@ class Lesson:
     def __init__(self, pupil: Pupil, finish: Callable[[], None]) -> None:
         self._pupil, self._album, self._answers, self._finish = pupil, pupil.album, pupil.answers, finish
         self._page = render_page(_PAGE, enough=ENOUGH).replace("<style>", '<style nonce="NONCE">')
-        self._recalled: list[str] = []  # keys whose answers were taken back, the last one first
 
     async def page(self, request: Request) -> Response:
         return send_page(self._page, "'self'")
@@ -70,7 +69,8 @@ class Lesson:
         if key not in self._album.paths:
             raise Refused(404, "no_such_image", "there is no such image")
         headers = {"Cache-Control": "private, max-age=86400, immutable"}  # a key is of an image's bytes
-        return FileResponse(self._album.preview(key), media_type="image/jpeg", headers=headers)
+        data = await asyncio.to_thread(self._album.preview(key).read_bytes)
+        return Response(data, media_type="image/jpeg", headers=headers)
 
     async def answer(self, request: Request) -> Response:
         try:
@@ -84,13 +84,10 @@ class Lesson:
             await self._keep(self._answers.give, key, stars)
         except ValueError:
             raise Refused(400, "malformed", f"expected stars from {STARS[0]} to {STARS[-1]}, or null") from None
-        self._recalled = [one for one in self._recalled if one != key]
         return Reply(self._describe())
 
     async def undo(self, request: Request) -> Response:
-        key = await self._keep(self._answers.undo)
-        if key is not None:
-            self._recalled.insert(0, key)
+        await self._keep(self._answers.undo)
         return Reply(self._describe())
 
     async def finish(self, request: Request) -> Response:
@@ -111,6 +108,7 @@ class Lesson:
         labels, ranking = pupil.list_labels(), pupil.ranking
         agreement = None if pupil.solved is None else pupil.solved.agreement
         half = min(_SHOWN, (len(ranking) + 1) // 2)
+        left = album.paths.keys() - stars.keys() - labels.keys()
         ends = {"best": ranking[:half], "worst": ranking[: -half - 1 : -1]}
         shown = {end: [self._name(key, stars, pupil.to_score(x)) for key, x in found] for end, found in ends.items()}
         return shown | {
@@ -121,16 +119,10 @@ class Lesson:
             "skipped": sum(one is None for one in stars.values()),
             "labels": len(labels),
             "scale": pupil.scale.score_range,
-            "next": [self._name(key, stars) for key in self._choose_next(stars.keys() | labels.keys())],
+            "next": [self._name(key, stars) for key in heapq.nsmallest(_AHEAD, left, key=album.place)],
             "agreement": agreement and {"scored": agreement.scored, **agreement.metrics["srcc"]},
             "ranked": len(ranking),
         }
-
-    def _choose_next(self, done: set[str]) -> list[str]:
-        """Chooses the next images: what was taken back, then the first without an answer or a rating."""
-        known = [key for key in self._recalled if key in self._album.paths and key not in done]
-        left = self._album.paths.keys() - done - set(known)
-        return [*known, *heapq.nsmallest(_AHEAD, left, key=self._album.place)][:_AHEAD]
 
     def _name(self, key: str, stars: dict[str, int | None], score: float | None = None) -> dict[str, Any]:
         path = self._album.name(self._album.paths[key][0])

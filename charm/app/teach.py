@@ -56,6 +56,8 @@ def teach_folder(
     image_files, passed = find_image_files([top])
     if passed:
         print(describe_passed(passed), file=sys.stderr)
+    kept = os.path.join(os.path.realpath(out), "")  # noqa: PTH118  (whose previews are not to be taught with)
+    image_files = [one for one in image_files if not os.path.realpath(one.path).startswith(kept)]
     if not image_files:
         return REJECTED
     table, columns = ratings

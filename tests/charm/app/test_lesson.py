@@ -138,6 +138,7 @@ def test_an_answer_that_cannot_be_kept_is_told(
         patch.setattr(pupil.answers, "add", fail)
         page.keyboard.press("1")
         expect(page.locator("#problem")).to_have_text("the answer cannot be kept: No space left on device")
+    expect(page.locator("#image")).to_be_visible()
     expect(page.locator("#image")).to_have_attribute("src", str(shown))
     press(page, "1", "30 answers;")
     expect(page.locator("#problem")).to_have_text("")
