@@ -1,6 +1,7 @@
 """Which first-party files a module imports, directly or not; read from the source, nothing is run."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from pipeline.work.code import PACKAGES, ROOT, find_source
@@ -9,6 +10,7 @@ from pipeline.work.code import import_closure as closure_of_modules
 __all__ = ["PACKAGES", "ROOT", "all_imports", "has_code", "import_closure"]
 
 
+@cache
 def all_imports(file: Path) -> set[str]:
     """Every module that a file imports anywhere, by its full name, third-party ones included."""
     found = set()

@@ -1,6 +1,5 @@
 """The stages up to the maps in this process, without Dask and without the child that opens images."""
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,6 @@ from charm.images.quarantine import inspect_file
 from pipeline.manifest import rows
 from pipeline.settings.params import DaskParams
 from pipeline.work import executor
-from pipeline.work.code import code_digest
-from stages import importance, manifest, shards
 
 
 class Future:
@@ -39,7 +36,7 @@ class Future:
 
 
 def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
-    """Lets make_missing do its tasks in this process, one after another; sources are digested once.
+    """Lets make_missing do its tasks in this process, one after another.
 
     Images are opened in this process, too: a child takes a third of a second to come, and a sweep runs a stage 658
     times. tests/charm/images/test_quarantine.py shows that both find the same.
@@ -60,8 +57,5 @@ def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
     def inspect_here(root: Path, paths: list[str], limits: Limits) -> list[dict[str, Any]]:
         return [inspect_file(root, path, limits) for path in paths]
 
-    digest = functools.cache(code_digest)
     patch.setattr(rows, "inspect_in_child", inspect_here)
     patch.setattr(executor, "connect", connect)
-    for module in (executor, manifest, shards, importance):
-        patch.setattr(module, "code_digest", digest)

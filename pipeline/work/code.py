@@ -6,6 +6,7 @@ The store keys finished work by them, so that an edited comment remakes nothing.
 import ast
 import importlib.util
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def code_digest(*modules: str) -> str:
     Args:
         modules: names; "module:function" stands for the function and all that it uses of its module.
     """
-    return fingerprint([_normalize(*module.partition(":")[::2]) for module in modules])
+    named = [module.partition(":")[::2] for module in modules]
+    return fingerprint([_normalize(_read_source(module), function) for module, function in named])
 
 
 def run_digest(module: str) -> str:
@@ -77,7 +79,14 @@ def find_source(module: str) -> Path | None:
 
 
 def _imported(module: str) -> set[str]:
-    tree = ast.parse(_read_source(module))
+    return {name for name in _list_imports(_read_source(module)) if find_source(name)}
+
+
+# These two are functions of the text alone; a stage asks for the same hundred modules several times.
+@cache
+def _list_imports(source: str) -> frozenset[str]:
+    """Names what a source imports of the project, and what may be a module or a name of one."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = [ast.Pass()]
@@ -87,7 +96,7 @@ def _imported(module: str) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in PACKAGES and find_source(name)}
+    return frozenset(name for name in found if name.split(".")[0] in PACKAGES)
 
 
 def _read_source(module: str) -> str:
@@ -101,8 +110,9 @@ def _read_source(module: str) -> str:
     return file.read_text()
 
 
-def _normalize(module: str, function: str) -> str:
-    tree: ast.Module = _Normalizer().visit(ast.parse(_read_source(module)))
+@cache
+def _normalize(source: str, function: str) -> str:
+    tree: ast.Module = _Normalizer().visit(ast.parse(source))
     body = _reachable(tree.body, function) if function else tree.body
     return ast.unparse(ast.Module(body, []))  # ast.dump differs between Python versions
 

@@ -11,22 +11,12 @@ MODULES = code.import_closure(TRAIN)
 
 
 @pytest.fixture
-def parsed_once(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Module -> its normal form. A digest reads 75 modules, of which a test edits one."""
-    normal: dict[tuple[str, str], str] = {}
-    normalize, read = code._normalize, code._read_source
-
-    def normalize_once(module: str, function: str) -> str:
-        source = code._read_source(module)
-        if (module, source) not in normal:
-            normal[module, source] = normalize(module, function)
-        return normal[module, source]
-
-    sources = {name: read(name) for name in MODULES}
-    monkeypatch.setattr(code, "_normalize", normalize_once)
-    monkeypatch.setattr(code, "_read_source", lambda module: sources[module])
-    monkeypatch.setattr(code, "import_closure", lambda module: MODULES)  # an edit of these tests imports nothing
-    return sources
+def sources(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Module -> its source, which a test may edit; none of these edits imports anything."""
+    read = {name: code._read_source(name) for name in MODULES}
+    monkeypatch.setattr(code, "_read_source", lambda module: read[module])
+    monkeypatch.setattr(code, "import_closure", lambda module: MODULES)
+    return read
 
 
 def with_other_words(source: str) -> str:
@@ -38,13 +28,13 @@ def with_other_words(source: str) -> str:
     return "# A comment.\n" + ast.unparse(tree)
 
 
-def test_a_line_in_any_module_that_training_runs_counts(parsed_once: dict[str, str]) -> None:
+def test_a_line_in_any_module_that_training_runs_counts(sources: dict[str, str]) -> None:
     before, silent, loud = code.run_digest(TRAIN), [], []
     for name in MODULES:
-        original = parsed_once[name]
-        parsed_once[name] = f"{original}\nX = 1\n"
+        original = sources[name]
+        sources[name] = f"{original}\nX = 1\n"
         changed = code.run_digest(TRAIN) != before
-        parsed_once[name] = original
+        sources[name] = original
         if name in code.NO_RESULT and changed:
             loud.append(name)
         if name not in code.NO_RESULT and not changed:
@@ -54,13 +44,13 @@ def test_a_line_in_any_module_that_training_runs_counts(parsed_once: dict[str, s
     assert code.run_digest(TRAIN) == before
 
 
-def test_words_in_any_module_do_not_count(parsed_once: dict[str, str]) -> None:
+def test_words_in_any_module_do_not_count(sources: dict[str, str]) -> None:
     before, counted = code.run_digest(TRAIN), []
     for name in MODULES:
-        original = parsed_once[name]
-        parsed_once[name] = with_other_words(original)
-        assert parsed_once[name] != original
+        original = sources[name]
+        sources[name] = with_other_words(original)
+        assert sources[name] != original
         if code.run_digest(TRAIN) != before:
             counted.append(name)
-        parsed_once[name] = original
+        sources[name] = original
     assert counted == []
