@@ -29,7 +29,7 @@ from charm.app.journal import open_lines
 from charm.app.lesson import LIMITS, build_lesson
 from charm.app.pupil import ENOUGH, Pupil
 from charm.app.server import bind, make_server
-from charm.images.find import find_image_files
+from charm.images.find import escape_path, find_image_files
 from charm.model.solving import Features
 from charm.runtime.errors import UserError
 from charm.scorer import CharmScorer
@@ -289,7 +289,7 @@ def test_the_model_scores_what_the_ranking_says(scorer: CharmScorer, photos: Pat
     assert np.ptp(scores) > 0.1
     written = {row["path"]: row for row in rows}
     for key, paths in pupil.album.paths.items():
-        (row,) = [written[albums_path(path)] for path in paths]
+        (row,) = [written[escape_path(path)] for path in paths]
         assert float(row["score"]) == pytest.approx(taught(paths[0]).score, abs=4e-5)  # 1e-5 of the range
         assert row["given"] == (f"{float(stars[key])}" if key in stars else "")
     assert all(not any(char in name for char in "\n\u202e\udcff") for name in written)
@@ -300,10 +300,6 @@ def test_the_model_scores_what_the_ranking_says(scorer: CharmScorer, photos: Pat
     assert config.solved.cross_validation.scored == 24  # type: ignore[union-attr]
     assert config.training.started_from == "charm_demo trained on none"
     assert "Over all 24 images of `own-photographs` by cross-validation" in (out / "model" / "README.md").read_text()
-
-
-def albums_path(path: str) -> str:
-    return path.replace("\n", r"\n").replace("\u202e", r"\u202e").replace("\udcff", r"\xff")
 
 
 def test_the_agreement_is_what_cross_validation_says(scorer: CharmScorer, photos: Path, out: Path) -> None:
@@ -548,20 +544,15 @@ def test_mistakes_are_told_in_a_line(
     assert not Path("taught/model").exists()
 
 
-def test_without_a_network_a_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_a_line_says_what_to_do(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    ended = CliRunner().invoke(app, ["teach", str(photos_of(tmp_path)), "--out", str(tmp_path / "out"), "--port", "0"])
+    ended = CliRunner().invoke(app, ["teach", str(photos), "--out", str(tmp_path / "out"), "--port", "0"])
     assert ended.exit_code == 2
     (line,) = [line for line in ended.output.splitlines() if line.startswith("error: ")]
     assert "vit_small_patch14_dinov2.lvd142m cannot be downloaded" in line
     assert line.endswith("or with --model, which takes a model's folder")
     assert "weights are downloaded unless" in ended.output
-
-
-def photos_of(folder: Path) -> Path:
-    """A folder with one image."""
-    (folder / "one").mkdir()
-    (folder / "one" / "a.jpg").write_bytes(simplejpeg.encode_jpeg(draw_image(60, 60)))
-    return folder / "one"
