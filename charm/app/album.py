@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -41,6 +42,7 @@ from charm.tokenization.tokens import Tokens
 BLOCK = 8  # images: the features that a kill may cost, and what the end waits for
 PREVIEW_EDGE = 1024  # pixels
 _READERS = 4
+_PREVIEW = re.compile(r"[0-9a-f]{32}\.jpg")
 State = tuple[str, int, int]  # of a file: its absolute path, size in bytes, time of its last change in ns
 
 
@@ -134,8 +136,8 @@ class Album:
                         return
             finally:
                 pool.shutdown(cancel_futures=True)
-        for path in self._previews.iterdir():  # of images that are gone
-            if path.stem not in self.paths:
+        for path in self._previews.iterdir():  # of images that are gone, and none of anybody's own files
+            if _PREVIEW.fullmatch(path.name) and path.stem not in self.paths:
                 path.unlink()
 
     def _open(self, one: ImageFile, reader: ImageFileReader, kept: dict[str, np.ndarray]) -> _Opened:

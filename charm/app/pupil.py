@@ -24,6 +24,7 @@ from charm.scorer import CharmScorer
 ENOUGH = 20  # labels, before which nothing is learnt
 _NESTED = 500  # labels, at most, of which the choice of the head is cross-validated, too: 10 s; it tells ever less
 _PACE = 0.5  # seconds from the end of one solution to the next: the images' features need the cores, too
+DATASET = "own-photographs"  # in the config of the model
 _MEANING = "how much one person likes it, who gave stars to such photographs"
 
 
@@ -147,7 +148,7 @@ class Pupil:
             base,
             model=config,
             labels=self.scale,
-            data=DataConfig("own-photographs", fingerprint(self._learnt), "", {"rated": len(self._learnt)}),
+            data=DataConfig(DATASET, fingerprint(self._learnt), "", {"rated": len(self._learnt)}),
             training=TrainingConfig(1, start.edge, started_from, start.licence),
             versions=list_versions(),
             evaluation=None,

@@ -25,12 +25,12 @@ from charm.app.answers import Answers
 from charm.app.evaluate import read_labels
 from charm.app.journal import open_lines
 from charm.app.lesson import LIMITS, build_lesson
-from charm.app.pupil import ENOUGH, Pupil
-from charm.app.reading import load_scorer
+from charm.app.pupil import DATASET, ENOUGH, Pupil
+from charm.app.reading import explaining, load_scorer
 from charm.app.rows import Row
 from charm.app.score import REJECTED, list_rejected, print_rejected
 from charm.app.server import bind, make_server
-from charm.hub import list_versions
+from charm.hub import list_versions, read_config
 from charm.images.find import ImageFile, describe_passed, escape_path, find_image_files
 from charm.model.config import DataConfig, InputConfig, LabelConfig, ModelConfig, TrainingConfig, ViTConfig
 from charm.model.registry import describe_weights, fetch_model
@@ -62,6 +62,7 @@ def teach_folder(
         return REJECTED
     table, columns = ratings
     rated = read_ratings(table, columns, top, image_files) if table else {}
+    _check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     with open_lines(out / "answers.jsonl", Answers) as answers, bind("127.0.0.1", port) as bound:
         answers.load()
@@ -74,6 +75,15 @@ def teach_folder(
     album = pupil.album
     print_rejected(list_rejected([Row(path, None, reason) for path, reason in album.reasons.items()]))
     return REJECTED if album.reasons else 0
+
+
+def _check_out(out: Path) -> None:
+    """Raises UserError if a folder holds a model that was not taught, which the taught one would replace."""
+    if (out / "model" / "config.json").exists():
+        with explaining(str(out)):
+            if read_config(out / "model")[0].data.dataset != DATASET:
+                problem = "holds a model that was made otherwise, which would be replaced: choose another --out"
+                raise UserError(f"--out {escape_path(str(out))}: {problem}")
 
 
 def start_scorer(backbone: str) -> CharmScorer:
@@ -146,7 +156,8 @@ def _hold_lesson(pupil: Pupil, bound: Any) -> None:
                     done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
                     for one in done:
                         one.result()  # raises what went wrong there
-                    progress.move(album.done - progress.done)
+                    if new := album.done - progress.done:
+                        progress.move(new)
             finally:
                 server.should_exit = True
                 stop.set()

@@ -194,6 +194,7 @@ def test_features_are_made_once_and_again_of_what_has_changed(
     with open_pupil(scorer, folder, out) as pupil:
         assert (opened, pupil.album.values.keys()) == ([], before.keys())
 
+    (out / "previews" / "mine.jpg").write_text("no preview")
     (folder / "03.jpg").write_bytes(next(photos.rglob("20.jpg")).read_bytes())
     (folder / "04.jpg").rename(folder / "renamed.jpg")
     (folder / "05.jpg").unlink()
@@ -208,7 +209,7 @@ def test_features_are_made_once_and_again_of_what_has_changed(
         assert sorted(album.paths[keys["07.jpg"]]) == [str(folder / "07.jpg"), str(folder / "copy.jpg")]
         # Stars are of what was seen: they went with the name, and not to the new image of the old one.
         assert pupil.list_labels() == {key: (stars[key] - 1) / 4 for key in album.values.keys() & stars.keys()}
-        assert {path.stem for path in (out / "previews").iterdir()} == set(album.paths)
+        assert {path.stem for path in (out / "previews").iterdir()} == {*album.paths, "mine"}
 
     (block, *_) = (out / "features").rglob("*.npz")
     data = bytearray(block.read_bytes())
@@ -530,13 +531,16 @@ def test_the_command_goes_on_after_a_signal_and_ends_by_the_page(
         (["photos", "--backbone", "no_such_vit"], "backbone='no_such_vit' is not a model of timm"),
         (["photos", "--backbone", "resnet18.a1_in1k"], "resnet18.a1_in1k"),
         (["photos", "--model", "nowhere"], "nowhere/config.json: No such file or directory"),
+        (["photos", "--out", "run"], "--out run: holds a model that was made otherwise, which would be replaced"),
+        (["photos/00.jpg"], "photos/00.jpg: expected a folder of photographs"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
-    arguments: list[str], says: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], says: str, photos: Path, served_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("photos").symlink_to(photos)
+    shutil.copytree(served_folder, "run/model")
     ended = CliRunner().invoke(app, ["teach", *arguments, "--port", "0"])
     assert ended.exit_code == 2
     (line,) = [line for line in ended.output.splitlines() if line.startswith("error: ")]
