@@ -209,7 +209,8 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         scorer, limits = self._scorer, self._limits
-        evaluation = scorer.config.evaluation
+        crossed = scorer.config.solved and scorer.config.solved.cross_validation
+        rated, by = (crossed, "cross-validation") if crossed else (scorer.config.evaluation, "test images")
         return Reply(
             {
                 "status": "ok",
@@ -220,7 +221,7 @@ class Service:
                 "draws": scorer.draws,
                 "dataset": scorer.config.data.dataset,
                 "meaning": scorer.config.labels.meaning,
-                "evaluation": evaluation and {"scored": evaluation.scored, "srcc": evaluation.metrics["srcc"]},
+                "evaluation": rated and {"by": by, "scored": rated.scored, "srcc": rated.metrics["srcc"]},
                 "doubts": scorer.config.doubts,
                 "weights_sha256": scorer.weights_sha256,
                 "limits": {"files": limits.files, "file_bytes": limits.file_bytes, "body_bytes": limits.body_bytes},

@@ -376,7 +376,7 @@ def test_a_full_disk_ends_the_run_and_not_the_journal(run: Run, whole: bytes) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (ended.code, ended.err) == (2, "error: [Errno 27] File too large\n")
-    assert Path("out.csv.partial").stat().st_size == 1200
+    assert Path("out.csv.partial").read_bytes().endswith(b"\n")  # lines are there whole or not
     ended = run("--out", "out.csv")
     assert re.search(r"[1-9] of 13 photographs are done", ended.err)
     assert_same_table(Path("out.csv").read_bytes(), whole)
