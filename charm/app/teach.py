@@ -172,8 +172,8 @@ def _write(pupil: Pupil, scorer: CharmScorer, out: Path) -> None:
     name = escape_path(str(out))
     if pupil.solved is None:
         count = sum(key in pupil.album.values for key in pupil.list_labels())
-        problem = f"at least {ENOUGH} photographs with stars, and not all with the same"
-        print(f"{count} photographs have stars: no model is made without {problem}; the same command goes on")
+        needed = f"a model takes {ENOUGH} of them, not all with the same number"
+        print(f"{count} photographs have stars: {needed}; the same command goes on")
         return
     pupil.write(scorer, out)
     found = pupil.solved.agreement

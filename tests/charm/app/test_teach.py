@@ -513,7 +513,7 @@ def test_the_command_goes_on_after_a_signal_and_ends_by_the_page(
 
     code, said = run_command(photos, out, stop, "--model", str(served_folder))
     assert code == 3  # of the broken file
-    assert "5 photographs have stars: no model is made without at least 20" in said
+    assert "5 photographs have stars: a model takes 20 of them" in said
     assert not (out / "model").exists()
     code, said = run_command(photos, out, finish, "--model", str(served_folder))
     assert code == 3
