@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from charm.runtime.disk import atomic_write, name_impostor
 from charm.runtime.downloads import NAME, fetch
 from charm.runtime.errors import UserError, first_line, in_one_line
 from charm.runtime.waiting import hub_address
+from charm.tokenization.draws import DRAWS_VERSION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +93,11 @@ def write_model_folder(folder: AnyPath, tensors: "dict[str, Tensor]", config: Mo
     for name, data in encode_model(tensors, config).items():
         with atomic_write(Path(folder) / name) as file:
             file.write(data)
+
+
+def list_versions() -> dict[str, str]:
+    """Lists the versions that a model's config names: of the libraries, and of the way that patches are drawn."""
+    return {name: version(name) for name in ("torch", "timm", "numpy")} | {"draws": str(DRAWS_VERSION)}
 
 
 def find_model(name: AnyPath, revision: str | None = None) -> Path:

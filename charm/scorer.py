@@ -1,7 +1,7 @@
 """CharmScorer: photographs in, scores out, from the folder of a trained model (charm.hub) by PyTorch."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -9,12 +9,14 @@ import torch
 from charm.hub import AnyPath, find_model, read_config, read_model, read_weights_header, refusing, write_model_folder
 from charm.model.axes import PosEmbedAxes
 from charm.model.config import ModelConfig
+from charm.model.frozen import layer_features
 from charm.model.pos_embed import axis_weights
 from charm.model.protocol import LearntMode, Model
 from charm.model.registry import build_model
+from charm.model.vit import CharmViT
 from charm.runtime.devices import PRECISIONS, autocast, choose_device
 from charm.runtime.weights import list_problems
-from charm.scores import Scorer
+from charm.scores import Scorer, group_by_length
 from charm.tokenization.tokens import Tokens
 
 _FLOATS = ("F16", "BF16", "F32", "F64")  # names of safetensors
@@ -112,15 +114,39 @@ class CharmScorer(Scorer):
 
     @torch.inference_mode()
     def predict(self, tokens: Sequence[Tokens], length: int) -> np.ndarray:
+        with autocast(torch.device(self.device), self._precision):
+            output = self.model(*self._gather(tokens, length))
+        return np.asarray(output.double().cpu())
+
+    @torch.inference_mode()
+    def read_layers(self, tokens: Sequence[Sequence[Tokens]], layers: Sequence[int]) -> np.ndarray:
+        """Returns features of images from their draws by `tokenize`, averaged: float32 (N, layers, parts, D).
+
+        Args:
+            tokens: as of `score_tokens`.
+            layers: of a CharmViT, as of `layer_features`, which says what the features are.
+        """
+        assert isinstance(self.model, CharmViT)
+        flat = [one for draws in tokens for one in draws]
+        found: dict[int, np.ndarray] = {}
+        for batch in group_by_length([one.seq_len for one in flat]):
+            length = max(1, max(flat[index].seq_len for index in batch))
+            with autocast(torch.device(self.device), self._precision):
+                values = layer_features(self.model, layers, *self._gather([flat[index] for index in batch], length))
+            found |= zip(batch, values.float().cpu().numpy(), strict=True)
+        stacked = np.stack([found[index] for index in range(len(flat))])
+        ends = np.cumsum([len(draws) for draws in tokens])
+        return np.stack([draws.mean(axis=0) for draws in np.split(stacked, ends[:-1])])
+
+    def _gather(self, tokens: Sequence[Tokens], length: int) -> tuple[Any, ...]:
+        """Returns the arguments of the model: the first `length` tokens of each image, as a batch."""
+
         def stack(name: str) -> torch.Tensor:
             return torch.from_numpy(np.stack([getattr(one, name)[:length] for one in tokens]))
 
-        with autocast(torch.device(self.device), self._precision):
-            arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
-            embedded = self.embed_positions(tokens, length)
-            residuals = None if tokens[0].residuals is None else stack("residuals").to(self.device)
-            output = self.model(*arrays, stack("patch_valid"), embedded, residuals)
-        return np.asarray(output.double().cpu())
+        arrays = (stack(name).to(self.device) for name in ("patches", "patch_coord", "scale_id"))
+        residuals = None if tokens[0].residuals is None else stack("residuals").to(self.device)
+        return *arrays, stack("patch_valid"), self.embed_positions(tokens, length), residuals
 
     def embed_positions(self, tokens: Sequence[Tokens], length: int) -> torch.Tensor:
         """Returns embeddings of the first `length` tokens of each image: float32 (B, length, D), on the device."""

@@ -134,7 +134,7 @@ class Scorer(Preparation):
         """Scores images from their draws by `tokenize`, in batches of sequences of about one length."""
         flat = [one for draws in tokens for one in draws]
         shares = np.empty((len(flat), len(self.unit_bins)))
-        for batch in _group_by_length([one.seq_len for one in flat]):
+        for batch in group_by_length([one.seq_len for one in flat]):
             length = max(1, max(flat[index].seq_len for index in batch))
             outputs = np.asarray(self.predict([flat[index] for index in batch], length), np.float64)
             shares[batch] = _softmax(outputs) if len(self.unit_bins) > 1 else outputs
@@ -174,7 +174,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
     """Groups indices of sequences to batches of at most `_BATCH_TOKENS`, padding included; longest first."""
     batches: list[list[int]] = []
     room = 0

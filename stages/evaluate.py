@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
 from charm.model.config import LEVEL, Calibration, EvaluationConfig
-from charm.model.metrics import score_agreement
+from charm.model.metrics import rate, score_agreement
 from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import atomic_write, file_sha256, fingerprint, write_csv
@@ -31,7 +31,7 @@ from pipeline.training.draws import EveryDraw, LastImage
 from pipeline.training.loader import Loader
 from pipeline.training.predictions import Predictions, predict
 from pipeline.training.publish import describe_masks, load_trained
-from pipeline.training.results import Results, rate, read_rows
+from pipeline.training.results import Results, read_rows
 from pipeline.training.steps import explaining_memory
 from pipeline.training.tracker import RUN, open_tracker
 from pipeline.work.code import run_digest
@@ -72,7 +72,7 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     found, shares = _predict(params, inputs, model, test, draws)
     unit_scores = shares @ unit_bins  # (N, draws)
     unit_targets, facts = found.target[::draws] @ unit_bins, inputs.manifest.facts
-    evaluation = rate(unit_scores, unit_targets, facts, params.seed)
+    evaluation = rate(unit_scores, unit_targets, facts.score_range, facts.accuracy_threshold, params.seed)
     low, high = facts.score_range
     raw = low + (high - low) * unit_scores.mean(axis=1)
     # Training chose its best epoch by these images, which may make their errors a little too small: the coverage on the

@@ -12,8 +12,8 @@ import typer
 
 import charm
 from charm.app.limits import SERVER_LIMITS
-from charm.app.options import MODEL, Device, Model, Photo, Precision, SeenBy
-from charm.app.sharing import export, import_model, publish
+from charm.app.options import COLUMNS, MODEL, Columns, Device, Model, Photo, Precision, SeenBy
+from charm.app.sharing import export, import_model, publish, teach
 from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_words
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import MISTAKE, reporting
@@ -153,9 +153,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the images' paths start; else the folder of the labels."),
     ] = None,
-    columns: Annotated[
-        tuple[str, str], typer.Option(metavar="PATH LABEL", help="The columns of the image's path and of its label.")
-    ] = ("path", "score"),
+    columns: Columns = COLUMNS,
     scale: Annotated[
         tuple[float, float] | None,
         typer.Option(metavar="LOWEST HIGHEST", help="The ends of the labels' scale; without, no ACC and MAE."),
@@ -295,6 +293,7 @@ def tokenize(
                 file.write(encode_tokens(tokens))
 
 
+app.command()(teach)
 app.command()(export)
 
 

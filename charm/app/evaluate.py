@@ -80,7 +80,7 @@ def evaluate_models(options: Options) -> int:
         raise UserError(f"{escape_path(str(options.out))} has an evaluation already: --overwrite replaces it")
     if options.scale and not options.scale[0] < options.scale[1]:
         raise UserError("--scale {:g} {:g}: expected the lowest label, then the highest".format(*options.scale))
-    labels = read_labels(options)
+    labels = read_labels(options.labels, options.columns, options.root or options.labels.parent, options.scale)
     for name in options.models:
         load_preparation(name)  # says what is wrong before hours of work
     options.out.mkdir(parents=True, exist_ok=True)
@@ -109,17 +109,19 @@ def evaluate_models(options: Options) -> int:
     return 0 if is_whole else REJECTED
 
 
-def read_labels(options: Options) -> dict[str, float]:
-    """Reads the labels: path of the image -> its label, the mean of several rows of one image.
+def read_labels(
+    table: Path, columns: tuple[str, str], root: Path, scale: tuple[float, float] | None = None
+) -> dict[str, float]:
+    """Reads a table of labels: path of the image, below `root` -> its label, the mean of several rows of one image.
 
     Raises:
         UserError: no such table or column, a cell that is no number, or a label beyond the ends of `scale`.
     """
-    path_column, score_column = options.columns
-    root, low_high = options.root or options.labels.parent, options.scale or (-math.inf, math.inf)
+    path_column, score_column = columns
+    low_high = scale or (-math.inf, math.inf)
     found: dict[str, list[float]] = {}
     unrated = 0
-    for where, row in read_table(options.labels, options.columns, [score_column]).pick(options.columns):
+    for where, row in read_table(table, columns, [score_column]).pick(columns):
         if is_blank(row[score_column]) or is_blank(row[path_column]):
             unrated += 1
             continue
@@ -127,12 +129,12 @@ def read_labels(options: Options) -> dict[str, float]:
         if not low_high[0] <= label <= low_high[1]:
             raise UserError(f"{where}: the label {label:g} is beyond --scale {low_high[0]:g} {low_high[1]:g}")
         cell = row[path_column]
-        packed = isinstance(cell, Packed) and name_cell(str(options.labels), path_column, cell.row)
+        packed = isinstance(cell, Packed) and name_cell(str(table), path_column, cell.row)
         found.setdefault(guard_name(packed or str(root / str(cell))), []).append(label)
     if unrated:
         print(f"{unrated} rows without a path or a label are left out")
     if not found:
-        raise UserError(f"{options.labels}: no labels; expected a row per image with {' and '.join(options.columns)}")
+        raise UserError(f"{table}: no labels; expected a row per image with {' and '.join(columns)}")
     return {path: math.fsum(ratings) / len(ratings) for path, ratings in found.items()}
 
 

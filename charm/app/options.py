@@ -7,6 +7,7 @@ import typer
 from charm.images.limits import list_formats
 
 MODEL = "runs/evaluate/model"  # of a clone
+COLUMNS = ("path", "score")
 
 Model = Annotated[
     str,
@@ -32,3 +33,7 @@ Precision = Annotated[
     ),
 ]
 Photo = Annotated[str, typer.Argument(metavar="PHOTO", help=f"A {list_formats('or')} file.")]
+Columns = Annotated[
+    tuple[str, str],
+    typer.Option(metavar="PATH LABEL", help="The columns of the image's path and of its label, in a table of labels."),
+]

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 
@@ -44,6 +45,7 @@ _OUR_REASONS = {
 }
 
 Opened = tuple[Row, list[Tokens]]
+T = TypeVar("T")
 
 
 @dataclass
@@ -199,7 +201,7 @@ def stream_rows(
     reader, pool = ImageFileReader(LIMITS), ThreadPoolExecutor(workers, "photographs")
     try:
         read = _reading(scorer, reader, draws, size)
-        for group, opened in _read_ahead(pool, read, groups):
+        for group, opened in read_ahead(pool, read, groups):
             good = [tokens for row, tokens in opened if not row.reason]
             started = time.perf_counter()
             scores = iter(scorer.score_tokens(good))
@@ -233,11 +235,11 @@ def _reading(scorer: CharmScorer, reader: ImageFileReader, draws: int, size: flo
     return read
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[ImageFile], Opened], groups: Sequence[list[ImageFile]]
-) -> Iterator[tuple[list[ImageFile], list[Opened]]]:
+def read_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[ImageFile], T], groups: Sequence[list[ImageFile]]
+) -> Iterator[tuple[list[ImageFile], list[T]]]:
     """Yields each group with its images read, while threads read the next group."""
-    ahead: deque[tuple[list[ImageFile], list[Future[Opened]]]] = deque()
+    ahead: deque[tuple[list[ImageFile], list[Future[T]]]] = deque()
     for group in groups:
         ahead.append((group, [pool.submit(read, one) for one in group]))
         if len(ahead) > 1:

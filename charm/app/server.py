@@ -17,7 +17,7 @@ import secrets
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
@@ -127,24 +127,42 @@ def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS, log: bool = 
 def build_app(scorer: CharmScorer, access: Access = _ALONE, limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
     """Builds the application; its threads and child processes live from its start-up to its shut-down."""
     service = Service(scorer, limits)
+    routes = [
+        Route("/", service.page),
+        Route("/health", service.health),
+        Route("/metrics", service.metrics),
+        Route("/openapi.json", service.openapi),
+        Route("/score", service.score, methods=["POST"]),
+        Route("/explain", service.explain, methods=["POST"]),
+    ]
+    return guard_routes(routes, access, limits, service.run)
+
+
+def guard_routes(
+    routes: Sequence[Route], access: Access, limits: ServerLimits, lifespan: Callable[[Starlette], Any] | None = None
+) -> ASGIApp:
+    """Builds an application of routes that turns every failure into an answer, behind a Guard."""
     app = Starlette(
-        routes=[
-            Route("/", service.page),
-            Route("/health", service.health),
-            Route("/metrics", service.metrics),
-            Route("/openapi.json", service.openapi),
-            Route("/score", service.score, methods=["POST"]),
-            Route("/explain", service.explain, methods=["POST"]),
-        ],
+        routes=routes,
         exception_handlers={
             Refused: describe_refusal,
             HTTPException: _describe_http,
             ClientDisconnect: _forget,
             Exception: describe_refusal,
         },
-        lifespan=service.run,
+        lifespan=lifespan,
     )
     return Guard(app, access, limits)  # outermost: what it adds to replies is on those about failures, too
+
+
+def send_page(html: str, images: str) -> Response:
+    """Returns a page whose NONCE lets its own script and style run, and nothing else; `images` come from there."""
+    nonce = secrets.token_urlsafe(16)
+    policy = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src {images}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(html.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
 
 
 def _describe_http(request: Request, error: Exception) -> Response:
@@ -187,16 +205,12 @@ class Service:
             await asyncio.to_thread(self._explainer.shutdown, cancel_futures=True)
 
     async def page(self, request: Request) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; "
-            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        return HTMLResponse(self._page.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
+        return send_page(self._page, "data:")
 
     async def health(self, request: Request) -> Response:
         scorer, limits = self._scorer, self._limits
-        evaluation = scorer.config.evaluation
+        crossed = scorer.config.solved and scorer.config.solved.cross_validation
+        rated, by = (crossed, "cross-validation") if crossed else (scorer.config.evaluation, "test images")
         return Reply(
             {
                 "status": "ok",
@@ -207,7 +221,7 @@ class Service:
                 "draws": scorer.draws,
                 "dataset": scorer.config.data.dataset,
                 "meaning": scorer.config.labels.meaning,
-                "evaluation": evaluation and {"scored": evaluation.scored, "srcc": evaluation.metrics["srcc"]},
+                "evaluation": rated and {"by": by, "scored": rated.scored, "srcc": rated.metrics["srcc"]},
                 "doubts": scorer.config.doubts,
                 "weights_sha256": scorer.weights_sha256,
                 "limits": {"files": limits.files, "file_bytes": limits.file_bytes, "body_bytes": limits.body_bytes},

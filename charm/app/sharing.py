@@ -1,13 +1,54 @@
-"""The commands that models come and go by: `charm export`, `import` and `publish`; see charm.app.command."""
+"""The commands that models come and go by: `charm teach`, `export`, `import`, `publish`; see charm.app.command."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from charm.app.options import MODEL, Model
+from charm.app.options import COLUMNS, MODEL, Columns, Model
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import reporting
+
+
+def teach(
+    photos: Annotated[str, typer.Argument(metavar="PHOTOS", help="A folder, searched with all that is below it.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where answers, features, the model and the ranking are kept.")
+    ] = Path("taught"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A model of Charm, whose backbone and tokens are used: its folder, or user/name."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", help="Without a model: a plain ViT of timm, which is downloaded once.")
+    ] = "vit_small_patch14_dinov2.lvd142m",
+    ratings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A table of ratings to start from: .csv, .tsv or .parquet.")
+    ] = None,
+    columns: Columns = COLUMNS,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="NUMBER", help="Port to listen on.")] = 8000,
+) -> None:
+    """Teach a model one's own taste by giving stars to photographs.
+
+    \b
+        charm teach photos/
+        charm score other-photos/ --model taught/model --top 50
+
+    Opens a page for this machine alone: the keys 1 to 5 give stars, space skips, u takes the last answer back, f ends.
+    Features of the photographs are made meanwhile. From 20 answers on, the page ranks the whole folder and tells how
+    well the model agrees with answers that it has not seen, by cross-validation, so that one sees when to stop.
+
+    In the end, at f or Ctrl-C, FOLDER/model is a model as any other, and FOLDER/ranking.csv has the photographs, the
+    best first. Every answer is on the disk before the next photograph comes, and the same command goes on. Ratings of
+    1 to 5 count as stars. On any other scale the model's scores are on the range of the ratings, and stars from the
+    page are mapped onto that range, end to end.
+    """
+    with reporting("answers and features are kept, and the same command goes on from here"):
+        from charm.app.teach import teach_folder
+
+        raise typer.Exit(teach_folder(photos, out, model, backbone, (ratings, columns), port))
 
 
 def export(

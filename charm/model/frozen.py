@@ -86,7 +86,7 @@ def build_solved(
         The model, and its config: an ordinary one, of a shallower backbone unless the layer is the last.
     """
     changed: dict[str, Any] = {"head": head, "num_outputs": 1, "shape": _cut_shape(vit, config, layer)}
-    config = replace(config, **changed)
+    config = replace(config, **changed, activation="none")  # of the published code's models it is a sigmoid
     own: dict[str, Tensor] = vit.state_dict()
     weight, bias = solution
     own["head.weight"] = torch.from_numpy(weight).float()[None]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from charm.model.config import METRICS
+from charm.model.config import METRICS, EvaluationConfig
 from charm.tokenization.draws import draw_uniform
 
 
@@ -134,3 +134,35 @@ def _rank_places(places: np.ndarray) -> np.ndarray:
     counts = np.bincount(places)
     ranks: np.ndarray = (counts.cumsum() - (counts - 1) / 2)[places]
     return ranks
+
+
+def rate(
+    unit_scores: np.ndarray,
+    unit_targets: np.ndarray,
+    score_range: tuple[float, float],
+    accuracy_threshold: float,
+    seed: int,
+) -> EvaluationConfig:
+    """Compares the scores of images with their labels.
+
+    Args:
+        unit_scores: float64 (N, draws), on 0..1.
+        unit_targets: float64 (N,), on 0..1.
+        score_range, accuracy_threshold: of the labels (charm.model.config.LabelConfig).
+        seed: of the intervals' resamples.
+    """
+    low, high = score_range
+    threshold = (accuracy_threshold - low) / (high - low)
+    predicted = unit_scores.mean(axis=1)
+    points = score_agreement(predicted, unit_targets, threshold)
+    intervals = bootstrap_intervals(predicted, unit_targets, threshold, seed)
+    metrics = {}
+    for name in METRICS:
+        factor = high - low if name == "mae" else 1.0
+        values = (points[name], *intervals[name])
+        metrics[name] = {
+            end: None if math.isnan(value) else factor * value
+            for end, value in zip(("value", "low", "high"), values, strict=True)
+        }
+    spread = (high - low) * float(unit_scores.std(axis=1).mean()) if unit_scores.shape[1] > 1 else None
+    return EvaluationConfig(len(unit_scores), spread, metrics)

@@ -1,10 +1,16 @@
 """All kinds of models: what a backbone of timm is made to score images by."""
 
+import contextlib
+
+from timm.models import is_model_pretrained
+
 from charm.model.backbones import BackboneError
 from charm.model.config import ViTConfig
 from charm.model.image import ImageModel
 from charm.model.protocol import Model
 from charm.model.vit import CharmViT
+from charm.runtime.errors import UserError, first_line
+from charm.runtime.waiting import reaching_hub
 
 MODELS: tuple[type[Model], ...] = (CharmViT, ImageModel)
 
@@ -28,3 +34,32 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
         except BackboneError as error:
             reasons.append(str(error))
     raise ValueError("; or ".join(reasons))
+
+
+def fetch_model(config: ViTConfig, pretrained: bool, remedy: str) -> Model:
+    """Builds a model as `build_model`; published weights are downloaded if the hub's cache does not have them.
+
+    Args:
+        config, pretrained: as of `build_model`.
+        remedy: how no network is needed, besides by the cache: "with checkpoint:".
+
+    Raises:
+        UserError: the backbone cannot be used, or its weights cannot be downloaded.
+    """
+    is_on_hub = pretrained and is_model_pretrained(config.backbone)
+    with reaching_hub() if is_on_hub else contextlib.nullcontext("") as missing:
+        try:
+            return build_model(config, pretrained)
+        except (ValueError, RuntimeError) as error:  # timm's RuntimeError: nobody published weights of this backbone
+            raise UserError(str(error)) from error
+        except OSError as error:  # no network, no such repository
+            raise UserError(
+                f"the weights of {config.backbone} cannot be downloaded ({missing or first_line(error)}); no network "
+                f"is needed when the hub's cache has them, or {remedy}"
+            ) from error
+
+
+def describe_weights(model: Model) -> tuple[str | None, str | None]:
+    """Returns where the published weights of a model's backbone are, and their licence; None where nobody knows."""
+    facts = getattr(model.backbone, "pretrained_cfg", None) or {}
+    return facts.get("hf_hub_id") or facts.get("url") or None, facts.get("license")

@@ -42,7 +42,7 @@ def did_you_mean(came: str, known: list[str]) -> str:
 EXTRAS = {
     **dict.fromkeys(("jinja2", "scipy", "timm", "torch"), "torch"),
     **dict.fromkeys(("h11", "multipart", "prometheus_client", "pyarrow", "python_multipart"), "app"),
-    **dict.fromkeys(("starlette", "tqdm", "uvicorn"), "app"),
+    **dict.fromkeys(("starlette", "threadpoolctl", "tqdm", "uvicorn"), "app"),
     **dict.fromkeys(("segment_anything_hq", "torchvision", "transformers"), "sam-hq"),
     "pillow_heif": "heif",
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),

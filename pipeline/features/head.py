@@ -9,7 +9,7 @@ import numpy as np
 from charm.hub import write_model_folder
 from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig
 from charm.model.frozen import build_solved, hash_weights
-from charm.model.metrics import bootstrap_intervals, score_agreement
+from charm.model.metrics import bootstrap_intervals, rate, score_agreement
 from charm.model.solving import Candidate, Features, Labels, choose_head, cross_predict, solve_head, try_heads
 from charm.runtime.disk import write_csv
 from pipeline.features.read import read_features
@@ -19,7 +19,6 @@ from pipeline.settings.models import describe_start, vit_config
 from pipeline.settings.params import Params
 from pipeline.training.artifacts import DATA, Inputs
 from pipeline.training.publish import describe_model
-from pipeline.training.results import rate
 from pipeline.training.tracker import RUN, RUN_LENGTH, open_tracker
 from pipeline.training.trainer import HISTORY
 
@@ -91,7 +90,8 @@ def _cross_validate(manifest: Manifest, features: Features, labels: Labels) -> E
     """Rates the way of choosing and solving a head on all images, if these are few; None if they are many."""
     if len(labels.targets) > FEW:
         return None
-    found = rate(cross_predict(features, labels)[:, None], labels.targets, manifest.facts, labels.seed)
+    scores, facts = cross_predict(features, labels)[:, None], manifest.facts
+    found = rate(scores, labels.targets, facts.score_range, facts.accuracy_threshold, labels.seed)
     srcc, low, high = found.metrics["srcc"].values()
     if srcc is not None:
         print(f"train: SRCC {srcc:.3f} ({low:.3f} to {high:.3f}) by cross-validation over all {found.scored} images")

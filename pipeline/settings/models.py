@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from timm.models import is_model_pretrained
 
 from charm.hub import find_model, read_config, read_model
 from charm.model import registry
 from charm.model.config import ModelConfig, ViTConfig
 from charm.model.pos_embed import fit_additive
 from charm.model.protocol import Model
-from charm.runtime.errors import UserError, first_line
-from charm.runtime.waiting import reaching_hub
+from charm.runtime.errors import UserError
 from charm.runtime.weights import ENDINGS, list_problems, load_backbone
 from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import Params
@@ -29,18 +27,7 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
     Raises:
         UserError: the backbone cannot be used, or its weights cannot be downloaded.
     """
-    with (
-        reaching_hub() if pretrained and is_model_pretrained(config.backbone) else contextlib.nullcontext("") as missing
-    ):
-        try:
-            return registry.build_model(config, pretrained)
-        except (ValueError, RuntimeError) as error:  # timm's RuntimeError: nobody published weights of this backbone
-            raise UserError(str(error)) from error
-        except OSError as error:  # no network, no such repository
-            raise UserError(
-                f"the weights of {config.backbone} cannot be downloaded ({missing or first_line(error)}); no network "
-                "is needed when the hub's cache has them, or with checkpoint: or pretrained: false"
-            ) from error
+    return registry.fetch_model(config, pretrained, "with checkpoint: or pretrained: false")
 
 
 def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
@@ -169,8 +156,7 @@ def describe_start(params: Params, model: Model) -> tuple[str | None, str | None
         return f"{params.backbone} trained on {trained.data.dataset}", trained.training.licence
     if params.checkpoint:
         return Path(params.checkpoint).name, None
-    facts = (getattr(model.backbone, "pretrained_cfg", None) or {}) if params.pretrained else {}
-    return facts.get("hf_hub_id") or facts.get("url") or None, facts.get("license")
+    return registry.describe_weights(model) if params.pretrained else (None, None)
 
 
 def vit_config(params: Params, num_bins: int) -> ViTConfig:

@@ -2,11 +2,10 @@
 
 import json
 from dataclasses import asdict, is_dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from charm.hub import SavedModel, read_model
+from charm.hub import SavedModel, list_versions, read_model
 from charm.model.config import (
     DataConfig,
     InputConfig,
@@ -18,7 +17,6 @@ from charm.model.config import (
 )
 from charm.model.protocol import Model
 from charm.runtime.errors import UserError
-from charm.tokenization.draws import DRAWS_VERSION
 from pipeline.settings.inputs import build_cutter, sketch_tokenizer
 from pipeline.settings.models import build_model, vit_config
 from pipeline.settings.params import Params
@@ -48,7 +46,7 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
         saliency=_describe_saliency(params),
         data=DataConfig(facts.dataset, facts.sha256, facts.split_sha256, facts.splits),
         training=training,
-        versions={name: version(name) for name in ("torch", "timm", "numpy")} | {"draws": str(DRAWS_VERSION)},
+        versions=list_versions(),
         colour=facts.colour,
     )
 

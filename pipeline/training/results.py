@@ -3,18 +3,13 @@
 import csv
 import io
 import json
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from charm.model.config import METRICS, EvaluationConfig
-from charm.model.metrics import bootstrap_intervals, score_agreement
 from charm.runtime.errors import UserError
 from charm.runtime.schema import build
-from pipeline.manifest.table import DatasetFacts
 from pipeline.work.store import damaged, write_json
 
 
@@ -125,29 +120,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; run dvc repro") from error
     return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-def rate(unit_scores: np.ndarray, unit_targets: np.ndarray, facts: DatasetFacts, seed: int) -> EvaluationConfig:
-    """Compares the scores of images with their labels.
-
-    Args:
-        unit_scores: float64 (N, draws), on 0..1.
-        unit_targets: float64 (N,), on 0..1.
-        facts: of the labels.
-        seed: of the intervals' resamples.
-    """
-    low, high = facts.score_range
-    threshold = (facts.accuracy_threshold - low) / (high - low)
-    predicted = unit_scores.mean(axis=1)
-    points = score_agreement(predicted, unit_targets, threshold)
-    intervals = bootstrap_intervals(predicted, unit_targets, threshold, seed)
-    metrics = {}
-    for name in METRICS:
-        factor = high - low if name == "mae" else 1.0
-        values = (points[name], *intervals[name])
-        metrics[name] = {
-            end: None if math.isnan(value) else factor * value
-            for end, value in zip(("value", "low", "high"), values, strict=True)
-        }
-    spread = (high - low) * float(unit_scores.std(axis=1).mean()) if unit_scores.shape[1] > 1 else None
-    return EvaluationConfig(len(unit_scores), spread, metrics)

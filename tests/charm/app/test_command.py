@@ -22,6 +22,7 @@ OPTIONS = {
     "evaluate": ["--labels", "--root", "--columns", "--scale", "--sizes", "--out", "--overwrite", "--device"],
     "show": ["--model", "--selection", "--out"],
     "tokenize": ["--model", "--out"],
+    "teach": ["--out", "--model", "--backbone", "--ratings", "--columns", "--port"],
     "export": ["--model", "--out"],
     "serve": [
         *("--model", "--host", "--port", "--draws", "--device", "--precision", "--allow-host", "--root-path"),

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect
 from charm.app.access import Access
 from charm.images.decode import decode_image
 from charm.images.reasons import REASONS
-from charm.model.config import Calibration, EvaluationConfig
+from charm.model.config import Calibration, EvaluationConfig, SolvedConfig
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
 from tests.axe import find_faults
@@ -214,6 +214,12 @@ def test_what_scores_mean_and_how_good_they_are_is_said(page: Page, browser: Bro
             f"A score guesses {scorer.config.labels.meaning}. Its order of 120 test images of demo agreed with that of "
             "their labels by an SRCC of 0.813 (95 % interval 0.750 to 0.900; 1 at best, 0 by chance)."
         )
+    crossed = replace(evaluated, evaluation=None, solved=SolvedConfig(2, 1.0, EvaluationConfig(40, None, metrics)))
+    with run_server(CharmScorer(scorer.model, crossed)) as address, browser.new_context() as context:
+        opened = context.new_page()
+        opened.goto(address)
+        said = "Its order of 40 images of demo agreed with that of their labels in cross-validation by an SRCC of 0.813"
+        expect(opened.locator("#trust p")).to_contain_text(said)
 
 
 def test_an_interval_stands_beside_the_score(browser: Browser, scorer: CharmScorer) -> None:

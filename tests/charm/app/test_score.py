@@ -28,7 +28,7 @@ from charm.app import score as score_files
 from charm.app.command import app
 from charm.app.journal import open_journal, read_state
 from charm.app.rows import Row
-from charm.app.score import Clock, _read_ahead, stream_rows
+from charm.app.score import Clock, read_ahead, stream_rows
 from charm.hub import write_model_folder
 from charm.images.decode import decode_image
 from charm.images.find import find_image_files
@@ -376,7 +376,7 @@ def test_a_full_disk_ends_the_run_and_not_the_journal(run: Run, whole: bytes) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (ended.code, ended.err) == (2, "error: [Errno 27] File too large\n")
-    assert Path("out.csv.partial").stat().st_size == 1200
+    assert Path("out.csv.partial").read_bytes().endswith(b"\n")  # lines are there whole or not
     ended = run("--out", "out.csv")
     assert re.search(r"[1-9] of 13 photographs are done", ended.err)
     assert_same_table(Path("out.csv").read_bytes(), whole)
@@ -485,7 +485,7 @@ def test_a_group_is_read_while_the_one_before_is_scored() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         groups = [image_files[start : start + 2] for start in range(0, 8, 2)]
-        for number, (group, opened) in enumerate(_read_ahead(pool, read, groups), start=1):
+        for number, (group, opened) in enumerate(read_ahead(pool, read, groups), start=1):
             assert [path for path, _ in opened] == [one.path for one in group]
             time.sleep(0.05)
             assert len(begun) == min(8, 2 * number + 2)

@@ -44,7 +44,7 @@ KINDS = {
 def build(kind: str) -> tuple[CharmViT, ViTConfig, tuple[torch.Tensor, ...]]:
     """A model with random weights, its config, and the arguments of three images: two scales, padded, and tiny."""
     name, shape, scales, _ = KINDS[kind]
-    config = ViTConfig(name, scales, 1, "mean", False, "frozen", shape=shape)
+    config = ViTConfig(name, scales, 1, "mean", False, "frozen", activation="sigmoid", shape=shape)
     torch.manual_seed(0)
     model = build_model(config)
     assert isinstance(model, CharmViT)

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from charm.hub import read_model, write_model_folder
+from charm.model import registry
 from charm.model.backbones import create_backbone
 from charm.runtime import waiting
 from charm.runtime.errors import UserError
-from pipeline.settings import models
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import build_model, describe_changes, describe_start, start_model, vit_config
 from pipeline.settings.params import Params
@@ -221,7 +221,7 @@ def test_weights_that_nobody_published_are_refused_at_once(
     backbone: str, shipped_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not random ones trained as if they were: nobody is asked for them."""
-    monkeypatch.setattr(models, "reaching_hub", lambda: pytest.fail("asks the hub"))
+    monkeypatch.setattr(registry, "reaching_hub", lambda: pytest.fail("asks the hub"))
     config = vit_config(replace(shipped_params, backbone=backbone), num_bins=1)
     with pytest.raises(UserError, match="No pretrained weights exist"):
         build_model(replace(config, image_edge=224, head="mean"), pretrained=True)

@@ -1,0 +1,144 @@
+"""The page of `charm teach` in a browser: keys alone do all of it, a finger does, too, and names are only text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from charm.app.answers import Answers
+from charm.app.pupil import Pupil
+from charm.scorer import CharmScorer
+from tests.axe import find_faults
+from tests.charm.app.test_page import CHROMIUM, OPTIONS
+from tests.charm.app.test_teach import HOSTILE, open_pupil, serve_lesson, write_photos
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def lesson(scorer: CharmScorer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pupil, list[str]]]:
+    """The address of the page, whose thirty images are looked at, and what has ended it."""
+    folder = tmp_path_factory.mktemp("lesson")
+    write_photos(folder / "photos")
+    with open_pupil(scorer, folder / "photos", folder) as pupil, serve_lesson(pupil) as (client, ended):
+        yield str(client.base_url), pupil, ended
+
+
+@pytest.fixture(scope="module")
+def page(lesson: tuple[str, Pupil, list[str]]) -> Iterator[Page]:
+    """Fails for whatever the page did wrong."""
+    address, *_ = lesson
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, has_touch=True)
+        opened, wrong = context.new_page(), list[str]()
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
+        opened.on("request", lambda sent: None if sent.url.startswith(address) else wrong.append(sent.url))
+        opened.goto(address)
+        yield opened
+        browser.close()
+    assert wrong == []
+
+
+def count(answers: Answers) -> tuple[int, int]:
+    stars = list(answers.stars.values())
+    return len(stars) - stars.count(None), stars.count(None)
+
+
+def press(page: Page, key: str, says: str) -> None:
+    page.keyboard.press(key)
+    expect(page.locator("#status")).to_contain_text(says)
+
+
+def test_keys_alone_do_all_of_it(page: Page, lesson: tuple[str, Pupil, list[str]]) -> None:
+    _, pupil, ended = lesson
+    image, first = page.locator("#image"), pupil.album.files[0]
+    expect(page.locator("#name")).to_have_text(pupil.album.name(first.path))
+    shown = image.get_attribute("src")
+    press(page, "4", "1 answer;")
+    expect(image).not_to_have_attribute("src", str(shown))
+    press(page, " ", "1 answer, 1 skipped")
+    press(page, "u", "1 answer;")
+    press(page, "ArrowRight", "1 answer, 1 skipped")
+    press(page, "Backspace", "1 answer;")
+    press(page, "Backspace", "0 answers")
+    expect(image).to_have_attribute("src", str(shown))
+    page.keyboard.press("Control+4")  # the browser's own
+    page.keyboard.down("3")
+    for _ in range(5):
+        page.keyboard.down("3")  # held
+    page.keyboard.up("3")
+    expect(page.locator("#status")).to_contain_text("1 answer;")
+    expect(page.locator("#agreement")).to_contain_text("After 19 more answers")
+    expect(page.locator("#ranking")).to_be_hidden()
+    for number in range(1, 24):
+        press(page, str(1 + number % 5), f"{number + 1} answers;")
+    assert count(pupil.answers) == (24, 0)
+    assert list(pupil.answers.stars) == sorted(pupil.album.paths, key=pupil.album.place)[:24]
+    expect(page.locator("#agreement")).to_contain_text("on 24 answers that it had not seen", timeout=60_000)
+    expect(page.locator("#best-title")).to_have_text("Best of 30 photographs")
+    scores = [text.split()[0] for text in page.locator("#ranking b").all_text_contents()]
+    assert len(scores) == 24
+    assert pupil.answers.stars.keys() & {src.split("/")[-1] for src in _sources(page)}
+    assert ended == []
+
+
+def _sources(page: Page) -> list[str]:
+    return [str(one.get_attribute("src")) for one in page.locator("#ranking img").all()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_and_axe_finds_no_fault(scheme: str, width: int, page: Page) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.locator("#undo").bounding_box()
+    assert box
+    assert box["y"] + box["height"] <= 844  # image and buttons are on the first screen
+    assert find_faults(page) == []
+
+
+def test_names_are_text_and_a_finger_will_do(page: Page, lesson: tuple[str, Pupil, list[str]]) -> None:
+    _, pupil, ended = lesson
+    page.set_viewport_size({"width": 390, "height": 844})
+    names = list[str]()
+    while page.locator("#image").is_visible():
+        before = count(pupil.answers)[0]
+        names.append(page.locator("#name").text_content() or "")
+        page.get_by_role("button", name="5 ★").tap()
+        expect(page.locator("#status")).to_contain_text(f"{before + 1} answers;")
+    assert count(pupil.answers) == (30, 0)
+    assert page.title() == "Charm: give stars"
+    shown = {str(one.get_attribute("alt")) for one in page.locator("#ranking img").all()} | set(names)
+    assert any(HOSTILE.replace("\u202e", r"\u202e") in name for name in shown)
+    expect(page.locator("#wait")).to_have_text("No photograph is left")
+    page.keyboard.press("f")
+    expect(page.locator("#wait")).to_contain_text("Finished.")
+    assert ended == ["finish"]
+    press(page, "3", "30 answers;")
+    assert count(pupil.answers) == (30, 0)
+
+
+def test_an_answer_that_cannot_be_kept_is_told(
+    page: Page, lesson: tuple[str, Pupil, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    address, pupil, _ = lesson
+    pupil.answers.undo()
+    page.goto(address)
+    expect(page.locator("#image")).to_be_visible()
+    shown = page.locator("#image").get_attribute("src")
+
+    def fail(lines: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pupil.answers, "add", fail)
+        page.keyboard.press("1")
+        expect(page.locator("#problem")).to_have_text("the answer cannot be kept: No space left on device")
+    expect(page.locator("#image")).to_be_visible()
+    expect(page.locator("#image")).to_have_attribute("src", str(shown))
+    press(page, "1", "30 answers;")
+    expect(page.locator("#problem")).to_have_text("")
