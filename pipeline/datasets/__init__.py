@@ -1,11 +1,11 @@
-"""Readers of data sets: labels as they are published come in, a `Listing` goes out; one function `read` per module.
+"""Readers of data sets: labels as they are published come in, a `Listing` goes out.
 
 Called by the stage `manifest`.
 """
 
 from collections.abc import Callable
 
-from pipeline.datasets import aadb, ava, baid, csv, demo, folder, hf, koniq10k, para, spaq, stars, tad66k
+from pipeline.datasets import csv, demo, folder, hf, published, stars
 from pipeline.manifest.labels import Listing, Source
 
 READERS: dict[str, Callable[[Source], Listing]] = {
@@ -14,11 +14,11 @@ READERS: dict[str, Callable[[Source], Listing]] = {
     "hf": hf.read,
     "folder": folder.read,
     "stars": stars.read,
-    "ava": ava.read,
-    "para": para.read,
-    "tad66k": tad66k.read,
-    "aadb": aadb.read,
-    "baid": baid.read,
-    "spaq": spaq.read,
-    "koniq10k": koniq10k.read,
+    "ava": published.read_ava,
+    "para": published.read_para,
+    "tad66k": published.read_tad66k,
+    "aadb": published.read_aadb,
+    "baid": published.read_baid,
+    "spaq": published.read_spaq,
+    "koniq10k": published.read_koniq10k,
 }

@@ -1,131 +1,186 @@
-"""The folder of a published data set: finds its files, reads its labels, reports errors with file and line."""
+"""The published data sets, a function each; what lies where in their folders is what `layout` says."""
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import zipfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from xml.etree.ElementTree import ParseError
 
-from charm.labels.tables import Row, Table, read_number, read_table, read_text
+from charm.labels.tables import Row, Table, is_blank
 from charm.runtime.errors import UserError
-from pipeline.manifest.labels import Listed, Listing, Source
-from pipeline.settings.recipes import DATASETS
+from pipeline.datasets.published_folder import DatasetFolder, read_name, read_scores
+from pipeline.manifest.labels import SPLITS, Listed, Listing, Source, read_split
+
+_AVA_COUNTS = tuple(f"count of {score}" for score in range(1, 11))
+_AVA_FIELDS = ("index", "image id", *_AVA_COUNTS, "first tag", "second tag", "challenge")
+_PARA_COUNTS = tuple(f"aestheticScore_{half / 2:.1f}" for half in range(2, 11))
+# Errors that openpyxl lets through on an archive with flipped bits or one that is cut short; RuntimeError: encrypted,
+# or an unknown compression.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, ParseError, EOFError),
+    *(LookupError, OSError, RuntimeError, TypeError, ValueError),
+)
 
 
-@dataclass(frozen=True)
-class DatasetFolder:
-    """A published data set as it was downloaded.
+def read_ava(source: Source) -> Listing:
+    """Lists AVA: 255,530 photographs of dpchallenge.com with counts of the scores 1 to 10 (Murray et al., CVPR 2012).
 
-    Attributes:
-        dataset: its name in params.yaml.
-        source: places of its labels and images.
-        layout: the files that are read.
-        page: address to get them from.
+    Test images are those of the official list; the others are for training, with validation drawn from them.
     """
-
-    dataset: str
-    source: Source
-    layout: str
-    page: str
-
-    def find_file(self, *places: str) -> Path:
-        """Returns the first label file of `places` that exists: `labels` itself, or a file within that folder.
-
-        Raises:
-            UserError: none exists.
-        """
-        labels = self.source.labels
-        if labels.is_file() and any(labels.name == Path(place).name for place in places):
-            return labels
-        inside = (labels / name for place in places for name in (place, Path(place).name))
-        return next((file for file in inside if file.is_file()), None) or self._fail("file", places, labels, "labels")
-
-    def find_images(self, *places: str) -> str:
-        """Returns the first folder of `places` that exists, as a path from the root.
-
-        Raises:
-            UserError: none exists.
-        """
-        root = self.source.root
-        found = next((place for place in places if (root / place).is_dir()), None)
-        return found or self._fail("folder", places, root, "manifest.root")
-
-    def _fail(self, kind: str, places: tuple[str, ...], searched: Path, setting: str) -> Any:
-        raise UserError(
-            f"dataset {self.dataset}: there is no {kind} {' or '.join(places)} in {searched} ({setting}); "
-            f"expected {self.layout}; to be had from {self.page}"
-        )
-
-    def read_csv(self, file: Path, *columns: str) -> list[Row]:
-        """Reads some columns of a table in text; says if it is not as published, with commas and decimal points.
-
-        Raises:
-            UserError: not CSV, other labels, or a row with too few or too many cells; says file and line.
-        """
-        table = read_table(file, columns, columns)
-        if table.form:
-            print(f"manifest: {file}: {table.form}")
-        return self.pick(table, columns)
-
-    def read_fields(self, file: Path, *fields: str) -> Iterator[Row]:
-        """Yields the rows of a file without header whose fields are separated by spaces; empty lines are skipped.
-
-        Raises:
-            UserError: not text, other labels, or no labels; says file and line.
-        """
-        count = 0
-        for number, line in enumerate(io.StringIO(read_text(file)), start=1):
-            cells = line.split()
-            if cells and len(cells) != len(fields):
-                raise UserError(
-                    f"{file}:{number}: not the labels of {self.dataset}: expected {len(fields)} fields with "
-                    f"spaces between them ({', '.join(fields)}); found {len(cells)} ({_show(cells)})"
-                )
-            if cells:
-                count += 1
-                yield f"{file}:{number}", dict(zip(fields, cells, strict=True))
-        if not count:
-            raise UserError(f"{file} is empty")
-
-    def pick(self, table: Table, columns: Sequence[str]) -> list[Row]:
-        """Returns the cells of some columns of a table.
-
-        Raises:
-            UserError: the columns are those of other labels, or there are no rows.
-        """
-        if missing := [name for name in columns if name not in table.columns]:
-            raise UserError(
-                f"{table.where}: not the labels of {self.dataset}: expected the columns {_show(columns)}; missing "
-                f"{_show(missing)}; found {_show(table.columns)}"
-            )
-        if not table.rows:
-            raise UserError(f"{table.where}: there are no rows below the header")
-        return table.pick(columns)
-
-    def listing(self, images: list[Listed]) -> Listing:
-        """Returns the listing of these images, with scores on the data set's own scale."""
-        recipe = DATASETS[self.dataset]
-        return Listing(self.source.root, images, recipe.score_range, recipe.accuracy_threshold, recipe.meaning)
-
-
-def list_scores(rows: Iterable[Row], name: str, score: str, images: str, split: str | None) -> list[Listed]:
-    """Lists images with one score each, from the columns `name` and `score`; the files lie in the folder `images`."""
+    folder = DatasetFolder(
+        "ava",
+        source,
+        layout="AVA.txt, aesthetics_image_lists/generic_test.jpgl and images/<image id>.jpg",
+        page="https://github.com/imfing/ava_downloader",
+    )
+    labels = folder.find_file("AVA.txt")
+    tests = folder.find_file("aesthetics_image_lists/generic_test.jpgl", "generic_test.jpgl")
+    images = folder.find_images("images/images", "images", "image")
+    test_ids = {row["image id"] for _, row in folder.read_fields(tests, "image id")}
     listed = []
-    for where, row in rows:
-        image = read_name(row, name, where)
-        listed.append(Listed(image, f"{images}/{image}", (read_number(row[score], score, where),), split, where))
-    return listed
+    for where, row in folder.read_fields(labels, *_AVA_FIELDS):
+        name = row["image id"]
+        target = read_scores(row, _AVA_COUNTS, where)
+        listed.append(Listed(name, f"{images}/{name}.jpg", target, "test" if name in test_ids else "train", where))
+    unlabelled = len(test_ids) - sum(one.split == "test" for one in listed)
+    if unlabelled == len(test_ids):
+        raise UserError(f"{tests}: none of its {len(test_ids)} image ids is in {labels}")
+    if unlabelled:
+        print(f"manifest: {unlabelled} of the {len(test_ids)} image ids of {tests} have no scores in {labels}")
+    return folder.listing(listed)
 
 
-def read_name(row: dict[str, Any], column: str, where: str) -> str:
-    """Reads a cell that names an image or a folder of images; raises UserError if it is empty."""
-    name = str(row[column] or "").strip()
-    if not name:
-        raise UserError(f"{where}: {column} is empty")
-    return name
+def read_para(source: Source) -> Listing:
+    """Lists PARA: 31,220 photographs with counts of the scores 1.0, 1.5 ... 5.0 (Yang et al., CVPR 2022).
+
+    Training and test are as published; validation is drawn from training.
+    """
+    folder = DatasetFolder(
+        "para",
+        source,
+        layout="annotation/PARA-GiaaTrain.csv, annotation/PARA-GiaaTest.csv and imgs/<sessionId>/<imageName>",
+        page="https://cv-datasets.institutecv.com/#/data-sets",
+    )
+    images = folder.find_images("imgs")
+    listed = []
+    for split in ("train", "test"):
+        name = f"PARA-Giaa{split.capitalize()}.csv"
+        for where, row in folder.read_csv(
+            folder.find_file(f"annotation/{name}", name), "sessionId", "imageName", *_PARA_COUNTS
+        ):
+            image = f"{read_name(row, 'sessionId', where)}/{read_name(row, 'imageName', where)}"
+            listed.append(Listed(image, f"{images}/{image}", read_scores(row, _PARA_COUNTS, where), split, where))
+    return folder.listing(listed)
 
 
-def _show(names: Sequence[str]) -> str:
-    """Formats the first eight names, each cut to 40 characters, and the number of the others."""
-    shown = ", ".join(repr(name[:40])[1:-1] for name in names[:8])  # repr: a name may hold a line end
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def read_tad66k(source: Source) -> Listing:
+    """Lists TAD66K: 66,327 photographs of 47 themes with scores from 0 to 10 (He et al., IJCAI 2022).
+
+    Training and test are as published; validation is drawn from training.
+    """
+    folder = DatasetFolder(
+        "tad66k",
+        source,
+        layout="labels/merge/train.csv, labels/merge/test.csv and TAD66K/<image>",
+        page="https://github.com/woshidandan/TANet-image-aesthetics-and-quality-assessment",
+    )
+    images = folder.find_images("TAD66K", "images")
+    listed: list[Listed] = []
+    for split in ("train", "test"):
+        file = folder.find_file(*(f"{place}{split}.csv" for place in ("labels/merge/", "dataset/merge/", "merge/")))
+        listed += folder.list_scores(folder.read_csv(file, "image", "score"), images, split)
+    return folder.listing(listed)
+
+
+def read_aadb(source: Source) -> Listing:
+    """Lists AADB: 9,958 photographs with scores from 0 to 1 (Kong et al., ECCV 2016); all splits are as published.
+
+    The copies of 256x256 pixels in datasetImages_warp256 have lost their proportions and are not read.
+    """
+    folder = DatasetFolder(
+        "aadb",
+        source,
+        layout="imgListFiles_label/imgListTrainRegression_score.txt (and Validation, TestNew), "
+        "datasetImages_originalSize/<image> and AADB_newtest_originalSize/<image>",
+        page="https://github.com/aimerykong/deepImageAestheticsAnalysis",
+    )
+    listed: list[Listed] = []
+    for split, part in {"train": "Train", "val": "Validation", "test": "TestNew"}.items():
+        places = ["AADB_newtest_originalSize"] if split == "test" else []
+        images = folder.find_images(*places, "datasetImages_originalSize")
+        name = f"imgList{part}Regression_score.txt"
+        file = folder.find_file(f"imgListFiles_label/{name}", f"imgListFiles_label/imgListFiles_label/{name}", name)
+        listed += folder.list_scores(folder.read_fields(file, "image", "score"), images, split)
+    return folder.listing(listed)
+
+
+def read_baid(source: Source) -> Listing:
+    """Lists BAID: 60,337 works of art with scores from 0 to 10 (Yi et al., CVPR 2023); all splits are as published."""
+    folder = DatasetFolder(
+        "baid",
+        source,
+        layout="dataset/train_set.csv, dataset/val_set.csv, dataset/test_set.csv and images/<image>",
+        page="https://github.com/Dreemurr-T/BAID",
+    )
+    images = folder.find_images("images")
+    listed: list[Listed] = []
+    for split in SPLITS:
+        file = folder.find_file(f"dataset/{split}_set.csv", f"{split}_set.csv")
+        listed += folder.list_scores(folder.read_csv(file, "image", "score"), images, split)
+    return folder.listing(listed)
+
+
+def read_spaq(source: Source) -> Listing:
+    """Lists SPAQ: 11,125 photographs of smartphones with quality scores from 0 to 100 (Fang et al., CVPR 2020).
+
+    All splits are drawn, as none are published.
+    """
+    folder = DatasetFolder(
+        "spaq",
+        source,
+        layout="Annotations/MOS and Image attribute scores.xlsx and TestImage/<Image name>",
+        page="https://github.com/h4nwei/SPAQ",
+    )
+    name = "MOS and Image attribute scores.xlsx"
+    rows = _read_xlsx(folder, folder.find_file(f"Annotations/{name}", name), "Image name", "MOS")
+    return folder.listing(folder.list_scores(rows, folder.find_images("TestImage"), None, "Image name", "MOS"))
+
+
+def _read_xlsx(folder: DatasetFolder, file: Path, *columns: str) -> list[Row]:
+    """Reads the rows of the first sheet below its header; empty rows are skipped."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # some programs write a size that is too small, and rows would be cut
+        header, *rows = list(sheet.iter_rows(values_only=True)) or [()]
+        book.close()
+    except _DAMAGED as error:
+        raise UserError(f"{file}: not an Excel file (.xlsx), or a damaged one: {error}") from error
+    numbered = [
+        (f"{file}, row {number}", cells) for number, cells in enumerate(rows, start=2) if not all(map(is_blank, cells))
+    ]
+    return folder.pick(Table(f"{file}, row 1", [str(name).strip() for name in header], numbered), columns)
+
+
+def read_koniq10k(source: Source) -> Listing:
+    """Lists KonIQ-10k: 10,073 photographs with quality scores from 0 to 100 (Hosu et al., TIP 2020).
+
+    Splits are drawn, as in the paper, or published with `manifest.split_column: set`. The table of both names has MOS
+    on 0..100, the other one on 1..5, and MOS_zscore on 0..100.
+    """
+    folder = DatasetFolder(
+        "koniq10k",
+        source,
+        layout="koniq10k_distributions_sets.csv or koniq10k_scores_and_distributions.csv, and 1024x768/<image_name>",
+        page="https://database.mmsp-kn.de/koniq-10k-database.html",
+    )
+    file = folder.find_file("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
+    score = "MOS" if file.name == "koniq10k_distributions_sets.csv" else "MOS_zscore"
+    split = source.settings.split_column
+    rows = folder.read_csv(file, "image_name", score, *([split] if split else []))
+    listed = folder.list_scores(rows, folder.find_images("1024x768"), None, "image_name", score)
+    if split:
+        listed = [replace(one, split=read_split(row[split])) for one, (_, row) in zip(listed, rows, strict=True)]
+    return folder.listing(listed)
