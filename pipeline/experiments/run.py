@@ -20,7 +20,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from ruamel.yaml import YAML
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
 from pipeline.experiments.paper_tables import Row, read_tables
-from pipeline.settings.params import load_params
+from pipeline.settings.params import check_params
 
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
 
@@ -101,18 +100,12 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
 
 
 def digest_params(document: dict[str, Any]) -> str:
-    """Returns the digest of all settings that matter in the content of a params.yaml.
+    """Returns the digest of all settings that matter in the content of a params.yaml, in which `auto` is replaced.
 
     Raises:
         UserError: a setting is not known, or cannot have this value.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "params.yaml"
-        YAML(typ="rt").dump(document, path)
-        try:
-            settings = asdict(load_params(path))
-        except UserError as error:
-            raise UserError(str(error).removeprefix(f"{folder}/")) from error
+    settings = asdict(check_params(document, Path("params.yaml")))
     return fingerprint({name: value for name, value in settings.items() if name not in _WHERE})[:8]
 
 

@@ -7,6 +7,8 @@ decay, epochs and the share of validation those of its published settings. A val
 from dataclasses import dataclass
 from typing import Any
 
+from charm.inputs.settings import SETTINGS
+
 
 @dataclass(frozen=True)
 class DatasetRecipe:
@@ -116,6 +118,22 @@ def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dic
     # A shorter run keeps the warm-up at the same share of its epochs.
     shortened = {} if epochs is None else {"train.warmup_epochs": warmup * min(epochs, full) / full}
     return _BUILT_IN | always | shortened
+
+
+def fill_in_recipe(node: dict[str, Any]) -> None:
+    """Replaces `auto` in the content of params.yaml; an unknown data set is reported when the values are checked."""
+    train = node.get("train")
+    epochs = train.get("epochs") if isinstance(train, dict) else None
+    chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
+    kind = SETTINGS.get(str(node.get("tokenizer")))
+    own_length = {"max_seq_len": None} if kind and not kind.has_budget else {}
+    for key, value in (choose_recipe(*chosen) | own_length).items():
+        *sections, name = key.split(".")
+        holder: Any = node
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and holder.get(name) == "auto":
+            holder[name] = value
 
 
 AUTO_KEYS = frozenset(choose_recipe("demo", "charm_demo"))
