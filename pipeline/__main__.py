@@ -44,10 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (module, told) in _COMMANDS.items():
         module.add_arguments(
             commands.add_parser(
-                name,
-                help=told,
-                description=module.__doc__,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
+                name, help=told, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
             )
         )
     chosen = parser.parse_args(arguments)

@@ -32,13 +32,7 @@ class Checked:
 
 
 def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = Path("runs")) -> Iterator[Checked]:
-    """Checks each folder that is there.
-
-    Args:
-        params: that name the backbone.
-        full: whether to read every byte of every shard, too.
-        data, runs: where the stages write.
-    """
+    """Checks each folder that is there; if `full`, reads every byte of every shard, too."""
     manifest, images = data / "manifest", data / "shards"
     checks: list[tuple[Path, Callable[[Path], str]]] = [
         (manifest, _check_manifest),

@@ -47,11 +47,7 @@ def list_rows(source: Source, file: Path, split_of_all: str | None = None) -> li
 
 
 def list_own(source: Source, listed: list[Listed]) -> Listing:
-    """Returns the listing of the user's own images, on the scale that params.yaml says; counts those without a rating.
-
-    Raises:
-        UserError: none has a rating.
-    """
+    """Returns the listing of the user's own images, without unrated ones; raises UserError if none is rated."""
     settings, labels = source.settings, source.labels
     scores = ", ".join(settings.score_columns)
     unrated = sum(not one.target for one in listed)

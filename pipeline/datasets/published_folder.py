@@ -14,26 +14,15 @@ from pipeline.settings.recipes import DATASETS
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """A published data set as it was downloaded.
+    """A published data set as it was downloaded."""
 
-    Attributes:
-        dataset: its name in params.yaml.
-        source: places of its labels and images.
-        layout: the files that are read.
-        page: address to get them from.
-    """
-
-    dataset: str
-    source: Source
-    layout: str
-    page: str
+    dataset: str  # its name in params.yaml
+    source: Source  # places of its labels and images
+    layout: str  # the files that are read
+    page: str  # address to get them from
 
     def find_file(self, *places: str) -> Path:
-        """Returns the first label file of `places` that exists: `labels` itself, or a file within that folder.
-
-        Raises:
-            UserError: none exists.
-        """
+        """Returns `labels` itself, or the first of `places` in that folder; raises UserError if none exists."""
         labels = self.source.labels
         if labels.is_file() and any(labels.name == Path(place).name for place in places):
             return labels
@@ -41,11 +30,7 @@ class DatasetFolder:
         return next((file for file in inside if file.is_file()), None) or self._fail("file", places, labels, "labels")
 
     def find_images(self, *places: str) -> str:
-        """Returns the first folder of `places` that exists, as a path from the root.
-
-        Raises:
-            UserError: none exists.
-        """
+        """Returns the first of these folders that exists, as a path from the root; raises UserError if none does."""
         root = self.source.root
         found = next((place for place in places if (root / place).is_dir()), None)
         return found or self._fail("folder", places, root, "manifest.root")
@@ -88,11 +73,7 @@ class DatasetFolder:
             raise UserError(f"{file} is empty")
 
     def pick(self, table: Table, columns: Sequence[str]) -> list[Row]:
-        """Returns the cells of some columns of a table.
-
-        Raises:
-            UserError: the columns are those of other labels, or there are no rows.
-        """
+        """Returns some columns of a table; raises UserError if the labels are others, or there are no rows."""
         if missing := [name for name in columns if name not in table.columns]:
             raise UserError(
                 f"{table.where}: not the labels of {self.dataset}: expected the columns {_show(columns)}; missing "

@@ -36,11 +36,7 @@ class Run:
 
 
 def read_run(name: str) -> Run:
-    """Reads a run from its folder, which holds train/ and evaluate/, or from DVC by the name of its experiment.
-
-    Raises:
-        UserError: there is no such run, or one of its files is missing or damaged.
-    """
+    """Reads a run from its folder or, by its experiment's name, from DVC; UserError if it is missing or damaged."""
     read = _read_file if Path(name).is_dir() else _read_experiment
     files = ("evaluate/model/config.json", "evaluate/metrics.json", "evaluate/predictions.csv", "train/history.csv")
     config, metrics, predictions, history = (read(name, file) for file in files)
@@ -79,11 +75,10 @@ def _read_experiment(name: str, file: str) -> str:
 
 
 def compare(runs: Sequence[Run], shards: Path) -> tuple[str, list[str], list[tuple[Any, ...]]]:
-    """Compares runs on the test images that all of them have; returns the page, lines of text, and rows of a table.
+    """Compares runs, two at least, with the first one, on the test images that all of them have; `shards` hold these.
 
-    Args:
-        runs: two at least; the others are compared with the first.
-        shards: hold the images that are shown, as far as they are there.
+    Returns:
+        The page, lines of text, and rows of a table.
 
     Raises:
         UserError: the runs have no two images in common, or other labels of them.
@@ -133,11 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Writes the page and the table, and prints the numbers.
-
-    Raises:
-        UserError: fewer than two runs, or one that cannot be read.
-    """
+    """Writes page and table, and prints the numbers; raises UserError for fewer than two runs."""
     if len(chosen.runs) < 2 or len(set(chosen.runs)) < len(chosen.runs):
         raise UserError(f"{', '.join(chosen.runs)}: expected two different runs at least")
     page, lines, rows = compare([read_run(name) for name in chosen.runs], Path("data/shards"))

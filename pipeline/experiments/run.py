@@ -100,11 +100,7 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
 
 
 def digest_params(document: dict[str, Any]) -> str:
-    """Returns the digest of all settings that matter in the content of a params.yaml, in which `auto` is replaced.
-
-    Raises:
-        UserError: a setting is not known, or cannot have this value.
-    """
+    """Returns the digest of all settings that matter in the content of a params.yaml, in which `auto` is replaced."""
     settings = asdict(check_params(document, Path("params.yaml")))
     return fingerprint({name: value for name, value in settings.items() if name not in _WHERE})[:8]
 
@@ -188,11 +184,7 @@ def call_dvc(*arguments: str, shown: bool = False) -> str:
 
 
 def start(plans: list[Plan], how: str) -> None:
-    """Queues ("--queue") or runs ("--temp") what is neither finished nor waiting; one that fails stops no other.
-
-    Raises:
-        UserError: which ones failed, at the end.
-    """
+    """Queues ("--queue") or runs ("--temp") what is not finished or waiting; a UserError at the end names what failed."""
     results = read_results()
     failed = []
     for experiment in _distinct(plans):
@@ -297,11 +289,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Prints the commands of the chosen tables, queues or runs them, or shows their results.
-
-    Raises:
-        UserError: a setting is wrong, or a run failed.
-    """
+    """Prints the commands of the chosen tables, queues or runs them, or shows their results."""
     if not chosen.tables:
         if not chosen.show:
             raise UserError("experiments: expected the name of a table, or --show for the experiments of this commit")

@@ -44,22 +44,14 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in 0.
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of the data set at hand.
+    """The images of the data set at hand."""
 
-    Attributes:
-        params: of the run.
-        cutter: as params.yaml describes it.
-        names: of all images, by key.
-        chosen: keys of those that are shown, of the test split, at evenly spaced ranks of their scores.
-        shards: all images.
-        masks: their salient objects, if data/importance has them; else they are found without weights.
-    """
-
-    params: Params
-    cutter: CharmTokenizer
-    names: dict[str, str]
-    chosen: list[str]
-    shards: ShardReader
+    params: Params  # of the run
+    cutter: CharmTokenizer  # as params.yaml describes it
+    names: dict[str, str]  # of all images, by key
+    chosen: list[str]  # keys of those that are shown, of the test split, at evenly spaced ranks of their scores
+    shards: ShardReader  # all images
+    # their salient objects, if data/importance has them; else they are found without weights
     masks: ColumnReader | None
 
     def read(self, key: str) -> np.ndarray:
@@ -79,11 +71,7 @@ def command_for(dataset: str, stage: str) -> str:
 
 
 def open_manifest(params: Params, dataset: str | None, stage: str) -> Manifest:
-    """Reads the manifest of this folder.
-
-    Raises:
-        UserError: there is none, or it is of another data set; with the command that makes it.
-    """
+    """Reads the manifest of a data set here; if there is none, raises UserError with the command that makes it."""
     wanted = dataset or params.dataset
     if not Path("data/manifest/dataset.json").is_file() or not Path("data", stage).is_dir():
         raise UserError(f"data/{stage} is missing: {command_for(wanted, stage)}")

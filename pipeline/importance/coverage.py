@@ -41,11 +41,7 @@ def write_coverages(folder: Path) -> dict[str, Any]:
 
 
 def read_coverages(folder: Path) -> dict[str, float]:
-    """Returns coverage by key, 0 where nothing is salient.
-
-    Raises:
-        UserError: there is no such table.
-    """
+    """Returns coverage by key, 0 where nothing is salient; raises UserError if there is no such table."""
     path = folder / "masks.csv"
     try:
         with open(path, newline="", encoding="utf-8") as file:

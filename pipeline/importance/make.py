@@ -67,11 +67,7 @@ SLOW = ("sam_hq",)  # ways that take seconds for an image, so that a shard is ma
 
 
 def try_tools(way: str, settings: Settings) -> None:
-    """Loads what a way needs and drops it: a mistake is one line before any work, not one for each shard.
-
-    Raises:
-        UserError: a model cannot be loaded.
-    """
+    """Loads what a way needs and drops it: a mistake is one UserError before any work, not one for each shard."""
     if way == "sam_hq":
         from charm.saliency import sam_hq
 
@@ -80,14 +76,9 @@ def try_tools(way: str, settings: Settings) -> None:
 
 
 def make_column(folder: str, shard: str, way: str, settings: Settings, target: Path) -> None:
-    """Makes the map of every image of one shard.
+    """Makes the map of every image of one shard of a folder, and writes it to `target`, a path without an ending.
 
-    Args:
-        folder: of the image shards.
-        shard: name of the shard.
-        way: a key of MAPS.
-        settings: of that way; scores need coarse_patch_sizes and fit, sam_hq the fields of SamHqSettings.
-        target: where to write, without an ending.
+    `settings` are of the way, a key of MAPS: coarse_patch_sizes and fit of scores, the fields of SamHqSettings.
     """
     make_block(folder, shard, way, settings, (0, None), target)
 

@@ -19,19 +19,12 @@ def read_split(cell: Any) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """The places of the labels and images of a data set.
+    """The places of the labels and images of a data set."""
 
-    Attributes:
-        labels: a file, or a folder that holds label files; the dep of the stage `manifest`.
-        settings: the section `manifest` of params.yaml.
-        seed: of random draws.
-        rendered: folder for the images of a reader that makes its own.
-    """
-
-    labels: Path
-    settings: ManifestParams
-    seed: int
-    rendered: Path
+    labels: Path  # a file, or a folder that holds label files; the dep of the stage `manifest`
+    settings: ManifestParams  # the section `manifest` of params.yaml
+    seed: int  # of random draws
+    rendered: Path  # folder for the images of a reader that makes its own
 
     @property
     def root(self) -> Path:
@@ -45,46 +38,31 @@ class Source:
 
 @dataclass(frozen=True)
 class Listed:
-    """One image as the labels have it; several for one path are several ratings of it.
+    """One image as the labels have it; several for one path are several ratings of it."""
 
-    Attributes:
-        name: as in the labels.
-        path: of the file, from the listing's root.
-        target: the score, on the listing's scale, or one count or share per bin; empty where nobody has rated it.
-        split: train, val or test; None where the labels give no splits. Splits that no image has are drawn from train.
-        where: file and line of the label, for messages.
-        group: of images that have to be in one split, as a burst of one scene; None for a group of its own.
-        ratings: how many the target is the mean of.
-        spread: standard deviation of these scores; None with fewer than two, and for distributions.
-    """
-
-    name: str
-    path: str
+    name: str  # as in the labels
+    path: str  # of the file, from the listing's root
+    # the score, on the listing's scale, or one count or share per bin; empty where nobody has rated it
     target: tuple[float, ...]
+    # train, val or test; None where the labels give no splits. Splits that no image has are drawn from train.
     split: str | None
-    where: str
+    where: str  # file and line of the label, for messages
+    # of images that have to be in one split, as a burst of one scene; None for a group of its own
     group: str | None = None
-    ratings: int = 1
-    spread: float | None = None
+    ratings: int = 1  # how many the target is the mean of
+    spread: float | None = None  # standard deviation of these scores; None with fewer than two, and for distributions
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A data set's labels.
+    """A data set's labels."""
 
-    Attributes:
-        root: folder that the paths start from.
-        images: in the order of the labels; new ones go to the end, so that old shards stay as they are.
-        score_range: lowest and highest possible score; of the first and the last bin for distributions.
-        accuracy_threshold: a score above this counts as good, on the scale of score_range.
-        meaning: what a high score says of an image.
-    """
-
-    root: Path
-    images: list[Listed]
+    root: Path  # folder that the paths start from
+    images: list[Listed]  # in the order of the labels; new ones go to the end, so that old shards stay as they are
+    # lowest and highest possible score; of the first and the last bin for distributions
     score_range: tuple[float, float]
-    accuracy_threshold: float
-    meaning: str
+    accuracy_threshold: float  # a score above this counts as good, on the scale of score_range
+    meaning: str  # what a high score says of an image
 
     @property
     def num_bins(self) -> int:

@@ -19,13 +19,10 @@ _FILE = "area_seen.json"
 
 @dataclass(frozen=True)
 class AreaSummary:
-    """The area seen of many images, as packed.
+    """The area seen of many images, as packed."""
 
-    Attributes:
-        median, lowest: of the image in the middle and at the end when they are ordered by how much of them is seen,
-            and among equals by how much is native.
-    """
-
+    # median, lowest: of the image in the middle and at the end when they are ordered by how much of them is seen, and
+    # among equals by how much is native
     median: AreaSeen
     lowest: AreaSeen
 
@@ -49,11 +46,7 @@ def write_area(folder: Path, found: AreaSummary | None) -> None:
 
 
 def read_area(folder: Path) -> AreaSummary | None:
-    """Undoes `write_area`.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """Undoes `write_area`; raises UserError if the file is missing or damaged."""
     path = folder / _FILE
     try:
         facts = read_record(path)

@@ -58,11 +58,7 @@ def _write(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> N
 
 
 class PosEmbeds(PosEmbedAxes):
-    """The position embeddings of a backbone, from the folder that `write_axes` or `write_fixed_axes` wrote.
-
-    Raises:
-        UserError: missing, damaged, or of another backbone.
-    """
+    """The position embeddings of a backbone, from their folder; UserError if it is damaged, or of another one."""
 
     def __init__(self, folder: Path, backbone: str) -> None:
         self.folder = folder

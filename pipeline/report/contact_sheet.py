@@ -35,15 +35,7 @@ class ContactSheet:
 
 
 def make_contact_sheet(folder: Path, images: ShardReader, names: Mapping[str, str]) -> ContactSheet:
-    """Draws the masks of largest and of smallest coverage, and images without a salient object.
-
-    Args:
-        folder: of the masks.
-        names: of the images, by key.
-
-    Raises:
-        UserError: the folder is damaged or of other images.
-    """
+    """Draws the masks in `folder` of largest and of smallest coverage, and images without a salient object."""
     facts = read_column_facts(folder)
     coverages = read_coverages(folder)
     ranked = sorted((key for key in coverages if coverages[key] > 0), key=lambda key: (coverages[key], key))

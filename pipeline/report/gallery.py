@@ -31,53 +31,35 @@ class Scored:
 
 @dataclass(frozen=True)
 class View:
-    """What one strategy makes of an image. Paths and images are in the frame of the fitted image.
+    """What one strategy makes of an image. Paths and images are in the frame of the fitted image."""
 
-    Attributes:
-        selection: key of SELECTIONS; "" where nothing has to be selected.
-        num_native, num_tokens: tokens at native resolution, and at any.
-        num_outlined: coarse patches that hold native tokens.
-        outlines: SVG path around these, then around those of each coarser scale but the coarsest.
-        shade: data URI of an overlay, one pixel per native patch, that darkens what is not native.
-        importance: data URI of the heat map or saliency mask; "" where chance alone decides.
-        importance_range: what its darkest and brightest colours stand for.
-        seen: data URI of the image rebuilt from its tokens.
-        detail: data URI of a window of it at native size; "" where `seen` is.
-    """
-
-    selection: str
+    selection: str  # key of SELECTIONS; "" where nothing has to be selected
+    # num_native, num_tokens: tokens at native resolution, and at any
     num_native: int
     num_tokens: int
-    seen: str
-    num_outlined: int = 0
-    outlines: tuple[str, ...] = ()
-    shade: str = ""
-    importance: str = ""
-    importance_range: tuple[str, str] = ("", "")
-    detail: str = ""
+    seen: str  # data URI of the image rebuilt from its tokens
+    num_outlined: int = 0  # coarse patches that hold native tokens
+    outlines: tuple[str, ...] = ()  # SVG path around these, then around those of each coarser scale but the coarsest
+    shade: str = ""  # data URI of an overlay, one pixel per native patch, that darkens what is not native
+    importance: str = ""  # data URI of the heat map or saliency mask; "" where chance alone decides
+    importance_range: tuple[str, str] = ("", "")  # what its darkest and brightest colours stand for
+    detail: str = ""  # data URI of a window of it at native size; "" where `seen` is
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of the gallery.
+    """An image of the gallery."""
 
-    Attributes:
-        scored: its name and scores.
-        image_hw, fitted_hw, seen_hw: pixels, as packed, as fitted to the grid, and as rebuilt from tokens.
-        num_coarse: coarse patches of the whole image.
-        photo: data URI of the fitted image.
-        window: (y, x, height, width), pixels, what `View.detail` shows of the fitted image; None without detail.
-        views: one per strategy, or a single one where nothing has to be selected.
-    """
-
-    scored: Scored
+    scored: Scored  # its name and scores
+    # image_hw, fitted_hw, seen_hw: pixels, as packed, as fitted to the grid, and as rebuilt from tokens
     image_hw: tuple[int, int]
     fitted_hw: tuple[int, int]
     seen_hw: tuple[int, int]
-    num_coarse: int
-    photo: str
+    num_coarse: int  # coarse patches of the whole image
+    photo: str  # data URI of the fitted image
+    # (y, x, height, width), pixels, what `View.detail` shows of the fitted image; None without detail
     window: tuple[int, int, int, int] | None
-    views: tuple[View, ...]
+    views: tuple[View, ...]  # one per strategy, or a single one where nothing has to be selected
 
 
 def choose_images(

@@ -24,11 +24,7 @@ _OWN_PARTS = ("head.", "scale_embed", "mask_token", "resizer.")  # of a model, b
 
 
 def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
-    """Builds the model that a config describes.
-
-    Raises:
-        UserError: the backbone cannot be used, or its weights cannot be downloaded.
-    """
+    """Builds the model of a config; raises UserError if it cannot be used, or its weights cannot be downloaded."""
     with (
         reaching_hub() if pretrained and is_model_pretrained(config.backbone) else contextlib.nullcontext("") as missing
     ):
@@ -46,10 +42,7 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
 def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
     """Builds the model that training starts from: with the weights of `checkpoint`, or published ones, or none.
 
-    Args:
-        params: of the run.
-        num_bins: of the labels.
-        score: unit score that a new head begins with.
+    A new head begins with the unit score `score`.
 
     Raises:
         UserError: a checkpoint is missing, damaged or of another backbone, or weights cannot be downloaded.

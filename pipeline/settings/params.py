@@ -326,6 +326,14 @@ def _patch_size_of(backbone: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns all settings, of sections within sections, too, as `section.key`."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
 def _line_of(node: Any, keys: tuple[str, ...]) -> int:
     """Returns the line of the innermost of these keys, or of the next outer key that the file has."""
     line = 1

@@ -12,30 +12,20 @@ from charm.inputs.settings import SETTINGS
 
 @dataclass(frozen=True)
 class DatasetRecipe:
-    """Settings that differ between data sets; the defaults are the paper's for the data sets that it calls the others.
+    """Settings that differ between data sets; the defaults are the paper's for those that it calls the others."""
 
-    Attributes:
-        num_bins: of the distributions; 1 for scores.
-        score_range: lowest and highest possible score; of the first and the last bin for distributions.
-        accuracy_threshold: a score above this counts as good, on the scale of score_range.
-        max_edge: pixels; larger images are downscaled when they are packed. None = never.
-        val_share: of the training images, where the data set names none for validation.
-        leaks: "refuse" or "allow" equal files in two splits; published splits are kept, and their leaks counted.
-        max_seq_len: l, tokens.
-        batch_size: images.
-        meaning: what a high score says of an image.
-    """
-
-    num_bins: int = 1
+    num_bins: int = 1  # of the distributions; 1 for scores
+    # lowest and highest possible score; of the first and the last bin for distributions
     score_range: tuple[float, float] = (0.0, 1.0)
-    accuracy_threshold: float = 0.5
-    max_edge: int | None = None
-    val_share: float = 0.05
+    accuracy_threshold: float = 0.5  # a score above this counts as good, on the scale of score_range
+    max_edge: int | None = None  # pixels; larger images are downscaled when they are packed. None = never.
+    val_share: float = 0.05  # of the training images, where the data set names none for validation
+    # "refuse" or "allow" equal files in two splits; published splits are kept, and their leaks counted
     leaks: str = "allow"
-    max_seq_len: int = 1024
-    batch_size: int = 16
+    max_seq_len: int = 1024  # l, tokens
+    batch_size: int = 16  # images
     learning_rate: float = 1e-5
-    meaning: str = "its beauty, as people rated it"
+    meaning: str = "its beauty, as people rated it"  # what a high score says of an image
 
 
 _QUALITY = "its technical quality, as people rated it"

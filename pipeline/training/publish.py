@@ -1,7 +1,7 @@
 """What a trained model is, from the run that made it; and the check that it is used for what it was made for."""
 
 import json
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,14 @@ from charm.runtime.errors import UserError
 from charm.tokenization.draws import DRAWS_VERSION
 from pipeline.settings.inputs import build_cutter, sketch_tokenizer
 from pipeline.settings.models import build_model, vit_config
-from pipeline.settings.params import Params
+from pipeline.settings.params import Params, flatten
 from pipeline.shards.columns import read_column_facts
 from pipeline.training.artifacts import DATA, Inputs
 from pipeline.work.store import remake
 
 
 def describe_model(params: Params, inputs: Inputs, patch_size: int, training: TrainingConfig) -> ModelConfig:
-    """Describes the model of a run.
-
-    Args:
-        params: of the run.
-        inputs: that it reads.
-        patch_size: of the backbone, pixels.
-        training: how it was trained.
-    """
+    """Describes the model of a run, whose backbone has patches of this many pixels."""
     facts, made = inputs.manifest.facts, inputs.pos_embeds.facts
     return ModelConfig(
         model=vit_config(params, facts.num_bins),
@@ -100,8 +93,8 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
         chosen: dict[str, Any] = {"head": config.model.head, "shape": config.model.shape}
         wanted = replace(wanted, model=replace(wanted.model, **chosen))
     found, expected = (
-        flatten({name: getattr(one, name) for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
-        for one in (config, wanted)
+        flatten({name: facts[name] for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
+        for facts in map(asdict, (config, wanted))
     )
     differing = [
         f"{name} {found.get(name)!r} (here {value!r})"
@@ -113,12 +106,3 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     model = build_model(config.model)
     model.load_state_dict(saved.tensors)
     return model, saved
-
-
-def flatten(fields: Any, keys: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns all fields, of sections within sections, too, as `section.key`."""
-    if is_dataclass(fields) and not isinstance(fields, type):
-        fields = asdict(fields)
-    if not isinstance(fields, dict):
-        return {".".join(keys): fields}
-    return {name: value for key, inner in fields.items() for name, value in flatten(inner, (*keys, key)).items()}

@@ -23,26 +23,17 @@ def average_model(model: Model, decay: float) -> AveragedModel | None:
 
 @dataclass
 class TrainState:
-    """What training has made so far.
+    """What training has made so far."""
 
-    Attributes:
-        model, optimizer: as they are.
-        scaler: of the gradients in float16; disabled otherwise.
-        averaged: the model's moving average, if one is kept.
-        step: optimizer steps done, over all epochs.
-        losses: of each step, over all ranks.
-        history: a record per validated epoch.
-        best: the scored model's tensors at the best epoch.
-    """
-
+    # model, optimizer: as they are
     model: Model
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    averaged: AveragedModel | None = None
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    history: list[Record] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
+    scaler: torch.amp.GradScaler  # of the gradients in float16; disabled otherwise
+    averaged: AveragedModel | None = None  # the model's moving average, if one is kept
+    step: int = 0  # optimizer steps done, over all epochs
+    losses: list[float] = field(default_factory=list)  # of each step, over all ranks
+    history: list[Record] = field(default_factory=list)  # a record per validated epoch
+    best: dict[str, Tensor] = field(default_factory=dict)  # the scored model's tensors at the best epoch
 
     @property
     def scored_model(self) -> Model:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charm.runtime.errors import UserError, first_line
-from pipeline.settings.params import Params
-from pipeline.training.publish import flatten
+from pipeline.settings.params import Params, flatten
 from pipeline.training.state import Record
 from pipeline.work.store import repository_path
 
@@ -110,7 +109,7 @@ class MLflow(Tracker):
         runs = self._client.search_runs([experiment], f"attributes.run_name = '{run}'")
         self._id = (runs[0] if runs else self._client.create_run(experiment, run_name=run)).info.run_id
         self.epochs = len(self._client.get_metric_history(self._id, "train_loss"))
-        for name, value in {} if runs else flatten(params).items():
+        for name, value in {} if runs else flatten(asdict(params)).items():
             self._client.log_param(self._id, name, value)
 
     def _send(self, values: dict[str, float], epoch: int | None) -> None:
@@ -137,12 +136,7 @@ TRACKERS: dict[str, Callable[[str, str, Params], Tracker]] = {
 
 
 def open_tracker(run: str, part: str, params: Params) -> Tracker:
-    """Opens the tracker that params.yaml names, at a run that it may have already.
-
-    Args:
-        run: name of the run.
-        part: "train" or "evaluate".
-        params: of the run.
+    """Opens the tracker that params.yaml names, at a run that it may have already; `part` is "train" or "evaluate".
 
     Raises:
         UserError: the tracker cannot be opened; said before any work.

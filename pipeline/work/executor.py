@@ -46,21 +46,13 @@ _job: ContextVar[str] = ContextVar("job", default="")  # that this thread of a w
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to make.
+    """One shard to make."""
 
-    Attributes:
-        name: shown to people and used in the output folder, for example "shard-000012".
-        fingerprint: sha256 of everything the shard is made from; its name in the store.
-        arguments: of the work function, before the path to write to.
-        expected_bytes: rough size of the shard on disk.
-        images: that are in it.
-    """
-
-    name: str
-    fingerprint: str
-    arguments: tuple[Any, ...]
-    expected_bytes: int = 0
-    images: int = 1
+    name: str  # shown to people and used in the output folder, for example "shard-000012"
+    fingerprint: str  # sha256 of everything the shard is made from; its name in the store
+    arguments: tuple[Any, ...]  # of the work function, before the path to write to
+    expected_bytes: int = 0  # rough size of the shard on disk
+    images: int = 1  # that are in it
 
 
 def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: DaskParams) -> dict[str, Path]:
