@@ -184,7 +184,7 @@ def call_dvc(*arguments: str, shown: bool = False) -> str:
 
 
 def start(plans: list[Plan], how: str) -> None:
-    """Queues ("--queue") or runs ("--temp") what is not finished or waiting; a UserError at the end names what failed."""
+    """Queues ("--queue") or runs ("--temp") what is not finished or waiting; a UserError then names what failed."""
     results = read_results()
     failed = []
     for experiment in _distinct(plans):

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from charm.hub import encode_model
 from charm.model.vit import CharmViT
 from charm.scorer import CharmScorer
 from charm.tokenization.tokenizer import CharmTokenizer
+from tests.benchmarks.timing import time_call
 
 BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 KEPT_CALLS = 9  # of the model, to be repeated
@@ -65,14 +66,8 @@ def main() -> None:
     print(f"{count} images on {torch.get_num_threads()} threads, {count / whole:.2f} per second, loading included")
     inside = sum(seconds for seconds, _, _ in calls)
     print(f"whole {whole:.1f} s, model in it {inside:.1f} s, ratio {whole / inside:.3f}")
-    alone = statistics.median(time_alone(score_tokens, *call[1:]) for call in calls if call[2]) * count / GROUP
+    alone = statistics.median(time_call(partial(score_tokens, *call[1:])) for call in calls if call[2]) * count / GROUP
     print(f"model alone, nothing else at work: {alone:.1f} s, ratio {whole / alone:.3f}")
-
-
-def time_alone(score_tokens: Callable[..., Any], scorer: CharmScorer, tokens: Any) -> float:
-    started = time.perf_counter()
-    score_tokens(scorer, tokens)
-    return time.perf_counter() - started
 
 
 def write_images(folder: Path, count: int) -> None:

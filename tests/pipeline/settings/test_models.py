@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from charm.hub import read_model, write_model_folder
+from charm.inputs.settings import QuadtreeSettings
 from charm.model.backbones import create_backbone
 from charm.runtime import waiting
 from charm.runtime.errors import UserError
@@ -98,6 +99,14 @@ def test_a_head_for_another_activation_begins_anew(shipped_params: Params, tmp_p
             ["new scale embeddings (1 scales; it had 2)", "tokenizer: standard (it had charm)"],
             id="input",
         ),
+        pytest.param(
+            {"tokenizer": "quadtree", "inputs.quadtree": QuadtreeSettings(levels=2)},
+            1,
+            {"scale_embed"},
+            ["new scale embeddings (of quadtree; it had those of charm)", "tokenizer: quadtree (it had charm)"],
+            id="as many scales of another input, which stand for something else",
+        ),
+        pytest.param({"tokens.coarse_ratio": 4}, 1, set(), ["tokens.coarse_ratio: 4 (it had 2)"], id="ratio"),
     ],
 )
 def test_what_another_task_changes_of_a_model_of_ours_is_said(
