@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 from charm.hub import MODEL_FILES, read_model
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
-from pipeline.pos_embeds.area import read_area
-from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.pos_embeds.axes import PosEmbeds, read_area
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader, read_column_facts
 from pipeline.shards.folders import open_folder

@@ -5,7 +5,8 @@ Called by the stage `manifest`.
 
 from collections.abc import Callable
 
-from pipeline.datasets import csv, demo, folder, hf, published, stars
+from pipeline.datasets import csv, demo, folder, hf, stars
+from pipeline.datasets.published import LAYOUTS, PublishedReader
 from pipeline.manifest.labels import Listing, Source
 
 READERS: dict[str, Callable[[Source], Listing]] = {
@@ -14,11 +15,5 @@ READERS: dict[str, Callable[[Source], Listing]] = {
     "hf": hf.read,
     "folder": folder.read,
     "stars": stars.read,
-    "ava": published.read_ava,
-    "para": published.read_para,
-    "tad66k": published.read_tad66k,
-    "aadb": published.read_aadb,
-    "baid": published.read_baid,
-    "spaq": published.read_spaq,
-    "koniq10k": published.read_koniq10k,
+    **{name: PublishedReader(name) for name in LAYOUTS},
 }

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from charm.app.comparison import Judge, Sample, render_comparison
+from charm.images.find import escape_path
 from charm.runtime.disk import atomic_write, write_csv
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.shards.read import ShardReader
 
 
@@ -43,10 +44,10 @@ def read_run(name: str) -> Run:
     try:
         facts, rows = json.loads(config), csv.DictReader(io.StringIO(predictions, newline=""))
         return Run(
-            name,
+            escape_path(name),
             facts["labels"],
             facts["data"]["dataset"],
-            {row["key"]: (row["name"], float(row["target"]), float(row["predicted"])) for row in rows},
+            {row["key"]: (escape_controls(row["name"]), float(row["target"]), float(row["predicted"])) for row in rows},
             [float(row["val_srcc"]) for row in csv.DictReader(io.StringIO(history, newline=""))],
             json.loads(metrics)["interval_coverage"],
         )
@@ -136,4 +137,4 @@ def run(chosen: argparse.Namespace) -> None:
     with atomic_write(chosen.out / "compare.html") as file:
         file.write(page.encode())
     write_csv(chosen.out / "compare.csv", ("name", "label", "model", "score"), rows)
-    print(*lines, f"written: {chosen.out / 'compare.html'}, compare.csv", sep="\n")
+    print(*lines, f"written: {escape_path(str(chosen.out / 'compare.html'))}, compare.csv", sep="\n")

@@ -14,6 +14,7 @@ starts anew, as `dvc exp show` does.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import shlex
@@ -28,7 +29,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from charm.runtime.disk import fingerprint
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.settings.params import check_params
 
@@ -121,7 +122,9 @@ def read_results() -> dict[str, dict[str, Any] | None]:
         named = re.search(r"-([0-9a-f]{8})$", revision["name"] or "")
         if named is None:
             continue
-        digest = _digest_run(revision)
+        digest = None
+        with contextlib.suppress(LookupError, TypeError, UserError):  # its params are no params.yaml
+            digest = digest_params(revision["data"]["params"]["params.yaml"]["data"])
         if digest is None or digest != named[1]:
             problem = "it was not run with the settings that its name stands for"
             print(f"left out: {revision['name']}: {problem}", file=sys.stderr)
@@ -163,14 +166,6 @@ def _show_sweep() -> None:
     print(show_sweep(runs, _WHERE))
     if waiting:
         print(f"not finished: {', '.join(waiting)}", file=sys.stderr)
-
-
-def _digest_run(revision: dict[str, Any]) -> str | None:
-    """Returns the digest of the params that DVC recorded with a run; None if they are no params.yaml."""
-    try:
-        return digest_params(revision["data"]["params"]["params.yaml"]["data"])
-    except (LookupError, TypeError, UserError):
-        return None
 
 
 def call_dvc(*arguments: str, shown: bool = False) -> str:
@@ -229,7 +224,7 @@ def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] 
 
             runs = [measure(Pass(**plan.row.cost))]
         state = "quoted" if plan.row.is_quoted else "not covered" if plan.missing else str(len(runs))
-        cells = [plan.row.name, plan.dataset, state]
+        cells = [plan.row.name, escape_controls(plan.dataset), state]
         for name, paper in zip(metrics, plan.row.paper, strict=True):
             ours, middle = _summarize([run.get(name) for run in runs])
             cells.append(ours)
@@ -252,9 +247,8 @@ def list_missing(plans: list[Plan]) -> list[str]:
 
 
 def _label(metric: str) -> str:
-    return {"tokens": "tokens", "gmacs": "GMACs", "ms": "ms", "parameters": "parameters"}.get(
-        metric, metric.upper().replace("_", " ")
-    )
+    as_said = {"gmacs": "GMACs"} | {name: name for name in ("tokens", "ms", "parameters")}
+    return as_said.get(metric, metric.upper().replace("_", " "))
 
 
 def _format(value: float, sign: str = "") -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from charm.runtime.errors import escape_controls
 from pipeline.settings.params import flatten
 
 METRICS = ("srcc", "plcc", "acc")
@@ -33,7 +34,8 @@ def show_sweep(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], left_out: 
         from the first row over the seeds that both have, with its 95 % interval (Student's t).
     """
     groups = group_runs(runs, left_out)
-    names = [", ".join(f"{key}={value}" for key, value in settings) or "one setting" for settings in groups]
+    named = (", ".join(f"{key}={value}" for key, value in settings) or "one setting" for settings in groups)
+    names = [escape_controls(name) for name in named]
     baseline = next(iter(groups.values()), {})
     rows = []
     for seeds in groups.values():

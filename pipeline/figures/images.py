@@ -10,7 +10,7 @@ import numpy as np
 from charm.drawing import UNITS, mark_cells, trace_cells
 from charm.inputs.muller import MullerInput, measure_bands
 from charm.inputs.registry import build_input
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from charm.saliency.mbd import detect
 from charm.tokenization.augment import Symmetry, apply_symmetry, to_grey
 from charm.tokenization.draws import pixel_key
@@ -20,8 +20,7 @@ from charm.tokenization.settings import Selection
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.figures.draw import Panel
 from pipeline.manifest.table import Manifest, read_manifest
-from pipeline.report.contact_sheet import dim
-from pipeline.report.gallery import Scored, choose_images
+from pipeline.report.gallery import Scored, choose_images, dim
 from pipeline.settings.inputs import build_cutter
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
@@ -54,15 +53,15 @@ class Gallery:
     # their salient objects, if data/importance has them; else they are found without weights
     masks: ColumnReader | None
 
+    @property
+    def inputs(self) -> Any:
+        return self.params.inputs
+
     def read(self, key: str) -> np.ndarray:
         return self.shards.read_image(key)
 
     def find_mask(self, key: str) -> np.ndarray:
         return detect(self.read(key)) if self.masks is None else self.masks.read_mask(key)
-
-    def settings(self, name: str) -> Any:
-        """Returns the block of an input in params.yaml."""
-        return getattr(self.params.inputs, name)
 
 
 def command_for(dataset: str, stage: str) -> str:
@@ -89,7 +88,7 @@ def open_gallery(params: Params, dataset: str | None) -> Gallery:
     scored = [Scored(key, "", score, score, score) for key, score in zip(test.keys, scores, strict=True)]
     scenes = [group or key for key, group in zip(test.keys, test.table["group"].to_pylist(), strict=True)]
     chosen = [row.key for row in choose_images(scored, test.image_hws, scenes, cutter, NUM_IMAGES)]
-    names = dict(zip(manifest.keys, manifest.table["name"].to_pylist(), strict=True))
+    names = dict(zip(manifest.keys, map(escape_controls, manifest.table["name"].to_pylist()), strict=True))
     masks = None
     with contextlib.suppress(UserError):  # there is no map, or another one
         masks = ColumnReader(Path("data/importance"), shards, "saliency")
@@ -156,7 +155,7 @@ def show_augmentations(gallery: Gallery, key: str) -> list[Panel]:
 
 def show_muller(gallery: Gallery, key: str) -> list[Panel]:
     """Shows an image downscaled by bilinear interpolation, and by Muller with its published numbers."""
-    image, settings = gallery.read(key), replace(gallery.settings("muller"), start="published")
+    image, settings = gallery.read(key), replace(gallery.inputs.muller, start="published")
     plain = MullerInput(PATCH_SIZE, settings).frame(image)
     bands = measure_bands(image, plain.shape[:2], settings.border)
     detail = [np.tanh(a * band + b) for a, b, band in zip(*settings.resizer_start, bands, strict=True)]
@@ -168,7 +167,7 @@ def show_padding(gallery: Gallery, key: str) -> list[Panel]:
     image = gallery.read(key)
     panels = [Panel("image", image)]
     for kind in PADDED:
-        settings = gallery.settings(kind)
+        settings = getattr(gallery.inputs, kind)
         length = settings.length(PATCH_SIZE)
         frame = build_input(kind, settings, replace(gallery.cutter, max_seq_len=length)).frame(image)
         black = float((frame == 0).all(axis=-1).mean())

@@ -33,18 +33,11 @@ from pipeline.work.store import damaged, read_record, write_record
 
 SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
-        ("name", pa.string()),
-        ("path", pa.string()),
-        ("extension", pa.string()),
+        *((name, pa.string()) for name in ("key", "name", "path", "extension")),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
-        ("raw_height", pa.int32()),
-        ("raw_width", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("split", pa.string()),
-        ("group", pa.string()),
+        *((name, pa.int32()) for name in ("raw_height", "raw_width", "height", "width")),
+        *((name, pa.string()) for name in ("split", "group")),
         ("target", pa.list_(pa.float64())),
         ("ratings", pa.int32()),
         ("spread", pa.float64()),

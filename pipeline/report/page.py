@@ -16,9 +16,8 @@ from charm.images.reasons import REASONS
 from charm.model.config import LEVEL, METRICS, Calibration, ModelConfig, list_doubts
 from charm.model.metrics import accuracy, concordance, mae
 from pipeline.manifest.table import Manifest, read_manifest
-from pipeline.pos_embeds.area import read_area
-from pipeline.report.contact_sheet import make_contact_sheet
-from pipeline.report.gallery import Scored, choose_images, show_image
+from pipeline.pos_embeds.axes import read_area
+from pipeline.report.gallery import Scored, choose_images, make_contact_sheet, show_image
 from pipeline.settings.inputs import build_cutter, build_tokenizer
 from pipeline.settings.params import Params, flatten
 from pipeline.shards.columns import ColumnReader
@@ -33,7 +32,7 @@ def render_report(params: Params, data: Path, runs: Path) -> str:
     """Renders the page of the run in the folders `data` and `runs`; UserError if a file is missing or damaged."""
     config = _read_config(runs / "train")
     results = read_results(runs / "evaluate" / "metrics.json")
-    history = _read_history(runs / "train" / "history.csv")
+    history = [{name: float(value) for name, value in row.items()} for row in read_rows(runs / "train" / "history.csv")]
     scored = _read_predictions(runs / "evaluate" / "predictions.csv")
     manifest = read_manifest(data / "manifest")
     facts = manifest.facts
@@ -192,10 +191,6 @@ def _read_config(folder: Path) -> ModelConfig:
         return read_config(folder)[0]
     except (OSError, ValueError) as error:
         raise damaged(folder / "config.json", error) from error
-
-
-def _read_history(path: Path) -> list[dict[str, float]]:
-    return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
 
 
 def _read_predictions(path: Path) -> list[Scored]:

@@ -30,9 +30,11 @@ from pipeline.work.store import remake
 def describe_model(params: Params, inputs: Inputs, patch_size: int, training: TrainingConfig) -> ModelConfig:
     """Describes the model of a run, whose backbone has patches of this many pixels."""
     facts, made = inputs.manifest.facts, inputs.pos_embeds.facts
+    own, cutter = params.input_settings, build_cutter(params, patch_size)
+    length = own.length(patch_size) or cutter.max_seq_len
     return ModelConfig(
         model=vit_config(params, facts.num_bins),
-        tokenizer=_describe_input(params, patch_size),
+        tokenizer=InputConfig(params.tokenizer, asdict(own), replace(cutter, max_seq_len=length).settings),
         pos_embeds=PosEmbedConfig(made["mode"], made.get("antialias", False)),
         labels=LabelConfig(facts.num_bins, facts.score_range, facts.accuracy_threshold, facts.meaning),
         max_edge=facts.max_edge,
@@ -44,14 +46,6 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
         versions={name: version(name) for name in ("torch", "timm", "numpy")} | {"draws": str(DRAWS_VERSION)},
         colour=facts.colour,
     )
-
-
-def _describe_input(params: Params, patch_size: int) -> InputConfig:
-    """Describes the input of a run, as a model's config has it."""
-    cutter = build_cutter(params, patch_size)
-    own = params.input_settings
-    length = own.length(patch_size) or cutter.max_seq_len
-    return InputConfig(params.tokenizer, asdict(own), replace(cutter, max_seq_len=length).settings)
 
 
 def describe_masks(params: Params) -> dict[str, Any] | None:

@@ -25,8 +25,7 @@ _PROJECT = "charm"
 class Tracker:
     """A tracker that sends nothing, for `tracker: none`, and the base of the others."""
 
-    def __init__(self) -> None:
-        self.epochs = 0  # that the tracker has
+    epochs = 0  # that the tracker has
 
     def add_history(self, history: Sequence[Record]) -> None:
         """Sends the epochs that the tracker does not have."""
@@ -56,7 +55,6 @@ class TensorBoard(Tracker):
     """Writes event files under runs/tensorboard/<run>, one of training and one of evaluation; resumed, anew."""
 
     def __init__(self, run: str, part: str, params: Params) -> None:
-        super().__init__()
         import tensorboard  # noqa: F401  # names what is missing
         from torch.utils.tensorboard import SummaryWriter
 
@@ -79,7 +77,6 @@ class WandB(Tracker):
     """Sends to Weights & Biases, or with WANDB_MODE=offline to runs/wandb, for `wandb sync`."""
 
     def __init__(self, run: str, part: str, params: Params) -> None:
-        super().__init__()
         import wandb
 
         given = {"id": run, "name": run, "config": asdict(params), "dir": _make_folder()}
@@ -100,7 +97,6 @@ class MLflow(Tracker):
     """Sends to the server that MLFLOW_TRACKING_URI names, or without it to runs/mlflow.db."""
 
     def __init__(self, run: str, part: str, params: Params) -> None:
-        super().__init__()
         from mlflow import MlflowClient
 
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_make_folder()}/mlflow.db")

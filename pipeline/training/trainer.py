@@ -20,7 +20,7 @@ from charm.model.metrics import score_agreement
 from charm.model.mixout import mix_out
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import write_csv
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from charm.runtime.interrupts import Interrupts
 from charm.runtime.progress import Progress, format_time
 from charm.tokenization.draws import draw_random_bits, draw_uniform
@@ -295,7 +295,7 @@ class Trainer:
         print(f"train: history so far, a row per epoch: {os.path.relpath(self.work / 'history.csv')}")
         started_from, _ = describe_start(self.params, self.model)
         if changes := describe_changes(self.params, len(self.unit_bins)):
-            print(f"train: goes on from {self.params.checkpoint} with {', '.join(changes)}")
+            print(escape_controls(f"train: goes on from {self.params.checkpoint} with {', '.join(changes)}"))
         for doubt in list_doubts(self.inputs.manifest.facts.dataset, started_from, None):
             print(f"train: warning: {doubt}")
         if self.is_resumed:
