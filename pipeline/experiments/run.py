@@ -234,7 +234,7 @@ def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] 
             elif beside:
                 cells += ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *list_missing(plans)]).rstrip() + "\n"
+    return "\n".join([*lines, "", *map(escape_controls, list_missing(plans))]).rstrip() + "\n"
 
 
 def list_missing(plans: list[Plan]) -> list[str]:
@@ -305,7 +305,7 @@ def run(chosen: argparse.Namespace) -> None:
     everything = [plan for rows in plans.values() for plan in rows]
     for name, rows in plans.items():
         for line in list_missing([plan for plan in rows if not plan.row.is_quoted]):
-            print(f"{titles[name]}: {line}", file=sys.stderr)
+            print(escape_controls(f"{titles[name]}: {line}"), file=sys.stderr)
         if any(plan.row.cost for plan in rows):
             print(f"{titles[name]}: nothing to run: --show measures it", file=sys.stderr)
     if chosen.queue or chosen.run:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from charm.runtime.errors import escape_controls
-from pipeline.settings.params import flatten
+from pipeline.settings.recipes import flatten
 
 METRICS = ("srcc", "plcc", "acc")
 _WIDTH = 120  # columns of a terminal

@@ -8,13 +8,13 @@ missing is named with the command that makes it. Times (fig6) are measured on th
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from charm.runtime.disk import atomic_write, write_csv
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.figures import images, numbers
 from pipeline.figures.draw import Panel, draw_chart, draw_sheet
 from pipeline.figures.images import Gallery, open_gallery
@@ -103,11 +103,11 @@ def run(chosen: argparse.Namespace) -> None:
     asked = Asked(load_params(), chosen.dataset, chosen.seeds, chosen.out)
     asked.out.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name in _names(chosen.figures):
+    for name in FIGURES if "all" in chosen.figures else dict.fromkeys(chosen.figures):
         try:
             svg, columns, rows, missing = FIGURES[name].draw(name, asked)
         except UserError as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            print(escape_controls(f"{name}: {error}"), file=sys.stderr)
             failed.append(name)
             continue
         write_csv(asked.out / f"{name}.csv", columns, rows)
@@ -118,7 +118,3 @@ def run(chosen: argparse.Namespace) -> None:
             print(f"{name}: incomplete: {command}", file=sys.stderr)
     if failed:
         raise UserError(f"not drawn: {', '.join(failed)}")
-
-
-def _names(chosen: Iterable[str]) -> Iterable[str]:
-    return FIGURES if "all" in chosen else dict.fromkeys(chosen)

@@ -19,7 +19,8 @@ from pipeline.manifest.table import Manifest, read_manifest
 from pipeline.pos_embeds.axes import read_area
 from pipeline.report.gallery import Scored, choose_images, make_contact_sheet, show_image
 from pipeline.settings.inputs import build_cutter, build_tokenizer
-from pipeline.settings.params import Params, flatten
+from pipeline.settings.params import Params
+from pipeline.settings.recipes import flatten
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.training.results import read_results, read_rows

@@ -227,11 +227,7 @@ class Params:
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks params.yaml.
-
-    Raises:
-        UserError: the file cannot be read, or a value is not allowed; says file, line and key.
-    """
+    """Reads and checks params.yaml; a UserError says file, line and key of what is wrong."""
     try:
         node = YAML(typ="rt").load(path)
     except OSError as error:
@@ -248,11 +244,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def check_params(node: dict[str, Any], path: Path) -> Params:
-    """Checks the content of the params.yaml at `path`, in which `auto` is replaced by the recipe's values.
-
-    Raises:
-        UserError: a value is not allowed; says file, key and, as far as `node` knows it, line.
-    """
+    """Checks what a params.yaml holds, and replaces `auto` in it; a UserError says file, key and, if known, line."""
     fill_in_recipe(node)
     try:
         params = build(Params, node)
@@ -324,14 +316,6 @@ def _patch_size_of(backbone: str) -> int | None:
         return 14
     found = re.match(r"(?:vit|deit|deit3|naflexvit)_.*_patch(\d+)", backbone)
     return int(found[1]) if found else None
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns all settings, of sections within sections, too, as `section.key`."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def _line_of(node: Any, keys: tuple[str, ...]) -> int:

@@ -107,4 +107,12 @@ def fill_in_recipe(node: dict[str, Any]) -> None:
             holder[name] = value
 
 
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns all settings, of sections within sections, too, as `section.key`."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
 AUTO_KEYS = frozenset(choose_recipe("demo", "charm_demo"))

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from charm.hub import SavedModel, read_model
+from charm.hub import MODEL_FILES, SavedModel, read_model
 from charm.model.config import (
     DataConfig,
     InputConfig,
@@ -21,7 +21,8 @@ from charm.runtime.errors import UserError
 from charm.tokenization.draws import DRAWS_VERSION
 from pipeline.settings.inputs import build_cutter, sketch_tokenizer
 from pipeline.settings.models import build_model, vit_config
-from pipeline.settings.params import Params, flatten
+from pipeline.settings.params import Params
+from pipeline.settings.recipes import flatten
 from pipeline.shards.columns import read_column_facts
 from pipeline.training.artifacts import DATA, Inputs
 from pipeline.work.store import remake
@@ -66,6 +67,17 @@ def _describe_saliency(params: Params) -> SaliencyConfig | None:
     return SaliencyConfig(found["backend"], found["settings"], detector)
 
 
+def read_trained(folder: Path) -> SavedModel:
+    """Reads the folder of a model; raises UserError with what to do if a file is missing or damaged."""
+    try:
+        return read_model(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
+    except ValueError as error:
+        named = [folder / name for name in MODEL_FILES if str(folder / name) in str(error)]
+        raise UserError(f"{error}; {remake(named[0] if named else folder / 'config.json')}") from error
+
+
 def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, SavedModel]:
     """Loads the model of a folder that the stage `train` wrote, and its description.
 
@@ -74,13 +86,7 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     Raises:
         UserError: missing, damaged, or made for something else: the fields that differ.
     """
-    try:
-        saved = read_model(folder)
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
-    except ValueError as error:
-        path = folder / ("model.safetensors" if "model.safetensors" in str(error) else "config.json")
-        raise UserError(f"{error}; {remake(path)}") from error
+    saved = read_trained(folder)
     config = saved.config
     wanted = describe_model(params, inputs, config.tokenizer.cutter["patch_size"], config.training)
     if params.train.mode == "head":  # whose head, and where the backbone ends for it, training chose

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from charm.runtime.errors import UserError, first_line
-from pipeline.settings.params import Params, flatten
+from pipeline.settings.params import Params
+from pipeline.settings.recipes import flatten
 from pipeline.training.state import Record
 from pipeline.work.store import repository_path
 

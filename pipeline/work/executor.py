@@ -78,12 +78,9 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
             failures = []
             counts: dict[str, int] = {}  # images done, by job
 
-            def show() -> None:
-                progress.move(sum(counts.copy().values()) - progress.done)
-
             def look() -> None:
                 check()
-                show()
+                progress.move(sum(counts.copy().values()) - progress.done)
 
             progress = Progress(kind, sum(job.images for job in todo), "image")
             with closing(progress), _stopped_between_jobs() as check, connect(dask, len(todo), check) as client:
@@ -93,7 +90,7 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
                 calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
                 for job, error in _run_bounded(client, work, calls, look):
                     counts[job.name] = job.images
-                    show()
+                    look()
                     if error is not None:
                         failures.append(f"  {job.name}: {_explain(error, dask)}")
             if failures:
