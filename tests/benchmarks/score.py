@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from typer.testing import CliRunner
 
 from charm.app.command import app
 from charm.app.score import GROUP
-from charm.hub import encode_model
+from charm.hub import write_model_folder
 from charm.model.vit import CharmViT
 from charm.scorer import CharmScorer
-from charm.tokenization.tokenizer import CharmTokenizer
 from tests.benchmarks.timing import time_call
+from tests.untrained import describe
 
 BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 KEPT_CALLS = 9  # of the model, to be repeated
@@ -84,22 +85,9 @@ def write_images(folder: Path, count: int) -> None:
 
 def write_model(folder: Path) -> None:
     """Of random weights, with the facts that a scorer needs."""
-    torch.manual_seed(0)
-    model = CharmViT(BACKBONE, pretrained=False)
-    names = {"num_scales": 2, "num_outputs": 1, "head": "cls", "normalize": False, "pos_embed": "frozen"}
-    config = {
-        "model": {"backbone": BACKBONE} | names,
-        "tokenizer": {"name": "charm"} | CharmTokenizer(max_seq_len=512, budget="fill").settings,
-        "pos_embeds": {"mode": "bilinear", "antialias": False},
-        "labels": {"num_bins": 1, "score_range": [0.0, 1.0], "accuracy_threshold": 0.5},
-        "max_edge": None,
-        "seed": 0,
-        "draws": 1,
-        "saliency": None,
-    }
-    folder.mkdir()
-    for name, data in encode_model(model.state_dict(), config).items():
-        (folder / name).write_bytes(data)
+    small = describe(max_seq_len=512)
+    config = replace(small, model=replace(small.model, backbone=BACKBONE))
+    write_model_folder(folder, CharmViT.from_config(config.model).state_dict(), config)
 
 
 if __name__ == "__main__":

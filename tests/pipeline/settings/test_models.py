@@ -131,6 +131,19 @@ def test_what_another_task_changes_of_a_model_of_ours_is_said(
     assert all(one.startswith(start) for one, start in zip(changes_said, said, strict=True))
 
 
+def test_scales_of_a_published_model_are_not_those_of_charm(shipped_params: Params, tmp_path: Path) -> None:
+    """Its first one is of padding: as many, and of the same shape, as charm has at three scales."""
+    config = describe(tokenizer="published")
+    write_model_folder(tmp_path, build_model(config.model).state_dict(), config)
+    params = replace(shipped_params, tokens=replace(shipped_params.tokens, num_scales=3))
+    found, trained = begin_from(tmp_path, params)
+    assert found["scale_embed"].shape == trained["scale_embed"].shape
+    assert not torch.equal(found["scale_embed"], trained["scale_embed"])
+    assert torch.equal(found["vit.pos_embed"], trained["vit.pos_embed"])
+    said = describe_changes(replace(params, checkpoint=str(tmp_path)), num_bins=1)
+    assert said[0] == "new scale embeddings (of charm; it had those of published)"
+
+
 def test_a_new_head_begins_with_the_score_of_the_labels(shipped_params: Params, model_folder: Path) -> None:
     for head in ("cls_mean", "mean"):  # of another width, and of the same
         train = replace(shipped_params.train, head=head)
