@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from charm.runtime.errors import escape_controls
 from charm.tokenization.tokens import Tokens
 
 SHOWN_EDGE = 480  # pixels, longest edge of a shown image
@@ -163,9 +164,15 @@ def render_page(template: Path, **facts: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_escape_controls,
     )
     environment.filters["score"] = format_score
     return environment.get_template(template.name).render(facts)
+
+
+def _escape_controls(value: Any) -> Any:
+    """Escapes characters in a text that are none to be seen, or turn text about; leaves markup and numbers."""
+    return escape_controls(value) if type(value) is str and not value.isprintable() else value
 
 
 def format_score(value: float | None) -> str:

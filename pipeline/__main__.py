@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from charm.runtime.interrupts import reporting
 from pipeline.experiments import compare
 from pipeline.experiments import run as experiments
@@ -44,10 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (module, told) in _COMMANDS.items():
         module.add_arguments(
             commands.add_parser(
-                name,
-                help=told,
-                description=module.__doc__,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
+                name, help=told, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
             )
         )
     chosen = parser.parse_args(arguments)
@@ -67,7 +64,7 @@ def _verify(full: bool) -> int:
 
     checked = list(verify(load_params(), full))
     for one in checked:
-        print(f"{'ok     ' if one.whole else 'DAMAGED'}  {one.place}: {one.found}")
+        print(escape_controls(f"{'ok     ' if one.whole else 'DAMAGED'}  {one.place}: {one.found}"))
     if not checked:
         raise UserError(f"there is nothing to verify in {Path.cwd()}: run dvc repro first")
     return 0 if all(one.whole for one in checked) else DAMAGED

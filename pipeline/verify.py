@@ -9,16 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from charm.hub import MODEL_FILES, read_model
+from charm.hub import MODEL_FILES
 from charm.runtime.errors import UserError
 from pipeline.manifest.table import read_manifest
-from pipeline.pos_embeds.area import read_area
-from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.pos_embeds.axes import PosEmbeds, read_area
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader, read_column_facts
 from pipeline.shards.folders import open_folder
 from pipeline.shards.read import ShardReader, read_shard_sidecars
 from pipeline.shards.write import describe_tar
+from pipeline.training.publish import read_trained
 from pipeline.work.store import damaged, remake
 
 
@@ -32,13 +32,7 @@ class Checked:
 
 
 def verify(params: Params, full: bool, data: Path = Path("data"), runs: Path = Path("runs")) -> Iterator[Checked]:
-    """Checks each folder that is there.
-
-    Args:
-        params: that name the backbone.
-        full: whether to read every byte of every shard, too.
-        data, runs: where the stages write.
-    """
+    """Checks each folder that is there; if `full`, reads every byte of every shard, too."""
     manifest, images = data / "manifest", data / "shards"
     checks: list[tuple[Path, Callable[[Path], str]]] = [
         (manifest, _check_manifest),
@@ -121,14 +115,11 @@ def _check_predictions(folder: Path, manifest: Path) -> str:
 
 
 def _check_model_folder(folder: Path) -> str:
-    try:
-        saved = read_model(folder)
-        for name in MODEL_FILES:
-            if not (folder / name).stat().st_size:
-                raise ValueError(f"{folder / name} is empty")
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
-    except ValueError as error:
-        named = [folder / name for name in MODEL_FILES if str(folder / name) in str(error)]
-        raise UserError(f"{error}; {remake(named[0] if named else folder / 'config.json')}") from error
+    saved = read_trained(folder)
+    for name in MODEL_FILES:
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: No such file or directory; run dvc repro")
+        if not path.stat().st_size:
+            raise UserError(f"{path} is empty; {remake(path)}")
     return f"{saved.config.model.backbone}, {sum(tensor.numel() for tensor in saved.tensors.values()):,} parameters"

@@ -27,11 +27,11 @@ from pipeline.manifest.table import Manifest
 from pipeline.settings.inputs import build_tokenizer, count_draws
 from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
-from pipeline.training.draws import EveryDraw, LastImage
 from pipeline.training.loader import Loader
 from pipeline.training.predictions import Predictions, predict
 from pipeline.training.publish import describe_masks, load_trained
 from pipeline.training.results import Results, read_rows
+from pipeline.training.sampler import EveryDraw
 from pipeline.training.steps import explaining_memory
 from pipeline.training.tracker import RUN, open_tracker
 from pipeline.work.code import run_digest
@@ -67,8 +67,6 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     # Predict
     test, unit_bins = inputs.manifest.of_split("test"), inputs.manifest.unit_bins
     draws = count_draws(params, build_tokenizer(params, model.patch_size))
-    if draws > 1:
-        inputs.images = LastImage(inputs.images)
     found, shares = _predict(params, inputs, model, test, draws)
     unit_scores = shares @ unit_bins  # (N, draws)
     unit_targets, facts = found.target[::draws] @ unit_bins, inputs.manifest.facts

@@ -11,8 +11,7 @@ from typing import Any
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError
 from charm.saliency.weights import find_checkpoint, find_detector
-from pipeline.importance.coverage import write_coverages
-from pipeline.importance.make import MAP_CODE, SLOW, make_block, make_column, try_tools
+from pipeline.importance.make import MAP_CODE, SLOW, make_block, make_column, try_tools, write_coverages
 from pipeline.settings.inputs import sketch_tokenizer
 from pipeline.settings.params import DaskParams, Params
 from pipeline.shards.blocks import make_in_blocks

@@ -6,10 +6,9 @@ from typing import Any
 from charm.images.find import escape_path
 from charm.images.reasons import PASSING
 from charm.runtime.disk import fingerprint
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.datasets import READERS
-from pipeline.manifest.labels import SPLITS, Listing, Source
-from pipeline.manifest.ratings import average_ratings, check_listing
+from pipeline.manifest.labels import SPLITS, Listing, Source, average_ratings, check_listing
 from pipeline.manifest.root import RootFolder
 from pipeline.manifest.rows import build_rows, inspect_images, stat_image
 from pipeline.manifest.splits import find_clashes
@@ -62,7 +61,8 @@ def _say(facts: DatasetFacts, listing: Listing, unlisted: list[str]) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts.rejected.items())
         print(f"manifest: rejected: {reasons}; the list is in {OUT / 'rejected.csv'}")
     if unlisted:
-        print(f"manifest: {len(unlisted)} images below {listing.root} are in no row of labels, such as {unlisted[0]!r}")
+        root = escape_controls(str(listing.root))
+        print(f"manifest: {len(unlisted)} images below {root} are in no row of labels, such as {unlisted[0]!r}")
     if facts.rated_again:
         spread = (
             "" if facts.mean_spread is None else f"; their standard deviation is {facts.mean_spread:.3g} on average"
@@ -84,7 +84,7 @@ def _check_equal_files(
                 f"{problem}; more than manifest.max_reject_frac = {settings.max_reject_frac:g}: give one file one "
                 "label, or list all its ratings under one path to have them averaged"
             )
-        print(f"manifest: {problem}")
+        print(f"manifest: {escape_controls(problem)}")
     for column, what in (("sha256", "the same files"), ("group", "of the same group")):
         if clashes := find_clashes(rows, column, "split"):
             problem = _describe(clashes, rows, "split", listing, f"{what} in more than one split")
@@ -93,7 +93,7 @@ def _check_equal_files(
                     f"{problem}; take them out of one, or, where published splits are to be kept, set "
                     "manifest.leaks: allow"
                 )
-            print(f"manifest: {problem}")
+            print(f"manifest: {escape_controls(problem)}")
 
 
 def _describe(clashes: list[list[int]], rows: list[dict[str, Any]], column: str, listing: Listing, what: str) -> str:

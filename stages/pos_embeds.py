@@ -7,8 +7,7 @@ from pathlib import Path
 
 from charm.tokenization.geometry import limit_edge
 from pipeline.manifest.table import read_manifest
-from pipeline.pos_embeds.area import AreaSummary, summarize_area, write_area
-from pipeline.pos_embeds.axes import list_axes, write_axes, write_fixed_axes
+from pipeline.pos_embeds.axes import AreaSummary, list_axes, summarize_area, write_area, write_axes, write_fixed_axes
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import start_model
 from pipeline.settings.params import Params

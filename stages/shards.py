@@ -18,21 +18,8 @@ OUT = Path("data/shards")
 def main(params: Params) -> None:
     manifest = read_manifest(Path("data/manifest"))
     settings = params.shards
-    columns = [
-        "key",
-        "name",
-        "path",
-        "extension",
-        "bytes",
-        "sha256",
-        "raw_height",
-        "raw_width",
-        "height",
-        "width",
-        "split",
-        "target",
-        "notes",
-    ]
+    columns = ["key", "name", "path", "extension", "bytes", "sha256", "split", "target", "notes"]
+    columns += ["raw_height", "raw_width", "height", "width"]
     member = choose_member(manifest.table.select(columns).to_pylist(), settings.encoding)
     score_range = list(manifest.facts.score_range)
     code = code_digest("pipeline.shards.write", *own_closure("charm.images.decode"))

@@ -1,11 +1,12 @@
-"""Readers of data sets: labels as they are published come in, a `Listing` goes out; one function `read` per module.
+"""Readers of data sets: labels as they are published come in, a `Listing` goes out.
 
 Called by the stage `manifest`.
 """
 
 from collections.abc import Callable
 
-from pipeline.datasets import aadb, ava, baid, csv, demo, folder, hf, koniq10k, para, spaq, stars, tad66k
+from pipeline.datasets import csv, demo, folder, hf, stars
+from pipeline.datasets.published import LAYOUTS, PublishedReader
 from pipeline.manifest.labels import Listing, Source
 
 READERS: dict[str, Callable[[Source], Listing]] = {
@@ -14,11 +15,5 @@ READERS: dict[str, Callable[[Source], Listing]] = {
     "hf": hf.read,
     "folder": folder.read,
     "stars": stars.read,
-    "ava": ava.read,
-    "para": para.read,
-    "tad66k": tad66k.read,
-    "aadb": aadb.read,
-    "baid": baid.read,
-    "spaq": spaq.read,
-    "koniq10k": koniq10k.read,
+    **{name: PublishedReader(name) for name in LAYOUTS},
 }

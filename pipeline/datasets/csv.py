@@ -9,7 +9,7 @@ from typing import Any
 
 from charm.labels.tables import Packed, is_blank, read_number, read_table
 from charm.runtime.columns import name_cell
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.manifest.labels import Listed, Listing, Source, read_split
 from pipeline.work.store import repository_path
 
@@ -30,7 +30,7 @@ def list_rows(source: Source, file: Path, split_of_all: str | None = None) -> li
     columns = [settings.path_column, *scores, *(column for column in (split, group) if column)]
     table = read_table(file, columns, scores)
     if table.form:
-        print(f"manifest: {file}: {table.form}")
+        print(escape_controls(f"manifest: {file}: {table.form}"))
     listed = []
     for where, row in table.pick(columns):
         name = path = row[settings.path_column]
@@ -47,11 +47,7 @@ def list_rows(source: Source, file: Path, split_of_all: str | None = None) -> li
 
 
 def list_own(source: Source, listed: list[Listed]) -> Listing:
-    """Returns the listing of the user's own images, on the scale that params.yaml says; counts those without a rating.
-
-    Raises:
-        UserError: none has a rating.
-    """
+    """Returns the listing of the user's own images, without unrated ones; raises UserError if none is rated."""
     settings, labels = source.settings, source.labels
     scores = ", ".join(settings.score_columns)
     unrated = sum(not one.target for one in listed)
@@ -59,7 +55,8 @@ def list_own(source: Source, listed: list[Listed]) -> Listing:
         problem = f"{scores}: empty in every row" if listed else "only a header"
         raise UserError(f"{labels}: {problem}; expected a row per image below the header, with its rating")
     if unrated:
-        print(f"manifest: {labels}: {unrated} of {len(listed)} rows have no rating and are left out")
+        told = f"{unrated} of {len(listed)} rows have no rating and are left out"
+        print(escape_controls(f"manifest: {labels}: {told}"))
     low, high = settings.score_range
     meaning = f"what {scores} of {labels.name} says of an image"
     return Listing(source.root, listed, (low, high), settings.accuracy_threshold, meaning)

@@ -42,19 +42,12 @@ _NOISE = (0.0, 12.0)  # grey levels, standard deviation at degree 0 and 1
 
 @dataclass(frozen=True)
 class DemoImage:
-    """One image with its known answer.
+    """One image with its known answer."""
 
-    Attributes:
-        name: unique, of letters, digits and underscores.
-        image: uint8 (H, W, 3), RGB, not yet encoded.
-        score: 1 - degree of the distortion, in (0, 1]; 1 = as the photograph is.
-        source: the photograph, one of SOURCES.
-    """
-
-    name: str
-    image: np.ndarray
-    score: float
-    source: str
+    name: str  # unique, of letters, digits and underscores
+    image: np.ndarray  # uint8 (H, W, 3), RGB, not yet encoded
+    score: float  # 1 - degree of the distortion, in (0, 1]; 1 = as the photograph is
+    source: str  # the photograph, one of SOURCES
 
 
 def render_images() -> Iterator[DemoImage]:

@@ -38,7 +38,7 @@ def list_images(source: Source, dataset: str, besides: str = "") -> tuple[Path, 
     files, passed = find_image_files([str(folder)])
     del passed[besides]
     if passed:
-        print(f"manifest: {folder}: {describe_passed(passed)}")
+        print(f"manifest: {escape_path(str(folder))}: {describe_passed(passed)}")
     if not files:
         raise UserError(f"labels: there are no images below {folder}")
     return folder, [str(Path(one.path).relative_to(folder)) for one in files]

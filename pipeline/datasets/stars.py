@@ -28,7 +28,8 @@ def read(source: Source) -> Listing:
     found = {path: find_rating(folder / path) for path in paths}
     rejected, unrated = ([path for path, (stars, _) in found.items() if stars == kind] for kind in (-1, 0))
     if rejected or unrated:
-        print(f"manifest: {folder}: {len(rejected)} rejected (-1) and {len(unrated)} not rated images are left out")
+        told = f"{len(rejected)} rejected (-1) and {len(unrated)} not rated images are left out"
+        print(f"manifest: {escape_path(str(folder))}: {told}")
     if len(rejected + unrated) == len(found):
         raise UserError(f"{folder}: no image has stars: save the metadata to files, or to .xmp beside them, first")
     listed = [

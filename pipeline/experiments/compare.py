@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from charm.app.comparison import Judge, Sample, render_comparison
+from charm.images.find import escape_path
 from charm.runtime.disk import atomic_write, write_csv
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.shards.read import ShardReader
 
 
@@ -36,21 +37,17 @@ class Run:
 
 
 def read_run(name: str) -> Run:
-    """Reads a run from its folder, which holds train/ and evaluate/, or from DVC by the name of its experiment.
-
-    Raises:
-        UserError: there is no such run, or one of its files is missing or damaged.
-    """
+    """Reads a run from its folder or, by its experiment's name, from DVC; UserError if it is missing or damaged."""
     read = _read_file if Path(name).is_dir() else _read_experiment
     files = ("evaluate/model/config.json", "evaluate/metrics.json", "evaluate/predictions.csv", "train/history.csv")
     config, metrics, predictions, history = (read(name, file) for file in files)
     try:
         facts, rows = json.loads(config), csv.DictReader(io.StringIO(predictions, newline=""))
         return Run(
-            name,
+            escape_path(name),
             facts["labels"],
             facts["data"]["dataset"],
-            {row["key"]: (row["name"], float(row["target"]), float(row["predicted"])) for row in rows},
+            {row["key"]: (escape_controls(row["name"]), float(row["target"]), float(row["predicted"])) for row in rows},
             [float(row["val_srcc"]) for row in csv.DictReader(io.StringIO(history, newline=""))],
             json.loads(metrics)["interval_coverage"],
         )
@@ -79,11 +76,10 @@ def _read_experiment(name: str, file: str) -> str:
 
 
 def compare(runs: Sequence[Run], shards: Path) -> tuple[str, list[str], list[tuple[Any, ...]]]:
-    """Compares runs on the test images that all of them have; returns the page, lines of text, and rows of a table.
+    """Compares runs, two at least, with the first one, on the test images that all of them have; `shards` hold these.
 
-    Args:
-        runs: two at least; the others are compared with the first.
-        shards: hold the images that are shown, as far as they are there.
+    Returns:
+        The page, lines of text, and rows of a table.
 
     Raises:
         UserError: the runs have no two images in common, or other labels of them.
@@ -133,11 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Writes the page and the table, and prints the numbers.
-
-    Raises:
-        UserError: fewer than two runs, or one that cannot be read.
-    """
+    """Writes page and table, and prints the numbers; raises UserError for fewer than two runs."""
     if len(chosen.runs) < 2 or len(set(chosen.runs)) < len(chosen.runs):
         raise UserError(f"{', '.join(chosen.runs)}: expected two different runs at least")
     page, lines, rows = compare([read_run(name) for name in chosen.runs], Path("data/shards"))
@@ -145,4 +137,4 @@ def run(chosen: argparse.Namespace) -> None:
     with atomic_write(chosen.out / "compare.html") as file:
         file.write(page.encode())
     write_csv(chosen.out / "compare.csv", ("name", "label", "model", "score"), rows)
-    print(*lines, f"written: {chosen.out / 'compare.html'}, compare.csv", sep="\n")
+    print(*lines, f"written: {escape_path(str(chosen.out / 'compare.html'))}, compare.csv", sep="\n")

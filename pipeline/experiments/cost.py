@@ -33,16 +33,11 @@ OPERATIONS = {nn.LayerNorm: 2, nn.GELU: 1, LayerScale: 1}  # counted for each va
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass of one image.
+    """A forward pass of one image."""
 
-    Attributes:
-        backbone: as timm names it.
-        image_hw: pixels.
-        num_scales, max_seq_len: of Charm; 1 is a plain ViT.
-    """
-
-    backbone: str
-    image_hw: tuple[int, int]
+    backbone: str  # as timm names it
+    image_hw: tuple[int, int]  # pixels
+    # num_scales, max_seq_len: of Charm; 1 is a plain ViT
     num_scales: int
     max_seq_len: int
 

@@ -12,27 +12,19 @@ Numbers = tuple[float | None, ...]  # of the metrics of a table, in their order
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
-
-    Attributes:
-        name: of the row; table: "table3"; dataset: the paper's.
-        settings: params.yaml's keys, with dots, and values, on data of the kinds "paper", "demo" and "csv".
-        missing: by the same kinds, why the row cannot be run; "" if it can.
-        metrics: of the table, keys of metrics.json.
-        paper: its numbers of these; None each where it has none.
-        is_quoted: the numbers are of somebody else's model, which is never run.
-        cost: fields of pipeline.experiments.cost.Pass; then nothing is trained, and one forward pass measured. None
-            for a row that is trained.
-    """
+    """A row of a table."""
 
     name: str
-    table: str
-    dataset: str
+    table: str  # as in "table3"
+    dataset: str  # the paper's
+    # params.yaml's keys, with dots, and values, on data of the kinds "paper", "demo" and "csv"
     settings: dict[str, dict[str, Any]]
-    missing: dict[str, str]
-    metrics: tuple[str, ...]
-    paper: Numbers
-    is_quoted: bool = False
+    missing: dict[str, str]  # by the same kinds, why the row cannot be run; "" if it can
+    metrics: tuple[str, ...]  # of the table, keys of metrics.json
+    paper: Numbers  # its numbers of these; None each where it has none
+    is_quoted: bool = False  # the numbers are of somebody else's model, which is never run
+    # fields of pipeline.experiments.cost.Pass; then nothing is trained, and one forward pass measured. None for a row
+    # that is trained.
     cost: dict[str, Any] | None = None
 
 

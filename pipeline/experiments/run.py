@@ -14,13 +14,13 @@ starts anew, as `dvc exp show` does.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,9 +29,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from charm.runtime.disk import fingerprint
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.experiments.paper_tables import Row, read_tables
-from pipeline.settings.params import load_params
+from pipeline.settings.params import check_params
 
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
 
@@ -101,18 +101,8 @@ def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], s
 
 
 def digest_params(document: dict[str, Any]) -> str:
-    """Returns the digest of all settings that matter in the content of a params.yaml.
-
-    Raises:
-        UserError: a setting is not known, or cannot have this value.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "params.yaml"
-        YAML(typ="rt").dump(document, path)
-        try:
-            settings = asdict(load_params(path))
-        except UserError as error:
-            raise UserError(str(error).removeprefix(f"{folder}/")) from error
+    """Returns the digest of all settings that matter in the content of a params.yaml, in which `auto` is replaced."""
+    settings = asdict(check_params(document, Path("params.yaml")))
     return fingerprint({name: value for name, value in settings.items() if name not in _WHERE})[:8]
 
 
@@ -132,7 +122,9 @@ def read_results() -> dict[str, dict[str, Any] | None]:
         named = re.search(r"-([0-9a-f]{8})$", revision["name"] or "")
         if named is None:
             continue
-        digest = _digest_run(revision)
+        digest = None
+        with contextlib.suppress(LookupError, TypeError, UserError):  # its params are no params.yaml
+            digest = digest_params(revision["data"]["params"]["params.yaml"]["data"])
         if digest is None or digest != named[1]:
             problem = "it was not run with the settings that its name stands for"
             print(f"left out: {revision['name']}: {problem}", file=sys.stderr)
@@ -176,14 +168,6 @@ def _show_sweep() -> None:
         print(f"not finished: {', '.join(waiting)}", file=sys.stderr)
 
 
-def _digest_run(revision: dict[str, Any]) -> str | None:
-    """Returns the digest of the params that DVC recorded with a run; None if they are no params.yaml."""
-    try:
-        return digest_params(revision["data"]["params"]["params.yaml"]["data"])
-    except (LookupError, TypeError, UserError):
-        return None
-
-
 def call_dvc(*arguments: str, shown: bool = False) -> str:
     """Runs `dvc` and returns its standard output; "" if it is `shown` as it comes."""
     out = None if shown else subprocess.PIPE
@@ -195,11 +179,7 @@ def call_dvc(*arguments: str, shown: bool = False) -> str:
 
 
 def start(plans: list[Plan], how: str) -> None:
-    """Queues ("--queue") or runs ("--temp") what is neither finished nor waiting; one that fails stops no other.
-
-    Raises:
-        UserError: which ones failed, at the end.
-    """
+    """Queues ("--queue") or runs ("--temp") what is not finished or waiting; a UserError then names what failed."""
     results = read_results()
     failed = []
     for experiment in _distinct(plans):
@@ -244,7 +224,7 @@ def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] 
 
             runs = [measure(Pass(**plan.row.cost))]
         state = "quoted" if plan.row.is_quoted else "not covered" if plan.missing else str(len(runs))
-        cells = [plan.row.name, plan.dataset, state]
+        cells = [plan.row.name, escape_controls(plan.dataset), state]
         for name, paper in zip(metrics, plan.row.paper, strict=True):
             ours, middle = _summarize([run.get(name) for run in runs])
             cells.append(ours)
@@ -254,7 +234,7 @@ def show_table(title: str, plans: list[Plan], results: dict[str, dict[str, Any] 
             elif beside:
                 cells += ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *list_missing(plans)]).rstrip() + "\n"
+    return "\n".join([*lines, "", *map(escape_controls, list_missing(plans))]).rstrip() + "\n"
 
 
 def list_missing(plans: list[Plan]) -> list[str]:
@@ -267,9 +247,8 @@ def list_missing(plans: list[Plan]) -> list[str]:
 
 
 def _label(metric: str) -> str:
-    return {"tokens": "tokens", "gmacs": "GMACs", "ms": "ms", "parameters": "parameters"}.get(
-        metric, metric.upper().replace("_", " ")
-    )
+    as_said = {"gmacs": "GMACs"} | {name: name for name in ("tokens", "ms", "parameters")}
+    return as_said.get(metric, metric.upper().replace("_", " "))
 
 
 def _format(value: float, sign: str = "") -> str:
@@ -304,11 +283,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Prints the commands of the chosen tables, queues or runs them, or shows their results.
-
-    Raises:
-        UserError: a setting is wrong, or a run failed.
-    """
+    """Prints the commands of the chosen tables, queues or runs them, or shows their results."""
     if not chosen.tables:
         if not chosen.show:
             raise UserError("experiments: expected the name of a table, or --show for the experiments of this commit")
@@ -330,7 +305,7 @@ def run(chosen: argparse.Namespace) -> None:
     everything = [plan for rows in plans.values() for plan in rows]
     for name, rows in plans.items():
         for line in list_missing([plan for plan in rows if not plan.row.is_quoted]):
-            print(f"{titles[name]}: {line}", file=sys.stderr)
+            print(escape_controls(f"{titles[name]}: {line}"), file=sys.stderr)
         if any(plan.row.cost for plan in rows):
             print(f"{titles[name]}: nothing to run: --show measures it", file=sys.stderr)
     if chosen.queue or chosen.run:

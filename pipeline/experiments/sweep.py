@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from charm.runtime.errors import escape_controls
+from pipeline.settings.recipes import flatten
+
 METRICS = ("srcc", "plcc", "acc")
 _WIDTH = 120  # columns of a terminal
 
@@ -31,7 +34,8 @@ def show_sweep(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], left_out: 
         from the first row over the seeds that both have, with its 95 % interval (Student's t).
     """
     groups = group_runs(runs, left_out)
-    names = [", ".join(f"{key}={value}" for key, value in settings) or "one setting" for settings in groups]
+    named = (", ".join(f"{key}={value}" for key, value in settings) or "one setting" for settings in groups)
+    names = [escape_controls(name) for name in named]
     baseline = next(iter(groups.values()), {})
     rows = []
     for seeds in groups.values():
@@ -54,7 +58,7 @@ def group_runs(
     runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], left_out: Sequence[str]
 ) -> dict[Settings, dict[Any, dict[str, Any]]]:
     """Groups runs by the settings in which any two differ, the seed apart: settings -> seed -> metrics."""
-    flat = [_flatten({key: value for key, value in params.items() if key not in left_out}) for params, _ in runs]
+    flat = [flatten({key: value for key, value in params.items() if key not in left_out}) for params, _ in runs]
     keys = sorted({key for one in flat for key in one} - {"seed"})
     differing = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
     groups: dict[Settings, dict[Any, dict[str, Any]]] = {}
@@ -62,13 +66,6 @@ def group_runs(
         settings = tuple((key, str(one.get(key))) for key in differing)
         groups.setdefault(settings, {})[one.get("seed")] = metrics
     return dict(sorted(groups.items()))
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def describe(values: Sequence[float | None]) -> str:

@@ -27,7 +27,6 @@ from pipeline.settings.models import find_checkpoint
 from pipeline.settings.params import Params
 from pipeline.shards.write import Sample, encode_array, write_shard
 from pipeline.training.artifacts import Inputs
-from pipeline.training.draws import LastImage
 from pipeline.training.loader import TokenDataset, collate
 from pipeline.training.predictions import gather_arguments
 from pipeline.training.sampler import SampleRef
@@ -68,7 +67,7 @@ def _open_workplace(data: str, job: str) -> _Workplace:
     if hash_weights(model) != told["weights"]:
         raise UserError(f"{params.backbone}: this worker found other weights than the stage: give a checkpoint")
     device = choose_worker_device(params.hardware.device)
-    inputs.images, inputs.pos_embeds = LastImage(inputs.images), inputs.pos_embeds.to(device)
+    inputs.pos_embeds = inputs.pos_embeds.to(device)
     dataset = inputs.evaluation_data(inputs.manifest, build_tokenizer(params, model.patch_size))
     rows = {key: row for row, key in enumerate(inputs.manifest.keys)}
     return _Workplace(params, inputs, model.to(device), dataset, rows)

@@ -17,21 +17,14 @@ _CELL = 230  # pixels, width of an image of a sheet
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour.
+    """Points of one colour."""
 
-    Attributes:
-        name: as the legend shows it.
-        points: (x, y, label), an empty label is not shown; of categories x counts them from 0.
-        boxes: (x, (least, quartile, median, quartile, most)).
-        is_paper: the numbers are the paper's, and drawn hollow.
-        joined: points are joined by a line.
-    """
-
-    name: str
+    name: str  # as the legend shows it
+    # (x, y, label), an empty label is not shown; of categories x counts them from 0
     points: Sequence[tuple[float, float, str]] = ()
-    boxes: Sequence[tuple[float, Sequence[float]]] = ()
-    is_paper: bool = False
-    joined: bool = False
+    boxes: Sequence[tuple[float, Sequence[float]]] = ()  # (x, (least, quartile, median, quartile, most))
+    is_paper: bool = False  # the numbers are the paper's, and drawn hollow
+    joined: bool = False  # points are joined by a line
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from charm.drawing import UNITS, mark_cells, trace_cells
 from charm.inputs.muller import MullerInput, measure_bands
 from charm.inputs.registry import build_input
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from charm.saliency.mbd import detect
 from charm.tokenization.augment import Symmetry, apply_symmetry, to_grey
 from charm.tokenization.draws import pixel_key
@@ -20,8 +20,7 @@ from charm.tokenization.settings import Selection
 from charm.tokenization.tokenizer import CharmTokenizer
 from pipeline.figures.draw import Panel
 from pipeline.manifest.table import Manifest, read_manifest
-from pipeline.report.contact_sheet import dim
-from pipeline.report.gallery import Scored, choose_images
+from pipeline.report.gallery import Scored, choose_images, dim
 from pipeline.settings.inputs import build_cutter
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
@@ -44,33 +43,25 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in 0.
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of the data set at hand.
+    """The images of the data set at hand."""
 
-    Attributes:
-        params: of the run.
-        cutter: as params.yaml describes it.
-        names: of all images, by key.
-        chosen: keys of those that are shown, of the test split, at evenly spaced ranks of their scores.
-        shards: all images.
-        masks: their salient objects, if data/importance has them; else they are found without weights.
-    """
-
-    params: Params
-    cutter: CharmTokenizer
-    names: dict[str, str]
-    chosen: list[str]
-    shards: ShardReader
+    params: Params  # of the run
+    cutter: CharmTokenizer  # as params.yaml describes it
+    names: dict[str, str]  # of all images, by key
+    chosen: list[str]  # keys of those that are shown, of the test split, at evenly spaced ranks of their scores
+    shards: ShardReader  # all images
+    # their salient objects, if data/importance has them; else they are found without weights
     masks: ColumnReader | None
+
+    @property
+    def inputs(self) -> Any:
+        return self.params.inputs
 
     def read(self, key: str) -> np.ndarray:
         return self.shards.read_image(key)
 
     def find_mask(self, key: str) -> np.ndarray:
         return detect(self.read(key)) if self.masks is None else self.masks.read_mask(key)
-
-    def settings(self, name: str) -> Any:
-        """Returns the block of an input in params.yaml."""
-        return getattr(self.params.inputs, name)
 
 
 def command_for(dataset: str, stage: str) -> str:
@@ -79,11 +70,7 @@ def command_for(dataset: str, stage: str) -> str:
 
 
 def open_manifest(params: Params, dataset: str | None, stage: str) -> Manifest:
-    """Reads the manifest of this folder.
-
-    Raises:
-        UserError: there is none, or it is of another data set; with the command that makes it.
-    """
+    """Reads the manifest of a data set here; if there is none, raises UserError with the command that makes it."""
     wanted = dataset or params.dataset
     if not Path("data/manifest/dataset.json").is_file() or not Path("data", stage).is_dir():
         raise UserError(f"data/{stage} is missing: {command_for(wanted, stage)}")
@@ -101,7 +88,7 @@ def open_gallery(params: Params, dataset: str | None) -> Gallery:
     scored = [Scored(key, "", score, score, score) for key, score in zip(test.keys, scores, strict=True)]
     scenes = [group or key for key, group in zip(test.keys, test.table["group"].to_pylist(), strict=True)]
     chosen = [row.key for row in choose_images(scored, test.image_hws, scenes, cutter, NUM_IMAGES)]
-    names = dict(zip(manifest.keys, manifest.table["name"].to_pylist(), strict=True))
+    names = dict(zip(manifest.keys, map(escape_controls, manifest.table["name"].to_pylist()), strict=True))
     masks = None
     with contextlib.suppress(UserError):  # there is no map, or another one
         masks = ColumnReader(Path("data/importance"), shards, "saliency")
@@ -168,7 +155,7 @@ def show_augmentations(gallery: Gallery, key: str) -> list[Panel]:
 
 def show_muller(gallery: Gallery, key: str) -> list[Panel]:
     """Shows an image downscaled by bilinear interpolation, and by Muller with its published numbers."""
-    image, settings = gallery.read(key), replace(gallery.settings("muller"), start="published")
+    image, settings = gallery.read(key), replace(gallery.inputs.muller, start="published")
     plain = MullerInput(PATCH_SIZE, settings).frame(image)
     bands = measure_bands(image, plain.shape[:2], settings.border)
     detail = [np.tanh(a * band + b) for a, b, band in zip(*settings.resizer_start, bands, strict=True)]
@@ -180,7 +167,7 @@ def show_padding(gallery: Gallery, key: str) -> list[Panel]:
     image = gallery.read(key)
     panels = [Panel("image", image)]
     for kind in PADDED:
-        settings = gallery.settings(kind)
+        settings = getattr(gallery.inputs, kind)
         length = settings.length(PATCH_SIZE)
         frame = build_input(kind, settings, replace(gallery.cutter, max_seq_len=length)).frame(image)
         black = float((frame == 0).all(axis=-1).mean())

@@ -2,7 +2,6 @@
 
 import csv
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from charm.saliency.mbd import detect
 from charm.tokenization.importance import score_patches
 from charm.tokenization.selection import SELECTIONS
 from charm.tokenization.tokenizer import CharmTokenizer
+from pipeline.experiments.cost import measure_ms
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.experiments.run import plan_row, read_results
 from pipeline.figures.draw import Series
@@ -26,7 +26,6 @@ from pipeline.settings.params import Params
 from pipeline.settings.recipes import DATASETS, DESCRIBED
 
 PIXELS = [(224, 224), (480, 640), (768, 1024), (1000, 1500), (1500, 2000), (2000, 3000)]  # height, width
-ROUNDS = 5
 KINDS = ("standard", "Charm")  # rows of table 1
 SPLITS = ("train", "val", "test")
 
@@ -140,18 +139,9 @@ def plot_times(asked: Asked) -> Chart:
             else:
                 calls[name] = partial(cut, sized, saliency_mask=detect(sized))
         for label, call in calls.items():
-            curves.setdefault(label, []).append((height * width / 1e6, _median_ms(call), ""))
+            curves.setdefault(label, []).append((height * width / 1e6, measure_ms(call, "cpu"), ""))
     cv2.setNumThreads(threads)
     return Chart([Series(name, points, joined=True) for name, points in curves.items()])
-
-
-def _median_ms(call: Callable[[], Any]) -> float:
-    seconds = []
-    for _ in range(ROUNDS + 1):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(seconds[1:])
 
 
 def plot_sizes(asked: Asked) -> Chart:

@@ -8,13 +8,13 @@ missing is named with the command that makes it. Times (fig6) are measured on th
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from charm.runtime.disk import atomic_write, write_csv
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from pipeline.figures import images, numbers
 from pipeline.figures.draw import Panel, draw_chart, draw_sheet
 from pipeline.figures.images import Gallery, open_gallery
@@ -26,23 +26,15 @@ BOX = ("least", "quartile_1", "median", "quartile_3", "most")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper: a chart of numbers, or a sheet of images.
+    """A figure of the paper: a chart of numbers, or a sheet of images."""
 
-    Attributes:
-        title: of the drawing.
-        plot: makes a chart; None for a sheet.
-        labels: of the axes of a chart.
-        logs: which of the axes are logarithmic.
-        show: makes the panels of an image of a sheet, from its key.
-        also: finds keys of more images for a sheet.
-    """
-
-    title: str
-    plot: Callable[[Asked], Chart] | None = None
-    labels: tuple[str, str] = ("", "")
-    logs: tuple[bool, bool] = (False, False)
+    title: str  # of the drawing
+    plot: Callable[[Asked], Chart] | None = None  # makes a chart; None for a sheet
+    labels: tuple[str, str] = ("", "")  # of the axes of a chart
+    logs: tuple[bool, bool] = (False, False)  # which of the axes are logarithmic
+    # makes the panels of an image of a sheet, from its key
     show: Callable[[Gallery, str], Sequence[Panel]] | None = None
-    also: Callable[[Gallery], list[str]] = lambda _: []
+    also: Callable[[Gallery], list[str]] = lambda _: []  # finds keys of more images for a sheet
 
     def draw(self, name: str, asked: Asked) -> tuple[str, list[str], list[list[Any]], list[str]]:
         """Returns the SVG, the columns and rows of the CSV file, and what makes the rest.
@@ -107,19 +99,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Draws the chosen figures; what cannot be drawn stops no other.
-
-    Raises:
-        UserError: which ones could not be drawn, at the end.
-    """
+    """Draws the chosen figures; what cannot be drawn stops no other, and is named in a UserError at the end."""
     asked = Asked(load_params(), chosen.dataset, chosen.seeds, chosen.out)
     asked.out.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name in _names(chosen.figures):
+    for name in FIGURES if "all" in chosen.figures else dict.fromkeys(chosen.figures):
         try:
             svg, columns, rows, missing = FIGURES[name].draw(name, asked)
         except UserError as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            print(escape_controls(f"{name}: {error}"), file=sys.stderr)
             failed.append(name)
             continue
         write_csv(asked.out / f"{name}.csv", columns, rows)
@@ -130,7 +118,3 @@ def run(chosen: argparse.Namespace) -> None:
             print(f"{name}: incomplete: {command}", file=sys.stderr)
     if failed:
         raise UserError(f"not drawn: {', '.join(failed)}")
-
-
-def _names(chosen: Iterable[str]) -> Iterable[str]:
-    return FIGURES if "all" in chosen else dict.fromkeys(chosen)

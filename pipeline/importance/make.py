@@ -1,8 +1,10 @@
 """Makes importance columns (pipeline.shards.columns says what they hold): one function per way of making a map.
 
-A way is the map's name, or for saliency the detector's: `mbd` or `sam_hq`.
+A way is the map's name, or for saliency the detector's: `mbd` or `sam_hq`. Beside masks lies a table, masks.csv, of how
+much of each image they cover.
 """
 
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -13,12 +15,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from charm.runtime.disk import write_csv
+from charm.runtime.errors import UserError
 from charm.saliency.mbd import detect
 from charm.tokenization.geometry import fit_to_grid
 from charm.tokenization.importance import IMPORTANCE
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import Sample, encode_array, write_shard
 from pipeline.work.executor import counting
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the coverage of masks
 
 Settings = dict[str, Any]
 
@@ -67,11 +73,7 @@ SLOW = ("sam_hq",)  # ways that take seconds for an image, so that a shard is ma
 
 
 def try_tools(way: str, settings: Settings) -> None:
-    """Loads what a way needs and drops it: a mistake is one line before any work, not one for each shard.
-
-    Raises:
-        UserError: a model cannot be loaded.
-    """
+    """Loads what a way needs and drops it: a mistake is one UserError before any work, not one for each shard."""
     if way == "sam_hq":
         from charm.saliency import sam_hq
 
@@ -80,14 +82,9 @@ def try_tools(way: str, settings: Settings) -> None:
 
 
 def make_column(folder: str, shard: str, way: str, settings: Settings, target: Path) -> None:
-    """Makes the map of every image of one shard.
+    """Makes the map of every image of one shard of a folder, and writes it to `target`, a path without an ending.
 
-    Args:
-        folder: of the image shards.
-        shard: name of the shard.
-        way: a key of MAPS.
-        settings: of that way; scores need coarse_patch_sizes and fit, sam_hq the fields of SamHqSettings.
-        target: where to write, without an ending.
+    `settings` are of the way, a key of MAPS: coarse_patch_sizes and fit of scores, the fields of SamHqSettings.
     """
     make_block(folder, shard, way, settings, (0, None), target)
 
@@ -100,3 +97,39 @@ def make_block(
     keys = islice(images, *span)
     samples = ((key, MAPS[way](images.read_image(key), way, settings)) for key in counting(keys))
     write_shard(target, samples, source=images.images[shard])
+
+
+def write_coverages(folder: Path) -> dict[str, Any]:
+    """Writes masks.csv (key, coverage, salient) into a folder of masks; no mask is decoded.
+
+    An image without a salient pixel has salient = 0; all of it counts as salient when patches are selected (Charm,
+    appendix 8).
+
+    Returns:
+        images, empty: counts; empty_rate: their ratio; coverage: quantile -> share of the image, over those that
+        are not empty.
+    """
+    masks = ShardReader(folder)
+    rows = [(key, float(json.loads(masks.read(key, "mask.json"))["coverage"])) for key in masks]
+    table = [(key, f"{coverage:.9f}", int(coverage > 0)) for key, coverage in rows]  # 1e-8 is one pixel
+    write_csv(folder / "masks.csv", ("key", "coverage", "salient"), table)
+
+    salient = [coverage for _, coverage in rows if coverage > 0]
+    empty = len(rows) - len(salient)
+    found = np.quantile(salient, QUANTILES).round(6).tolist() if salient else []
+    return {
+        "images": len(rows),
+        "empty": empty,
+        "empty_rate": empty / max(1, len(rows)),
+        "coverage": dict(zip(map(str, QUANTILES), found, strict=False)),
+    }
+
+
+def read_coverages(folder: Path) -> dict[str, float]:
+    """Returns coverage by key, 0 where nothing is salient; raises UserError if there is no such table."""
+    path = folder / "masks.csv"
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return {row["key"]: float(row["coverage"]) for row in csv.DictReader(file)}
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); run dvc repro") from error

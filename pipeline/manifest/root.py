@@ -30,11 +30,7 @@ _DIFFERENCES: dict[str, Callable[[str], str]] = {
 
 
 class RootFolder:
-    """The files below a root folder; hidden ones and linked folders are passed over.
-
-    Args:
-        root: folder that the paths of a listing start from.
-    """
+    """The files below the folder that a listing's paths start from; hidden ones and linked folders are passed over."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -63,11 +59,7 @@ class RootFolder:
         return sorted(file for file in images if f"{root}/{file}" not in listed)
 
     def explain(self, reasons: dict[str, str]) -> dict[str, str]:
-        """Says where a file was looked for, and what is near: path -> words, for those that are missing or outside.
-
-        Args:
-            reasons: path -> why it is rejected.
-        """
+        """Says by path where files that are missing or outside, by `reasons`, were looked for, and what is near."""
         root = f"{self._root} (manifest.root)"
         missing = f"{REASONS['missing']} in {root}" if self._root.is_dir() else f"there is no folder {root}"
         words = {"missing": missing, "outside": f"{REASONS['outside']} {root}"}

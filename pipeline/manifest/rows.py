@@ -1,5 +1,6 @@
 """From labels to manifest rows: opens each file once, draws the splits that the labels do not give."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipeline.manifest.splits import draw_splits, find_clashes
 from pipeline.manifest.table import SCHEMA
 from pipeline.settings.params import ManifestParams
 from pipeline.work.store import read_mark, write_record
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of a file's name that are no UTF-8 are lone surrogates in Python
 
 
 def inspect_images(root: str, paths: list[str], max_pixels: int, max_edge: int | None, target: Path) -> None:
@@ -36,7 +39,7 @@ def build_rows(
         target = values / values.sum() if len(values) > 1 else (values - low) / (high - low)
         row = dict.fromkeys(SCHEMA.names) | {"key": f"{index:08d}", "name": image.name, "path": image.path}
         row |= {"split": image.split or "train", "group": image.group, "ratings": image.ratings, "spread": image.spread}
-        if not _is_text(image.name + image.path):
+        if _NO_TEXT.search(image.name + image.path):
             facts = {"reason": "name"}
         elif not image.target:
             facts = {"reason": "unrated"}
@@ -53,15 +56,6 @@ def build_rows(
         if row["reason"]:
             row["split"] = None
     return rows
-
-
-def _is_text(name: str) -> bool:
-    """Tells whether UTF-8 can hold a name; bytes of a file's name that are no text are lone surrogates in Python."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def stat_image(root: Path, image: Listed) -> list[Any]:

@@ -33,18 +33,11 @@ from pipeline.work.store import damaged, read_record, write_record
 
 SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
-        ("name", pa.string()),
-        ("path", pa.string()),
-        ("extension", pa.string()),
+        *((name, pa.string()) for name in ("key", "name", "path", "extension")),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
-        ("raw_height", pa.int32()),
-        ("raw_width", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("split", pa.string()),
-        ("group", pa.string()),
+        *((name, pa.int32()) for name in ("raw_height", "raw_width", "height", "width")),
+        *((name, pa.string()) for name in ("split", "group")),
         ("target", pa.list_(pa.float64())),
         ("ratings", pa.int32()),
         ("spread", pa.float64()),
@@ -56,56 +49,39 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """The content of dataset.json.
+    """The content of dataset.json."""
 
-    Attributes:
-        dataset: as in params.yaml.
-        meaning: what a high score says of an image.
-        num_bins, score_range, accuracy_threshold: of the labels, on their scale (pipeline.manifest.labels.Listing).
-        max_edge: pixels; larger images are downscaled when they are packed. None for no limit.
-        colour: what becomes of wide colours.
-        root: folder that the paths start from.
-        listed, packed, leaks: counts of images.
-        rated_again: images with several ratings, which were averaged.
-        mean_spread: of the standard deviations of these ratings, on the labels' scale; None where there are none.
-        rejected, notes, splits: counts by reason, by note and by split.
-        groups: by split, how many the images are of; an image without a group is one of its own.
-        split_sha256: tells which files are in which split.
-        sha256: of manifest.parquet.
-    """
-
-    dataset: str
-    meaning: str
+    dataset: str  # as in params.yaml
+    meaning: str  # what a high score says of an image
+    # num_bins, score_range, accuracy_threshold: of the labels, on their scale (pipeline.manifest.labels.Listing)
     num_bins: Annotated[int, Range(1)]
     score_range: tuple[float, float]
     accuracy_threshold: float
-    max_edge: int | None
-    colour: Colour
-    root: str
+    max_edge: int | None  # pixels; larger images are downscaled when they are packed. None for no limit.
+    colour: Colour  # what becomes of wide colours
+    root: str  # folder that the paths start from
+    # listed, packed, leaks: counts of images
     listed: int
     packed: int
     leaks: int
-    rated_again: int
+    rated_again: int  # images with several ratings, which were averaged
+    # of the standard deviations of these ratings, on the labels' scale; None where there are none
     mean_spread: float | None
+    # rejected, notes, splits: counts by reason, by note and by split
     rejected: dict[str, int]
     notes: dict[str, int]
     splits: dict[str, int]
-    groups: dict[str, int]
-    split_sha256: str
-    sha256: str
+    groups: dict[str, int]  # by split, how many the images are of; an image without a group is one of its own
+    split_sha256: str  # tells which files are in which split
+    sha256: str  # of manifest.parquet
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The kept images of a manifest, in order.
+    """The kept images of a manifest, in order."""
 
-    Attributes:
-        table: pyarrow table with the columns above.
-        facts: of all images, those of other splits included.
-    """
-
-    table: pa.Table
-    facts: DatasetFacts
+    table: pa.Table  # pyarrow table with the columns above
+    facts: DatasetFacts  # of all images, those of other splits included
 
     @property
     def keys(self) -> list[str]:

@@ -1,8 +1,10 @@
-"""The images of the report: which patches each strategy keeps native, why, and what the model gets to see."""
+"""The images of the report: what each strategy keeps native and the model gets to see, and masks that may be wrong."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,13 @@ from charm.tokenization.importance import IMPORTANCE
 from charm.tokenization.selection import SELECTIONS
 from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
+from pipeline.importance.make import read_coverages
+from pipeline.shards.columns import ColumnReader, read_column_facts
+from pipeline.shards.read import ShardReader
 
+SHOWN_MASKS = 6  # of a kind
+MASK_EDGE = 240  # pixels
+DIMMED = 0.3  # of the light that what is not salient keeps
 DETAIL_HW = (336, 448)  # pixels, largest window that is shown at native size where the whole image is downscaled
 
 
@@ -31,53 +39,35 @@ class Scored:
 
 @dataclass(frozen=True)
 class View:
-    """What one strategy makes of an image. Paths and images are in the frame of the fitted image.
+    """What one strategy makes of an image. Paths and images are in the frame of the fitted image."""
 
-    Attributes:
-        selection: key of SELECTIONS; "" where nothing has to be selected.
-        num_native, num_tokens: tokens at native resolution, and at any.
-        num_outlined: coarse patches that hold native tokens.
-        outlines: SVG path around these, then around those of each coarser scale but the coarsest.
-        shade: data URI of an overlay, one pixel per native patch, that darkens what is not native.
-        importance: data URI of the heat map or saliency mask; "" where chance alone decides.
-        importance_range: what its darkest and brightest colours stand for.
-        seen: data URI of the image rebuilt from its tokens.
-        detail: data URI of a window of it at native size; "" where `seen` is.
-    """
-
-    selection: str
+    selection: str  # key of SELECTIONS; "" where nothing has to be selected
+    # num_native, num_tokens: tokens at native resolution, and at any
     num_native: int
     num_tokens: int
-    seen: str
-    num_outlined: int = 0
-    outlines: tuple[str, ...] = ()
-    shade: str = ""
-    importance: str = ""
-    importance_range: tuple[str, str] = ("", "")
-    detail: str = ""
+    seen: str  # data URI of the image rebuilt from its tokens
+    num_outlined: int = 0  # coarse patches that hold native tokens
+    outlines: tuple[str, ...] = ()  # SVG path around these, then around those of each coarser scale but the coarsest
+    shade: str = ""  # data URI of an overlay, one pixel per native patch, that darkens what is not native
+    importance: str = ""  # data URI of the heat map or saliency mask; "" where chance alone decides
+    importance_range: tuple[str, str] = ("", "")  # what its darkest and brightest colours stand for
+    detail: str = ""  # data URI of a window of it at native size; "" where `seen` is
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of the gallery.
+    """An image of the gallery."""
 
-    Attributes:
-        scored: its name and scores.
-        image_hw, fitted_hw, seen_hw: pixels, as packed, as fitted to the grid, and as rebuilt from tokens.
-        num_coarse: coarse patches of the whole image.
-        photo: data URI of the fitted image.
-        window: (y, x, height, width), pixels, what `View.detail` shows of the fitted image; None without detail.
-        views: one per strategy, or a single one where nothing has to be selected.
-    """
-
-    scored: Scored
+    scored: Scored  # its name and scores
+    # image_hw, fitted_hw, seen_hw: pixels, as packed, as fitted to the grid, and as rebuilt from tokens
     image_hw: tuple[int, int]
     fitted_hw: tuple[int, int]
     seen_hw: tuple[int, int]
-    num_coarse: int
-    photo: str
+    num_coarse: int  # coarse patches of the whole image
+    photo: str  # data URI of the fitted image
+    # (y, x, height, width), pixels, what `View.detail` shows of the fitted image; None without detail
     window: tuple[int, int, int, int] | None
-    views: tuple[View, ...]
+    views: tuple[View, ...]  # one per strategy, or a single one where nothing has to be selected
 
 
 def choose_images(
@@ -190,3 +180,51 @@ def choose_window(marked: np.ndarray, cell_size: int) -> tuple[int, int, int, in
     counts = np.lib.stride_tricks.sliding_window_view(marked, (height, width)).sum(axis=(2, 3))
     y, x = np.unravel_index(np.abs(counts - height * width / 2).argmin(), counts.shape)
     return int(y) * cell_size, int(x) * cell_size, height * cell_size, width * cell_size
+
+
+@dataclass(frozen=True)
+class ShownMask:
+    """name: of the image; coverage: 0..1, 0 = empty; image: data URI of the image, dimmed off the object."""
+
+    name: str
+    coverage: float
+    image: str
+
+
+@dataclass(frozen=True)
+class ContactSheet:
+    """facts: column.json; groups: what they have in common -> masks, those that exist of each."""
+
+    facts: dict[str, Any]
+    groups: dict[str, list[ShownMask]]
+
+
+def make_contact_sheet(folder: Path, images: ShardReader, names: Mapping[str, str]) -> ContactSheet:
+    """Draws the masks in `folder` of largest and of smallest coverage, and images without a salient object."""
+    facts = read_column_facts(folder)
+    coverages = read_coverages(folder)
+    ranked = sorted((key for key in coverages if coverages[key] > 0), key=lambda key: (coverages[key], key))
+    chosen = {
+        "Largest": ranked[::-1][:SHOWN_MASKS],
+        "Smallest": ranked[: max(0, len(ranked) - SHOWN_MASKS)][:SHOWN_MASKS],  # none twice
+        "Empty": sorted(key for key in coverages if coverages[key] == 0)[:SHOWN_MASKS],
+    }
+    column = ColumnReader(folder, images)
+
+    def show(key: str) -> ShownMask:
+        image = dim(images.read_image(key), column.read_mask(key))
+        return ShownMask(names.get(key, key), coverages[key], encode_jpeg(image))
+
+    return ContactSheet(facts, {title: [show(key) for key in keys] for title, keys in chosen.items() if keys})
+
+
+def dim(image: np.ndarray, saliency_mask: np.ndarray) -> np.ndarray:
+    """Returns a small copy of an image, uint8 (H, W, 3), that is dark where a mask, bool (H, W), is False.
+
+    An empty mask dims nothing: then the whole image counts as salient.
+    """
+    small = shrink(image, MASK_EDGE)
+    if not saliency_mask.any():
+        return small
+    share = shrink(saliency_mask.astype(np.uint8) * 255, MASK_EDGE) / 255
+    return np.asarray(np.rint(small * (DIMMED + (1 - DIMMED) * share)[..., None]), np.uint8)

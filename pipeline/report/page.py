@@ -3,8 +3,6 @@
 Equal inputs give equal bytes. Names and labels are somebody else's text: the template escapes all that it is given.
 """
 
-import csv
-import io
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +15,12 @@ from charm.hub import read_config
 from charm.images.reasons import REASONS
 from charm.model.config import LEVEL, METRICS, Calibration, ModelConfig, list_doubts
 from charm.model.metrics import accuracy, concordance, mae
-from charm.runtime.errors import UserError
 from pipeline.manifest.table import Manifest, read_manifest
-from pipeline.pos_embeds.area import read_area
-from pipeline.report.contact_sheet import make_contact_sheet
-from pipeline.report.gallery import Scored, choose_images, show_image
+from pipeline.pos_embeds.axes import read_area
+from pipeline.report.gallery import Scored, choose_images, make_contact_sheet, show_image
 from pipeline.settings.inputs import build_cutter, build_tokenizer
 from pipeline.settings.params import Params
+from pipeline.settings.recipes import flatten
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.training.results import read_results, read_rows
@@ -33,14 +30,10 @@ MAX_POINTS = 2000  # of the scatter plot, some 150 bytes each
 
 
 def render_report(params: Params, data: Path, runs: Path) -> str:
-    """Renders the page of the run whose stages wrote the folders `data` and `runs`.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
+    """Renders the page of the run in the folders `data` and `runs`; UserError if a file is missing or damaged."""
     config = _read_config(runs / "train")
     results = read_results(runs / "evaluate" / "metrics.json")
-    history = _read_history(runs / "train" / "history.csv")
+    history = [{name: float(value) for name, value in row.items()} for row in read_rows(runs / "train" / "history.csv")]
     scored = _read_predictions(runs / "evaluate" / "predictions.csv")
     manifest = read_manifest(data / "manifest")
     facts = manifest.facts
@@ -109,15 +102,12 @@ def _rate_constant(manifest: Manifest, scored: list[Scored]) -> dict[str, float]
 def list_settings(settings: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Lists params.yaml by section, the top level first under "": [(section, [(key, value), ...]), ...]."""
     top = [(key, _show_value(value)) for key, value in settings.items() if not isinstance(value, dict)]
-    sections = [(key, _flatten(value)) for key, value in settings.items() if isinstance(value, dict)]
+    sections = [
+        (key, [(name, _show_value(one)) for name, one in flatten(value).items()])
+        for key, value in settings.items()
+        if isinstance(value, dict)
+    ]
     return [("", top), *sections]
-
-
-def _flatten(section: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for key, value in section.items():
-        rows += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, _show_value(value))]
-    return rows
 
 
 def _show_value(value: Any) -> str:
@@ -204,19 +194,8 @@ def _read_config(folder: Path) -> ModelConfig:
         raise damaged(folder / "config.json", error) from error
 
 
-def _read_history(path: Path) -> list[dict[str, float]]:
-    return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
-
-
 def _read_predictions(path: Path) -> list[Scored]:
     return [
         Scored(row["key"], row["name"], *(float(row[name]) for name in ("target", "predicted", "raw")))
-        for row in csv.DictReader(io.StringIO(_read_text(path), newline=""))
+        for row in read_rows(path)
     ]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; run dvc repro") from error

@@ -18,10 +18,7 @@ def build_cutter(params: Params, patch_size: int, training: bool = False) -> Cha
     settings = asdict(params.tokens) | ({} if training else {"redraw": "epoch"})
     try:
         return CharmTokenizer(
-            patch_size=patch_size,
-            max_seq_len=params.max_seq_len or MOST_TOKENS,
-            selection=params.selection,
-            **settings,
+            patch_size=patch_size, max_seq_len=params.max_seq_len or MOST_TOKENS, selection=params.selection, **settings
         )
     except ValueError as error:
         raise UserError(f"params.yaml: tokens: {error}") from error

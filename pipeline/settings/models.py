@@ -33,10 +33,7 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
 def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
     """Builds the model that training starts from: with the weights of `checkpoint`, or published ones, or none.
 
-    Args:
-        params: of the run.
-        num_bins: of the labels.
-        score: unit score that a new head begins with.
+    A new head begins with the unit score `score`.
 
     Raises:
         UserError: a checkpoint is missing, damaged or of another backbone, or weights cannot be downloaded.
@@ -48,7 +45,9 @@ def start_model(params: Params, num_bins: int, score: float = 0.0) -> Model:
         torch.nn.init.constant_(model.head.bias, score)
     path = find_checkpoint(params)
     if path and (trained := read_start(params)):
-        _take_over(path, model, not _differs_in_head(trained.model, vit_config(params, num_bins)))
+        then, now = trained.model, vit_config(params, num_bins)
+        anew = ("head.",) * _differs_in_head(then, now) + ("scale_embed",) * _differs_in_scales(trained, params, now)
+        _take_over(path, model, anew)
     elif path:
         read = load_backbone(model.backbone, path, params.checkpoint_sha256)
         found, own = read.get("scale_embed"), model.scale_embed
@@ -119,13 +118,22 @@ def _differs_in_head(then: ViTConfig, now: ViTConfig) -> bool:
     return (then.num_outputs, then.head, then.activation) != (now.num_outputs, now.head, now.activation)
 
 
-def _take_over(path: Path, model: Model, keeps_head: bool) -> None:
-    """Fills a model with the tensors of a trained one: all of its backbone, the others where they have its shape."""
+def _differs_in_scales(trained: ModelConfig, params: Params, now: ViTConfig) -> bool:
+    """Tells whether scales are others: those of another input may be as many and stand for something else."""
+    is_other = now.num_scales > 1 and trained.tokenizer.name != params.tokenizer
+    return is_other or trained.model.num_scales != now.num_scales
+
+
+def _take_over(path: Path, model: Model, anew: tuple[str, ...]) -> None:
+    """Fills a model with the tensors of a trained one: all of its backbone, the others where they have its shape.
+
+    Those whose names begin with one of `anew` stay as they are.
+    """
     with _naming_checkpoint():
         read = read_model(path).tensors
     own = model.state_dict()
-    tensors = {name: value for name, value in read.items() if keeps_head or not name.startswith("head.")}
-    fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
+    kept = {name: value for name, value in read.items() if name in own and not name.startswith(anew)}
+    fitting = {name: value for name, value in kept.items() if own[name].shape == value.shape}
     missing = [name for name in own.keys() - fitting.keys() if not name.startswith(_OWN_PARTS)]
     if missing:
         raise UserError(f"checkpoint: {path} does not fit the backbone: {list_problems(missing, (), ())}")
@@ -141,8 +149,12 @@ def describe_changes(params: Params, num_bins: int) -> list[str]:
     changes = []
     if _differs_in_head(then, now):
         changes.append(f"a new head ({now.head}, {now.num_outputs} outputs; it had {then.head}, {then.num_outputs})")
-    if then.num_scales != now.num_scales:
-        changes.append(f"new scale embeddings ({now.num_scales} scales; it had {then.num_scales})")
+    if _differs_in_scales(trained, params, now):
+        of = f"of {params.tokenizer}; it had those of {trained.tokenizer.name}"
+        counts = f"{now.num_scales} scales; it had {then.num_scales}"
+        changes.append(f"new scale embeddings ({of if then.num_scales == now.num_scales else counts})")
+    elif now.num_scales > 1 and (ratio := trained.tokenizer.cutter["coarse_ratio"]) != params.tokens.coarse_ratio:
+        changes.append(f"tokens.coarse_ratio: {params.tokens.coarse_ratio} (it had {ratio})")
     if then.normalize != now.normalize:
         changes.append(f"train.normalize: {str(now.normalize).lower()}, which it was not trained with")
     if trained.tokenizer.name != params.tokenizer:

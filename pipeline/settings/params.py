@@ -4,45 +4,23 @@ YAML is read by ruamel.yaml, as DVC writes it: PyYAML reads the `3e-05` that `dv
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from charm.images.limits import LIMITS, Colour, MaxEdge
 from charm.inputs.settings import SETTINGS, InputSettings, check_length
-from charm.runtime.errors import UserError
-from charm.runtime.fields import (
-    MOST_TOKENS,
-    BackboneName,
-    Count,
-    Draws,
-    Fraction,
-    Head,
-    PosEmbedTraining,
-    Prompt,
-    SamName,
-    Seed,
-    Sha256,
-)
+from charm.runtime import fields
+from charm.runtime.errors import UserError, first_line
+from charm.runtime.fields import MOST_TOKENS, Count, Draws, Fraction, Sha256
 from charm.runtime.schema import OneOf, Pattern, Range, SettingError, build
-from charm.tokenization.settings import (
-    Budget,
-    CoarseRatio,
-    Coverage,
-    Drop,
-    Fit,
-    NumScales,
-    Redraw,
-    Selection,
-    SeqLen,
-    Share,
-    Threshold,
-)
-from pipeline.settings.recipes import AUTO_KEYS, DATASETS, DESCRIBED, choose_recipe
+from charm.tokenization import settings as tokens
+from pipeline.settings.recipes import AUTO_KEYS, DATASETS, DESCRIBED, fill_in_recipe
 
 NonNegative = Annotated[float, Range(0)]
 
@@ -51,24 +29,19 @@ NonNegative = Annotated[float, Range(0)]
 class TokenParams:
     """Settings of charm.CharmTokenizer."""
 
-    coarse_ratio: CoarseRatio
-    num_scales: NumScales
-    budget: Budget
-    native_share: Share
-    threshold: Threshold
-    drop: Drop
-    fit: Fit
-    saliency_coverage: Coverage
-    redraw: Redraw
+    coarse_ratio: tokens.CoarseRatio
+    num_scales: tokens.NumScales
+    budget: tokens.Budget
+    native_share: tokens.Share
+    threshold: tokens.Threshold
+    drop: tokens.Drop
+    fit: tokens.Fit
+    saliency_coverage: tokens.Coverage
+    redraw: tokens.Redraw
 
 
-# A block for each input, with the settings that it has besides those of TokenParams.
-InputParams = make_dataclass(
-    "InputParams",
-    list(SETTINGS.items()),
-    frozen=True,
-    namespace={"__module__": __name__},  # for pickle: other processes are sent params
-)
+# A block for each input, with the settings that it has besides those of TokenParams. Its module is for pickle.
+InputParams = make_dataclass("InputParams", SETTINGS.items(), frozen=True, namespace={"__module__": __name__})
 
 
 @dataclass(frozen=True)
@@ -108,13 +81,13 @@ class ScoreParams:
 
 @dataclass(frozen=True)
 class SamHqParams:
-    prompt: Prompt
+    prompt: fields.Prompt
     box_threshold: Fraction
     text_threshold: Fraction
     top_k: Count  # boxes
     hq_token_only: bool
     detector: str
-    sam: SamName
+    sam: fields.SamName
     sam_checkpoint: str | None
     sam_sha256: Sha256 | None
 
@@ -164,8 +137,8 @@ class FeatureParams:
 @dataclass(frozen=True)
 class TrainParams:
     mode: Literal["fine_tune", "head"]
-    head: Head
-    pos_embed: PosEmbedTraining
+    head: fields.Head
+    pos_embed: fields.PosEmbedTraining
     scale_embed: Literal["learnt", "frozen", "none"]
     normalize: bool
     loss: Literal["auto", "l1", "mse", "emd"]
@@ -225,14 +198,14 @@ class Params:
     dataset: Literal[
         "demo", "csv", "hf", "folder", "stars", "ava", "para", "tad66k", "aadb", "baid", "spaq", "koniq10k"
     ]
-    selection: Selection
+    selection: tokens.Selection
     tokenizer: Annotated[str, OneOf(tuple(SETTINGS))]
-    backbone: BackboneName  # becomes a folder and part of a command in dvc.yaml
+    backbone: fields.BackboneName  # becomes a folder and part of a command in dvc.yaml
     pretrained: bool
     checkpoint: str | None
     checkpoint_sha256: Sha256 | None
-    max_seq_len: SeqLen | None  # None: the length of an input that its size defines
-    seed: Seed
+    max_seq_len: tokens.SeqLen | None  # None: the length of an input that its size defines
+    seed: fields.Seed
     inputs: InputParams  # type: ignore[valid-type]
     tokens: TokenParams
     manifest: ManifestParams
@@ -254,115 +227,98 @@ class Params:
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks params.yaml.
-
-    Raises:
-        UserError: the file cannot be read, or a value is not allowed; says file, line and key.
-    """
+    """Reads and checks params.yaml; a UserError says file, line and key of what is wrong."""
     try:
         node = YAML(typ="rt").load(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
     except RecursionError as error:
         raise UserError(f"{path}: nested too deeply to be read; expected one section per stage") from error
-    except YAMLError as error:  # bytes that are no text
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(node, CommentedMap):
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)  # bytes that are no text have none
+        place = f"{path}:{mark.line + 1}" if mark else path
+        raise UserError(f"{place}: not valid YAML: {getattr(error, 'problem', first_line(error))}") from error
+    if not isinstance(node, dict):
         raise UserError(f"{path}: expected keys and values, one section per stage")
-    _fill_in_recipe(node)
+    return check_params(node, path)
+
+
+def check_params(node: dict[str, Any], path: Path) -> Params:
+    """Checks what a params.yaml holds, and replaces `auto` in it; a UserError says file, key and, if known, line."""
+    fill_in_recipe(node)
     try:
         params = build(Params, node)
     except SettingError as error:
         auto = "; auto takes the recipe's value" if ".".join(map(str, error.keys)) in AUTO_KEYS else ""
         raise UserError(f"{path}:{_line_of(node, error.keys)}: {error.message}{auto}") from error
-    low_high = params.manifest.score_range
-    if len(low_high) != 2 or not low_high[0] < low_high[1]:
-        _fail(path, node["manifest"], "score_range", "manifest.score_range: expected [lowest, highest]")
-    if params.dataset in DESCRIBED and not low_high[0] <= params.manifest.accuracy_threshold < low_high[1]:
-        problem = f"expected a score within score_range and below its end, {low_high}, or none or all are good"
-        _fail(path, node["manifest"], "accuracy_threshold", f"manifest.accuracy_threshold: {problem}")
-    _check_together(params, node, path)
+    for key, problem in (*_find_label_clashes(params), *_find_training_clashes(params)):
+        raise UserError(f"{path}:{_line_of(node, tuple(key.split('.')))}: {key}: {problem}")
+    try:
+        if params.max_seq_len is not None and (patch_size := _patch_size_of(params.backbone)):
+            check_length(params.tokenizer, params.input_settings, patch_size, params.max_seq_len)
+    except ValueError as error:
+        raise UserError(f"{path}:{_line_of(node, ('max_seq_len',))}: {error}") from error
     return params
 
 
-def _check_together(params: Params, node: CommentedMap, path: Path) -> None:
-    """Raises UserError for settings that are right by themselves and do not go together."""
-    train = params.train
+def _find_label_clashes(params: Params) -> Iterator[tuple[str, str]]:
+    """Yields key and problem of settings of labels and tokens that are right by themselves and do not go together."""
+    manifest, low_high = params.manifest, params.manifest.score_range
+    if len(low_high) != 2 or not low_high[0] < low_high[1]:
+        yield "manifest.score_range", "expected [lowest, highest]"
+    elif params.dataset in DESCRIBED and not low_high[0] <= manifest.accuracy_threshold < low_high[1]:
+        told = f"expected a score within score_range and below its end, {low_high}, or none or all are good"
+        yield "manifest.accuracy_threshold", told
     for key, datasets in {"split_column": ("csv", "hf", "koniq10k"), "group_column": ("csv", "hf")}.items():
-        if getattr(params.manifest, key) and params.dataset not in datasets:
-            problem = f"it is read with dataset: {' | '.join(datasets)}; leave it empty with dataset: {params.dataset}"
-            _fail(path, node["manifest"], key, f"manifest.{key}: {problem}")
-    if train.min_learning_rate > train.learning_rate:  # the cosine would rise
-        problem = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
-        _fail(path, node["train"], "min_learning_rate", f"train.min_learning_rate: {problem}")
-    if train.warmup_epochs >= train.epochs:  # the rate would never be the full one
-        problem = f"expected fewer than train.epochs, {train.epochs}, got {train.warmup_epochs:g}"
-        _fail(path, node["train"], "warmup_epochs", f"train.warmup_epochs: {problem}; auto takes the recipe's value")
-    columns = params.manifest.score_columns
-    bins = len(columns) if params.dataset in ("csv", "hf") else DATASETS[params.dataset].num_bins
-    if train.loss != "auto" and (train.loss == "emd") != (bins > 1):
-        labels = f"distributions of {bins} bins, which need emd" if bins > 1 else "scores, which need l1 or mse"
-        _fail(path, node["train"], "loss", f"train.loss: {train.loss} does not fit labels that are {labels}; use auto")
-    if train.normalize and params.backbone == "charm_demo":
-        problem = "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
-        _fail(path, node["train"], "normalize", f"train.normalize: {problem}")
-    if params.max_seq_len is not None and params.evaluate.draws * params.max_seq_len > MOST_TOKENS:
-        problem = f"expected at most {MOST_TOKENS // params.max_seq_len} with max_seq_len: {params.max_seq_len}"
-        _fail(path, node["evaluate"], "draws", f"evaluate.draws: {problem}, got {params.evaluate.draws}")
-    if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
-        problem = "it relates all images of a step: expected one process, and hardware.micro_batch: auto"
-        _fail(path, node["train"], "long_tail", f"train.long_tail: {problem}")
+        if getattr(manifest, key) and params.dataset not in datasets:
+            told = f"it is read with dataset: {' | '.join(datasets)}; leave it empty with dataset: {params.dataset}"
+            yield f"manifest.{key}", told
     ratio, scales = params.tokens.coarse_ratio, params.tokens.num_scales
     if scales == 3 and ratio != 2:
-        problem = f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
-        _fail(path, node["tokens"], "coarse_ratio", f"tokens.coarse_ratio: {problem}")
-    settings = params.input_settings
-    if params.max_seq_len is None and settings.has_budget:
-        _fail(path, node, "max_seq_len", f"max_seq_len: {params.tokenizer} needs a number of tokens, or auto")
-    patch_size = 14 if params.backbone == "charm_demo" else _patch_size_of(params.backbone)
-    if not patch_size:
-        return
-    try:
-        if params.max_seq_len is not None:
-            check_length(params.tokenizer, settings, patch_size, params.max_seq_len)
-    except ValueError as error:
-        _fail(path, node, "max_seq_len", str(error))
+        yield "tokens.coarse_ratio", f"expected 2 with num_scales: 3 (coarse patches of 2p, 3p and 4p), got {ratio}"
+    if params.max_seq_len is None and params.input_settings.has_budget:
+        yield "max_seq_len", f"{params.tokenizer} needs a number of tokens, or auto"
     scores = getattr(params.importance, params.selection)
-    if settings.reads_scores and isinstance(scores, ScoreParams):
+    patch_size = _patch_size_of(params.backbone) if isinstance(scores, ScoreParams) else None
+    if patch_size and params.input_settings.reads_scores:
         size = patch_size * (4 if scales == 3 else ratio)
         if size not in scores.coarse_patch_sizes:  # else found only after hours of making maps
-            where = f"importance.{params.selection}"
-            problem = f"tokens and backbone need scores for coarse patches of {size} pixels: add {size}"
-            section = node["importance"][params.selection]
-            _fail(path, section, "coarse_patch_sizes", f"{where}.coarse_patch_sizes: {problem}")
+            told = f"tokens and backbone need scores for coarse patches of {size} pixels: add {size}"
+            yield f"importance.{params.selection}.coarse_patch_sizes", told
+
+
+def _find_training_clashes(params: Params) -> Iterator[tuple[str, str]]:
+    """Yields key and problem of settings of training and evaluation that do not go together."""
+    train = params.train
+    if train.min_learning_rate > train.learning_rate:  # the cosine would rise
+        told = f"expected at most train.learning_rate, {train.learning_rate:g}, got {train.min_learning_rate:g}"
+        yield "train.min_learning_rate", told
+    if train.warmup_epochs >= train.epochs:  # the rate would never be the full one
+        told = f"expected fewer than train.epochs, {train.epochs}, got {train.warmup_epochs:g}"
+        yield "train.warmup_epochs", f"{told}; auto takes the recipe's value"
+    own = params.dataset in ("csv", "hf")
+    bins = len(params.manifest.score_columns) if own else DATASETS[params.dataset].num_bins
+    if train.loss != "auto" and (train.loss == "emd") != (bins > 1):
+        labels = f"distributions of {bins} bins, which need emd" if bins > 1 else "scores, which need l1 or mse"
+        yield "train.loss", f"{train.loss} does not fit labels that are {labels}; use auto"
+    if train.normalize and params.backbone == "charm_demo":
+        yield "train.normalize", "charm_demo is not pre-trained: there is no mean and deviation to normalize with"
+    if params.max_seq_len is not None and params.evaluate.draws * params.max_seq_len > MOST_TOKENS:
+        told = f"expected at most {MOST_TOKENS // params.max_seq_len} with max_seq_len: {params.max_seq_len}"
+        yield "evaluate.draws", f"{told}, got {params.evaluate.draws}"
+    if train.long_tail.is_on and (params.hardware.micro_batch or params.hardware.processes > 1):
+        yield "train.long_tail", "it relates all images of a step: expected one process, and hardware.micro_batch: auto"
 
 
 def _patch_size_of(backbone: str) -> int | None:
     """Returns the patch size, pixels, from a name of timm's plain ViTs; None if only building the model would tell."""
+    if backbone == "charm_demo":
+        return 14
     found = re.match(r"(?:vit|deit|deit3|naflexvit)_.*_patch(\d+)", backbone)
     return int(found[1]) if found else None
 
 
-def _fill_in_recipe(node: CommentedMap) -> None:
-    """Replaces `auto` by the recipe's values; an unknown data set is reported when the values are checked."""
-    train = node.get("train")
-    epochs = train.get("epochs") if isinstance(train, CommentedMap) else None
-    chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
-    kind = SETTINGS.get(str(node.get("tokenizer")))
-    own_length = {"max_seq_len": None} if kind and not kind.has_budget else {}
-    for key, value in (choose_recipe(*chosen) | own_length).items():
-        *sections, name = key.split(".")
-        holder: Any = node
-        for section in sections:
-            holder = holder.get(section) if isinstance(holder, CommentedMap) else None
-        if isinstance(holder, CommentedMap) and holder.get(name) == "auto":
-            holder[name] = value
-
-
-def _line_of(node: CommentedMap, keys: tuple[str, ...]) -> int:
+def _line_of(node: Any, keys: tuple[str, ...]) -> int:
     """Returns the line of the innermost of these keys, or of the next outer key that the file has."""
     line = 1
     for key in keys:
@@ -371,7 +327,3 @@ def _line_of(node: CommentedMap, keys: tuple[str, ...]) -> int:
         line = node.lc.key(key)[0] + 1
         node = node[key]
     return line
-
-
-def _fail(path: Path, node: CommentedMap, key: str, message: str) -> NoReturn:
-    raise UserError(f"{path}:{_line_of(node, (key,))}: {message}")

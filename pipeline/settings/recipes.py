@@ -7,33 +7,25 @@ decay, epochs and the share of validation those of its published settings. A val
 from dataclasses import dataclass
 from typing import Any
 
+from charm.inputs.settings import SETTINGS
+
 
 @dataclass(frozen=True)
 class DatasetRecipe:
-    """Settings that differ between data sets; the defaults are the paper's for the data sets that it calls the others.
+    """Settings that differ between data sets; the defaults are the paper's for those that it calls the others."""
 
-    Attributes:
-        num_bins: of the distributions; 1 for scores.
-        score_range: lowest and highest possible score; of the first and the last bin for distributions.
-        accuracy_threshold: a score above this counts as good, on the scale of score_range.
-        max_edge: pixels; larger images are downscaled when they are packed. None = never.
-        val_share: of the training images, where the data set names none for validation.
-        leaks: "refuse" or "allow" equal files in two splits; published splits are kept, and their leaks counted.
-        max_seq_len: l, tokens.
-        batch_size: images.
-        meaning: what a high score says of an image.
-    """
-
-    num_bins: int = 1
+    num_bins: int = 1  # of the distributions; 1 for scores
+    # lowest and highest possible score; of the first and the last bin for distributions
     score_range: tuple[float, float] = (0.0, 1.0)
-    accuracy_threshold: float = 0.5
-    max_edge: int | None = None
-    val_share: float = 0.05
+    accuracy_threshold: float = 0.5  # a score above this counts as good, on the scale of score_range
+    max_edge: int | None = None  # pixels; larger images are downscaled when they are packed. None = never.
+    val_share: float = 0.05  # of the training images, where the data set names none for validation
+    # "refuse" or "allow" equal files in two splits; published splits are kept, and their leaks counted
     leaks: str = "allow"
-    max_seq_len: int = 1024
-    batch_size: int = 16
+    max_seq_len: int = 1024  # l, tokens
+    batch_size: int = 16  # images
     learning_rate: float = 1e-5
-    meaning: str = "its beauty, as people rated it"
+    meaning: str = "its beauty, as people rated it"  # what a high score says of an image
 
 
 _QUALITY = "its technical quality, as people rated it"
@@ -58,24 +50,22 @@ DATASETS: dict[str, DatasetRecipe] = {
     "koniq10k": DatasetRecipe(1, (0.0, 100.0), 37.5, meaning=_QUALITY),
 }
 
-# With charm_demo, whatever the data set: settings that train it on a CPU in a minute.
-_BUILT_IN: dict[str, Any] = {
-    "max_seq_len": 96,
-    "inputs.standard.edge": 144,
-    "inputs.standard.crop": 126,
-    "inputs.flexi.edge": 160,
-    "inputs.flexi.crop": 140,
-    "inputs.flexi.grids": [5, 7, 10, 14],  # 92.5 tokens in the mean, on patches of 28 to 10 pixels
-    "inputs.flexi.grid": 10,
-    "inputs.padding.edge": 126,
-    "inputs.anyres.tile": 56,
-    "inputs.muller.edge": 126,
-    "tokens.budget": "share",  # 96 tokens have no room for the 256 of `fixed`
-    "train.epochs": 20,
-    "train.batch_size": 16,
-    "train.learning_rate": 1e-3,
-    "train.warmup_epochs": 3,
-    "train.weight_decay": 0.05,
+# Key of params.yaml -> the value of the paper, and with charm_demo that which trains it on a CPU in a minute.
+_VALUES: dict[str, tuple[Any, Any]] = {
+    "inputs.standard.edge": (256, 144),
+    "inputs.standard.crop": (224, 126),
+    "inputs.flexi.edge": (240, 160),
+    "inputs.flexi.crop": (240, 140),
+    # 92.5 tokens in the mean with charm_demo, on patches of 28 to 10 pixels.
+    "inputs.flexi.grids": ([5, 6, 8, 10, 12, 15, 16, 20, 24, 30], [5, 7, 10, 14]),
+    "inputs.flexi.grid": (15, 10),
+    "inputs.padding.edge": (512, 126),
+    "inputs.anyres.tile": (224, 56),
+    "inputs.muller.edge": (224, 126),
+    "tokens.budget": ("fixed", "share"),  # 96 tokens have no room for the 256 of `fixed`
+    "train.epochs": (30, 20),
+    "train.warmup_epochs": (0, 3),
+    "train.weight_decay": (0.02, 0.05),
 }
 
 
@@ -84,38 +74,45 @@ def choose_recipe(dataset: str, backbone: str, epochs: int | None = None) -> dic
 
     Settings of the images depend on the data set alone, so that another backbone makes no shard again.
     """
-    recipe = DATASETS.get(dataset, DatasetRecipe())
-    paper = {
-        "max_seq_len": recipe.max_seq_len,
-        "inputs.standard.edge": 256,
-        "inputs.standard.crop": 224,
-        "inputs.flexi.edge": 240,
-        "inputs.flexi.crop": 240,
-        "inputs.flexi.grids": [5, 6, 8, 10, 12, 15, 16, 20, 24, 30],
-        "inputs.flexi.grid": 15,
-        "inputs.padding.edge": 512,
-        "inputs.anyres.tile": 224,
-        "inputs.muller.edge": 224,
-        "tokens.budget": "fixed",
-        "train.epochs": 30,
-        "train.batch_size": recipe.batch_size,
-        "train.learning_rate": recipe.learning_rate,
-        "train.warmup_epochs": 0,
-        "train.weight_decay": 0.02,
-    }
-    always = {
+    recipe, is_demo = DATASETS.get(dataset, DatasetRecipe()), backbone == "charm_demo"
+    chosen = {key: values[is_demo] for key, values in _VALUES.items()} | {
+        "max_seq_len": 96 if is_demo else recipe.max_seq_len,
+        "train.batch_size": 16 if is_demo else recipe.batch_size,
+        "train.learning_rate": 1e-3 if is_demo else recipe.learning_rate,
         "features.layers": None,  # by the backbone's depth
         "hardware.micro_batch": None,  # all of a step's images, or as many as a GPU has memory for
         "manifest.max_edge": recipe.max_edge,
         "manifest.val_share": recipe.val_share,
         "manifest.leaks": recipe.leaks,
     }
-    if backbone != "charm_demo":
-        return paper | always
-    full, warmup = _BUILT_IN["train.epochs"], _BUILT_IN["train.warmup_epochs"]
-    # A shorter run keeps the warm-up at the same share of its epochs.
-    shortened = {} if epochs is None else {"train.warmup_epochs": warmup * min(epochs, full) / full}
-    return _BUILT_IN | always | shortened
+    if is_demo and epochs is not None:  # a shorter run keeps the warm-up at the same share of its epochs
+        full = chosen["train.epochs"]
+        chosen["train.warmup_epochs"] = chosen["train.warmup_epochs"] * min(epochs, full) / full
+    return chosen
+
+
+def fill_in_recipe(node: dict[str, Any]) -> None:
+    """Replaces `auto` in the content of params.yaml; an unknown data set is reported when the values are checked."""
+    train = node.get("train")
+    epochs = train.get("epochs") if isinstance(train, dict) else None
+    chosen = str(node.get("dataset")), str(node.get("backbone")), epochs if isinstance(epochs, int) else None
+    kind = SETTINGS.get(str(node.get("tokenizer")))
+    own_length = {"max_seq_len": None} if kind and not kind.has_budget else {}
+    for key, value in (choose_recipe(*chosen) | own_length).items():
+        *sections, name = key.split(".")
+        holder: Any = node
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and holder.get(name) == "auto":
+            holder[name] = value
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns all settings, of sections within sections, too, as `section.key`."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 AUTO_KEYS = frozenset(choose_recipe("demo", "charm_demo"))

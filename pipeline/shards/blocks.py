@@ -18,10 +18,9 @@ BLOCK = 64  # images
 
 
 def make_in_blocks(kind: str, jobs: list[Job], work: Callable[..., None], dask: DaskParams) -> dict[str, Path]:
-    """Makes the shards of a column that the store lacks; see pipeline.work.executor.make_missing.
+    """Does pipeline.work.executor.make_missing in blocks of the images start to stop - 1 of a shard.
 
-    Args:
-        work: called as work(*arguments, (start, stop), target) for the images start to stop - 1 of a shard.
+    `work` is called as work(*arguments, (start, stop), target).
     """
     if max((job.images for job in jobs), default=0) <= BLOCK:
         return make_missing(kind, [replace(job, arguments=(*job.arguments, (0, None))) for job in jobs], work, dask)
@@ -47,11 +46,7 @@ def split_job(job: Job) -> list[Job]:
 
 
 def join_blocks(blocks: list[str], target: Path) -> None:
-    """Joins the samples of several shards into one, byte for byte as if it had been made at once.
-
-    Args:
-        blocks: paths without an ending, in the order of their samples.
-    """
+    """Joins shards, paths without an ending in order, into one, byte for byte as if it had been made at once."""
     readers = [ShardReader(Path(block).parent, Path(block).name) for block in blocks]
     samples = (
         (key, {end: reader.read(key, end) for end in reader.extensions(key)}) for reader in readers for key in reader

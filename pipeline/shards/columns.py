@@ -24,15 +24,7 @@ from pipeline.work.store import parse_record
 
 
 class ColumnReader:
-    """Reads the map of each image, joined to the images by key.
-
-    Args:
-        folder: of the maps' shards, or its address.
-        images: the images of the maps.
-        name: of the map, or None for any.
-
-    Attributes:
-        shards: name -> sha256 of its tar, in order.
+    """Reads the map of each image, joined to the images by key; of this name, or None for any.
 
     Raises:
         UserError: names or keys of the shards differ from the images', or the maps were made from other images.
@@ -42,7 +34,7 @@ class ColumnReader:
         if name is not None and (found := read_column_facts(folder)["map"]) != name:
             raise UserError(f"{folder} holds the map {found!r} and not {name!r}; run dvc repro")
         self._shards = ShardReader(folder)
-        self.shards = self._shards.shards
+        self.shards = self._shards.shards  # name -> sha256 of its tar, in order
         if not self._shards.is_parallel_to(images):
             raise UserError(_find_difference(self._shards, images))
         for name, sha256 in images.images.items():
@@ -85,11 +77,7 @@ class ColumnReader:
 
 
 def read_column_facts(folder: Path | str) -> dict[str, Any]:
-    """Reads column.json: the map's name and how it was made; for saliency its counts, too.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """Reads column.json: the map, how it was made, of saliency its counts; raises UserError if it is damaged."""
     opened = open_folder(folder)
     try:
         facts = parse_record(*opened.read_files(["column.json"]))

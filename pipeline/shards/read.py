@@ -57,20 +57,15 @@ class ShardReader:
         folder: of shards with their sidecars, or its address (see pipeline.shards.folders).
         shard: read this one alone.
 
-    Attributes:
-        folder: as given.
-        shards, images: name -> sha256 of its tar, and of its images, in order.
-        sources: name -> `source` of its sidecar.
-
     Raises:
         UserError: a shard is damaged, or a key is in two of them.
     """
 
     def __init__(self, folder: Path | str, shard: str = "shard-*") -> None:
         self.folder = open_folder(folder)
-        self.shards: dict[str, str] = {}
-        self.images: dict[str, str] = {}
-        self.sources: dict[str, str | None] = {}
+        self.shards: dict[str, str] = {}  # name -> sha256 of its tar, in order
+        self.images: dict[str, str] = {}  # name -> sha256 of its images
+        self.sources: dict[str, str | None] = {}  # name -> `source` of its sidecar
         keys: list[bytes] = []
         shard_of, first = array("i"), array("q")
         extensions: dict[str, int] = {}
@@ -152,11 +147,7 @@ class ShardReader:
         return [self._extensions[kind] for kind in self._kinds[self._first[index] : self._first[index + 1]]]
 
     def read(self, key: str, extension: str) -> bytes:
-        """Reads the bytes of a member; checks them when this process reads them for the first time.
-
-        Raises:
-            UserError: the bytes cannot be read, or are not those that were written.
-        """
+        """Reads the bytes of a member, checked the first time; UserError if they are not those that were written."""
         index = self._index(key)
         member = int(self._first[index]) + self.extensions(key).index(extension)
         tar = f"{self._names[self._shard_of[index]]}.tar"
@@ -188,11 +179,7 @@ class ShardReader:
 
 
 def decode_array(data: bytes) -> np.ndarray:
-    """Decodes an array from the bytes of np.save, without copying the numbers; the array is read-only.
-
-    Raises:
-        ValueError: the bytes are no such file, or one of Python objects.
-    """
+    """Decodes an array of numbers from the bytes of np.save, read-only, not copied; ValueError of others."""
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("expected version 1.0 of numpy's format")

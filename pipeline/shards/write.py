@@ -113,10 +113,8 @@ def choose_member(rows: Iterable[dict[str, Any]], encoding: str) -> str:
     Hugging Face's `datasets` takes the extensions of the first samples for those of all, and has no images of the
     others, while decoders go by the bytes.
 
-    Args:
-        rows: of the manifest, all of them.
-        encoding: "jpeg" keeps the files' bytes, unless a row asks for another size; "raw" stores pixels, uint8
-            (H, W, 3), RGB, so that readers need not decode.
+    The encoding "jpeg" keeps the files' bytes, unless a row of the manifest asks for another size; "raw" stores pixels,
+    uint8 (H, W, 3), RGB, so that readers need not decode.
     """
     kinds = {("jpg" if _is_resized(row) else row["extension"], "as_is" in row["notes"]) for row in rows}
     formats = {extension for extension, _ in kinds}
@@ -127,15 +125,13 @@ def choose_member(rows: Iterable[dict[str, Any]], encoding: str) -> str:
 def pack_shard(
     rows: list[dict[str, Any]], root: str, member: str, jpeg_quality: int, score_range: list[float], target: Path
 ) -> None:
-    """Writes a shard of the images of some manifest rows, with their labels.
+    """Writes a shard of the images of some manifest rows, with their labels, by `write_shard`.
 
     Args:
-        rows: of the manifest.
         root: folder that their paths start from.
         member: as `choose_member` returns it.
         jpeg_quality: of images whose size changes.
         score_range: the scores, of the first and last bin for distributions, that targets of 0 and 1 stand for.
-        target: see write_shard.
     """
 
     def pack(row: dict[str, Any]) -> Sample:

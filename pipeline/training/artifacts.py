@@ -22,21 +22,12 @@ class Inputs:
     """Shards, the selected column and position embeddings, opened once for all splits.
 
     Shards and columns are read from data/, or from the copy of it that hardware.remote names.
-
-    Args:
-        params: of the run.
-        data: holds manifest/ and pos_embeds/, and shards/ and importance/ unless hardware.remote has them.
-
-    Attributes:
-        manifest: of all kept images; for a head that is solved, distributions are reduced to their means.
-        images: their shards.
-        pos_embeds: of the backbone.
     """
 
     def __init__(self, params: Params, data: Path = DATA) -> None:
         self._seed = params.seed
         self.manifest = read_manifest(data / "manifest")
-        if params.train.mode == "head":
+        if params.train.mode == "head":  # which learns means of distributions
             self.manifest = self.manifest.as_scores()
         place = params.hardware.remote or str(data)
         self.images = ShardReader(f"{place}/shards")

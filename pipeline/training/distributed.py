@@ -100,11 +100,7 @@ def _wait_for(children: list["subprocess.Popen[bytes]"]) -> int | None:
 
 @contextlib.contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """This process's place among the ranks, which can talk to each other meanwhile.
-
-    Raises:
-        UserError: the others do not come, or another one is gone.
-    """
+    """Yields this process's place among the ranks; UserError if the others do not come, or another one is gone."""
     if not is_launched():
         yield ProcessGroup()
         return

@@ -35,31 +35,19 @@ _PLACE_BYTES = 18  # of a token: patch_coord, scale_id, patch_valid, pos_row
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch, trimmed to its longest sequence; shapes as charm.Tokens, batch first.
+    """A batch, trimmed to its longest sequence; shapes as charm.Tokens, batch first."""
 
-    Attributes:
-        patches: uint8 (B, L, P, P, 3), of one size in all micro-batches of a step.
-        patch_coord: int32 (B, L, 2).
-        scale_id: uint8 (B, L).
-        patch_valid: bool (B, L).
-        pos_row: int32 (B, L, 2), for PosEmbeds.gather.
-        target: float32 (B, num_bins).
-        weight: float32 (B,), of pipeline.training.sampler.SampleRef.
-        is_small: bool (B,), whether the mask is of an object that covers no coarse patch enough; only in evaluation.
-        keys: of the samples.
-        residuals: int16 (B, L, P, P, 3 K), of inputs that have them.
-    """
-
-    patches: Tensor
-    patch_coord: Tensor
-    scale_id: Tensor
-    patch_valid: Tensor
-    pos_row: Tensor
-    target: Tensor
-    weight: Tensor
+    patches: Tensor  # uint8 (B, L, P, P, 3), of one size in all micro-batches of a step
+    patch_coord: Tensor  # int32 (B, L, 2)
+    scale_id: Tensor  # uint8 (B, L)
+    patch_valid: Tensor  # bool (B, L)
+    pos_row: Tensor  # int32 (B, L, 2), for PosEmbeds.gather
+    target: Tensor  # float32 (B, num_bins)
+    weight: Tensor  # float32 (B,), of pipeline.training.sampler.SampleRef
+    # bool (B,), whether the mask is of an object that covers no coarse patch enough; only in evaluation
     is_small: Tensor
-    keys: list[str]
-    residuals: Tensor | None = None
+    keys: list[str]  # of the samples
+    residuals: Tensor | None = None  # int16 (B, L, P, P, 3 K), of inputs that have them
 
     def pin_memory(self) -> "Batch":
         """Pins the memory of all tensors; called by the DataLoader."""
@@ -71,12 +59,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
     """Images as tokens, by place: (epoch, row of the manifest, weight, step).
 
     Args:
-        manifest: the images, in order.
-        images: their shards.
-        column: their importance maps; None where the tokenizer needs none.
-        tokenizer: what makes tokens of them.
-        pos_embeds: for the tokens' position embeddings.
-        seed: of every draw.
+        column: importance maps of the images; None where the tokenizer needs none.
         flip, rotate, grey: probabilities of augmentation.
         by_pixels: whether an image's draws follow from its pixels (evaluation), and not from its key (training).
         max_edge: pixels; larger images are downscaled first, and their maps made anew. None for no limit.
@@ -105,6 +88,7 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         self._seed = seed
         self._flip, self._rotate, self._grey = flip, rotate, grey
         self._by_pixels, self._max_edge = by_pixels, max_edge
+        self._last: tuple[str, np.ndarray] | None = None  # key and image: several draws of it come in a row
         self._at_work = RawArray("q", [-1] * _MOST_WORKERS)  # row that each worker has in hand
 
     def __len__(self) -> int:
@@ -136,7 +120,9 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
         symmetry = IDENTITY
         if self._flip or self._rotate:
             symmetry = draw_symmetry(self._seed, epoch, key, self._flip, self._rotate)
-        whole = self._images.read_image(key)
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._images.read_image(key)
+        whole = self._last[1]
         image = downscale(whole, limit_edge((whole.shape[0], whole.shape[1]), self._max_edge))
         drawn_by = pixel_key(image) if self._by_pixels else key
         if self._grey and draw_uniform(self._seed, epoch, key, "grey", 1)[0] < self._grey:
@@ -187,16 +173,9 @@ class TokenDataset(Dataset[dict[str, Any] | UserError]):
 
 
 class Loader:
-    """Batches of an epoch.
+    """Batches of an epoch, which the sampler chooses.
 
-    Args:
-        dataset: what is read.
-        sampler: which samples make a batch.
-        workers: processes that read; they live as long as the loader. 0 reads in this process.
-        device: that batches go to; for a GPU they are put into pinned memory.
-
-    Attributes:
-        sampler: as given.
+    Worker processes live as long as the loader; 0 of them read in this process. For a GPU, memory is pinned.
     """
 
     def __init__(self, dataset: TokenDataset, sampler: EpochSampler, workers: int, device: torch.device) -> None:

@@ -29,11 +29,7 @@ def build_optimizer(model: Model, settings: TrainParams) -> torch.optim.AdamW:
             groups.setdefault((decays, share), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {
-                "params": parameters,
-                "share": share,
-                "weight_decay": settings.weight_decay if decays else 0.0,
-            }
+            {"params": parameters, "share": share, "weight_decay": settings.weight_decay if decays else 0.0}
             for (decays, share), parameters in groups.items()
         ],
         lr=settings.learning_rate,
@@ -44,10 +40,7 @@ def build_optimizer(model: Model, settings: TrainParams) -> torch.optim.AdamW:
 def scheduled_rate(settings: TrainParams, step: int, steps_per_epoch: int) -> float:
     """Returns the rate of a step: linear warm-up, then a cosine from learning_rate to min_learning_rate.
 
-    Args:
-        settings: learning_rate, min_learning_rate, warmup_epochs, epochs.
-        step: counted from 0 over all epochs; without a warm-up the first one has the full rate.
-        steps_per_epoch: optimizer steps.
+    Steps are counted from 0 over all epochs; without a warm-up the first one has the full rate.
     """
     warmup = settings.warmup_epochs * steps_per_epoch
     if step < warmup:

@@ -1,11 +1,11 @@
 """What a trained model is, from the run that made it; and the check that it is used for what it was made for."""
 
 import json
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from charm.hub import SavedModel, list_versions, read_model
+from charm.hub import MODEL_FILES, SavedModel, list_versions, read_model
 from charm.model.config import (
     DataConfig,
     InputConfig,
@@ -20,24 +20,20 @@ from charm.runtime.errors import UserError
 from pipeline.settings.inputs import build_cutter, sketch_tokenizer
 from pipeline.settings.models import build_model, vit_config
 from pipeline.settings.params import Params
+from pipeline.settings.recipes import flatten
 from pipeline.shards.columns import read_column_facts
 from pipeline.training.artifacts import DATA, Inputs
 from pipeline.work.store import remake
 
 
 def describe_model(params: Params, inputs: Inputs, patch_size: int, training: TrainingConfig) -> ModelConfig:
-    """Describes the model of a run.
-
-    Args:
-        params: of the run.
-        inputs: that it reads.
-        patch_size: of the backbone, pixels.
-        training: how it was trained.
-    """
+    """Describes the model of a run, whose backbone has patches of this many pixels."""
     facts, made = inputs.manifest.facts, inputs.pos_embeds.facts
+    own, cutter = params.input_settings, build_cutter(params, patch_size)
+    length = own.length(patch_size) or cutter.max_seq_len
     return ModelConfig(
         model=vit_config(params, facts.num_bins),
-        tokenizer=_describe_input(params, patch_size),
+        tokenizer=InputConfig(params.tokenizer, asdict(own), replace(cutter, max_seq_len=length).settings),
         pos_embeds=PosEmbedConfig(made["mode"], made.get("antialias", False)),
         labels=LabelConfig(facts.num_bins, facts.score_range, facts.accuracy_threshold, facts.meaning),
         max_edge=facts.max_edge,
@@ -49,14 +45,6 @@ def describe_model(params: Params, inputs: Inputs, patch_size: int, training: Tr
         versions=list_versions(),
         colour=facts.colour,
     )
-
-
-def _describe_input(params: Params, patch_size: int) -> InputConfig:
-    """Describes the input of a run, as a model's config has it."""
-    cutter = build_cutter(params, patch_size)
-    own = params.input_settings
-    length = own.length(patch_size) or cutter.max_seq_len
-    return InputConfig(params.tokenizer, asdict(own), replace(cutter, max_seq_len=length).settings)
 
 
 def describe_masks(params: Params) -> dict[str, Any] | None:
@@ -77,6 +65,17 @@ def _describe_saliency(params: Params) -> SaliencyConfig | None:
     return SaliencyConfig(found["backend"], found["settings"], detector)
 
 
+def read_trained(folder: Path) -> SavedModel:
+    """Reads the folder of a model; raises UserError with what to do if a file is missing or damaged."""
+    try:
+        return read_model(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
+    except ValueError as error:
+        named = [folder / name for name in MODEL_FILES if str(folder / name) in str(error)]
+        raise UserError(f"{error}; {remake(named[0] if named else folder / 'config.json')}") from error
+
+
 def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, SavedModel]:
     """Loads the model of a folder that the stage `train` wrote, and its description.
 
@@ -85,21 +84,15 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     Raises:
         UserError: missing, damaged, or made for something else: the fields that differ.
     """
-    try:
-        saved = read_model(folder)
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; run dvc repro") from error
-    except ValueError as error:
-        path = folder / ("model.safetensors" if "model.safetensors" in str(error) else "config.json")
-        raise UserError(f"{error}; {remake(path)}") from error
+    saved = read_trained(folder)
     config = saved.config
     wanted = describe_model(params, inputs, config.tokenizer.cutter["patch_size"], config.training)
     if params.train.mode == "head":  # whose head, and where the backbone ends for it, training chose
         chosen: dict[str, Any] = {"head": config.model.head, "shape": config.model.shape}
         wanted = replace(wanted, model=replace(wanted.model, **chosen))
     found, expected = (
-        flatten({name: getattr(one, name) for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
-        for one in (config, wanted)
+        flatten({name: facts[name] for name in ("model", "tokenizer", "labels", "pos_embeds", "seed")})
+        for facts in map(asdict, (config, wanted))
     )
     differing = [
         f"{name} {found.get(name)!r} (here {value!r})"
@@ -111,12 +104,3 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     model = build_model(config.model)
     model.load_state_dict(saved.tensors)
     return model, saved
-
-
-def flatten(fields: Any, keys: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns all fields, of sections within sections, too, as `section.key`."""
-    if is_dataclass(fields) and not isinstance(fields, type):
-        fields = asdict(fields)
-    if not isinstance(fields, dict):
-        return {".".join(keys): fields}
-    return {name: value for key, inner in fields.items() for name, value in flatten(inner, (*keys, key)).items()}

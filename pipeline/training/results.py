@@ -15,36 +15,25 @@ from pipeline.work.store import damaged, write_json
 
 @dataclass(frozen=True)
 class Results:
-    """What `evaluate` found.
+    """What `evaluate` found."""
 
-    Attributes:
-        evaluation: the metrics, with intervals.
-        cross_validation: of a head that was solved, as in charm.model.config.SolvedConfig; None for others.
-        interval_reach, interval_coverage: half the width of the scores' intervals of LEVEL (charm.model.config), and
-            the fraction of the test images whose label lies within; None where validation is too small.
-        draws: of each image's patches.
-        best_epoch: that the model is of.
-        parameters: of the model.
-        val_plcc, val_srcc, val_acc: of that epoch, on the validation images.
-        train_plcc, train_srcc, train_acc: of the training images, not augmented; None unless asked for.
-        dataset, split_sha256, listed, packed, rejected, leaks, notes: as in dataset.json.
-        saliency_empty_rate: share of the images in which nothing stands out; None where no mask is read.
-        saliency_small_rate: share of the test images whose object covers no coarse patch enough; None where no mask is
-            read.
-    """
-
-    evaluation: EvaluationConfig
+    evaluation: EvaluationConfig  # the metrics, with intervals
+    # interval_reach, interval_coverage: half the width of the scores' intervals of LEVEL (charm.model.config), and the
+    # fraction of the test images whose label lies within; None where validation is too small
     interval_reach: float | None
     interval_coverage: float | None
-    draws: int
-    best_epoch: int
-    parameters: int
+    draws: int  # of each image's patches
+    best_epoch: int  # that the model is of
+    parameters: int  # of the model
+    # val_plcc, val_srcc, val_acc: of that epoch, on the validation images
     val_plcc: float | None
     val_srcc: float | None
     val_acc: float | None
+    # train_plcc, train_srcc, train_acc: of the training images, not augmented; None unless asked for
     train_plcc: float | None
     train_srcc: float | None
     train_acc: float | None
+    # dataset, split_sha256, listed, packed, rejected, leaks, notes: as in dataset.json
     dataset: str
     split_sha256: str
     listed: int
@@ -52,8 +41,10 @@ class Results:
     rejected: dict[str, int]
     leaks: int
     notes: dict[str, int]
-    saliency_empty_rate: float | None
+    saliency_empty_rate: float | None  # share of the images in which nothing stands out; None where no mask is read
+    # share of the test images whose object covers no coarse patch enough; None where no mask is read
     saliency_small_rate: float | None
+    # of a head that was solved, as in charm.model.config.SolvedConfig; None for others
     cross_validation: EvaluationConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -70,11 +61,7 @@ class Results:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Results":
-        """Undoes `to_json`.
-
-        Raises:
-            ValueError, LookupError: it is not what `to_json` gives.
-        """
+        """Undoes `to_json`; raises ValueError or LookupError for what that does not give."""
         crossed = _unflatten(values, "cv_") if "cv_scored" in values else None
         rated = {"evaluation": _unflatten(values), "cross_validation": crossed}
         own = {one.name for one in fields(cls)}
@@ -98,11 +85,7 @@ def _unflatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_results(path: Path) -> Results:
-    """Reads metrics.json.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """Reads metrics.json; raises UserError if it is missing or damaged."""
     try:
         return Results.from_json(json.loads(path.read_bytes()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -110,11 +93,7 @@ def read_results(path: Path) -> Results:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Reads a CSV file of a run: history.csv or predictions.csv.
-
-    Raises:
-        UserError: missing.
-    """
+    """Reads a CSV file of a run, such as history.csv; raises UserError if it is missing."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

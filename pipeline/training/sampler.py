@@ -15,20 +15,14 @@ from charm.tokenization.draws import draw_order
 
 
 class SampleRef(NamedTuple):
-    """A sample of an epoch.
+    """A sample of an epoch."""
 
-    Attributes:
-        epoch: of the draws.
-        row: of the manifest.
-        weight: its share of the step's mean, 1 / samples of the step over all ranks. 0 for a sample that another rank
-            has: it keeps a rank in step for which a small batch has none.
-        step: of the epoch, for what all samples of a step are drawn alike.
-    """
-
-    epoch: int
-    row: int
+    epoch: int  # of the draws
+    row: int  # of the manifest
+    # its share of the step's mean, 1 / samples of the step over all ranks. 0 for a sample that another rank has: it
+    # keeps a rank in step for which a small batch has none.
     weight: float = 1.0
-    step: int = 0
+    step: int = 0  # of the epoch, for what all samples of a step are drawn alike
 
 
 class EpochSampler(Sampler[list[SampleRef]]):
@@ -37,15 +31,7 @@ class EpochSampler(Sampler[list[SampleRef]]):
     Args:
         size: samples.
         batch_size: of a step, over all ranks.
-        seed: of the order.
-        shuffle: whether there is one.
-        micro_batch: how many samples are taken at a time; None takes all of the step's.
-        rank, world_size: which of how many processes this is.
-
-    Attributes:
-        epoch, first_step: set them before each pass; steps before the first one are left out.
-        micro_batch: as given; may be set before a pass.
-        steps: of an epoch.
+        micro_batch: how many samples are taken at a time; None takes all of the step's. May be set before a pass.
     """
 
     def __init__(
@@ -61,8 +47,7 @@ class EpochSampler(Sampler[list[SampleRef]]):
         self._size, self._batch_size, self._seed, self._shuffle = size, batch_size, seed, shuffle
         self.micro_batch = micro_batch or batch_size
         self._rank, self._world_size = rank, world_size
-        self.epoch = 0
-        self.first_step = 0
+        self.epoch = self.first_step = 0  # set before each pass; steps before the first one are left out
         self.steps = -(-size // batch_size)
 
     @property
@@ -98,3 +83,15 @@ class EpochSampler(Sampler[list[SampleRef]]):
 
     def _of_step(self, order: np.ndarray, step: int) -> list[int]:
         return [int(row) for row in order[step * self._batch_size : (step + 1) * self._batch_size]]
+
+
+class EveryDraw(EpochSampler):
+    """Every sample `draws` times in a row, as in the epochs 0 to draws - 1; in order, in batches of batch_size."""
+
+    def __init__(self, size: int, batch_size: int, draws: int) -> None:
+        super().__init__(size * draws, batch_size, seed=0, shuffle=False)
+        self._draws = draws
+
+    def __iter__(self) -> Iterator[list[SampleRef]]:
+        for places in super().__iter__():
+            yield [SampleRef(place.row % self._draws, place.row // self._draws, place.weight) for place in places]

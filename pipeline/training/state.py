@@ -1,17 +1,28 @@
-"""How far training is: all that changes from step to step, and so all that a checkpoint has to hold."""
+"""How far training is: all that changes from step to step, and so all that a checkpoint has to hold.
+
+A checkpoint is safetensors + JSON in a folder that is there whole or not at all. Nothing is pickled.
+"""
 
 import math
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from charm.model.protocol import Model
-from pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from charm.runtime.disk import file_sha256, fsync_dir
+from charm.runtime.errors import UserError
 from pipeline.training.optimizers import optimizer_tensors, restore_optimizer
+from pipeline.work.store import read_record, write_record
+
+_KEPT = 2  # finished checkpoints; an older one stands in if the newest is damaged
 
 Record = dict[str, float]  # a row of history.csv
 
@@ -23,26 +34,17 @@ def average_model(model: Model, decay: float) -> AveragedModel | None:
 
 @dataclass
 class TrainState:
-    """What training has made so far.
+    """What training has made so far."""
 
-    Attributes:
-        model, optimizer: as they are.
-        scaler: of the gradients in float16; disabled otherwise.
-        averaged: the model's moving average, if one is kept.
-        step: optimizer steps done, over all epochs.
-        losses: of each step, over all ranks.
-        history: a record per validated epoch.
-        best: the scored model's tensors at the best epoch.
-    """
-
+    # model, optimizer: as they are
     model: Model
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    averaged: AveragedModel | None = None
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    history: list[Record] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
+    scaler: torch.amp.GradScaler  # of the gradients in float16; disabled otherwise
+    averaged: AveragedModel | None = None  # the model's moving average, if one is kept
+    step: int = 0  # optimizer steps done, over all epochs
+    losses: list[float] = field(default_factory=list)  # of each step, over all ranks
+    history: list[Record] = field(default_factory=list)  # a record per validated epoch
+    best: dict[str, Tensor] = field(default_factory=dict)  # the scored model's tensors at the best epoch
 
     @property
     def scored_model(self) -> Model:
@@ -100,3 +102,52 @@ def quality(record: Record) -> tuple[float, float]:
     """Validation SRCC + PLCC, lowest where undefined; among equals, and where all are undefined, the lower MAE."""
     total, error = record["val_srcc"] + record["val_plcc"], record["val_mae"]
     return -math.inf if math.isnan(total) else total, -math.inf if math.isnan(error) else -error
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes folder/checkpoint-<number>/, one number up, and removes all but the newest two; one process at a time.
+
+    A number is never used twice, so that at no moment is the only whole checkpoint one that is being replaced.
+
+    Raises:
+        UserError: it cannot be written (a full disk); those before it are as they were.
+    """
+    for left in folder.glob(".checkpoint-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    finished = _finished(folder)
+    number = 1 + max((int(path.name.split("-")[1]) for path in finished), default=0)
+    target = folder / f"checkpoint-{number:09d}"
+    aside = folder / f".{target.name}"
+    try:
+        aside.mkdir(parents=True)
+        path = aside / "tensors.safetensors"
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        write_record(aside / "state.json", {"state": state, "sha256": file_sha256(path)})
+        os.replace(aside, target)
+        fsync_dir(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise UserError(f"{folder}: a checkpoint cannot be written ({error}); the one before it is kept") from error
+    for old in [*finished, target][:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Returns the newest checkpoint that is whole; None if there is none."""
+    for path in reversed(_finished(folder)):
+        try:
+            written = read_record(path / "state.json")
+            state: dict[str, Any] = written["state"]
+            if file_sha256(path / "tensors.safetensors") == written["sha256"]:
+                return load_file(path / "tensors.safetensors"), state
+        except (OSError, ValueError, LookupError, SafetensorError):
+            pass
+        print(f"{path}: damaged, an older checkpoint is used", flush=True)
+    return None
+
+
+def _finished(folder: Path) -> list[Path]:
+    """Lists finished checkpoints, oldest first."""
+    return sorted(folder.glob("checkpoint-*"))

@@ -62,11 +62,7 @@ class Pace(Iterator[Batch]):
 
 @contextlib.contextmanager
 def explaining_memory(sampler: EpochSampler) -> Iterator[None]:
-    """Says in one line what to do where a GPU has no memory left for the batches of a sampler.
-
-    Raises:
-        UserError: in place of torch's error.
-    """
+    """Says in one UserError what to do where a GPU has no memory left for the batches of a sampler."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -85,17 +81,11 @@ def accumulate_gradients(
     count: int,
     batch_loss: Callable[[Batch], Tensor],
 ) -> float:
-    """Adds up the gradients of so many micro-batches.
+    """Adds up the gradients of so many of this rank's micro-batches; returns its part of the step's loss.
 
     Args:
-        progress: gets the gradients.
         parallel: the model, or what sends its gradients to the other ranks; once per step, with the last micro-batch.
-        batches: the step's are next.
-        count: of this rank's micro-batches.
         batch_loss: a micro-batch's part of the mean over the whole step.
-
-    Returns:
-        this rank's part of the step's loss.
     """
     losses = []
     for number in range(1, count + 1):

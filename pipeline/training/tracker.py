@@ -14,7 +14,7 @@ from typing import Any
 
 from charm.runtime.errors import UserError, first_line
 from pipeline.settings.params import Params
-from pipeline.training.publish import flatten
+from pipeline.settings.recipes import flatten
 from pipeline.training.state import Record
 from pipeline.work.store import repository_path
 
@@ -26,8 +26,7 @@ _PROJECT = "charm"
 class Tracker:
     """A tracker that sends nothing, for `tracker: none`, and the base of the others."""
 
-    def __init__(self) -> None:
-        self.epochs = 0  # that the tracker has
+    epochs = 0  # that the tracker has
 
     def add_history(self, history: Sequence[Record]) -> None:
         """Sends the epochs that the tracker does not have."""
@@ -57,7 +56,6 @@ class TensorBoard(Tracker):
     """Writes event files under runs/tensorboard/<run>, one of training and one of evaluation; resumed, anew."""
 
     def __init__(self, run: str, part: str, params: Params) -> None:
-        super().__init__()
         import tensorboard  # noqa: F401  # names what is missing
         from torch.utils.tensorboard import SummaryWriter
 
@@ -80,7 +78,6 @@ class WandB(Tracker):
     """Sends to Weights & Biases, or with WANDB_MODE=offline to runs/wandb, for `wandb sync`."""
 
     def __init__(self, run: str, part: str, params: Params) -> None:
-        super().__init__()
         import wandb
 
         given = {"id": run, "name": run, "config": asdict(params), "dir": _make_folder()}
@@ -101,7 +98,6 @@ class MLflow(Tracker):
     """Sends to the server that MLFLOW_TRACKING_URI names, or without it to runs/mlflow.db."""
 
     def __init__(self, run: str, part: str, params: Params) -> None:
-        super().__init__()
         from mlflow import MlflowClient
 
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_make_folder()}/mlflow.db")
@@ -110,7 +106,7 @@ class MLflow(Tracker):
         runs = self._client.search_runs([experiment], f"attributes.run_name = '{run}'")
         self._id = (runs[0] if runs else self._client.create_run(experiment, run_name=run)).info.run_id
         self.epochs = len(self._client.get_metric_history(self._id, "train_loss"))
-        for name, value in {} if runs else flatten(params).items():
+        for name, value in {} if runs else flatten(asdict(params)).items():
             self._client.log_param(self._id, name, value)
 
     def _send(self, values: dict[str, float], epoch: int | None) -> None:
@@ -137,12 +133,7 @@ TRACKERS: dict[str, Callable[[str, str, Params], Tracker]] = {
 
 
 def open_tracker(run: str, part: str, params: Params) -> Tracker:
-    """Opens the tracker that params.yaml names, at a run that it may have already.
-
-    Args:
-        run: name of the run.
-        part: "train" or "evaluate".
-        params: of the run.
+    """Opens the tracker that params.yaml names, at a run that it may have already; `part` is "train" or "evaluate".
 
     Raises:
         UserError: the tracker cannot be opened; said before any work.

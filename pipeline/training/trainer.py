@@ -14,22 +14,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from charm.hub import write_model_folder
 from charm.model.config import TrainingConfig, list_doubts
+from charm.model.long_tail import draw_pair, mix, similarity_loss
 from charm.model.losses import LOSSES
 from charm.model.metrics import score_agreement
 from charm.model.mixout import mix_out
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import write_csv
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, escape_controls
 from charm.runtime.interrupts import Interrupts
 from charm.runtime.progress import Progress, format_time
-from charm.tokenization.draws import draw_random_bits
+from charm.tokenization.draws import draw_random_bits, draw_uniform
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.models import describe_changes, describe_start, start_model
 from pipeline.settings.params import Params
 from pipeline.training.artifacts import Inputs
 from pipeline.training.distributed import ProcessGroup, all_reduce_sum
 from pipeline.training.loader import Batch, Loader
-from pipeline.training.objective import long_tail_loss
 from pipeline.training.optimizers import build_optimizer, scheduled_rate, set_rate
 from pipeline.training.predictions import forward_batch, forward_features, predict
 from pipeline.training.publish import describe_model
@@ -50,16 +50,7 @@ HISTORY = ("epoch", "learning_rate", "train_loss", "val_plcc", "val_srcc", "val_
 
 
 class Trainer:
-    """A training run of this process, one of `ranks`.
-
-    Args:
-        params: of the run.
-        inputs: what it reads.
-        ranks: all processes of the run.
-        work: folder for checkpoints; the newest one is gone on from.
-
-    Attributes:
-        state: all that changes from step to step.
+    """A training run of this process, one of `ranks`, that goes on from the newest checkpoint in the folder `work`.
 
     Raises:
         UserError: the loss does not fit the labels, a checkpoint cannot be read, or there is no such device.
@@ -242,12 +233,24 @@ class Trainer:
         """Returns the batch's part of the mean over all images of the step."""
         params, target = self.params, batch.target.to(self.device)
         if params.train.long_tail.is_on:
-            features = forward_features(self.model, batch, self.pos_embeds, params.hardware.precision)
-            unit_bins = torch.as_tensor(self.unit_bins, dtype=target.dtype, device=self.device)
-            settings = params.train.long_tail, params.seed, self.state.step
-            return long_tail_loss(self.model, features, target, unit_bins, self.loss, *settings)
+            return self._long_tail_loss(batch, target)
         output = forward_batch(self.parallel, batch, self.pos_embeds, params.hardware.precision)
         return (self.loss(output, target) * batch.weight.to(self.device)).sum()
+
+    def _long_tail_loss(self, batch: Batch, target: Tensor) -> Tensor:
+        """Returns the mean loss of all images of a step and of a mixed one, plus the weighted loss of similarity."""
+        settings = self.params.train.long_tail
+        features = forward_features(self.model, batch, self.pos_embeds, self.params.hardware.precision)
+        unit_bins = torch.as_tensor(self.unit_bins, dtype=target.dtype, device=self.device)
+        if settings.pairs:
+            first, second = draw_uniform(self.params.seed, self.state.step, "", "long_tail", 2).tolist()
+            mixture = draw_pair(target @ unit_bins, (first, second), settings.tau_1, settings.tau_2)
+            if mixture is not None:
+                features, target = mix(features, mixture), mix(target, mixture)
+        total = self.loss(self.model.score_features(features), target).mean()
+        if settings.similarity:
+            total = total + settings.similarity * similarity_loss(features, target @ unit_bins)
+        return total
 
     def _validate(self, epoch: int, interrupts: Interrupts) -> None:
         """Adds the epoch to the history, MAE on the scale of the labels; keeps the model if none was better."""
@@ -292,7 +295,7 @@ class Trainer:
         print(f"train: history so far, a row per epoch: {os.path.relpath(self.work / 'history.csv')}")
         started_from, _ = describe_start(self.params, self.model)
         if changes := describe_changes(self.params, len(self.unit_bins)):
-            print(f"train: goes on from {self.params.checkpoint} with {', '.join(changes)}")
+            print(escape_controls(f"train: goes on from {self.params.checkpoint} with {', '.join(changes)}"))
         for doubt in list_doubts(self.inputs.manifest.facts.dataset, started_from, None):
             print(f"train: warning: {doubt}")
         if self.is_resumed:

@@ -25,10 +25,6 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
     """Raises UserError unless shared memory has room for all batches that are under way at once.
 
     A worker that finds no room drops its batch with a line on stderr, and training would wait for the batch.
-
-    Args:
-        workers: of this process.
-        batch_bytes: of a batch, at most.
     """
     if not workers or not _SHARED.is_dir():
         return

@@ -126,14 +126,10 @@ class _Normalizer(ast.NodeTransformer):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [one for one in body if not _is_said(one)] or [ast.Pass()]
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _names_exception(node.exc.func):
+        called = node.exc.func if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in _FOR_PEOPLE:
             node.exc.args = []
         return node
-
-
-def _names_exception(node: ast.expr) -> bool:
-    """Tells whether an expression is the name of an exception whose arguments are read by people alone."""
-    return isinstance(node, ast.Name) and node.id in _FOR_PEOPLE
 
 
 def _is_said(statement: ast.stmt) -> bool:

@@ -46,21 +46,13 @@ _job: ContextVar[str] = ContextVar("job", default="")  # that this thread of a w
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to make.
+    """One shard to make."""
 
-    Attributes:
-        name: shown to people and used in the output folder, for example "shard-000012".
-        fingerprint: sha256 of everything the shard is made from; its name in the store.
-        arguments: of the work function, before the path to write to.
-        expected_bytes: rough size of the shard on disk.
-        images: that are in it.
-    """
-
-    name: str
-    fingerprint: str
-    arguments: tuple[Any, ...]
-    expected_bytes: int = 0
-    images: int = 1
+    name: str  # shown to people and used in the output folder, for example "shard-000012"
+    fingerprint: str  # sha256 of everything the shard is made from; its name in the store
+    arguments: tuple[Any, ...]  # of the work function, before the path to write to
+    expected_bytes: int = 0  # rough size of the shard on disk
+    images: int = 1  # that are in it
 
 
 def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: DaskParams) -> dict[str, Path]:
@@ -86,12 +78,9 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
             failures = []
             counts: dict[str, int] = {}  # images done, by job
 
-            def show() -> None:
-                progress.move(sum(counts.copy().values()) - progress.done)
-
             def look() -> None:
                 check()
-                show()
+                progress.move(sum(counts.copy().values()) - progress.done)
 
             progress = Progress(kind, sum(job.images for job in todo), "image")
             with closing(progress), _stopped_between_jobs() as check, connect(dask, len(todo), check) as client:
@@ -101,7 +90,7 @@ def make_missing(kind: str, jobs: list[Job], work: Callable[..., None], dask: Da
                 calls = ((job, (*job.arguments, targets[job.name].with_suffix(""))) for job in todo)
                 for job, error in _run_bounded(client, work, calls, look):
                     counts[job.name] = job.images
-                    show()
+                    look()
                     if error is not None:
                         failures.append(f"  {job.name}: {_explain(error, dask)}")
             if failures:

@@ -59,11 +59,7 @@ def write_record(path: Path, value: dict[str, Any]) -> None:
 
 
 def parse_record(data: bytes) -> dict[str, Any]:
-    """Parses the bytes of a file of `write_record`.
-
-    Raises:
-        ValueError: the bytes are not as they were written.
-    """
+    """Parses the bytes of a file of `write_record`; raises ValueError if they are not as they were written."""
     rest = data[len(_RECORD_HEAD % bytes(64)) :]
     if data != _RECORD_HEAD % hashlib.sha256(rest).hexdigest().encode() + rest:
         raise ValueError("the file is not as it was written")

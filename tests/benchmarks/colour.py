@@ -10,8 +10,6 @@ on the built-in data, also what it says of that data's test images (data/manifes
 
 import argparse
 import io
-import statistics
-import time
 from pathlib import Path
 
 import cv2
@@ -26,6 +24,7 @@ from charm.images.decode import decode_image
 from charm.model.metrics import mae, plcc, srcc
 from charm.tokenization.importance import IMPORTANCE
 from pipeline.manifest.table import read_manifest
+from tests.benchmarks.timing import take_turns
 from tests.charm.images.files import encode
 from tests.charm.images.test_colour import LCMS_SRGB, P3
 
@@ -49,13 +48,8 @@ def main() -> None:
     }
     runs = {"simplejpeg": lambda: simplejpeg.decode_jpeg(jpegs["untagged"], strict=True)}
     runs |= {name: lambda data=data: decode_image(data) for name, data in jpegs.items()}  # type: ignore[misc]
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    print("1024 x 768, ms:", ", ".join(f"{name} {1000 * statistics.median(of):.2f}" for name, of in times.items()))
+    times = take_turns(runs, ROUNDS)
+    print("1024 x 768, ms:", ", ".join(f"{name} {1000 * seconds:.2f}" for name, seconds in times.items()))
 
     away: list[float] = []
     agreement: dict[str, list[float]] = {name: [] for name in IMPORTANCE}

@@ -6,7 +6,6 @@ A model of the shape of DINOv2-small with random weights, one image at a time, L
 attention mask) and with a quarter of padding. The two take turns.
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 
 from charm import CharmViT
 from charm.export import INPUTS, export_onnx
+from tests.benchmarks.timing import take_turns
 
 SEQ_LEN, ROUNDS = 512, 15
 
@@ -43,13 +43,7 @@ def main() -> None:
             "onnx": lambda inputs=inputs: session.run(["output"], inputs)[0],
         }
         difference = np.abs(calls["torch"]() - calls["onnx"]()).max()
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for turn in range(ROUNDS):
-            for name in np.random.default_rng(turn).permutation(list(calls)):
-                started = time.perf_counter()
-                calls[name]()
-                seconds[name].append(time.perf_counter() - started)
-        ours, theirs = (1e3 * float(np.median(seconds[name])) for name in ("torch", "onnx"))
+        ours, theirs = (1e3 * seconds for seconds in take_turns(calls, ROUNDS).values())
         print(f"| {num_tokens} of {SEQ_LEN} | {ours:.0f} | {theirs:.0f} | {theirs / ours:.2f} | {difference:.1e} |")
 
 

@@ -13,7 +13,6 @@ import argparse
 import statistics
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from pipeline.training.loader import Batch, Loader
 from pipeline.training.sampler import EpochSampler, SampleRef
 from pipeline.training.steps import Pace
 from tests.benchmarks import loader as shards
+from tests.benchmarks.timing import time_call
 from tests.saliency_models import build_tiny_sam
 
 Forward = Callable[[], Tensor]  # of a batch
@@ -114,11 +114,7 @@ def measure(step: Callable[[], Any], steps: int, device: torch.device) -> tuple[
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(steps + 3):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
+    seconds = [time_call(step) for _ in range(steps + 3)]
     return statistics.median(seconds[3:]), torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
 
 

@@ -10,9 +10,6 @@ import os
 # Before numpy is imported: the number of threads is read once.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import cv2
@@ -21,21 +18,11 @@ import simplejpeg
 from sklearn.datasets import load_sample_image
 
 from charm.tokenization.importance import IMPORTANCE, score_patches
+from tests.benchmarks.timing import median_ms
 
 SIZES_WH = [(640, 480), (1024, 768), (1500, 1000), (3000, 2000)]
 COARSE_PATCH_SIZES = [28, 32, 56, 64]
 BUDGET_WH, BUDGET_COARSE_PATCH_SIZES, BUDGET_MS = (1024, 768), [28, 32], 35.0
-REPEATS = 15
-
-
-def median_ms(run: Callable[[], object]) -> float:
-    run()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
 
 
 def image_file(width: int, height: int) -> np.ndarray:

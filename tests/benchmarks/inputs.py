@@ -7,8 +7,6 @@ GMACs do not depend on the machine. Milliseconds are medians; the last column is
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,20 +23,11 @@ from charm.model.vit import CharmViT
 from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
 from pipeline.experiments.cost import count_call, measure_ms
+from tests.benchmarks.timing import median_ms
 
 LENGTH = 512  # tokens, of inputs with a budget
 BACKBONES = {"musiq": ("musiq", 32, 14)}  # input -> backbone, patch size, blocks
 WIDTH = 384  # of either backbone
-
-
-def median_ms(call: Callable[[], Any]) -> float:
-    """Of 15 calls, the first two left out."""
-    seconds = []
-    for _ in range(17):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(seconds[2:])
 
 
 def prepare(backbone: str, depth: int, made: Input, tokens: Tokens) -> tuple[CharmViT, Callable[[], Any]]:

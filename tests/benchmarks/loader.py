@@ -7,7 +7,6 @@ take turns in one run; medians. `read, decode, tokenize, collate` is the loader 
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from pipeline.shards.write import pack_shard
 from pipeline.training.loader import Loader, TokenDataset
 from pipeline.training.sampler import EpochSampler
 from pipeline.work.store import parse_record
+from tests.benchmarks.timing import take_turns
 
 HEIGHT, WIDTH, COUNT, PER_SHARD, BATCH, ROUNDS = 768, 1024, 64, 16, 16, 7
 TOKENIZER = CharmTokenizer(max_seq_len=1024)
@@ -54,17 +54,10 @@ def main() -> None:
             "raw, 1 worker": loading(raw, 1),
             "raw, 2 workers": loading(raw, 2),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(ROUNDS + 1):
-            for name in np.random.default_rng(turn).permutation(list(ways)):
-                started = time.perf_counter()
-                ways[name]()
-                if turn:  # the first starts workers and checks what is read
-                    seconds[name].append(time.perf_counter() - started)
-    decode = np.median(seconds["decode alone"])
+        found = take_turns(ways, ROUNDS)  # the first round starts workers and checks what is read
     print("| | images/s | ratio to decoding |\n|---|---|---|")
-    for name, times in seconds.items():
-        print(f"| {name} | {COUNT / np.median(times):.0f} | {decode / np.median(times):.2f} |")
+    for name, seconds in found.items():
+        print(f"| {name} | {COUNT / seconds:.0f} | {found['decode alone'] / seconds:.2f} |")
 
 
 def draw_photographs() -> list[np.ndarray]:

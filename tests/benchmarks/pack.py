@@ -10,11 +10,9 @@ images at two coarse patch sizes, on one and on two Dask workers, cluster start 
 import hashlib
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import simplejpeg
 
 from pipeline.importance.make import make_column
@@ -22,6 +20,7 @@ from pipeline.settings.params import DaskParams
 from pipeline.shards.write import pack_shard
 from pipeline.work.executor import connect
 from tests.benchmarks.loader import draw_photographs
+from tests.benchmarks.timing import take_turns, time_call
 
 PER_SHARD, ROUNDS = 64, 9
 
@@ -38,14 +37,8 @@ def main() -> None:
                 pack_shard(rows[i : i + PER_SHARD], name, "jpg", 95, (0.0, 1.0), folder / f"{i}") for i in starts
             ],
         }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(ROUNDS):
-            for way in np.random.default_rng(turn).permutation(list(ways)):
-                started = time.perf_counter()
-                ways[way]()
-                seconds[way].append(time.perf_counter() - started)
         megabytes = sum(map(len, data)) / 1e6
-        speeds = {way: megabytes / float(np.median(times)) for way, times in seconds.items()}
+        speeds = {way: megabytes / seconds for way, seconds in take_turns(ways, ROUNDS).items()}
         for way, speed in speeds.items():
             print(f"{way}: {speed:.0f} MB/s")
         print(f"ratio {speeds['pack'] / speeds['copy and verify']:.2f}")
@@ -64,15 +57,8 @@ def write_files(data: list[bytes], folder: Path) -> list[dict[str, object]]:
         path = f"{index}.jpg"
         (folder / path).write_bytes(one)
         size = {"height": 768, "width": 1024, "raw_height": 768, "raw_width": 1024}
-        facts = {
-            "sha256": hashlib.sha256(one).hexdigest(),
-            "extension": "jpg",
-            "name": path,
-            "target": [0.5],
-            "split": "train",
-            "notes": [],
-        }
-        rows.append({"key": f"{index:08d}", "path": path, **facts, **size})
+        facts = {"sha256": hashlib.sha256(one).hexdigest(), "extension": "jpg", "target": [0.5], "split": "train"}
+        rows.append({"key": f"{index:08d}", "name": path, "path": path, "notes": [], **facts, **size})
     return rows
 
 
@@ -95,9 +81,8 @@ def time_maps(folder: Path, name: str, workers: int, shards: int) -> float:
         arguments = [(str(folder), f"shard-{index:06d}", name, settings) for index in range(shards)]
         warm_up = [(*a, folder / f"warm-{a[1]}") for a in arguments[:workers]]
         client.gather([client.submit(make_column, *a, pure=False) for a in warm_up])
-        started = time.perf_counter()
-        client.gather([client.submit(make_column, *a, folder / f"map-{a[1]}", pure=False) for a in arguments])
-        return time.perf_counter() - started
+        jobs = [(*a, folder / f"map-{a[1]}") for a in arguments]
+        return time_call(lambda: client.gather([client.submit(make_column, *job, pure=False) for job in jobs]))
 
 
 if __name__ == "__main__":

@@ -22,23 +22,20 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 READ = """
 import torch
-from pathlib import Path
-from pipeline.settings.inputs import Inputs
-from pipeline.loader import Loader
+from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.params import load_params
-from pipeline.sampler import EpochSampler
-from pipeline.tokenizers import build_tokenizer
-params = load_params()
-inputs = Inputs(params)
+from pipeline.training.artifacts import Inputs
+from pipeline.training.loader import Loader
+from pipeline.training.sampler import EpochSampler
+inputs = Inputs(load_params())
 train = inputs.manifest.of_split("train")
-dataset = inputs.training_data(train, build_tokenizer(params, 14), 0.0, 0.0, 0.0)
+dataset = inputs.training_data(train, build_tokenizer(load_params(), 14), 0.0, 0.0, 0.0)
 sampler = EpochSampler(len(dataset), 64, 0, shuffle=True)
 print(sum(len(batch.keys) for batch in Loader(dataset, sampler, 1, torch.device("cpu"))), "read")
 """
+MADE = ("manifest", "shards", "pos_embeds")
 STAGES = {
-    "manifest": "from stages import manifest as stage, run_stage; run_stage(stage.main)",
-    "shards": "from stages import shards as stage, run_stage; run_stage(stage.main)",
-    "pos_embeds": "from stages import pos_embeds as stage, run_stage; run_stage(stage.main)",
+    **{name: f"from stages import {name} as stage, run_stage; run_stage(stage.main)" for name in MADE},
     "loader": READ,
 }
 MEASURE = """

@@ -13,7 +13,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from typer.testing import CliRunner
 
 from charm.app.command import app
 from charm.app.score import GROUP
-from charm.hub import encode_model
+from charm.hub import write_model_folder
 from charm.model.vit import CharmViT
 from charm.scorer import CharmScorer
-from charm.tokenization.tokenizer import CharmTokenizer
+from tests.benchmarks.timing import time_call
+from tests.untrained import describe
 
 BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 KEPT_CALLS = 9  # of the model, to be repeated
@@ -65,14 +67,8 @@ def main() -> None:
     print(f"{count} images on {torch.get_num_threads()} threads, {count / whole:.2f} per second, loading included")
     inside = sum(seconds for seconds, _, _ in calls)
     print(f"whole {whole:.1f} s, model in it {inside:.1f} s, ratio {whole / inside:.3f}")
-    alone = statistics.median(time_alone(score_tokens, *call[1:]) for call in calls if call[2]) * count / GROUP
+    alone = statistics.median(time_call(partial(score_tokens, *call[1:])) for call in calls if call[2]) * count / GROUP
     print(f"model alone, nothing else at work: {alone:.1f} s, ratio {whole / alone:.3f}")
-
-
-def time_alone(score_tokens: Callable[..., Any], scorer: CharmScorer, tokens: Any) -> float:
-    started = time.perf_counter()
-    score_tokens(scorer, tokens)
-    return time.perf_counter() - started
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -89,22 +85,9 @@ def write_images(folder: Path, count: int) -> None:
 
 def write_model(folder: Path) -> None:
     """Of random weights, with the facts that a scorer needs."""
-    torch.manual_seed(0)
-    model = CharmViT(BACKBONE, pretrained=False)
-    names = {"num_scales": 2, "num_outputs": 1, "head": "cls", "normalize": False, "pos_embed": "frozen"}
-    config = {
-        "model": {"backbone": BACKBONE} | names,
-        "tokenizer": {"name": "charm"} | CharmTokenizer(max_seq_len=512, budget="fill").settings,
-        "pos_embeds": {"mode": "bilinear", "antialias": False},
-        "labels": {"num_bins": 1, "score_range": [0.0, 1.0], "accuracy_threshold": 0.5},
-        "max_edge": None,
-        "seed": 0,
-        "draws": 1,
-        "saliency": None,
-    }
-    folder.mkdir()
-    for name, data in encode_model(model.state_dict(), config).items():
-        (folder / name).write_bytes(data)
+    small = describe(max_seq_len=512)
+    config = replace(small, model=replace(small.model, backbone=BACKBONE))
+    write_model_folder(folder, CharmViT.from_config(config.model).state_dict(), config)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from charm.runtime.errors import UserError
 from pipeline.settings.params import Params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
-from pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.training.state import load_checkpoint, save_checkpoint
 from tests.conftest import Small
 from tests.untrained import describe
 

@@ -15,8 +15,7 @@ from charm.runtime.errors import UserError
 from charm.tokenization.budget import AreaSeen
 from pipeline.importance.make import make_column
 from pipeline.manifest.table import read_manifest
-from pipeline.pos_embeds.area import AreaSummary, read_area, write_area
-from pipeline.pos_embeds.axes import PosEmbeds, write_axes
+from pipeline.pos_embeds.axes import AreaSummary, PosEmbeds, read_area, write_area, write_axes
 from pipeline.settings.params import Params, load_params
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader

@@ -15,8 +15,7 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import csv
-from pipeline.manifest.labels import Source
-from pipeline.manifest.ratings import check_listing
+from pipeline.manifest.labels import Source, check_listing
 from pipeline.settings.params import load_params
 from stages import manifest, run_stage
 from tests.faults.bombs import encode

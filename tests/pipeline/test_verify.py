@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
-from pipeline.pos_embeds.area import write_area
-from pipeline.pos_embeds.axes import write_axes
+from pipeline.pos_embeds.axes import write_area, write_axes
 from pipeline.settings.params import Params
 from pipeline.shards.write import pack_shard, write_shard
 from pipeline.verify import verify

@@ -102,7 +102,6 @@ def test_times_are_measured_for_each_selection(
     at_work: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numbers, "PIXELS", [(60, 60), (450, 460)])
-    monkeypatch.setattr(numbers, "ROUNDS", 1)
     rows, _ = draw(tmp_path, "fig6")
     made = [f"{name}, {how}" for name in ("frequency", "gradient", "entropy") for how in ("made on the way", "given")]
     assert [row["series"] for row in rows[::2]] == ["standard", "random", *made, "saliency"]

@@ -6,8 +6,7 @@ import torch
 
 from charm import CharmTokenizer, CharmViT
 from pipeline.manifest.table import read_manifest
-from pipeline.pos_embeds.area import read_area
-from pipeline.pos_embeds.axes import PosEmbeds
+from pipeline.pos_embeds.axes import PosEmbeds, read_area
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.params import Params
 from pipeline.shards.read import ShardReader

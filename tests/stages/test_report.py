@@ -18,11 +18,10 @@ from charm.hub import write_model_folder
 from charm.model.config import Calibration, TrainingConfig
 from charm.runtime.errors import UserError
 from charm.tokenization.budget import AreaSeen
-from pipeline.importance.coverage import write_coverages
-from pipeline.importance.make import encode_mask
+from pipeline.importance.make import encode_mask, write_coverages
 from pipeline.manifest.labels import Listed, Listing
 from pipeline.manifest.table import write_manifest
-from pipeline.pos_embeds.area import AreaSummary, write_area
+from pipeline.pos_embeds.axes import AreaSummary, write_area
 from pipeline.settings.params import Params, load_params
 from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard, write_shard
@@ -33,7 +32,7 @@ from tests.conftest import needs_chromium
 from tests.untrained import describe
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
-HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>.jpg"
+HOSTILE = "<script>alert('x')</script>\"><img src=https://example.org/x>\u202egnp.\x07.jpg"
 METRICS = {
     **{"plcc": 0.81249, "plcc_low": 0.62, "plcc_high": 0.9},
     **{"srcc": None, "srcc_low": None, "srcc_high": None},
@@ -232,10 +231,14 @@ def test_where_chance_decides_there_is_no_map(params: Params) -> None:
 
 
 def test_hostile_name_is_text(params: Params) -> None:
-    page = make_page(params)
+    """Of a setting, too; characters that turn text about, or are none to be seen, are written out."""
+    page = make_page(replace(params, labels="\u2067photos\x1b[2J.csv"))
     assert HOSTILE not in page
     assert "<script" not in page
     assert "&lt;script&gt;alert(&#39;x&#39;)" in page
+    assert r"\u202egnp.\x07.jpg" in page
+    assert r"\u2067photos\x1b[2J.csv" in page
+    assert not set("\u202e\u2067\x07\x1b") & set(page)
 
 
 def test_equal_inputs_give_equal_bytes(params: Params) -> None:

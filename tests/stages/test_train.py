@@ -22,7 +22,7 @@ from charm.model.config import ViTConfig
 from charm.runtime.errors import UserError
 from pipeline.settings.params import LongTailParams, Params
 from pipeline.training import trainer
-from pipeline.training.checkpoints import load_checkpoint
+from pipeline.training.state import load_checkpoint
 from pipeline.work.store import store_folder
 from stages import evaluate, pos_embeds, train
 from tests.stages.conftest import ROOT, write_params

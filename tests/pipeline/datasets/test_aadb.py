@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from charm.runtime.errors import UserError
-from pipeline.datasets import aadb
+from pipeline.datasets import READERS
 from pipeline.manifest.labels import Source
 from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write_aadb
@@ -21,11 +21,11 @@ def test_test_images_among_the_others(shipped_params: Params, folder: Path) -> N
     for file in (folder / "AADB_newtest_originalSize").iterdir():
         file.replace(folder / "datasetImages_originalSize" / file.name)
     (folder / "AADB_newtest_originalSize").rmdir()
-    images = aadb.read(Source(folder, shipped_params.manifest, 0, folder)).images
+    images = READERS["aadb"](Source(folder, shipped_params.manifest, 0, folder)).images
     assert all((folder / one.path).is_file() for one in images if one.split == "test")
 
 
 def test_squeezed_copies_are_not_taken(shipped_params: Params, folder: Path) -> None:
     (folder / "datasetImages_originalSize").rename(folder / "datasetImages_warp256")
     with pytest.raises(UserError, match="there is no folder datasetImages_originalSize in"):
-        aadb.read(Source(folder, shipped_params.manifest, 0, folder))
+        READERS["aadb"](Source(folder, shipped_params.manifest, 0, folder))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from charm.runtime.errors import UserError
-from pipeline.datasets import ava
+from pipeline.datasets import READERS
 from pipeline.manifest.labels import Listing, Source
 from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write_ava
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(params: Params, folder: Path) -> Listing:
-    return ava.read(Source(folder, params.manifest, 0, folder))
+    return READERS["ava"](Source(folder, params.manifest, 0, folder))
 
 
 def test_test_images_are_those_of_the_list(

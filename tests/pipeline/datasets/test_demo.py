@@ -13,8 +13,7 @@ from charm.images.decode import decode_image
 from pipeline.datasets import demo
 from pipeline.datasets import demo_images as demo_images
 from pipeline.datasets.demo_images import NUM_IMAGES, SOURCES, DemoImage, render_images, split_sources
-from pipeline.manifest.labels import Source
-from pipeline.manifest.ratings import check_listing
+from pipeline.manifest.labels import Source, check_listing
 from pipeline.settings.params import Params
 
 FIRST = 42

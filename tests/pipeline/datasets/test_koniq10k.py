@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from charm.runtime.errors import UserError
-from pipeline.datasets import koniq10k
-from pipeline.manifest.labels import Listing, Source
-from pipeline.manifest.ratings import check_listing
+from pipeline.datasets import READERS
+from pipeline.manifest.labels import Listing, Source, check_listing
 from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write, write_koniq10k
 
@@ -28,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(params: Params, folder: Path, **settings: Any) -> Listing:
-    listing = koniq10k.read(Source(folder, replace(params.manifest, **settings), 0, folder))
+    listing = READERS["koniq10k"](Source(folder, replace(params.manifest, **settings), 0, folder))
     check_listing(listing)
     return listing
 

@@ -15,8 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
 from pipeline.datasets.stars import parse_rating
-from pipeline.manifest.labels import Listing, Source
-from pipeline.manifest.ratings import check_listing
+from pipeline.manifest.labels import Listing, Source, check_listing
 from pipeline.settings.params import Params
 
 IMAGES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -13,8 +13,7 @@ import pytest
 
 from charm.runtime.errors import UserError
 from pipeline.datasets import READERS
-from pipeline.manifest.labels import Listing, Source
-from pipeline.manifest.ratings import check_listing
+from pipeline.manifest.labels import Listing, Source, check_listing
 from pipeline.settings.params import Params
 from pipeline.settings.recipes import DATASETS
 from tests.pipeline.datasets.small_folders import LABELS, NUM_LISTED, WRITERS, counts, score

@@ -10,7 +10,7 @@ import openpyxl
 import pytest
 
 from charm.runtime.errors import UserError
-from pipeline.datasets import spaq
+from pipeline.datasets import READERS
 from pipeline.manifest.labels import Listing, Source
 from pipeline.settings.params import Params
 from tests.pipeline.datasets.small_folders import write_spaq
@@ -35,7 +35,7 @@ def read(shipped_params: Params, folder: Path) -> Callable[..., Listing]:
             for row in rows:
                 book.active.append(row)
             book.save(folder / LABELS)
-        return spaq.read(Source(folder, shipped_params.manifest, 0, folder))
+        return READERS["spaq"](Source(folder, shipped_params.manifest, 0, folder))
 
     return read_rows
 

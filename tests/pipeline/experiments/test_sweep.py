@@ -49,6 +49,13 @@ def test_a_table_fits_a_terminal(length: int) -> None:
     assert sum("x" * length in line for line in lines) == 2
 
 
+def test_settings_of_strangers_are_written_out() -> None:
+    runs = [made(1e-5, 0, 0.5, labels=f"\u202e{name}\x1b.csv") for name in ("one", "two")]
+    table = show_sweep(runs, ["hardware"])
+    assert r"labels=\u202eone\x1b.csv" in table
+    assert not set("\u202e\x1b") & set(table)
+
+
 def test_show_without_a_table_shows_what_is_finished(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from charm.runtime.errors import UserError
-from pipeline.importance.coverage import read_coverages, write_coverages
+from pipeline.importance.make import read_coverages, write_coverages
 from pipeline.shards.write import write_shard
 
 

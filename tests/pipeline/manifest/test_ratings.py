@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from charm.runtime.errors import UserError
-from pipeline.manifest.labels import Listed, Listing
-from pipeline.manifest.ratings import average_ratings, check_listing
+from pipeline.manifest.labels import Listed, Listing, average_ratings, check_listing
 
 
 def listing(*images: Listed, score_range: tuple[float, float] = (0.0, 1.0)) -> Listing:

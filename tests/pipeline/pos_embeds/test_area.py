@@ -8,7 +8,7 @@ import pytest
 from charm.inputs.registry import INPUTS, build_input
 from charm.inputs.settings import SETTINGS
 from charm.tokenization.tokenizer import CharmTokenizer
-from pipeline.pos_embeds.area import read_area, summarize_area, write_area
+from pipeline.pos_embeds.axes import read_area, summarize_area, write_area
 
 TOKENIZER = CharmTokenizer(patch_size=14, max_seq_len=64)
 

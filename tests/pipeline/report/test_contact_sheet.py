@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from charm.runtime.errors import UserError
-from pipeline.importance.coverage import write_coverages
-from pipeline.report import contact_sheet
-from pipeline.report.contact_sheet import DIMMED, dim, make_contact_sheet
+from pipeline.importance.make import write_coverages
+from pipeline.report import gallery
+from pipeline.report.gallery import DIMMED, dim, make_contact_sheet
 from pipeline.shards.write import write_shard
 from pipeline.work.store import write_record
 from tests.conftest import Small
@@ -40,7 +40,7 @@ def test_largest_smallest_and_empty_masks_are_shown_none_twice(
     masks: Path, packed: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {f"{index:08}": f"{index}.jpg" for index in range(7)}
-    monkeypatch.setattr(contact_sheet, "SHOWN", 3)
+    monkeypatch.setattr(gallery, "SHOWN_MASKS", 3)
     sheet = make_contact_sheet(masks, packed.images, names)
     assert {title: [mask.name for mask in shown] for title, shown in sheet.groups.items()} == {
         "Largest": ["3.jpg", "6.jpg", "2.jpg"],

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from charm.hub import read_model, write_model_folder
+from charm.inputs.settings import QuadtreeSettings
 from charm.model import registry
 from charm.model.backbones import create_backbone
 from charm.runtime import waiting
@@ -98,6 +99,14 @@ def test_a_head_for_another_activation_begins_anew(shipped_params: Params, tmp_p
             ["new scale embeddings (1 scales; it had 2)", "tokenizer: standard (it had charm)"],
             id="input",
         ),
+        pytest.param(
+            {"tokenizer": "quadtree", "inputs.quadtree": QuadtreeSettings(levels=2)},
+            1,
+            {"scale_embed"},
+            ["new scale embeddings (of quadtree; it had those of charm)", "tokenizer: quadtree (it had charm)"],
+            id="as many scales of another input, which stand for something else",
+        ),
+        pytest.param({"tokens.coarse_ratio": 4}, 1, set(), ["tokens.coarse_ratio: 4 (it had 2)"], id="ratio"),
     ],
 )
 def test_what_another_task_changes_of_a_model_of_ours_is_said(
@@ -120,6 +129,19 @@ def test_what_another_task_changes_of_a_model_of_ours_is_said(
     changes_said = describe_changes(replace(params, checkpoint=str(model_folder)), num_bins)
     assert len(changes_said) == len(said)
     assert all(one.startswith(start) for one, start in zip(changes_said, said, strict=True))
+
+
+def test_scales_of_a_published_model_are_not_those_of_charm(shipped_params: Params, tmp_path: Path) -> None:
+    """Its first one is of padding: as many, and of the same shape, as charm has at three scales."""
+    config = describe(tokenizer="published")
+    write_model_folder(tmp_path, build_model(config.model).state_dict(), config)
+    params = replace(shipped_params, tokens=replace(shipped_params.tokens, num_scales=3))
+    found, trained = begin_from(tmp_path, params)
+    assert found["scale_embed"].shape == trained["scale_embed"].shape
+    assert not torch.equal(found["scale_embed"], trained["scale_embed"])
+    assert torch.equal(found["vit.pos_embed"], trained["vit.pos_embed"])
+    said = describe_changes(replace(params, checkpoint=str(tmp_path)), num_bins=1)
+    assert said[0] == "new scale embeddings (of charm; it had those of published)"
 
 
 def test_a_new_head_begins_with_the_score_of_the_labels(shipped_params: Params, model_folder: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from charm.runtime.errors import UserError
-from pipeline.training import checkpoints
-from pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.training import state
+from pipeline.training.state import load_checkpoint, save_checkpoint
 
 
 def build() -> nn.Module:
@@ -94,7 +94,7 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_a_checkpoint(
             return operation
 
         with monkeypatch.context() as patch:
-            for module, name in ((os, "fsync"), (os, "replace"), (shutil, "rmtree"), (checkpoints, "save_file")):
+            for module, name in ((os, "fsync"), (os, "replace"), (shutil, "rmtree"), (state, "save_file")):
                 patch.setattr(module, name, may_stop(getattr(module, name)))
             patch.setattr(Path, "mkdir", may_stop(Path.mkdir))
             try:

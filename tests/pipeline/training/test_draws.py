@@ -1,12 +1,17 @@
 """Several draws in one pass: the same as one pass per draw, with each image decoded once."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from charm.tokenization.tokenizer import CharmTokenizer
+from pipeline.pos_embeds.axes import PosEmbeds, list_axes, write_axes
 from pipeline.shards import read as shard_reader
-from pipeline.training.draws import EveryDraw, LastImage
+from pipeline.training.loader import TokenDataset
+from pipeline.training.sampler import EveryDraw, SampleRef
 from tests.conftest import Small
 
 
@@ -19,7 +24,7 @@ def test_every_sample_comes_once_per_draw_its_draws_in_a_row(batch_size: int) ->
     assert places == [(draw, index) for index in range(5) for draw in range(3)]
 
 
-def test_the_last_image_is_not_decoded_again(packed: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_image_is_not_decoded_again(packed: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     decode_image = shard_reader.decode_image
 
@@ -28,8 +33,15 @@ def test_the_last_image_is_not_decoded_again(packed: Small, monkeypatch: pytest.
         return decode_image(data, *arguments, **settings)
 
     monkeypatch.setattr(shard_reader, "decode_image", count)
-    reader = LastImage(packed.images)
-    keys = packed.manifest.keys
-    for key in (keys[0], keys[0], keys[0], keys[1], keys[1], keys[0]):
-        np.testing.assert_array_equal(reader.read_image(key), packed.images.read_image(key))
-    assert len(decoded) == 3 + 6
+    tokenizer = CharmTokenizer(max_seq_len=32, budget="share")
+    axes = list_axes(tokenizer, packed.manifest.image_hws)
+    write_axes(tmp_path, "charm_demo", torch.randn(4, 4, 3), axes, "bilinear", False)
+    given = packed.manifest, packed.images, None, tokenizer, PosEmbeds(tmp_path, "charm_demo"), 0
+    dataset, rows = TokenDataset(*given, by_pixels=True), (0, 0, 0, 1, 1, 0)
+    found = [dataset[SampleRef(draw, row)] for draw, row in enumerate(rows)]
+    assert len(decoded) == 3
+    for draw, (row, sample) in enumerate(zip(rows, found, strict=True)):
+        alone = TokenDataset(*given, by_pixels=True)[SampleRef(draw, row)]
+        assert isinstance(sample, dict)
+        assert isinstance(alone, dict)
+        np.testing.assert_array_equal(sample["patches"], alone["patches"])
