@@ -57,11 +57,8 @@ def choose_way(params: Params, name: str) -> tuple[str, dict[str, Any], dict[str
         checkpoint, settings["sam_sha256"] = find_checkpoint(settings["sam"], checkpoint, settings["sam_sha256"])
     except UserError as error:
         raise UserError(f"params.yaml: importance.saliency.sam_hq: {error}") from error
-    return (
-        "sam_hq",
-        settings,
-        {"sam_checkpoint": str(checkpoint), "detector": str(detector), "device": params.hardware.device},
-    )
+    places = {"sam_checkpoint": str(checkpoint), "detector": str(detector), "device": params.hardware.device}
+    return "sam_hq", settings, places
 
 
 def make_columns(

@@ -25,9 +25,7 @@ Settings = tuple[tuple[str, str], ...]  # (key, value) of those that differ betw
 def show_sweep(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], left_out: Sequence[str]) -> str:
     """Renders the runs of a sweep as Markdown, at most 120 columns wide.
 
-    Args:
-        runs: params and test metrics of each.
-        left_out: sections of params that change no number.
+    Of each run there are params and test metrics; sections of params that are `left_out` change no number.
 
     Returns:
         For each setting the number of seeds, mean ± standard deviation over these, and the paired difference of SRCC

@@ -92,17 +92,10 @@ def plot_best_epochs(asked: Asked) -> Chart:
     """Plots the epoch of the best validation score with the standard input and with Charm."""
     found, command = _find_runs(asked, "table1", read_tables()[1]["table1"])
     datasets = tuple(dict.fromkeys(dataset for _, dataset, _ in found))
-    series = [
-        Series(
-            kind,
-            [
-                (float(datasets.index(dataset)), _mean(runs, "best_epoch"), "")
-                for row, dataset, runs in found
-                if row.name.endswith(kind)
-            ],
-        )
-        for kind in KINDS
-    ]
+    series = []
+    for kind in KINDS:
+        of_kind = [(datasets.index(dataset), runs) for row, dataset, runs in found if row.name.endswith(kind)]
+        series.append(Series(kind, [(float(place), _mean(runs, "best_epoch"), "") for place, runs in of_kind]))
     return Chart(series, datasets, (command,))
 
 

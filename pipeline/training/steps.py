@@ -16,19 +16,14 @@ from pipeline.training.state import TrainState
 
 
 class Pace(Iterator[Batch]):
-    """Passes batches on, and measures how fast the steps go that are made of them.
-
-    Attributes:
-        waited: seconds spent waiting for batches.
-        steps: taken since the first one, which is left out: it warms caches and compiles.
-    """
+    """Passes batches on, and measures how fast the steps go that are made of them."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
         self._images = 0
         self._began = self._first_ended = time.monotonic()
-        self.waited = 0.0
-        self.steps = -1
+        self.waited = 0.0  # seconds, for batches
+        self.steps = -1  # since the first one, which is left out: it warms caches and compiles
 
     def __next__(self) -> Batch:
         asked = time.monotonic()
@@ -47,15 +42,11 @@ class Pace(Iterator[Batch]):
         """Seconds of a step, on average; 0 before the second one."""
         return (time.monotonic() - self._first_ended) / self.steps if self.steps > 0 else 0.0
 
-    @property
-    def waited_share(self) -> float:
-        """Share of the time of all steps that was spent waiting for batches."""
-        return self.waited / max(time.monotonic() - self._began, 1e-9)
-
     def describe(self) -> str:
         """Says how many images this process takes per second, and what its time goes into."""
-        data = round(100 * self.waited_share)
-        images = self._images / max(time.monotonic() - self._first_ended, 1e-9)
+        now = time.monotonic()
+        data = round(100 * self.waited / max(now - self._began, 1e-9))
+        images = self._images / max(now - self._first_ended, 1e-9)
         rate = [f"{images:.3g} images/s"] if self.steps > 0 else []
         return ", ".join([*rate, f"data {data} %, model {100 - data} %"])
 

@@ -234,13 +234,13 @@ def test_a_missing_image_that_comes_later_is_found(run_here: Any) -> None:
 
 def test_names_that_turn_text_about_are_written_out(run_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Where they are printed; the manifest has them as they are."""
-    twin, unlisted = "\u202egnp.0.jpg", "\u2067new\x07.jpg"
+    twin, unlisted = "\u202egnp.0.jpg", "0\u2067new\x07.jpg"
     Path(unlisted).write_bytes(b"")
     Path(twin).write_bytes(Path("0.jpg").read_bytes())
     rows = [("0.jpg", 1, "train"), (twin, 5, "train"), ("1.jpg", 2, "val"), ("2.jpg", 3, "test")]
     run_here(*rows, max_reject_frac=1.0)
     printed = capsys.readouterr().out
     assert r"\u202egnp.0.jpg" in printed
-    assert r"\u2067new\x07.jpg" in printed
+    assert r"0\u2067new\x07.jpg" in printed
     assert not set("\u202e\u2067\x07") & set(printed)
     assert twin in read_manifest(Path("data/manifest")).table["name"].to_pylist()
