@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from charm.model.config import format_interval
 from charm.tokenization.tokens import Tokens
 
 SHOWN_EDGE = 480  # pixels, longest edge of a shown image
@@ -164,7 +165,7 @@ def render_page(template: Path, **facts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["score"] = format_score
+    environment.filters |= {"score": format_score, "interval": lambda *ends: minus(format_interval(*ends))}
     return environment.get_template(template.name).render(facts)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from charm.model.config import METRICS, ModelConfig
+from charm.model.config import METRICS, ModelConfig, format_interval
 from charm.runtime.disk import atomic_write, name_impostor
 from charm.runtime.downloads import NAME, fetch
 from charm.runtime.errors import UserError, first_line, in_one_line
@@ -243,6 +243,7 @@ def render_card(config: ModelConfig) -> str:
         doubts=config.doubts,
         input=Preparation.from_config(config).tokenizer,
         shows=SETTINGS[config.tokenizer.name].shows,
+        interval=format_interval,
     )
 
 
@@ -258,7 +259,7 @@ def _describe_for_hub(config: ModelConfig) -> str:
             dataset_name=dataset,
             dataset_split="test",
             metric_type=_HUB_METRICS[name],
-            metric_name=f"{name.upper()} (95 % interval {found['low']:.3f} to {found['high']:.3f})",
+            metric_name=f"{name.upper()} (95 % interval {format_interval(found['low'], found['high'])})",
             metric_value=found["value"],
         )
         for name, found in (config.evaluation.metrics if config.evaluation else {}).items()

@@ -58,7 +58,7 @@ class Published:
 
     Attributes:
         file, positions: names in the repository.
-        bins: of the distribution; 1 for scores, which are on 0..1 and are multiplied by the highest.
+        bins: of the distribution; 1 for scores, which were learnt as fractions of the highest.
         score_range: lowest and highest score of the data set, of distributions that of the first and of the last bin.
         tokens: l of its training.
         accuracy_threshold, meaning: as of LabelConfig.
@@ -79,8 +79,7 @@ CHECKPOINTS = {
     "ava": Published("Ava_large_charm.pth", 10, (1.0, 10.0), 5.0, tokens=512, positions="dino_large.pt"),
     "para": Published("para_charm.pth", 9, (1.0, 5.0), 3.0),
     "baid": Published("baid_charm.pth", 1, (0.0, 10.0), 5.0),
-    # People's means are on 1..5, and a fifth of them was learnt: 0.2 stands for 1.
-    "koniq10k": Published("koniq10k_charm.pth", 1, (0.0, 5.0), 2.5, meaning=f"{_QUALITY} from 1 to 5"),
+    "koniq10k": Published("koniq10k_charm.pth", 1, (1.0, 5.0), 2.5, meaning=_QUALITY),
     "spaq": Published("spaq_charm.pth", 1, (0.0, 100.0), 50.0, meaning=_QUALITY),
     "tad66k": Published("tad66k_charm.pth", 1, (0.0, 10.0), 5.0, tokens=768),
 }
@@ -195,7 +194,8 @@ def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Pa
             head="cls_mean",
             normalize=False,
             pos_embed="frozen",
-            activation="none" if published.bins > 1 else "sigmoid",  # of distributions the scorer takes the softmax
+            # Of distributions the scorer takes the softmax.
+            activation="none" if published.bins > 1 else "sigmoid_fifths" if published.score_range[0] else "sigmoid",
             shape=own,
         ),
         tokenizer=InputConfig("published", {"tokens": published.tokens, "padded": padded}, cutter.settings),

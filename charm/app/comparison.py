@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from charm.drawing import draw_line, encode_jpeg, make_axis, render_page, shrink
-from charm.model.config import LEVEL, METRICS
+from charm.model.config import LEVEL, METRICS, format_interval
 from charm.model.metrics import find_intervals, resample_agreement, score_agreement
 
 DISPUTED = 8  # images that a page shows
@@ -153,7 +153,7 @@ def render_comparison(
 
 def _show(rates: Rates, sign: str = "") -> str:
     return "  ".join(
-        f"{name.upper()} {value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+        f"{name.upper()} {value:{sign}.3f} ({format_interval(low, high, sign)})"
         for name, (value, low, high) in rates.items()
         if math.isfinite(value)
     )

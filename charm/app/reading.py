@@ -12,7 +12,7 @@ from charm.hub import find_model, read_config, refusing
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
-from charm.model.config import InputConfig, SaliencyConfig
+from charm.model.config import InputConfig, ModelConfig, SaliencyConfig
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.saliency.weights import find_checkpoint, find_detector
@@ -52,9 +52,15 @@ def load_preparation(folder: str | None) -> Preparation:
     if folder is None and not Path(TRAINED, "config.json").is_file():
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
         return Preparation(InputConfig("charm", {}, CharmTokenizer().settings))
-    folder = folder or TRAINED
+    return Preparation.from_config(load_config(folder or TRAINED)[0])
+
+
+def load_config(folder: str) -> tuple[ModelConfig, str]:
+    """Loads the config of a model, and the sha256 of its weights; says what is wrong with them, as load_preparation."""
     with explaining(folder), refusing(folder):
-        return Preparation.from_config(read_config(find_model(folder))[0])
+        config, weights_sha256 = read_config(find_model(folder))
+        Preparation.from_config(config)
+        return config, weights_sha256
 
 
 @contextmanager

@@ -91,8 +91,11 @@ def score_files(paths: Sequence[str], options: Options) -> int:
             raise UserError(f"{escape_path(str(out))} is there already: --overwrite replaces it")
         scorer = load_scorer(options.model, options.device, options.precision, options.full_size)
         if options.percentile and scorer.config.val_percentiles is None:
-            told = "holds no validation scores to compare with: `dvc repro evaluate` writes them into a model's folder"
-            raise UserError(f"--percentile: {escape_path(options.model)} {told}")
+            told = (
+                "holds no validation scores to compare with, as a model that was imported, or not evaluated in a clone"
+            )
+            remedy = "leave it out; --top N ranks your photographs among themselves"
+            raise UserError(f"--percentile: {escape_path(options.model)} {told}: {remedy}")
         one = Pass(scorer, scorer.draws if options.draws is None else options.draws, options.precision)
         clock = Clock(time.perf_counter())
         prints = out is None and options.top is None  # the best are known at the end

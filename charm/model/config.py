@@ -58,7 +58,7 @@ class ViTConfig:
     pos_embed: PosEmbedTraining
     image_edge: Annotated[int, Range(1, 8192)] | None = None
     num_residuals: Annotated[int, Range(0, 8)] = 0
-    activation: Literal["none", "sigmoid"] = "none"
+    activation: Literal["none", "sigmoid", "sigmoid_fifths"] = "none"
     shape: ViTShape | None = None
 
 
@@ -160,8 +160,8 @@ class EvaluationConfig:
         scored: number of images.
         draw_spread: mean standard deviation of an image's score over draws, on the scale of the labels; None with one
             draw.
-        metrics: by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined. MAE is
-            on the scale of the labels.
+        metrics: by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined, the ends
+            also of too few images. MAE is on the scale of the labels.
     """
 
     scored: Annotated[int, Range(0)]
@@ -224,6 +224,13 @@ class Calibration:
         return self.errors[math.ceil(rank * len(self.errors) / self.images) - 1]
 
 
+def format_interval(low: float | None, high: float | None, sign: str = "") -> str:
+    """Formats the ends of an interval for people; "–" where there is none (None or nan)."""
+    if low is None or high is None or math.isnan(low):
+        return "\N{EN DASH}"
+    return f"{low:{sign}.3f} to {high:{sign}.3f}"
+
+
 _BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
 _TRY = (
     "What may help: a backbone with published weights (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a "
@@ -252,9 +259,10 @@ def list_doubts(
     rated, where = (crossed, "By cross-validation") if crossed else (evaluation, "On the test images")
     if rated is not None:
         value, low, high = (rated.metrics["srcc"][end] for end in ("value", "low", "high"))
-        found = "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+        found = "undefined" if value is None else f"{value:.3f} ({format_interval(low, high)})"
         if low is None or low <= 0:
-            doubts.append(f"{where} the order of the scores is no better than chance: SRCC {found}. {_TRY}")
+            sure = "may be" if value is not None and low is None else "is"  # of too few images for an interval
+            doubts.append(f"{where} the order of the scores {sure} no better than chance: SRCC {found}. {_TRY}")
     return doubts
 
 
@@ -347,7 +355,12 @@ def _check_together(config: ModelConfig) -> None:
     for rated in filter(None, (config.evaluation, crossed)):
         for name in METRICS:
             found = rated.metrics.get(name, {})
-            if found.keys() != {"value", "low", "high"} or len({end is None for end in found.values()}) > 1:
+            unknown = [end for end in ("value", "low", "high") if found.get(end) is None]
+            if found.keys() != {"value", "low", "high"} or unknown not in (
+                [],
+                ["low", "high"],
+                ["value", "low", "high"],
+            ):
                 _fail("evaluation", "metrics", f"expected value, low and high of {name}, all or none, got {found}")
 
 

@@ -9,8 +9,13 @@ from torch import Tensor, nn
 from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.resizer import Resizer
 
-# Of the outputs: the published code trained scores on 0..1 through a sigmoid, Charm trains them as they are.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda output: output, "sigmoid": torch.sigmoid}
+# Of the outputs: the published code trained scores on 0..1 through a sigmoid, Charm trains them as they are. It learnt
+# KonIQ-10k's means, from 1 to 5, as fifths: 0.2 is the lowest score.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda output: output,
+    "sigmoid": torch.sigmoid,
+    "sigmoid_fifths": lambda output: (5 * torch.sigmoid(output) - 1) / 4,
+}
 LearntMode = Literal["bilinear", "bicubic", "bicubic_offset"]
 
 
