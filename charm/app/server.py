@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,6 @@ from charm.images.limits import FORMATS, list_formats
 from charm.images.reasons import Rejected
 from charm.inputs.settings import SETTINGS
 from charm.runtime.errors import UserError
-from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
 
@@ -87,8 +87,7 @@ def serve(folder: str, access: Access, port: int, draws: int | None, device: str
                 f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}{access.root}/ (Ctrl-C ends it)",
                 flush=True,
             )
-        with Interrupts():  # uvicorn raises the signal again when it has ended
-            make_server(app, log=access.log).run(sockets=[bound])
+        make_server(app, log=access.log).run(sockets=[bound])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -103,6 +102,17 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         message = f"cannot listen on {host} port {port} ({error}): choose another with --port or --host"
         raise UserError(message) from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which a signal tells to end; a second one is for charm.runtime.interrupts to see.
+
+    uvicorn's own would skip the shut-down after a second Ctrl-C, with a traceback, and raise each signal again at its end,
+    which would then be taken for the second one.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True
 
 
 def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS, log: bool = False) -> uvicorn.Server:
@@ -121,7 +131,7 @@ def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS, log: bool = 
     )
     if log:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def build_app(scorer: CharmScorer, access: Access = _ALONE, limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
