@@ -77,17 +77,11 @@ class StandardSettings(InputSettings):
             raise ValueError(f"edge={self.edge}: expected at least crop, {self.crop}")
 
     @property
-    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
-        return None
-
-    @property
     def whole_edge(self) -> int:
         return self.crop
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the crop."""
-        return (whole_patches(self.crop, patch_size) // patch_size) ** 2
+        return count_square(self.crop, patch_size)
 
 
 @dataclass(frozen=True)
@@ -116,8 +110,7 @@ class FlexiSettings(StandardSettings):
         return tuple(self.grids)
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the finest grid; the backbone's patch size has no say."""
-        return max(*self.grids, self.grid) ** 2
+        return max(*self.grids, self.grid) ** 2  # the backbone's patch size has no say
 
 
 @dataclass(frozen=True)
@@ -130,17 +123,11 @@ class PaddingSettings(InputSettings):
     has_budget = False
 
     @property
-    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
-        return None
-
-    @property
     def whole_edge(self) -> int:
         return self.edge
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the square."""
-        return (whole_patches(self.edge, patch_size) // patch_size) ** 2
+        return count_square(self.edge, patch_size)
 
 
 @dataclass(frozen=True)
@@ -177,9 +164,8 @@ class AnyResSettings(InputSettings):
     has_budget = False
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the most tiles and of the squashed image."""
         most = max(rows * columns for rows, columns in self.pinpoints)
-        return (1 + most) * (whole_patches(self.tile, patch_size) // patch_size) ** 2
+        return (1 + most) * count_square(self.tile, patch_size)  # with the squashed image
 
 
 @dataclass(frozen=True)
@@ -219,8 +205,7 @@ class MullerSettings(InputSettings):
         return {"identity": None, "published": ((1.892, -11.295), (-0.014, 0.003))}[self.start]
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the square."""
-        return (whole_patches(self.edge, patch_size) // patch_size) ** 2
+        return count_square(self.edge, patch_size)
 
 
 @dataclass(frozen=True)
@@ -266,6 +251,11 @@ SETTINGS: dict[str, type[InputSettings]] = {
 def whole_patches(pixels: int, patch_size: int) -> int:
     """Returns a length, in pixels, rounded down to whole patches, at least one."""
     return max(1, pixels // patch_size) * patch_size
+
+
+def count_square(pixels: int, patch_size: int) -> int:
+    """Returns the number of patches of a square of this side, pixels, rounded down to whole patches."""
+    return max(1, pixels // patch_size) ** 2
 
 
 def check_length(name: str, settings: InputSettings, patch_size: int, max_seq_len: int) -> None:

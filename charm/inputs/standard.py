@@ -18,12 +18,10 @@ class StandardInput(WholeInput):
     """Resizes the image and cuts a square crop of it into a ViT's patches.
 
     Args:
-        patch_size: p, pixels; the backbone's.
         settings: sizes, and where the crop is taken.
         training: whether the crop may be drawn.
     """
 
-    patch_size: int = 14
     settings: StandardSettings = field(default_factory=StandardSettings)
     training: bool = True
 
