@@ -14,6 +14,7 @@ import simplejpeg
 from charm.model.config import format_interval
 from charm.tokenization.tokens import Tokens
 
+SHARED_STYLE = Path(__file__).with_name("page.css")  # of all pages
 SHOWN_EDGE = 480  # pixels, longest edge of a shown image
 JPEG_QUALITY = 85
 SHADE = 150  # alpha, 0..255, over all but native patches; 128 left bright skies as bright as native patches

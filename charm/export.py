@@ -60,7 +60,9 @@ class _Encoder(nn.Module):
         attended = self.model.attn_mask(patch_valid)
         # A mask of numbers to add, made once: from bools each block would make its own, and look for NaN besides.
         attn_mask = torch.zeros_like(attended, dtype=pos_embed.dtype).masked_fill(~attended, -torch.inf)
-        output: Tensor = self.model.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        *_, last = self.model.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        features = self.model.pool(self.model.head_kind, last, scale_id, patch_valid, attn_mask)
+        output: Tensor = self.model.score_features(features)
         return output
 
 

@@ -33,7 +33,7 @@ from charm.model.registry import build_model
 from charm.runtime.downloads import fetch
 from charm.runtime.errors import UserError, did_you_mean, in_one_line
 from charm.runtime.inert import Archive, Stored
-from charm.runtime.weights import list_problems
+from charm.runtime.weights import describe_misfit
 from charm.scorer import CharmScorer
 from charm.tokenization.draws import DRAWS_VERSION
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -135,12 +135,7 @@ def import_checkpoint(source: str, dataset: str | None = None, padded: bool = Fa
     except (AssertionError, ValueError) as error:  # timm's, of a width that the heads do not divide
         raise UserError(in_one_line(f"{path} is not the published model of {name}: {error}")) from error
     _compose(tensors)
-    reshaped = [
-        f"{one} is {list(tensors[one].shape)} and not {list(expected[one].shape)}"
-        for one in expected.keys() & tensors.keys()
-        if tensors[one].shape != expected[one].shape
-    ]
-    if problems := list_problems(expected.keys() - tensors.keys(), tensors.keys() - expected.keys(), reshaped):
+    if problems := describe_misfit(expected, tensors):
         raise UserError(in_one_line(f"{path} is not the published model of {name}: {problems}"))
     model = build_model(config.model)
     model.load_state_dict(tensors)

@@ -110,6 +110,17 @@ def evaluate_models(options: Options) -> int:
     return 0 if is_whole else REJECTED
 
 
+def read_sizes(text: str) -> list[float]:
+    """Reads fractions of 1, the whole size first."""
+    try:
+        sizes = {float(one) for one in text.replace(",", " ").split()}
+    except ValueError:
+        sizes = {0.0}
+    if not all(0 < size <= 1 for size in sizes):
+        raise UserError(f"--sizes {text}: expected fractions of the image's size, for example 0.75,0.5,0.25")
+    return sorted(sizes | {1.0}, reverse=True)
+
+
 def read_labels(options: Options) -> dict[str, float]:
     """Reads the labels: path of the image -> its label, the mean of several rows of one image.
 

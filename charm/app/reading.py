@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from charm.app.options import MODEL
 from charm.hub import find_model, read_config, refusing
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
@@ -22,9 +23,6 @@ from charm.tokenization.tokens import Tokens
 
 if TYPE_CHECKING:
     from charm.scorer import CharmScorer
-
-
-TRAINED = "runs/evaluate/model"  # in a clone
 
 
 def load_scorer(
@@ -49,10 +47,10 @@ def load_preparation(folder: str | None) -> Preparation:
     Raises:
         UserError: missing, damaged, or not of a Charm model.
     """
-    if folder is None and not Path(TRAINED, "config.json").is_file():
+    if folder is None and not Path(MODEL, "config.json").is_file():
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
         return Preparation(InputConfig("charm", {}, CharmTokenizer().settings))
-    return Preparation.from_config(load_config(folder or TRAINED)[0])
+    return Preparation.from_config(load_config(folder or MODEL)[0])
 
 
 def load_config(folder: str) -> tuple[ModelConfig, str]:
@@ -71,7 +69,7 @@ def explaining(folder: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror}; name a model's folder, or user/name on the hub; a clone "
-            "has one at runs/evaluate/model once it was trained"
+            f"has one at {MODEL} once it was trained"
         ) from error
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -3,13 +3,14 @@
 import io
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from charm.images.find import escape_path
 from charm.runtime.disk import atomic_write, encode_csv
 from charm.runtime.errors import UserError
+from charm.scores import Score
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Row:
     percentile: float | None = None
     low: float | None = None
     high: float | None = None
+
+
+def fill_row(row: Row, score: Score) -> Row:
+    """Returns the row of a photograph with its score."""
+    told = {name: getattr(score, name) for name in ("score", "spread", "raw", "percentile")}
+    low, high = score.interval() or (None, None)
+    shares = None if score.distribution is None else score.distribution.tolist()
+    return replace(row, **told, low=low, high=high, distribution=shares)
 
 
 def format_line(row: Row, has_percentile: bool = False) -> str:
@@ -83,22 +92,11 @@ def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {
-        "path": pa.string(),
-        "score": pa.float64(),
-        "spread": pa.float64(),
-        "low": pa.float64(),
-        "high": pa.float64(),
-        "raw": pa.float64(),
-        "percentile": pa.float64(),
-        "downscaled_to": pa.list_(pa.int32()),
-        "distribution": pa.list_(pa.float64()),
-        "reason": pa.string(),
-    }
+    kinds = dict.fromkeys(records[0], pa.float64()) | {"path": pa.string(), "reason": pa.string()}
+    kinds |= {"downscaled_to": pa.list_(pa.int32()), "distribution": pa.list_(pa.float64())}
     schema = pa.schema([(name, kinds[name]) for name in records[0]])
     buffer = io.BytesIO()
-    table = pa.Table.from_pylist(records, schema)
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(pa.Table.from_pylist(records, schema), buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 

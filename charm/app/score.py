@@ -3,7 +3,7 @@
     photographs -> groups -> a child process each thread, which may die of a file   (charm.images.find)
                           -> tokens, in that thread                                  (charm.app.reading)
                           -> the model, in this one                                  (charm.scorer)
-                          -> the journal, and lines or a table                       (score_journal, score_rows)
+                          -> the journal, and lines or a table                       (charm.app.journal, .rows)
 
 Memory is that of two groups of tokens, whatever the number of photographs.
 """
@@ -15,14 +15,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from charm.app.journal import Journal, open_journal, read_state
 from charm.app.reading import load_scorer, tokenize_file
-from charm.app.rows import Row, choose_format, format_line, write_table
+from charm.app.rows import Row, choose_format, fill_row, format_line, write_table
 from charm.images.find import ImageFile, ImageFileReader, describe_passed, escape_path, find_image_files
 from charm.images.limits import LIMITS, in_millions
 from charm.images.reasons import REASONS, Rejected
@@ -62,15 +62,15 @@ class Clock:
 class Options:
     """What the command line says; see charm.app.command."""
 
-    model: str = "runs/evaluate/model"
-    draws: int | None = None
-    out: Path | None = None
-    overwrite: bool = False
-    device: str = "auto"
-    precision: str = "float32"
-    full_size: bool = False
-    percentile: bool = False
-    top: int | None = None
+    model: str
+    draws: int | None
+    out: Path | None
+    overwrite: bool
+    device: str
+    precision: str
+    full_size: bool
+    percentile: bool
+    top: int | None
 
 
 def score_files(paths: Sequence[str], options: Options) -> int:
@@ -187,7 +187,7 @@ def stream_rows(
 
     Args:
         scorer: whose tokenizer runs in threads, and whose model in this one.
-        photographs: to score.
+        image_files: the photographs.
         draws: of each.
         clock: gets the time that the model takes.
         size: of the photographs to see, as a fraction of their own.
@@ -207,16 +207,7 @@ def stream_rows(
             started = time.perf_counter()
             scores = iter(scorer.score_tokens(good))
             clock.model += time.perf_counter() - started
-            rows = []
-            for row, _ in opened:
-                if not row.reason:
-                    score = next(scores)
-                    shares = None if score.distribution is None else score.distribution.tolist()
-                    told = {name: getattr(score, name) for name in ("score", "spread", "raw", "percentile")}
-                    low, high = score.interval() or (None, None)
-                    row = replace(row, **told, low=low, high=high, distribution=shares)
-                rows.append(row)
-            yield group, rows
+            yield group, [row if row.reason else fill_row(row, next(scores)) for row, _ in opened]
     finally:
         pool.shutdown(cancel_futures=True)
         reader.close()

@@ -51,6 +51,7 @@ from charm.app.guard import Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads
+from charm.drawing import SHARED_STYLE
 from charm.images.limits import FORMATS, list_formats
 from charm.images.reasons import Rejected
 from charm.inputs.settings import SETTINGS
@@ -107,8 +108,8 @@ def bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn's server, which a signal tells to end; a second one is for charm.runtime.interrupts to see.
 
-    uvicorn's own would skip the shut-down after a second Ctrl-C, with a traceback, and raise each signal again at its end,
-    which would then be taken for the second one.
+    uvicorn's own would skip the shut-down after a second Ctrl-C, with a traceback, and raise each signal again at its
+    end, which would then be taken for the second one.
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -178,7 +179,10 @@ class Service:
         # Phones turn HEIC into JPEG for a page that does not ask for it.
         readable = [one for one in FORMATS.values() if one.is_readable]
         accepted = ",".join([*(one.media_type for one in readable), *(end for one in readable for end in one.endings)])
-        self._page = _PAGE.read_text().replace("ACCEPTED", accepted).replace("FORMATS", list_formats("or"))
+        texts = {"SHARED": SHARED_STYLE.read_text(), "ACCEPTED": accepted, "FORMATS": list_formats("or")}
+        self._page = _PAGE.read_text()
+        for name, text in texts.items():
+            self._page = self._page.replace(name, text)
         self._requests, self._sequences = 0, 0  # under way
         self._answered = 0
         self._rejected: Counter[str] = Counter()

@@ -9,19 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from charm.images.limits import Colour, MaxEdge
-from charm.runtime.fields import (
-    MOST_TOKENS,
-    BackboneName,
-    Count,
-    Draws,
-    Fraction,
-    Head,
-    PosEmbedTraining,
-    Prompt,
-    SamName,
-    Seed,
-    Sha256,
-)
+from charm.runtime import fields
 from charm.runtime.schema import Range, SettingError, build
 
 LEVEL = 0.9  # of the intervals that are shown where nobody asks for another
@@ -50,12 +38,12 @@ class ViTConfig:
         shape: of the backbone; None for that of its name.
     """
 
-    backbone: BackboneName
+    backbone: fields.BackboneName
     num_scales: Annotated[int, Range(1, 3)]
     num_outputs: Annotated[int, Range(1, 1000)]
-    head: Head
+    head: fields.Head
     normalize: bool
-    pos_embed: PosEmbedTraining
+    pos_embed: fields.PosEmbedTraining
     image_edge: Annotated[int, Range(1, 8192)] | None = None
     num_residuals: Annotated[int, Range(0, 8)] = 0
     activation: Literal["none", "sigmoid", "sigmoid_fifths"] = "none"
@@ -106,14 +94,14 @@ class LabelConfig:
 class SamHqConfig:
     """The settings of SAM-HQ that decide its masks; see charm.saliency.sam_hq.SamHqSettings."""
 
-    prompt: Prompt
-    box_threshold: Fraction
-    text_threshold: Fraction
-    top_k: Count
+    prompt: fields.Prompt
+    box_threshold: fields.Fraction
+    text_threshold: fields.Fraction
+    top_k: fields.Count
     hq_token_only: bool
-    sam: SamName
-    sam_sha256: Sha256
-    detector_sha256: Sha256
+    sam: fields.SamName
+    sam_sha256: fields.Sha256
+    detector_sha256: fields.Sha256
 
 
 @dataclass(frozen=True)
@@ -160,8 +148,8 @@ class EvaluationConfig:
         scored: number of images.
         draw_spread: mean standard deviation of an image's score over draws, on the scale of the labels; None with one
             draw.
-        metrics: by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined, the ends
-            also of too few images. MAE is on the scale of the labels.
+        metrics: by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined, and the
+            ends of too few images. MAE is on the scale of the labels.
     """
 
     scored: Annotated[int, Range(0)]
@@ -225,17 +213,13 @@ class Calibration:
 
 
 def format_interval(low: float | None, high: float | None, sign: str = "") -> str:
-    """Formats the ends of an interval for people; "–" where there is none (None or nan)."""
+    """Formats the ends of an interval for people; a dash where there is none (None or nan)."""
     if low is None or high is None or math.isnan(low):
         return "\N{EN DASH}"
     return f"{low:{sign}.3f} to {high:{sign}.3f}"
 
 
 _BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
-_TRY = (
-    "What may help: a backbone with published weights (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a "
-    "larger max_seq_len."
-)
 
 
 def list_doubts(
@@ -249,11 +233,11 @@ def list_doubts(
         evaluation: None before `evaluate`.
         solved: as in ModelConfig; what cross-validation found counts in the place of `evaluation`.
     """
-    doubts = []
+    doubts, published = [], "a backbone with published weights"
     if started_from is None and dataset != _BUILT_IN:
         doubts.append(
             "The backbone started from random weights and knows nothing but these images, which is seldom enough. "
-            "Choose a backbone with published weights and pretrained: true, or a checkpoint."
+            f"Choose {published} and pretrained: true, or a checkpoint."
         )
     crossed = solved.cross_validation if solved else None
     rated, where = (crossed, "By cross-validation") if crossed else (evaluation, "On the test images")
@@ -262,7 +246,10 @@ def list_doubts(
         found = "undefined" if value is None else f"{value:.3f} ({format_interval(low, high)})"
         if low is None or low <= 0:
             sure = "may be" if value is not None and low is None else "is"  # of too few images for an interval
-            doubts.append(f"{where} the order of the scores {sure} no better than chance: SRCC {found}. {_TRY}")
+            doubts.append(
+                f"{where} the order of the scores {sure} no better than chance: SRCC {found}. What may help: "
+                f"{published} (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a larger max_seq_len."
+            )
     return doubts
 
 
@@ -290,8 +277,8 @@ class ModelConfig:
     pos_embeds: PosEmbedConfig
     labels: LabelConfig
     max_edge: MaxEdge | None
-    seed: Seed
-    draws: Draws
+    seed: fields.Seed
+    draws: fields.Draws
     saliency: SaliencyConfig | None
     data: DataConfig
     training: TrainingConfig
@@ -304,7 +291,6 @@ class ModelConfig:
 
     @property
     def doubts(self) -> list[str]:
-        """What speaks against the scores (`list_doubts`)."""
         return list_doubts(self.data.dataset, self.training.started_from, self.evaluation, self.solved)
 
     def to_json(self) -> dict[str, Any]:
@@ -327,42 +313,33 @@ class ModelConfig:
 
 def _check_together(config: ModelConfig) -> None:
     """Raises SettingError for values that are right by themselves and contradict each other."""
-    low, high = config.labels.score_range
-    if not 0 < high - low < math.inf:
-        _fail("labels", "score_range", f"expected [lowest, highest], got {[low, high]}")
-    if not low <= config.labels.accuracy_threshold <= high:
-        _fail("labels", "accuracy_threshold", f"expected within score_range, got {config.labels.accuracy_threshold}")
-    if config.model.num_outputs != config.labels.num_bins:
-        _fail(
-            "labels",
-            "num_bins",
-            f"expected {config.model.num_outputs}, as model.num_outputs, got {config.labels.num_bins}",
-        )
+    labels, outputs, known, made = config.labels, config.model.num_outputs, config.val_percentiles, config.calibration
+    low, high = labels.score_range
+    _expect(0 < high - low < math.inf, "labels.score_range", f"[lowest, highest], got {[low, high]}")
+    is_within = low <= labels.accuracy_threshold <= high
+    _expect(is_within, "labels.accuracy_threshold", f"within score_range, got {labels.accuracy_threshold}")
+    is_same = labels.num_bins == outputs
+    _expect(is_same, "labels.num_bins", f"{outputs}, as model.num_outputs, got {labels.num_bins}")
     length = config.tokenizer.cutter.get("max_seq_len")
-    if isinstance(length, int) and config.draws * length > MOST_TOKENS:
-        problem = f"expected at most {MOST_TOKENS} tokens of an image, got {config.draws} draws of {length}"
-        raise SettingError(("draws",), f"draws: {problem}")
+    is_short = not isinstance(length, int) or config.draws * length <= fields.MOST_TOKENS
+    _expect(is_short, "draws", f"at most {fields.MOST_TOKENS} tokens of an image, got {config.draws} draws of {length}")
     if config.saliency is not None and config.saliency.backend == "sam_hq":
         build(SamHqConfig, config.saliency.settings, ("saliency", "settings"))
-    known = config.val_percentiles
-    if known is not None and (len(known) != 101 or known != sorted(known)):
-        problem = f"val_percentiles: expected 101 numbers, none below the one before it, got {len(known)}"
-        raise SettingError(("val_percentiles",), problem)
-    made = config.calibration
-    if made and (made.errors != sorted(made.errors) or len(made.errors) != min(made.images, MOST_ERRORS)):
-        _fail("calibration", "errors", f"expected one of each image, at most {MOST_ERRORS}, ascending")
+    if known is not None:
+        is_ranked = len(known) == 101 and known == sorted(known)
+        _expect(is_ranked, "val_percentiles", f"101 numbers, none below the one before it, got {len(known)}")
+    if made:
+        is_whole = made.errors == sorted(made.errors) and len(made.errors) == min(made.images, MOST_ERRORS)
+        _expect(is_whole, "calibration.errors", f"one of each image, at most {MOST_ERRORS}, ascending")
     crossed = config.solved.cross_validation if config.solved else None
     for rated in filter(None, (config.evaluation, crossed)):
         for name in METRICS:
             found = rated.metrics.get(name, {})
-            unknown = [end for end in ("value", "low", "high") if found.get(end) is None]
-            if found.keys() != {"value", "low", "high"} or unknown not in (
-                [],
-                ["low", "high"],
-                ["value", "low", "high"],
-            ):
-                _fail("evaluation", "metrics", f"expected value, low and high of {name}, all or none, got {found}")
+            none = {end for end, value in found.items() if value is None}
+            is_known = found.keys() == {"value", "low", "high"} and none in (set(), {"low", "high"}, found.keys())
+            _expect(is_known, "evaluation.metrics", f"value, low and high of {name}, all or none, got {found}")
 
 
-def _fail(section: str, key: str, problem: str) -> None:
-    raise SettingError((section, key), f"{section}.{key}: {problem}")
+def _expect(is_so: bool, key: str, expected: str) -> None:
+    if not is_so:
+        raise SettingError(tuple(key.split(".")), f"{key}: expected {expected}")

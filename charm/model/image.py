@@ -90,7 +90,6 @@ class ImageModel(Model):
 
     @property
     def body(self) -> nn.Module:
-        """All of it."""
         return self.backbone
 
     @property
@@ -121,7 +120,6 @@ class ImageModel(Model):
         pos_embed: Tensor,
         residuals: Tensor | None = None,
     ) -> Tensor:
-        """Returns what the head reads of each image, float (B, F), from patches and their places alone."""
         pixels = self._scale_pixels(patches, self.head.weight.dtype)
         features: Tensor = self.image_backbone(join_patches(pixels, patch_coord))
         tokens = features.movedim(self._axis, -1).flatten(1, -2)

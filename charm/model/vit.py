@@ -5,6 +5,7 @@ embedding is added; tokens that are padding are never attended to; one linear la
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -94,13 +95,11 @@ class CharmViT(Model):
         elif train_pos_embed:
             raise ValueError("rotary position embeddings are not learnt: leave them frozen")
         self._keep_normalization(normalize)
-        multiscale = num_scales > 1
         self.resizer = Resizer(num_residuals) if num_residuals else None
-        self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
-        self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
-        for parameter in (self.scale_embed, self.mask_token):
-            if parameter is not None:
-                nn.init.trunc_normal_(parameter, std=0.02)
+        self.scale_embed = self.mask_token = None
+        if num_scales > 1:
+            self.scale_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_scales, vit.embed_dim), std=0.02))
+            self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(vit.embed_dim), std=0.02))
         self._add_head(vit.embed_dim * len(head.split("_")), num_outputs)
         self._resample_kernel = PatchEmbedResamplerFixedOrigSize((self.patch_size, self.patch_size))
 
@@ -119,13 +118,11 @@ class CharmViT(Model):
 
     @property
     def body(self) -> nn.Module:
-        """The blocks."""
         blocks: nn.Module = self.vit.blocks
         return blocks
 
     @property
     def patch_size(self) -> int:
-        """p, the side of a patch, pixels."""
         return int(self.vit.patch_embed.patch_size[0])
 
     @property
@@ -146,12 +143,10 @@ class CharmViT(Model):
 
     @property
     def learnt_grid(self) -> Tensor | None:
-        """The learnt position embeddings without the prefix, float (g, g, D); None if they are rotary."""
         return None if self.rotary else learnt_grid(self.pos_embed, self.num_pos_prefix)
 
     @property
     def trained_grid(self) -> Tensor | None:
-        """`learnt_grid` if it is fine-tuned, and so may differ from the published one; else None."""
         return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
 
     def pos_embed_config(self, mode: LearntMode, antialias: bool) -> PosEmbedConfig:
@@ -240,13 +235,12 @@ class CharmViT(Model):
         """
         if isinstance(patches, TokenBatch):
             arrays = patches.patches, patches.patch_coord, patches.scale_id, patches.patch_valid
-            tensors = [torch.from_numpy(array).to(self.head.weight.device) for array in arrays]
-            tables = [self.pos_embed_tables(grids) for grids in patches.grids]
-            return self.forward(tensors[0], tensors[1], tensors[2], tensors[3], tables)
+            pos_embed = [self.pos_embed_tables(grids) for grids in patches.grids]
+            tensors = (torch.from_numpy(array).to(self.head.weight.device) for array in arrays)
+            patches, patch_coord, scale_id, patch_valid = tensors
         if patch_coord is None or scale_id is None or patch_valid is None or pos_embed is None:
-            raise TypeError(
-                "expected a batch of a tokenizer, or patches, patch_coord, scale_id, patch_valid, pos_embed"
-            )
+            expected = "a batch of a tokenizer, or patches, patch_coord, scale_id, patch_valid, pos_embed"
+            raise TypeError(f"expected {expected}")
         if not isinstance(pos_embed, Tensor):
             samples = zip(pos_embed, patch_coord, scale_id, strict=True)
             pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
@@ -261,29 +255,9 @@ class CharmViT(Model):
         pos_embed: Tensor,
         residuals: Tensor | None = None,
     ) -> Tensor:
-        """Returns what the head reads of each image of a batch, float (B, F); arguments as of `forward`."""
         attn_mask = self.attn_mask_of(patch_valid, patches.device)
-        return self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
-
-    def encode(
-        self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
-    ) -> Tensor:
-        """Scores a batch as `forward`, from embeddings per token and a given mask; no step depends on the data."""
-        return self.score_features(self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask))
-
-    def encode_features(
-        self,
-        patches: Tensor,
-        scale_id: Tensor,
-        patch_valid: Tensor,
-        pos_embed: Tensor,
-        attn_mask: Tensor | None,
-        residuals: Tensor | None = None,
-    ) -> Tensor:
-        """Returns what the head reads of each image of a batch, float (B, F); arguments as of `encode`."""
-        for x in self.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals):
-            last = x  # none of the others is kept
-        return self.pool(self.head_kind, last, scale_id, patch_valid, attn_mask)
+        states = self.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
+        return self.pool(self.head_kind, deque(states, maxlen=1).pop(), scale_id, patch_valid, attn_mask)
 
     def run_blocks(
         self,
@@ -294,7 +268,13 @@ class CharmViT(Model):
         attn_mask: Tensor | None,
         residuals: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Yields what the first block reads, then what each gives, (B, prefix + L, D); arguments as of `encode`."""
+        """Yields what the first block reads, then what each gives, (B, prefix + L, D).
+
+        Args:
+            patches, scale_id, patch_valid, residuals: see `forward`.
+            pos_embed: float (B, L, D), for a rotary backbone (B, L, 2 * d).
+            attn_mask: see `attn_mask`; or one of numbers that are added. No step depends on the data but this.
+        """
         x = self._embed(patches, residuals)
         if self.scale_embed is not None and self.mask_token is not None:
             valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -47,14 +47,7 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> dict[s
     classifier = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
     left_out = (*_LEFT_OUT, *(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)))
     tensors = {name: value for name, value in read.items() if name in expected or not name.startswith(left_out)}
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    reshaped = [
-        f"{name} is {_shape(tensors[name])} and not {_shape(expected[name])}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    problems = list_problems(missing, unexpected, reshaped)
-    if problems:
+    if problems := describe_misfit(expected, tensors):
         raise UserError(
             f"checkpoint: {path} does not fit the backbone: {problems}; expected timm's names and shapes, "
             "those of the backbone's own image size"
@@ -127,6 +120,16 @@ def read_numpy_file(path: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
 
 
+def describe_misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Describes how tensors differ from those of a model in names and shapes; "" if they fit."""
+    reshaped = [
+        f"{name} is {list(found[name].shape)} and not {list(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    return list_problems(expected.keys() - found.keys(), found.keys() - expected.keys(), reshaped)
+
+
 def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> str:
     """Describes tensors that do not fit a model: how many of each kind, and the first three names; "" if all fit."""
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
@@ -136,7 +139,3 @@ def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: I
         for kind, names in found.items()
         if names
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from charm.model.config import SamHqConfig
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError, first_line
-from charm.runtime.weights import list_problems, read_tensors
+from charm.runtime.weights import describe_misfit, list_problems, read_tensors
 from charm.saliency.gpus import choose_worker_device
 
 MAX_ASPECT = 1000  # of the longer edge to the shorter; both models shrink the longer to some 1000 pixels
@@ -33,24 +34,9 @@ MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all 
 
 
 @dataclass(frozen=True)
-class SamHqSettings:
-    """The prompt and the models; as in the section importance.saliency.sam_hq of a run, except for:
+class SamHqSettings(SamHqConfig):
+    """What decides the masks, and where it is: paths of a file (`sam_checkpoint`) and of a folder (`detector`)."""
 
-    Attributes:
-        sam_checkpoint: path of the file.
-        detector: path of the folder.
-        sam_sha256, detector_sha256: charm.saliency.weights.
-        device: charm.saliency.gpus.
-    """
-
-    prompt: str
-    box_threshold: float
-    text_threshold: float
-    top_k: int
-    hq_token_only: bool
-    sam: str
-    sam_sha256: str
-    detector_sha256: str
     sam_checkpoint: str
     detector: str
     device: str
@@ -216,12 +202,9 @@ def load_detector(folder: Path) -> tuple[Any, Any]:
             f"expected {', '.join(DETECTORS)}"
         ) from error
     model, report = loaded
-    _refuse_mismatch(
-        f"{folder} as a detector ({kind})",
-        report["missing_keys"],
-        (),  # what older versions stored besides does no harm
-        [name for name, *_ in report["mismatched_keys"]],
-    )
+    reshaped = [name for name, *_ in report["mismatched_keys"]]
+    # What older versions stored besides does no harm.
+    _refuse(f"{folder} as a detector ({kind})", list_problems(report["missing_keys"], (), reshaped))
     return processor, model.eval()
 
 
@@ -250,20 +233,14 @@ def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
         raise UserError(f"{checkpoint} has changed: its sha256 is no longer {sha256}")
     model = SAM_MODELS[name]()
     weights = read_tensors(checkpoint)
-    own = model.state_dict()
-    _refuse_mismatch(
-        f"{checkpoint} as SAM-HQ {name}",
-        own.keys() - weights.keys(),
-        weights.keys() - own.keys(),
-        [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape],
-    )
+    _refuse(f"{checkpoint} as SAM-HQ {name}", describe_misfit(model.state_dict(), weights))
     model.load_state_dict(weights)
     # After the weights: TinyViT's eval() stores sums of its attention biases, and the builder has called it before.
     return model.eval().requires_grad_(False)
 
 
-def _refuse_mismatch(what: str, missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> None:
-    if problems := list_problems(missing, unexpected, reshaped):
+def _refuse(what: str, problems: str) -> None:
+    if problems:
         raise UserError(f"{what}: {problems}: these weights are of another model, or not all of them")
 
 

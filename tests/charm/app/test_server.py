@@ -490,7 +490,7 @@ def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_two_signals_end_what_is_under_way_and_come_no_third_time(number: int, scorer: CharmScorer) -> None:
-    """With uvicorn's own handler: a traceback after two Ctrl-C, and exit code 130 after any signal that took a while."""
+    """With uvicorn's own handler: a traceback after two Ctrl-C, and exit code 130 where ending takes a while."""
     came: list[int] = []
     before = signal.signal(number, lambda number, _: came.append(number))
     try:
