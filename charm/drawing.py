@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from charm.model.config import format_interval
+from charm.tokenization.geometry import downscale, limit_edge
 from charm.tokenization.tokens import Tokens
 
 SHARED_STYLE = Path(__file__).with_name("page.css")  # of all pages
@@ -39,11 +40,7 @@ def trace_cells(marked: np.ndarray, cell_size: int) -> str:
 
 def shrink(image: np.ndarray, shown_edge: int = SHOWN_EDGE) -> np.ndarray:
     """Downscales (H, W) or (H, W, 3) to a longest edge of `shown_edge` pixels; never enlarges."""
-    scale = shown_edge / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return downscale(image, limit_edge((image.shape[0], image.shape[1]), shown_edge))
 
 
 def encode_jpeg(image: np.ndarray) -> str:

@@ -57,12 +57,7 @@ class SavedModel:
 
 
 def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str, bytes]:
-    """Encodes the files of a model's folder, by name; equal models give equal bytes.
-
-    Args:
-        tensors: `state_dict` of the model.
-        config: of the model.
-    """
+    """Encodes the files of a model's folder, by name, from its `state_dict`; equal models give equal bytes."""
     from safetensors.torch import save
 
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

@@ -25,14 +25,9 @@ class CharmScorer(Scorer):
 
     Args:
         model: a trained model; put into evaluation mode.
-        config: of the model.
         device: that the model runs on; "auto" takes a GPU where there is one.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
-        full_size: whether images may be larger than those of the model's training.
-        weights_sha256: of the weights, which names the model; "" if the model comes from no file.
-
-    Attributes:
-        model: as given; the others are those of Scorer.
+        config, full_size, weights_sha256: as of Scorer.
 
     Raises:
         ValueError: model and config do not fit, or precision is unknown.

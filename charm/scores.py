@@ -67,7 +67,6 @@ class Scorer(Preparation):
         weights_sha256: of the weights, which names the model; "" if the model comes from no file.
 
     Attributes:
-        config, weights_sha256: as given.
         score_range: lowest and highest score of the labels.
         unit_bins: float64 (num_outputs,), the score of each output of a distribution on 0..1; a single 1 for scores.
     """

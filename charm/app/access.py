@@ -72,10 +72,6 @@ class Access:
         return names | {_spell(one["ipv6"] or one["name"]) for one in found if one}
 
     @cached_property
-    def _origins(self) -> list[str]:
-        return [re.sub(":(80|443)$", "", name.lower()) for name in self.allow_hosts]
-
-    @cached_property
     def _networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         return [ipaddress.ip_network(given, strict=False) for given in self.trust_proxies]
 
@@ -116,7 +112,8 @@ class Access:
     def is_own_page(self, origin: str, host: str) -> bool:
         """Tells whether an origin is of a page of this server, which a request calls `host`."""
         scheme, _, place = origin.lower().partition("://")
-        return scheme in ("http", "https") and place in (host, *self._origins)
+        allowed = (re.sub(":(80|443)$", "", name.lower()) for name in self.allow_hosts)
+        return scheme in ("http", "https") and place in (host, *allowed)
 
     def has_token(self, given: Sequence[str]) -> bool:
         """Tells whether Authorization headers are the one that is asked for; takes the same time for any other."""

@@ -28,10 +28,9 @@ Rates = dict[str, tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that all models have scored.
+    """N images that all models have scored.
 
     Attributes:
-        names: of the images, N.
         labels: float64 (N,).
         threshold: a label above this counts as good; nan if the models disagree about it.
         is_scaled: whether the models' scores are on the scale of the labels; ACC and MAE are undefined if not.
@@ -110,11 +109,9 @@ def render_comparison(
     read_image: Callable[[int], np.ndarray | None],
     about: dict[str, Any],
 ) -> tuple[str, list[str]]:
-    """Renders the page, and the same numbers as lines of text.
+    """Renders the page, and the same numbers as lines of text; judges are compared with the first of them.
 
     Args:
-        judges: one at least; the others are compared with the first.
-        sample: the images.
         read_image: index of an image -> uint8 (H, W, 3), or None where it cannot be shown.
         about: `title`, `lede`, `notes` and `rejected` ([(reason, meaning, names), ...]) of the page.
     """

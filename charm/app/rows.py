@@ -18,9 +18,8 @@ class Row:
     """One photograph.
 
     Attributes:
-        path: as Photograph has it.
-        state: size of the file in bytes and time of its last change in ns, before it was read; None where there is no
-            file.
+        path: as ImageFile has it.
+        state: bytes of the file and time of its last change in ns, before it was read; None where there is no file.
         reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
         score, spread, raw, distribution, percentile: as charm.scores.Score has them.
         low, high: ends of its interval of LEVEL (charm.model.config); None where the model has none.
@@ -73,13 +72,7 @@ def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
 
 
 def write_table(out: Path, rows: Sequence[Row], left_out: Collection[str]) -> None:
-    """Writes the whole file at once.
-
-    Args:
-        out: of an ending that `choose_format` knows.
-        rows: in their order.
-        left_out: the columns that the table does without, of those that not every model or command has.
-    """
+    """Writes the whole file at once, without the columns `left_out`, which not every model or command has."""
     every = ("score", "spread", "low", "high", "raw", "percentile", "downscaled_to", "distribution", "reason")
     names = [name for name in every if name not in left_out]
     records = [{"path": escape_path(row.path)} | {name: getattr(row, name) for name in names} for row in rows]

@@ -54,9 +54,6 @@ class Clock:
     model: float = 0.0
     scored: int = 0
 
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
-
 
 @dataclass(frozen=True)
 class Options:
@@ -139,14 +136,9 @@ class Pass:
 def run_pass(
     one: Pass, image_files: Sequence[ImageFile], journal: Journal | None, clock: Clock, printed: bool | None = None
 ) -> dict[str, Row]:
-    """Scores photographs, all but those that are finished in the journal; returns path -> row.
+    """Scores photographs, all but those that are finished in the journal, which keeps each row as it comes.
 
-    Args:
-        one: what scores them.
-        image_files: the photographs.
-        journal: keeps each row as it comes.
-        clock: gets what the rest takes.
-        printed: whether rows are printed as they come, with percentiles or without; None for no lines.
+    Returns path -> row. Rows are printed as they come with percentiles or without (`printed`), or not at all (None).
     """
     found = journal.resume(image_files, one.describe()) if journal else {}
     if found:
@@ -183,14 +175,10 @@ def _print_lines(rows: Sequence[Row], has_percentile: bool) -> None:
 def stream_rows(
     scorer: CharmScorer, image_files: Sequence[ImageFile], draws: int, clock: Clock, size: float = 1.0
 ) -> Generator[tuple[list[ImageFile], list[Row]]]:
-    """Groups of photographs in their order, each with its rows.
+    """Yields groups of photographs in their order, each with its rows; the clock gets the time that the model takes.
 
-    Args:
-        scorer: whose tokenizer runs in threads, and whose model in this one.
-        image_files: the photographs.
-        draws: of each.
-        clock: gets the time that the model takes.
-        size: of the photographs to see, as a fraction of their own.
+    The tokenizer runs in threads, the model in this one. `size` is that of the photographs to see, a fraction of their
+    own.
 
     Raises:
         UserError: the model needs saliency masks, and their models cannot be loaded.
@@ -260,7 +248,7 @@ def _summarize(rows: Sequence[Row], clock: Clock) -> None:
     """Prints the rejected photographs by reason, then a summary, on stderr."""
     rejected = list_rejected(rows)
     print_rejected(rejected)
-    seconds = max(clock.elapsed(), 1e-9)
+    seconds = max(time.perf_counter() - clock.started, 1e-9)
     count = sum(len(paths) for _, _, paths in rejected)
     print(
         f"{len(rows) - count} photographs scored, {count} rejected, {clock.scored / seconds:.1f} per second; model "

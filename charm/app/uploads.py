@@ -141,11 +141,7 @@ class Uploads:
 class _Form:
     """Takes a multipart form apart into files, one per part. A part that is no image's file ends it: none is dropped.
 
-    Args:
-        content_type: the request's, with the boundary.
-        files: gets the client's name and the path of each part, in their order.
-        next_path: says where a part goes.
-        limits: of a request.
+    `files` gets the client's name and the path of each part, in their order; `next_path` says where a part goes.
     """
 
     def __init__(

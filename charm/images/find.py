@@ -114,11 +114,7 @@ def escape_path(path: str) -> str:
 
 
 class ImageFileReader:
-    """Reads image files after a child process has decoded and survived them; each thread has a child of its own.
-
-    Args:
-        limits: of a file.
-    """
+    """Reads image files after a child process has decoded and survived them; each thread has a child of its own."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

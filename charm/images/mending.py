@@ -40,11 +40,8 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
     The parameters of sequential scans, the version of JFIF and Adobe's transform are set to the values that decoders
     assume anyway, bytes between segments and segments without pixels are left out, and a missing end is added.
 
-    Args:
-        complaint: libjpeg's message about the data.
-
     Raises:
-        ValueError: the complaint is about pixels, a segment is damaged, or scans are missing.
+        ValueError: the complaint, libjpeg's message, is about pixels, a segment is damaged, or scans are missing.
     """
     if not _HARMLESS.search(complaint):
         raise ValueError(complaint)

@@ -116,10 +116,7 @@ def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bound
 class Quarantine:
     """The parent's side: one child process at a time, started for the first file. To be used by one thread.
 
-    Args:
-        root: a folder; nothing outside of it is opened.
-        limits: of a file.
-        bounds: of the time and memory that a file may take.
+    Nothing outside of the folder `root` is opened; `bounds` are those of the time and memory that a file may take.
     """
 
     def __init__(self, root: Path, limits: Limits, bounds: Bounds = BOUNDS) -> None:

@@ -47,7 +47,6 @@ class AnyResInput(WholeInput):
         return put_amid(resize_bicubic(image, resized_hw(image_hw, canvas_hw)), canvas_hw)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size."""
         return sum(height * width for height, width in self.grids(image_hw))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:

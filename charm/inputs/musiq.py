@@ -44,7 +44,6 @@ class MusiqInput(BudgetInput):
         return put_amid(image, self.frame_hw((image.shape[0], image.shape[1])), _GREY)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size."""
         return min(self.budget, sum(height * width for height, width in self.grids(image_hw)))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:

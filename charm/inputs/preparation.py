@@ -32,7 +32,6 @@ class Preparation:
         tokenizer: cuts images into tokens.
         patch_size: of the backbone, pixels.
         whole_edge: of the input, see InputSettings.
-        settings, max_edge, seed, draws, saliency, device, colour: as given.
 
     Raises:
         ValueError: the input is unknown, or a setting is not one that it may have.
@@ -62,12 +61,7 @@ class Preparation:
 
     @classmethod
     def from_config(cls, config: ModelConfig, full_size: bool = False) -> "Preparation":
-        """Builds the preparation that a model's config describes.
-
-        Args:
-            config: of the model.
-            full_size: whether images larger than those of the model's training keep their size, up to max_edge.
-        """
+        """Builds the preparation that a model's config describes; `full_size` as of `choose_edge`."""
         edge = choose_edge(config, full_size)
         return cls(config.tokenizer, edge, config.seed, config.draws, config.saliency, colour=config.colour)
 
@@ -107,6 +101,6 @@ class Preparation:
 
 
 def choose_edge(config: ModelConfig, full_size: bool = False) -> int | None:
-    """Returns the longest edge, in pixels, that a model is shown; it was trained on no larger images."""
+    """Returns the longest edge, pixels, that a model is shown: that of its training, or max_edge with `full_size`."""
     edges = [config.max_edge, None if full_size else config.training.edge]
     return min((edge for edge in edges if edge is not None), default=None)

@@ -54,7 +54,6 @@ class QuadtreeInput(BudgetInput):
         return fit_to_grid(image if sized == image_hw else resize(image, sized), self._root)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size."""
         roots, finest = (height * width for height, width in (self.grids(image_hw)[0], self.grids(image_hw)[-1]))
         return min(finest, roots + (self.budget - roots) // 3 * 3)
 

@@ -140,7 +140,8 @@ def read_table(file: Path, needed: Sequence[str], numbers: Sequence[str]) -> Tab
     for where, cells in rows:
         if len(cells) != len(columns):
             hint = f"; {_SEMICOLONS}" if separator == "," and len(cells) > len(columns) else ""
-            raise UserError(f"{where}: {_count_fields(cells)}; expected {len(columns)}, as the header has{hint}")
+            fields = "1 field" if len(cells) == 1 else f"{len(cells)} fields"
+            raise UserError(f"{where}: {fields}; expected {len(columns)}, as the header has{hint}")
     places = [place for place, column in enumerate(columns) if column in numbers]
     form = [
         f"columns separated by {_SEPARATORS[separator]}" if separator != "," else "",
@@ -194,10 +195,6 @@ def _count_columns(file: Path, text: str, separator: str, needed: Sequence[str])
     except UserError:  # told when the table is read
         return 0, 0
     return sum(name.strip() in needed for name in header), max(len(header) - 1, 0)
-
-
-def _count_fields(cells: list[str]) -> str:
-    return "1 field" if len(cells) == 1 else f"{len(cells)} fields"
 
 
 def _replace_decimal_commas(rows: list[tuple[str, list[str]]], places: list[int]) -> bool:

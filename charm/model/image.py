@@ -95,7 +95,8 @@ class ImageModel(Model):
     @property
     def patch_size(self) -> int:
         """The side of the patches that an image is handed over in, pixels; the backbone never knows it."""
-        return 16 if self.image_edge % 16 == 0 else _largest_divisor(self.image_edge, _MOST_PATCH)
+        edge = self.image_edge
+        return 16 if edge % 16 == 0 else next(side for side in range(min(_MOST_PATCH, edge), 0, -1) if edge % side == 0)
 
     @property
     def num_layers(self) -> int:
@@ -189,7 +190,3 @@ def _create(name: str, edge: int, pretrained: bool, settings: dict[str, Any]) ->
     with warnings.catch_warnings(action="ignore"):  # timm's own, as it resizes tables of relative positions
         model.set_input_size(img_size=(edge, edge))  # windows keep their share of the image: Swin's are 12 wide at 384
     return model
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return next(divisor for divisor in range(min(most, number), 0, -1) if number % divisor == 0)

@@ -42,14 +42,9 @@ def concordance(prediction: np.ndarray, target: np.ndarray) -> float:
     nan where KRCC is undefined.
     """
     pairs = len(target) * (len(target) - 1)
-    different = [pairs - sum(count * (count - 1) for count in _count(scores)) for scores in (prediction, target)]
+    counts = (np.unique(scores, return_counts=True)[1] for scores in (prediction, target))
+    different = [pairs - int((count * (count - 1)).sum()) for count in counts]
     return 0.5 + 0.5 * krcc(prediction, target) * math.sqrt(different[0] / max(1, different[1]))
-
-
-def _count(scores: np.ndarray) -> list[int]:
-    """Counts how often each of the values is there."""
-    counts: list[int] = np.unique(scores, return_counts=True)[1].tolist()
-    return counts
 
 
 def accuracy(prediction: np.ndarray, target: np.ndarray, threshold: float) -> float:

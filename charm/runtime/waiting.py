@@ -23,10 +23,7 @@ def within(seconds: float, work: Callable[[], T], check: Callable[[], None] = la
 
     Time limits of libraries often hold for a step of many only, or not for a name's look-up or an odd answer.
 
-    Args:
-        seconds: that the work may take.
-        work: what may not return.
-        check: called again and again; may raise.
+    Meanwhile `check` is called again and again; it may raise.
 
     Raises:
         TimeoutError: the work takes longer.

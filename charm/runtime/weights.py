@@ -27,8 +27,7 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> dict[s
     Position embeddings of another grid are refused, not resampled: timm has a name for each image size, and they
     would lose by being resampled twice. Names are turned into timm's by the model's `name_weights`, if it has one.
 
-    Returns:
-        all tensors of the file.
+    Returns all tensors of the file.
 
     Raises:
         UserError: the file is missing, holds no weights, has another checksum, or is of another backbone.

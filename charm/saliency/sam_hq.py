@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from charm.model.config import SamHqConfig
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError, first_line
 from charm.runtime.weights import describe_misfit, list_problems, read_tensors
@@ -34,9 +33,20 @@ MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all 
 
 
 @dataclass(frozen=True)
-class SamHqSettings(SamHqConfig):
-    """What decides the masks, and where it is: paths of a file (`sam_checkpoint`) and of a folder (`detector`)."""
+class SamHqSettings:
+    """The prompt and the models, as in the section importance.saliency.sam_hq of a run.
 
+    But `sam_checkpoint` is the path of the file, and `detector` that of the folder, of which these are the sha256s.
+    """
+
+    prompt: str
+    box_threshold: float
+    text_threshold: float
+    top_k: int
+    hq_token_only: bool
+    sam: str
+    sam_sha256: str
+    detector_sha256: str
     sam_checkpoint: str
     detector: str
     device: str
