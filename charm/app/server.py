@@ -150,7 +150,7 @@ def build_app(scorer: CharmScorer, access: Access = _ALONE, limits: ServerLimits
         exception_handlers={
             Refused: describe_refusal,
             HTTPException: _describe_http,
-            ClientDisconnect: _forget,
+            ClientDisconnect: lambda request, error: Response(status_code=400),  # it has left, and reads nothing
             Exception: describe_refusal,
         },
         lifespan=service.run,
@@ -166,11 +166,6 @@ def _describe_http(request: Request, error: Exception) -> Response:
     return response
 
 
-def _forget(request: Request, error: Exception) -> Response:
-    """Answers a client that has left; the response is not read."""
-    return Response(status_code=400)
-
-
 class Service:
     """What the routes do."""
 
@@ -183,9 +178,7 @@ class Service:
         self._page = _PAGE.read_text()
         for name, text in texts.items():
             self._page = self._page.replace(name, text)
-        self._requests, self._sequences = 0, 0  # under way
-        self._answered = 0
-        self._rejected: Counter[str] = Counter()
+        self._under_way, self._done, self._rejected = Counter[str](), Counter[str](), Counter[str]()
 
     @asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
@@ -234,7 +227,7 @@ class Service:
     async def metrics(self, request: Request) -> Response:
         served = self._batcher.served
         counts = {
-            "requests": self._answered,
+            "requests": self._done["requests"],
             "images": served.images,
             "rejected": dict(self._rejected),
             "batches": served.batches,
@@ -267,9 +260,9 @@ class Service:
         def cut(image: np.ndarray) -> list[Tokens]:
             return self._scorer.tokenize(image, find_mask(self._scorer, image), draws=draws)
 
-        with self._admit_request():
+        with self._admit("requests", 1, "are being answered"):
             async with self._uploads.receive(request) as files:
-                with self._admit_sequences(len(files) * draws):
+                with self._admit("sequences", len(files) * draws, "of patches are waiting"):
                     rows = await asyncio.gather(*(score_file(*file) for file in files))
         reply = {"scores": rows, "score_range": self._scorer.score_range}
         return Reply(reply, 200 if any("score" in row for row in rows) else 422)
@@ -282,7 +275,10 @@ class Service:
             tokens = self._scorer.tokenize(image, mask, draws=draws)
             return tokens, show_tokens(self._scorer, image, tokens[0], mask)
 
-        with self._admit_request(), self._admit_sequences(draws):
+        with (
+            self._admit("requests", 1, "are being answered"),
+            self._admit("sequences", draws, "of patches are waiting"),
+        ):
             async with self._uploads.receive(request) as files:
                 if len(files) > 1:
                     raise Refused(400, "malformed", f"{len(files)} images: /explain takes one")
@@ -313,25 +309,16 @@ class Service:
         return draws
 
     @contextmanager
-    def _admit_request(self) -> Iterator[None]:
-        if self._requests >= self._limits.requests:
-            raise Refused(503, "busy", f"{self._requests} requests are being answered: try again")
-        self._requests += 1
+    def _admit(self, what: str, count: int, doing: str) -> Iterator[None]:
+        """Counts requests or sequences while they are under way; raises Refused if they would be too many."""
+        if self._under_way[what] + count > getattr(self._limits, what):
+            raise Refused(503, "busy", f"{self._under_way[what]} {what} {doing}: try again")
+        self._under_way[what] += count
         try:
             yield
         finally:
-            self._requests -= 1
-            self._answered += 1
-
-    @contextmanager
-    def _admit_sequences(self, count: int) -> Iterator[None]:
-        if self._sequences + count > self._limits.sequences:
-            raise Refused(503, "busy", f"{self._sequences} sequences of patches are waiting: try again")
-        self._sequences += count
-        try:
-            yield
-        finally:
-            self._sequences -= count
+            self._under_way[what] -= count
+            self._done[what] += count
 
 
 def _measure_memory() -> dict[str, float]:

@@ -170,6 +170,8 @@ def _decode_with_pillow(
 ) -> tuple[np.ndarray, list[str]]:
     """Decodes a file of any format but JPEG to upright pixels, uint8 (H, W, 3), and notes."""
     image, bits, notes = opener(data, limits)
+    if not isinstance(image, GifImagePlugin.GifImageFile) and getattr(image, "is_animated", False):
+        notes = ["first_frame", *notes]
     _check_size(image.height, image.width, limits)
     size = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -183,8 +185,7 @@ def _decode_with_pillow(
 
 def _open_webp(data: bytes, limits: Limits) -> Opened:
     _check_size(*read_webp_size(data), limits)
-    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-    return image, 8, _note_frames(image)
+    return WebPImagePlugin.WebPImageFile(io.BytesIO(data)), 8, []
 
 
 def _open_png(data: bytes, limits: Limits) -> Opened:
@@ -196,7 +197,7 @@ def _open_png(data: bytes, limits: Limits) -> Opened:
     image = PngImagePlugin.PngImageFile(io.BytesIO(mended))
     if header.codes is not None:
         image.info["cicp"] = header.codes
-    return image, header.bit_depth, _note_frames(image) + (["png_warning"] if mended is not data else [])
+    return image, header.bit_depth, ["png_warning"] if mended is not data else []
 
 
 def _open_bmp(data: bytes, limits: Limits) -> Opened:
@@ -206,8 +207,7 @@ def _open_bmp(data: bytes, limits: Limits) -> Opened:
 
 def _open_tiff(data: bytes, limits: Limits) -> Opened:
     with _refusing_unknown_kinds():
-        image = open_tiff(data)
-    return image, 0, _note_frames(image)  # `tiff_to_rgb` reads the bits from its tags
+        return open_tiff(data), 0, []  # `tiff_to_rgb` reads the bits from its tags
 
 
 def _open_gif(data: bytes, limits: Limits) -> Opened:
@@ -219,28 +219,16 @@ def _open_gif(data: bytes, limits: Limits) -> Opened:
     return image, 8, ["first_frame"] * has_more
 
 
-def _open_boxed(opener: Callable[[bytes], tuple[ImageFile.ImageFile, int]]) -> Callable[[bytes, Limits], Opened]:
-    def open_it(data: bytes, limits: Limits) -> Opened:
-        image, bits = opener(data)
-        return image, bits, _note_frames(image)
-
-    return open_it
-
-
-_OPENERS = {
+_OPENERS: dict[str, Callable[[bytes, Limits], Opened]] = {
     "webp": _open_webp,
     "png": _open_png,
     "bmp": _open_bmp,
     "tif": _open_tiff,
     "gif": _open_gif,
-    "avif": _open_boxed(open_avif),
-    "heic": _open_boxed(open_heic),
-    "jp2": _open_boxed(open_jp2),
+    "avif": lambda data, limits: (*open_avif(data), []),
+    "heic": lambda data, limits: (*open_heic(data), []),
+    "jp2": lambda data, limits: (*open_jp2(data), []),
 }
-
-
-def _note_frames(image: ImageFile.ImageFile) -> list[str]:
-    return ["first_frame"] if getattr(image, "is_animated", False) else []
 
 
 @contextlib.contextmanager

@@ -38,10 +38,10 @@ def draw_pair(unit_scores: Tensor, uniform: tuple[float, float], tau_1: float, t
     if len(scores) < 2 or scores.max() == scores.min():
         return None
     rarity = ((scores - scores.mean()).abs() / tau_1).softmax(0)
-    first = _invert(rarity, uniform[0])
+    first = _draw(rarity, uniform[0])
     nearness = tau_2 / ((scores - scores[first]).abs() + 0.01)
     nearness[first] = -torch.inf
-    second = _invert(nearness.softmax(0), uniform[1])
+    second = _draw(nearness.softmax(0), uniform[1])
     # The log of the ratio is finite where both probabilities are too small for a float.
     gap = ((scores[second] - scores.mean()).abs() - (scores[first] - scores.mean()).abs()) / tau_1
     return Mixture(first, second, float(torch.sigmoid(-gap)))
@@ -71,7 +71,7 @@ def similarity_loss(features: Tensor, unit_scores: Tensor) -> Tensor:
     return (unit @ unit.T - expected).square().mean()
 
 
-def _invert(probabilities: Tensor, uniform: float) -> int:
+def _draw(probabilities: Tensor, uniform: float) -> int:
     """Returns the place that a number from [0, 1) falls on when the places divide that interval."""
     ends = probabilities.cumsum(0)
     return min(int((ends <= uniform * ends[-1]).sum()), len(ends) - 1)

@@ -8,8 +8,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from http.client import HTTPException
-from queue import Empty, Queue
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,27 +28,23 @@ def within(seconds: float, work: Callable[[], T], check: Callable[[], None] = la
     Raises:
         TimeoutError: the work takes longer.
     """
-    done: Queue[tuple[T | None, BaseException | None]] = Queue()
+    done: Future[T] = Future()
 
     def run() -> None:
         try:
-            done.put((work(), None))
+            done.set_result(work())
         except BaseException as error:
-            done.put((None, error))
+            done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
     end = time.monotonic() + seconds
-    while True:
+    while not done.done():
         check()
-        try:
-            result, error = done.get(timeout=max(0.0, min(_CHECK_EVERY, end - time.monotonic())))
-        except Empty:
-            if time.monotonic() >= end:
-                raise TimeoutError(f"no answer within {seconds:g} s") from None
-            continue
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        wait([done], min(_CHECK_EVERY, left))
+    return done.result()
 
 
 def hub_address() -> str:
