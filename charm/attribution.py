@@ -26,19 +26,12 @@ _AT_ONCE = 4  # images per pass; bounds the activations that are kept for a grad
 
 @dataclass(frozen=True)
 class Attribution:
-    """The contributions of tokens to a score.
+    """The contributions of tokens to a score."""
 
-    Attributes:
-        contributions: float32 (L,), in units of the score; zero where padding.
-        score: of the image.
-        baseline_score: of the flat image.
-        steps: points on the line between the two.
-    """
-
-    contributions: np.ndarray
-    score: float
-    baseline_score: float
-    steps: int
+    contributions: np.ndarray  # float32 (L,), in units of the score; zero where padding
+    score: float  # of the image
+    baseline_score: float  # of the flat image
+    steps: int  # points on the line between the two
 
     @property
     def residual(self) -> float:

@@ -106,9 +106,7 @@ def export_onnx(
 ) -> bytes:
     """Exports the encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
 
-    Args:
-        model, patch_size, dtype: as for export_program.
-        metadata: facts by name, to be written into the file.
+    The metadata, facts by name, are written into the file; the rest is as for export_program.
 
     Raises:
         ValueError: the weights are too large for one file, or the model reads whole images.

@@ -43,17 +43,11 @@ _HUB_METRICS = {"plcc": "pearsonr", "srcc": "spearmanr", "krcc": "kendalltau", "
 
 @dataclass(frozen=True)
 class SavedModel:
-    """The content of a model's folder.
-
-    Attributes:
-        config: of the model.
-        weights_sha256: of model.safetensors, which names the model.
-        tensors: `state_dict` of the model.
-    """
+    """The content of a model's folder."""
 
     config: ModelConfig
-    weights_sha256: str
-    tensors: "dict[str, Tensor]"
+    weights_sha256: str  # of model.safetensors, which names the model
+    tensors: "dict[str, Tensor]"  # `state_dict` of the model
 
 
 def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str, bytes]:
@@ -88,11 +82,9 @@ def write_model_folder(folder: AnyPath, tensors: "dict[str, Tensor]", config: Mo
 
 
 def find_model(name: AnyPath, revision: str | None = None) -> Path:
-    """Returns a model's folder: the one of this name, or that of the hub's cache, downloaded if need be.
+    """Returns a model's folder: the one of this name, or that of user/name in the hub's cache, downloaded if need be.
 
-    Args:
-        name: a folder, or user/name of a model on the hub, of which only MODEL_FILES are downloaded.
-        revision: of the hub's model, a branch, tag or commit; with one, a folder of the same name is passed over.
+    Only MODEL_FILES are. With a revision, a branch, tag or commit, a folder of the same name is passed over.
 
     Raises:
         UserError: the hub has no such model, or there is no way to it.

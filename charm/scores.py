@@ -61,8 +61,6 @@ class Scorer(Preparation):
     """Scores images; a subclass says how the model predicts (`predict`).
 
     Args:
-        config: of the model.
-        device: that the model runs on.
         full_size: whether images may be larger than those of the model's training.
         weights_sha256: of the weights, which names the model; "" if the model comes from no file.
 

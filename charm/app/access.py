@@ -26,24 +26,16 @@ class Access:
     Other names than its own are refused, or a page elsewhere whose name is made to point here could read the answers
     ("DNS rebinding"). An address is no such name: on all addresses, all are taken.
 
-    Attributes:
-        host: that the server listens on.
-        allow_hosts: names that it has besides, as in the address bar: with a port if that is shown.
-        root_path: what a proxy puts before its routes, "" or "/charm"; with and without it, a request is served.
-        token: that requests have to bring; "" for none.
-        trust_proxies: addresses and networks of the proxies whose X-Forwarded-Host and -For are believed.
-        log: whether a line is printed for each request.
-
     Raises:
         UserError: a name, path or address is not as described.
     """
 
-    host: str = "127.0.0.1"
-    allow_hosts: Sequence[str] = ()
-    root_path: str = ""
-    token: str = ""
-    trust_proxies: Sequence[str] = ()
-    log: bool = False
+    host: str = "127.0.0.1"  # that the server listens on
+    allow_hosts: Sequence[str] = ()  # names that it has besides, as in the address bar: with a port if that is shown
+    root_path: str = ""  # what a proxy puts before the routes, as "/charm"; with and without it, a request is served
+    token: str = ""  # that requests have to bring; "" for none
+    trust_proxies: Sequence[str] = ()  # addresses and networks whose X-Forwarded-Host and -For are believed
+    log: bool = False  # whether a line is printed for each request
 
     def __post_init__(self) -> None:
         for name in self.allow_hosts:

@@ -28,39 +28,24 @@ Rates = dict[str, tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Sample:
-    """N images that all models have scored.
-
-    Attributes:
-        labels: float64 (N,).
-        threshold: a label above this counts as good; nan if the models disagree about it.
-        is_scaled: whether the models' scores are on the scale of the labels; ACC and MAE are undefined if not.
-    """
+    """N images that all models have scored."""
 
     names: Sequence[str]
-    labels: np.ndarray
-    threshold: float
-    is_scaled: bool = True
+    labels: np.ndarray  # float64 (N,)
+    threshold: float  # a label above this counts as good; nan if the models disagree about it
+    is_scaled: bool = True  # whether scores are on the scale of the labels; ACC and MAE are undefined if not
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A model and its scores.
+    """A model and its scores."""
 
-    Attributes:
-        name: of the model, for people.
-        scores: float64 (N,), of the images of a Sample.
-        span: highest less lowest score of the scale that the scores are on.
-        coverage: fraction of the labels within the intervals of LEVEL; None if nobody can say.
-        by_size: size as a fraction of the image's -> scores (N,) of the images at that size.
-        history: validation SRCC by epoch.
-    """
-
-    name: str
-    scores: np.ndarray
-    span: float
-    coverage: float | None = None
-    by_size: dict[float, np.ndarray] = field(default_factory=dict)
-    history: Sequence[float] = ()
+    name: str  # for people
+    scores: np.ndarray  # float64 (N,), of the images of a Sample
+    span: float  # highest less lowest score of the scale that the scores are on
+    coverage: float | None = None  # fraction of the labels within the intervals of LEVEL; None if nobody can say
+    by_size: dict[float, np.ndarray] = field(default_factory=dict)  # fraction of the images' size -> scores (N,)
+    history: Sequence[float] = ()  # validation SRCC by epoch
 
 
 def rate(scores: np.ndarray, sample: Sample, others: np.ndarray | None = None) -> Rates:

@@ -15,27 +15,18 @@ from charm.scores import Score
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph.
+    """One photograph; scores as charm.scores.Score has them."""
 
-    Attributes:
-        path: as ImageFile has it.
-        state: bytes of the file and time of its last change in ns, before it was read; None where there is no file.
-        reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
-        score, spread, raw, distribution, percentile: as charm.scores.Score has them.
-        low, high: ends of its interval of LEVEL (charm.model.config); None where the model has none.
-        downscaled_to: pixels, (height, width), at which the model saw it; None where that is its own size.
-    """
-
-    path: str
-    state: tuple[int, int] | None
-    reason: str = ""
+    path: str  # as ImageFile has it
+    state: tuple[int, int] | None  # bytes, and ns of the last change, before it was read; None where there is no file
+    reason: str = ""  # key of REASONS; "" for a photograph that was scored, which alone has what follows
     score: float | None = None
     spread: float | None = None
     raw: float | None = None
-    downscaled_to: list[int] | None = None
+    downscaled_to: list[int] | None = None  # pixels, (height, width), at which the model saw it; None: its own size
     distribution: list[float] | None = None
     percentile: float | None = None
-    low: float | None = None
+    low: float | None = None  # end of its interval of LEVEL (charm.model.config); None where the model has none
     high: float | None = None
 
 

@@ -34,19 +34,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from charm.app import explain as cards
 from charm.app.access import EVERYWHERE, Access
 from charm.app.batcher import Batcher, Turns
 from charm.app.connections import count_connections, make_protocol
 from charm.app.counts import CONTENT_TYPE_LATEST, format_counts
-from charm.app.explain import (
-    Shown,
-    attribute_score,
-    describe_backbone,
-    describe_card,
-    describe_score,
-    show_contributions,
-    show_tokens,
-)
 from charm.app.guard import Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
@@ -207,7 +199,7 @@ class Service:
         return Reply(
             {
                 "status": "ok",
-                "model": describe_backbone(scorer.config.model.backbone),
+                "model": cards.describe_backbone(scorer.config.model.backbone),
                 "backbone": scorer.config.model.backbone,
                 "tokenizer": asdict(scorer.settings) | {"shows": SETTINGS[scorer.settings.name].shows},
                 "score_range": scorer.score_range,
@@ -255,7 +247,7 @@ class Service:
                     tokens = await self._uploads.use(path, cut)
             except Rejected as error:
                 return {"name": name, "error": self._reject(error.reason)}
-            return {"name": name} | describe_score(await asyncio.wrap_future(self._batcher.submit(tokens, turns)))
+            return {"name": name} | cards.describe_score(await asyncio.wrap_future(self._batcher.submit(tokens, turns)))
 
         def cut(image: np.ndarray) -> list[Tokens]:
             return self._scorer.tokenize(image, find_mask(self._scorer, image), draws=draws)
@@ -270,10 +262,10 @@ class Service:
     async def explain(self, request: Request) -> Response:
         draws = self._read_draws(request)
 
-        def cut(image: np.ndarray) -> tuple[list[Tokens], Shown]:
+        def cut(image: np.ndarray) -> tuple[list[Tokens], cards.Shown]:
             mask = find_mask(self._scorer, image)
             tokens = self._scorer.tokenize(image, mask, draws=draws)
-            return tokens, show_tokens(self._scorer, image, tokens[0], mask)
+            return tokens, cards.show_tokens(self._scorer, image, tokens[0], mask)
 
         with (
             self._admit("requests", 1, "are being answered"),
@@ -289,10 +281,10 @@ class Service:
                     return Reply({"name": name, "error": self._reject(error.reason)}, 422)
             score = await asyncio.wrap_future(self._batcher.submit(tokens))
             attribution = await asyncio.get_running_loop().run_in_executor(
-                self._explainer, attribute_score, self._scorer, tokens[0]
+                self._explainer, cards.attribute_score, self._scorer, tokens[0]
             )
-        contributions = show_contributions(self._scorer, tokens[0], attribution)
-        card = describe_card(score, shown, contributions)
+        contributions = cards.show_contributions(self._scorer, tokens[0], attribution)
+        card = cards.describe_card(score, shown, contributions)
         return Reply({"name": name, "score_range": self._scorer.score_range} | card)
 
     def _reject(self, reason: str) -> dict[str, str]:

@@ -10,19 +10,11 @@ import numpy as np
 import simplejpeg
 from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from charm.images import headers
 from charm.images.bmp import open_bmp
 from charm.images.boxes import find_boxed_format, open_avif, open_heic, open_jp2
 from charm.images.colour import find_conversion
 from charm.images.convert import array_to_srgb, inks_to_rgb, pillow_to_rgb, turn_upright
-from charm.images.headers import (
-    JpegHeader,
-    TooManyParts,
-    read_gif_size,
-    read_jpeg_header,
-    read_orientation,
-    read_png_header,
-    read_webp_size,
-)
 from charm.images.limits import LIMITS, Colour, Limits
 from charm.images.mending import mend_jpeg, mend_png, strip_padding
 from charm.images.reasons import Rejected
@@ -73,7 +65,7 @@ def decode_image(data: bytes, limits: Limits = LIMITS, colour: Colour = "srgb") 
                 pixels, notes = _decode_with_pillow(_OPENERS[extension], data, limits, colour)
     except (Rejected, MemoryError):
         raise
-    except TooManyParts:
+    except headers.TooManyParts:
         raise Rejected("too_many_parts") from None
     except Exception as error:  # the parsers raise many kinds on damaged files
         if "memory" in str(error):  # the C libraries report a lack of memory in words only
@@ -116,7 +108,7 @@ def _check_size(height: int, width: int, limits: Limits) -> None:
 
 def _decode_jpeg(data: bytes, limits: Limits, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a JPEG file to upright pixels, uint8 (H, W, 3), and notes."""
-    header = read_jpeg_header(data)
+    header = headers.read_jpeg_header(data)
     _check_size(header.height, header.width, limits)
     if not header.is_common:
         raise Rejected("mode")
@@ -130,11 +122,11 @@ def _decode_jpeg(data: bytes, limits: Limits, colour: Colour) -> tuple[np.ndarra
         if "memory" in str(error):
             raise
         pixels, notes = _decode_mended(mend_jpeg(data, str(error)), header, colour)
-    pixels, turned = turn_upright(pixels, read_orientation(header.exif))
+    pixels, turned = turn_upright(pixels, headers.read_orientation(header.exif))
     return pixels, notes + turned + ["first_frame"] * header.has_more
 
 
-def _decode_strictly(data: bytes, header: JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
+def _decode_strictly(data: bytes, header: headers.JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a JPEG file to pixels as stored, and notes; raises ValueError if libjpeg warns of anything."""
     height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
     if (height, width) != (header.height, header.width):
@@ -150,7 +142,7 @@ def _decode_strictly(data: bytes, header: JpegHeader, colour: Colour) -> tuple[n
     return pixels, ["grey", *notes] if mode == "L" else notes
 
 
-def _decode_mended(data: bytes, header: JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
+def _decode_mended(data: bytes, header: headers.JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a mended JPEG file as `_decode_strictly` does, without the padding at the ends of scans."""
     for _ in range(_MENDINGS):
         try:
@@ -184,12 +176,12 @@ def _decode_with_pillow(
 
 
 def _open_webp(data: bytes, limits: Limits) -> Opened:
-    _check_size(*read_webp_size(data), limits)
+    _check_size(*headers.read_webp_size(data), limits)
     return WebPImagePlugin.WebPImageFile(io.BytesIO(data)), 8, []
 
 
 def _open_png(data: bytes, limits: Limits) -> Opened:
-    header = read_png_header(data)
+    header = headers.read_png_header(data)
     _check_size(header.height, header.width, limits)
     if len(data) < header.min_bytes:
         raise Rejected("corrupt")
@@ -211,7 +203,7 @@ def _open_tiff(data: bytes, limits: Limits) -> Opened:
 
 
 def _open_gif(data: bytes, limits: Limits) -> Opened:
-    height, width, has_more = read_gif_size(data)
+    height, width, has_more = headers.read_gif_size(data)
     _check_size(height, width, limits)
     image = GifImagePlugin.GifImageFile(io.BytesIO(data))
     if image.tile[0].extents != (0, 0, width, height) and "transparency" not in image.info:

@@ -24,15 +24,10 @@ _MOST_KINDS = 8  # of what was passed over, named one by one
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file that a user named, or that was found below a named folder.
-
-    Attributes:
-        path: as named by the user, or found below a named folder.
-        root: the folder that links in the path may not lead out of.
-    """
+    """An image file that a user named, or that was found below a named folder."""
 
     path: str
-    root: Path
+    root: Path  # the folder that links in the path may not lead out of
 
     @property
     def place(self) -> str:

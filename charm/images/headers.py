@@ -28,26 +28,16 @@ class TooManyParts(ValueError):
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """Facts from the header of a JPEG file.
+    """Facts from the header of a JPEG file."""
 
-    Attributes:
-        height, width: as stored, before any EXIF orientation.
-        is_common: 8 bits a sample, Huffman-coded, grey, colours or inks, colours subsampled alike by 1, 2 or 4.
-        num_scans: passes over the image.
-        min_bytes: no Huffman-coded JPEG of this size is shorter.
-        exif: the content of its EXIF segment, from the byte order on; b"" without one.
-        profile: its ICC profile, put together from its parts; b"" without one.
-        has_more: whether further images follow, as in MPO and in Ultra HDR.
-    """
-
-    height: int
+    height: int  # as stored, before any EXIF orientation
     width: int
-    is_common: bool
-    num_scans: int
-    min_bytes: int
-    exif: bytes
-    profile: bytes
-    has_more: bool
+    is_common: bool  # 8 bits a sample, Huffman-coded, grey, colours or inks, colours subsampled alike by 1, 2 or 4
+    num_scans: int  # passes over the image
+    min_bytes: int  # no Huffman-coded JPEG of this size is shorter
+    exif: bytes  # the content of its EXIF segment, from the byte order on; b"" without one
+    profile: bytes  # its ICC profile, put together from its parts; b"" without one
+    has_more: bool  # whether further images follow, as in MPO and in Ultra HDR
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
@@ -220,19 +210,15 @@ def _skip_blocks(data: bytes, place: int) -> int:
 
 @dataclass(frozen=True)
 class PngHeader:
-    """Facts from the header of a PNG file.
-
-    Attributes:
-        bit_depth: bits per channel, or per index of a palette.
-        min_bytes: no PNG of this size is shorter.
-        codes: (primaries, curve) of H.273, from a cICP chunk, which goes before all other chunks of colour.
-    """
+    """Facts from the header of a PNG file."""
 
     height: int
     width: int
-    bit_depth: int
-    min_bytes: int
-    codes: tuple[int, int] | None
+    bit_depth: int  # bits per channel, or per index of a palette
+    min_bytes: int  # no PNG of this size is shorter
+    codes: (
+        tuple[int, int] | None
+    )  # (primaries, curve) of H.273, from a cICP chunk, which goes before all others of colour
 
 
 def read_png_header(data: bytes) -> PngHeader:

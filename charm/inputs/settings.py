@@ -13,17 +13,11 @@ Tiles = Annotated[int, Range(1, 64)]
 
 @dataclass(frozen=True)
 class InputSettings:
-    """Settings of an input that has none of its own; the base of all others.
+    """Settings of an input that has none of its own; the base of all others."""
 
-    Attributes:
-        has_budget: whether sequences are as long as max_seq_len; else the settings decide their length.
-        reads_scores: whether it takes a column of scores (CharmTokenizer.reads), made for the images as they are.
-        shows: what a model sees of an image, for pages and cards.
-    """
-
-    shows: ClassVar[str] = ""
-    has_budget: ClassVar[bool] = True
-    reads_scores: ClassVar[bool] = False
+    shows: ClassVar[str] = ""  # what a model sees of an image, for pages and cards
+    has_budget: ClassVar[bool] = True  # whether sequences are as long as max_seq_len; else the settings decide
+    reads_scores: ClassVar[bool] = False  # whether it takes a column of scores, made for the images as they are
 
     @property
     def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -55,19 +49,12 @@ class CharmSettings(InputSettings):
 
 @dataclass(frozen=True)
 class StandardSettings(InputSettings):
-    """Settings of the standard input.
+    """Settings of the standard input."""
 
-    Attributes:
-        edge: pixels, to which the image is resized.
-        crop: pixels, side of the square crop; rounded down to whole patches. 224, or 384 (729 tokens with p = 14).
-        place: of the crop in training, drawn from (seed, epoch, key) or the centre; in evaluation it is the centre.
-        resize: "shortest" edge to `edge`, in proportion, or "squash" the image to a square of `edge`.
-    """
-
-    edge: Pixels = 256
-    crop: Pixels = 224
-    place: Literal["random", "centre"] = "random"
-    resize: Literal["shortest", "squash"] = "shortest"
+    edge: Pixels = 256  # to which the image is resized
+    crop: Pixels = 224  # side of the square crop, rounded down to whole patches; 384 gives 729 tokens with p = 14
+    place: Literal["random", "centre"] = "random"  # in training, drawn by (seed, epoch, key); else it is the centre
+    resize: Literal["shortest", "squash"] = "shortest"  # edge in proportion, or the image to a square of `edge`
 
     shows = "a square crop of the resized image, the usual input of a vision transformer"
     has_budget = False
@@ -86,15 +73,11 @@ class StandardSettings(InputSettings):
 
 @dataclass(frozen=True)
 class FlexiSettings(StandardSettings):
-    """Settings of the FlexiViT input, with those of the crop.
-
-    Attributes:
-        grids: tokens along a side, of which training draws one for each step; patches are crop / grid pixels wide.
-        grid: tokens along a side in evaluation.
-    """
+    """Settings of the FlexiViT input, with those of the crop; patches are crop / grid pixels wide."""
 
     edge: Pixels = 240
     crop: Pixels = 240
+    # Tokens along a side, of which training draws one for each step; and those in evaluation.
     grids: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [5, 6, 8, 10, 12, 15, 16, 20, 24, 30])
     grid: Annotated[int, Range(1)] = 15
 
@@ -150,14 +133,10 @@ class NaFlexSettings(InputSettings):
 
 @dataclass(frozen=True)
 class AnyResSettings(InputSettings):
-    """Settings of the AnyRes input.
+    """Settings of the AnyRes input."""
 
-    Attributes:
-        tile: side of a tile, pixels; rounded down to whole patches.
-        pinpoints: the grids of tiles, [rows, columns], of which the one is chosen that wastes least of the image.
-    """
-
-    tile: Pixels = 224
+    tile: Pixels = 224  # side of a tile; rounded down to whole patches
+    # The grids of tiles, [rows, columns], of which the one is chosen that wastes least of the image.
     pinpoints: list[tuple[Tiles, Tiles]] = field(default_factory=lambda: [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)])
 
     shows = "the image squashed to one tile, and in proportion on several"
@@ -170,32 +149,23 @@ class AnyResSettings(InputSettings):
 
 @dataclass(frozen=True)
 class QuadtreeSettings(InputSettings):
-    """Settings of the quadtree input.
+    """Settings of the quadtree input."""
 
-    Attributes:
-        edge: pixels, of the square to which an image is resized first; 0 keeps its native size.
-        levels: sizes of patches: p, 2p, and with three levels 4p.
-    """
-
-    edge: Edge = 0
-    levels: Annotated[int, Range(2, 3)] = 3
+    edge: Edge = 0  # of the square to which an image is resized first; 0 keeps its native size
+    levels: Annotated[int, Range(2, 3)] = 3  # sizes of patches: p, 2p, and with three levels 4p
 
     shows = "the image in patches of several sizes, small ones where there is detail"
 
 
 @dataclass(frozen=True)
 class MullerSettings(InputSettings):
-    """Settings of the input of a learnt resizer.
+    """Settings of the input of a learnt resizer."""
 
-    Attributes:
-        edge: side of the square, pixels; rounded down to whole patches.
-        start: of the resizer's numbers, "identity" (nothing is added) or "published" (trained for a ResNet-50).
-        border: what lies beyond the image where it is blurred, "zero" as in the original or the image in "reflect".
-    """
-
-    edge: Pixels = 224
-    start: Literal["identity", "published"] = "identity"
-    border: Literal["zero", "reflect"] = "zero"
+    edge: Pixels = 224  # side of the square; rounded down to whole patches
+    start: Literal["identity", "published"] = "identity"  # nothing is added; or numbers trained for a ResNet-50
+    border: Literal["zero", "reflect"] = (
+        "zero"  # what lies beyond the image where it is blurred; zero is the original's
+    )
 
     shows = "the image squashed to a square, with detail that a learnt resizer adds"
     has_budget = False
@@ -219,15 +189,10 @@ class MusiqSettings(InputSettings):
 
 @dataclass(frozen=True)
 class PublishedSettings(InputSettings):
-    """Settings of the published code's tokens.
+    """Settings of the published code's tokens."""
 
-    Attributes:
-        tokens: l of its training; an image of up to so many patches and one more is left as it is.
-        padded: whether shorter sequences are filled to `tokens` by padding that the model attends to, as in training.
-    """
-
-    tokens: Annotated[int, Range(1, MOST_TOKENS)] = 1024
-    padded: bool = True
+    tokens: Annotated[int, Range(1, MOST_TOKENS)] = 1024  # l of its training; one patch more is left as it is
+    padded: bool = True  # whether sequences are filled to `tokens` by padding that is attended to, as in training
 
     shows = "the whole image as the published code cuts it, some patches at native resolution and the others downscaled"
 

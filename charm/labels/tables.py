@@ -46,19 +46,12 @@ class Packed:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of labels.
+    """A table of labels."""
 
-    Attributes:
-        where: file and line of the header, for messages.
-        columns: their names.
-        rows: of each row that is not blank, file and line, and its cells.
-        form: how the file differs from UTF-8 with commas and decimal points, for people; "" if it does not.
-    """
-
-    where: str
+    where: str  # file and line of the header, for messages
     columns: list[str]
-    rows: Sequence[tuple[str, Sequence[Any]]]
-    form: str = ""
+    rows: Sequence[tuple[str, Sequence[Any]]]  # of each row that is not blank, file and line, and its cells
+    form: str = ""  # how the file differs from UTF-8 with commas and decimal points, for people; "" if it does not
 
     def pick(self, needed: Sequence[str]) -> list[Row]:
         """Returns the cells of some columns; a cell that a row ends before is None.

@@ -29,14 +29,7 @@ class ViTShape:
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """The arguments of a model of charm.model.registry that decide its parameters; see there.
-
-    Attributes:
-        image_edge: pixels, side of the images that the input shows whole; None if it shows none.
-        num_residuals: of the input (Tokens.residuals).
-        activation: of the outputs, see charm.model.protocol.ACTIVATIONS.
-        shape: of the backbone; None for that of its name.
-    """
+    """The arguments of a model of charm.model.registry that decide its parameters; see there."""
 
     backbone: fields.BackboneName
     num_scales: Annotated[int, Range(1, 3)]
@@ -44,25 +37,19 @@ class ViTConfig:
     head: fields.Head
     normalize: bool
     pos_embed: fields.PosEmbedTraining
-    image_edge: Annotated[int, Range(1, 8192)] | None = None
-    num_residuals: Annotated[int, Range(0, 8)] = 0
-    activation: Literal["none", "sigmoid", "sigmoid_fifths"] = "none"
-    shape: ViTShape | None = None
+    image_edge: Annotated[int, Range(1, 8192)] | None = None  # pixels, of images that the input shows whole; or None
+    num_residuals: Annotated[int, Range(0, 8)] = 0  # of the input (Tokens.residuals)
+    activation: Literal["none", "sigmoid", "sigmoid_fifths"] = "none"  # charm.model.protocol.ACTIVATIONS
+    shape: ViTShape | None = None  # of the backbone; None for that of its name
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What makes tokens of an image.
+    """What makes tokens of an image."""
 
-    Attributes:
-        name: a key of charm.inputs.registry.INPUTS.
-        settings: that the input has besides those of CharmTokenizer.
-        cutter: the arguments of CharmTokenizer; its patch_size and max_seq_len are those of every input.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    cutter: dict[str, Any]
+    name: str  # a key of charm.inputs.registry.INPUTS
+    settings: dict[str, Any]  # that the input has besides those of CharmTokenizer
+    cutter: dict[str, Any]  # the arguments of CharmTokenizer; patch_size and max_seq_len are those of every input
 
 
 @dataclass(frozen=True)
@@ -75,19 +62,12 @@ class PosEmbedConfig:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The labels that the model was trained on.
+    """The labels that the model was trained on."""
 
-    Attributes:
-        num_bins: of the distributions; 1 for scores.
-        score_range: lowest and highest score, of distributions that of the first and of the last bin.
-        accuracy_threshold: a score above this counts as good.
-        meaning: what a high score says of an image.
-    """
-
-    num_bins: Annotated[int, Range(1, 1000)]
-    score_range: tuple[float, float]
-    accuracy_threshold: float
-    meaning: str
+    num_bins: Annotated[int, Range(1, 1000)]  # of the distributions; 1 for scores
+    score_range: tuple[float, float]  # lowest and highest score, of distributions that of the first and the last bin
+    accuracy_threshold: float  # a score above this counts as good
+    meaning: str  # what a high score says of an image
 
 
 @dataclass(frozen=True)
@@ -125,51 +105,35 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Facts about a model's training.
+    """Facts about a model's training."""
 
-    Attributes:
-        best_epoch: counted from 1.
-        edge: pixels; 99 of 100 training images have no longer edge.
-        started_from: the weights' repository or file; None for none.
-        licence: of these weights, if known.
-    """
-
-    best_epoch: Annotated[int, Range(0)]
-    edge: Annotated[int, Range(1)]
-    started_from: str | None
-    licence: str | None
+    best_epoch: Annotated[int, Range(0)]  # counted from 1
+    edge: Annotated[int, Range(1)]  # pixels; 99 of 100 training images have no longer edge
+    started_from: str | None  # the weights' repository or file; None for none
+    licence: str | None  # of these weights, if known
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Results of a model on the test images; of cross-validation, on all images.
 
-    Attributes:
-        scored: number of images.
-        draw_spread: mean standard deviation of an image's score over draws, on the scale of the labels; None with one
-            draw.
-        metrics: by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined, and the
-            ends of too few images. MAE is on the scale of the labels.
+    `metrics` has by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined, and
+    the ends of too few images. MAE is on the scale of the labels.
     """
 
-    scored: Annotated[int, Range(0)]
-    draw_spread: float | None
+    scored: Annotated[int, Range(0)]  # number of images
+    draw_spread: float | None  # mean deviation of an image's score over draws, on the labels' scale; None with one draw
     metrics: dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
 class SolvedConfig:
-    """A head that was solved on a frozen backbone's features, by ridge regression on the mean score.
+    """A head that was solved on a frozen backbone's features, by ridge regression on the mean score."""
 
-    Attributes:
-        layer: that it reads, counted from 1; the backbone ends there.
-        penalty: of the regression, on standardized features.
-        cross_validation: agreement over all images, each scored by a head that was chosen and solved without it; None
-            where the test images are many enough to tell it.
-    """
-
-    layer: Annotated[int, Range(1)]
-    penalty: Annotated[float, Range(0)]
+    layer: Annotated[int, Range(1)]  # that it reads, counted from 1; the backbone ends there
+    penalty: Annotated[float, Range(0)]  # of the regression, on standardized features
+    # Agreement over all images, each scored by a head that was chosen and solved without it; None where the test images
+    # are many enough to tell it.
     cross_validation: EvaluationConfig | None
 
 
@@ -255,39 +219,25 @@ def list_doubts(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model's config.json.
-
-    Attributes:
-        model: its kind and its arguments.
-        tokenizer, pos_embeds, labels, saliency, data, training: see there.
-        max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
-        seed: of the draws of patches.
-        draws: number of draws that an image's score is averaged over.
-        versions: of the libraries, and of the way that patches are drawn, with which it was trained.
-        evaluation: None before `evaluate`.
-        colour: what becomes of wide colours, as it did for training.
-        val_percentiles: the 101 percentiles, 0 to 100, of the scores of the validation images, not clipped, on the
-            scale of the labels; None before `evaluate`.
-        calibration: errors on the validation images; None before `evaluate`.
-        solved: how the head was found; None if the model was fine-tuned.
-    """
+    """A model's config.json; before `evaluate` what that finds is None."""
 
     model: ViTConfig
     tokenizer: InputConfig
     pos_embeds: PosEmbedConfig
     labels: LabelConfig
-    max_edge: MaxEdge | None
+    max_edge: MaxEdge | None  # pixels; larger images are downscaled first, as they were for training
     seed: fields.Seed
-    draws: fields.Draws
+    draws: fields.Draws  # number of draws of patches that an image's score is averaged over
     saliency: SaliencyConfig | None
     data: DataConfig
     training: TrainingConfig
-    versions: dict[str, str]
+    versions: dict[str, str]  # of the libraries, and of the way that patches are drawn, with which it was trained
     evaluation: EvaluationConfig | None = None
-    colour: Colour = "srgb"
+    colour: Colour = "srgb"  # what becomes of wide colours, as it did for training
+    # The 101 percentiles, 0 to 100, of the scores of the validation images, not clipped, on the scale of the labels.
     val_percentiles: list[float] | None = None
     calibration: Calibration | None = None
-    solved: SolvedConfig | None = None
+    solved: SolvedConfig | None = None  # how the head was found; None if the model was fine-tuned
 
     @property
     def doubts(self) -> list[str]:

@@ -26,13 +26,8 @@ def draw_pair(unit_scores: Tensor, uniform: tuple[float, float], tau_1: float, t
     The first is drawn with probability softmax(|s_i - mean| / tau_1), the second, another one, with softmax(tau_2 /
     (|s_i - s_j| + 0.01)); the first's share is P(i) / (P(i) + P(j)), both of the first distribution.
 
-    Args:
-        unit_scores: float (B,), on 0..1.
-        uniform: two numbers from [0, 1), on which alone the draw depends.
-        tau_1, tau_2: the paper's.
-
-    Returns:
-        None if there are fewer than two samples, or all scores are equal.
+    Scores are float (B,), on 0..1; the two numbers from [0, 1) in `uniform` decide alone. Returns None if there are
+    fewer than two samples, or all scores are equal.
     """
     scores = 1 + 9 * unit_scores.detach().double().cpu()
     if len(scores) < 2 or scores.max() == scores.min():

@@ -23,25 +23,16 @@ class Model(nn.Module):
     """Scores images from their tokens; a kind of model is a module of charm.model, and a line in charm.model.registry.
 
     Called as `model(patches, patch_coord, scale_id, patch_valid, pos_embed)`, see CharmViT.forward.
-
-    Attributes:
-        heads: kinds of heads that it may have.
-        whole_image: whether it reads all patches of an image of one size, and not any number of tokens.
-        head: the linear layer that gives the outputs; head_kind: what it reads, one of `heads`.
-        activation: a key of ACTIVATIONS, of what it gives.
-        scale_embed: float (num_scales, D), learnt; None with one scale.
-        resizer: what mixes residuals with the pixels; None for inputs without them.
-        pixel_mean, pixel_std: float (3,), that pixels are normalized with; None if they are not.
     """
 
-    heads: ClassVar[tuple[str, ...]]
-    whole_image: ClassVar[bool] = False
-    head: nn.Linear
-    head_kind: str
-    activation: str = "none"
-    scale_embed: nn.Parameter | None
-    resizer: Resizer | None
-    pixel_mean: Tensor | None
+    heads: ClassVar[tuple[str, ...]]  # kinds of heads that it may have
+    whole_image: ClassVar[bool] = False  # whether it reads all patches of an image of one size, not any tokens
+    head: nn.Linear  # that gives the outputs
+    head_kind: str  # what it reads, one of `heads`
+    activation: str = "none"  # a key of ACTIVATIONS, of what it gives
+    scale_embed: nn.Parameter | None  # float (num_scales, D), learnt; None with one scale
+    resizer: Resizer | None  # what mixes residuals with the pixels; None for inputs without them
+    pixel_mean: Tensor | None  # float (3,), that pixels are normalized with; None if they are not
     pixel_std: Tensor | None
 
     @classmethod

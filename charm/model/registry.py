@@ -10,11 +10,7 @@ MODELS: tuple[type[Model], ...] = (CharmViT, ImageModel)
 
 
 def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
-    """Builds the first kind of model that takes the backbone of a config.
-
-    Args:
-        config: of the model.
-        pretrained: whether it starts from the backbone's published weights.
+    """Builds the first kind of model that takes the backbone of a config, with its published weights if pretrained.
 
     Raises:
         ValueError: no kind takes the backbone, for these reasons; or it cannot be used with these settings.

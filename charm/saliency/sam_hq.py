@@ -54,17 +54,11 @@ class SamHqSettings:
 
 @dataclass(frozen=True)
 class Found:
-    """The objects that a prompt found in an image.
+    """The objects that a prompt found in an image."""
 
-    Attributes:
-        saliency_mask: bool (H, W), True in the union of all objects; all False where there is none.
-        boxes: float32 (N, 4), (top, left, bottom, right) in pixels, best first.
-        scores: float32 (N,), 0..1, the detector's.
-    """
-
-    saliency_mask: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
+    saliency_mask: np.ndarray  # bool (H, W), True in the union of all objects; all False where there is none
+    boxes: np.ndarray  # float32 (N, 4), (top, left, bottom, right) in pixels, best first
+    scores: np.ndarray  # float32 (N,), 0..1, the detector's
 
 
 @dataclass(frozen=True)

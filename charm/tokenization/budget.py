@@ -53,17 +53,11 @@ def count_detailed(
 
 
 class AreaSeen(NamedTuple):
-    """How an image's area is seen, as fractions that sum to 1.
+    """How an image's area is seen, as fractions that sum to 1."""
 
-    Attributes:
-        native: at native resolution.
-        downscaled: downscaled only.
-        dropped: not at all.
-    """
-
-    native: float
-    downscaled: float
-    dropped: float
+    native: float  # at native resolution
+    downscaled: float  # downscaled only
+    dropped: float  # not at all
 
     def __str__(self) -> str:
         native, downscaled, dropped = (f"{100 * fraction:.0f} %" for fraction in self)
