@@ -84,10 +84,8 @@ def write_model_folder(folder: AnyPath, tensors: "dict[str, Tensor]", config: Mo
 def find_model(name: AnyPath, revision: str | None = None) -> Path:
     """Returns a model's folder: the one of this name, or that of user/name in the hub's cache, downloaded if need be.
 
-    Only MODEL_FILES are. With a revision, a branch, tag or commit, a folder of the same name is passed over.
-
-    Raises:
-        UserError: the hub has no such model, or there is no way to it.
+    Only MODEL_FILES are. With a revision, a branch, tag or commit, a folder of the same name is passed over. Raises
+    UserError if the hub has no such model, or there is no way to it.
     """
     if not NAME.fullmatch(str(name)) or (revision is None and Path(name).exists()):
         return Path(name)

@@ -29,10 +29,8 @@ ONNX_FILE, POSITIONS_FILE = "model.onnx", "positions.safetensors"
 class OnnxScorer(Scorer):
     """Scores images with an exported model on the CPU; its scores are those of CharmScorer to 1e-5 of their range.
 
-    The session is an onnxruntime.InferenceSession of model.onnx, whose sha256 is the weights'.
-
-    Raises:
-        ValueError: these do not fit each other.
+    The session is an onnxruntime.InferenceSession of model.onnx, whose sha256 is the weights'. Raises ValueError if
+    these do not fit each other.
     """
 
     def __init__(self, session: Any, positions: PositionTable, config: ModelConfig, weights_sha256: str = "") -> None:

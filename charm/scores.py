@@ -45,10 +45,8 @@ class Score:
         """Returns the ends of an interval that holds the label of a fraction `level` of images.
 
         It is as sure as an image is like those of the model's validation; about others nobody knows. None where the
-        model has no calibration, or one of too few images for this level.
-
-        Raises:
-            ValueError: level is not between 0 and 1.
+        model has no calibration, or one of too few images for this level. Raises ValueError if level is not between 0
+        and 1.
         """
         reach = None if self.calibration is None else self.calibration.reach(level)
         if reach is None:

@@ -24,10 +24,8 @@ class Access:
     """What a server is asked to let through.
 
     Other names than its own are refused, or a page elsewhere whose name is made to point here could read the answers
-    ("DNS rebinding"). An address is no such name: on all addresses, all are taken.
-
-    Raises:
-        UserError: a name, path or address is not as described.
+    ("DNS rebinding"). An address is no such name: on all addresses, all are taken. Raises UserError if a name, path or
+    address is not as described.
     """
 
     host: str = "127.0.0.1"  # that the server listens on
@@ -116,8 +114,7 @@ class Access:
 def read_token(path: Path | None) -> str:
     """Reads a token from its file; "" without one.
 
-    Raises:
-        UserError: the file holds no token.
+    Raises UserError if the file holds no token.
     """
     if path is None:
         return ""

@@ -70,8 +70,7 @@ class _Scored:
 def evaluate_models(options: Options) -> int:
     """Scores the labelled images with each model at each size; writes evaluate.html and evaluate.csv; the exit code.
 
-    Raises:
-        UserError: the labels, a model or the folder to write are not as they have to be, or no image can be used.
+    Raises UserError if the labels, a model or the folder to write are not as they have to be, or no image can be used.
     """
     page, table = options.out / "evaluate.html", options.out / "evaluate.csv"
     if not options.overwrite and (page.exists() or table.exists()):

@@ -30,8 +30,7 @@ def load_scorer(
 ) -> "CharmScorer":
     """Loads the scorer of a model: a folder, or user/name on the hub.
 
-    Raises:
-        UserError: missing, damaged, not of a Charm model, or there is no such device.
+    Raises UserError if it is missing, damaged, not of a Charm model, or there is no such device.
     """
     from charm.scorer import CharmScorer
 
@@ -42,10 +41,8 @@ def load_scorer(
 def load_preparation(folder: str | None) -> Preparation:
     """Loads what a model, a folder or user/name on the hub, says of how images become tokens.
 
-    Without one it is that of a clone's trained model, and where there is none, the tokenizer's own defaults.
-
-    Raises:
-        UserError: missing, damaged, or not of a Charm model.
+    Without one it is that of a clone's trained model, and where there is none, the tokenizer's own defaults. Raises
+    UserError if it is missing, damaged, or not of a Charm model.
     """
     if folder is None and not Path(MODEL, "config.json").is_file():
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
@@ -98,8 +95,7 @@ def tokenize_file(
 def find_mask(model: Preparation, image: np.ndarray) -> np.ndarray | None:
     """Makes the saliency mask, bool (H, W), as for training; returns None for models that read no mask.
 
-    Raises:
-        UserError: SAM-HQ or its detector cannot be loaded.
+    Raises UserError if SAM-HQ or its detector cannot be loaded.
     """
     if not model.needs_mask:
         return None

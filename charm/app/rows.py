@@ -50,8 +50,7 @@ def format_line(row: Row, has_percentile: bool = False) -> str:
 def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
     """Returns the function that turns rows into the bytes of a file of this name.
 
-    Raises:
-        UserError: its ending says none of the formats, or its folder is not there.
+    Raises UserError if its ending says none of the formats, or its folder is not there.
     """
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {escape_path(str(out))}: expected a name that ends in {', '.join(FORMATS)}")

@@ -73,8 +73,7 @@ class Options:
 def score_files(paths: Sequence[str], options: Options) -> int:
     """Scores photographs and says so; the exit code.
 
-    Raises:
-        UserError: there are no files, or the table cannot or should not be written.
+    Raises UserError if there are no files, or the table cannot or should not be written.
     """
     image_files, passed = find_image_files(paths)
     if not image_files:

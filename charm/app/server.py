@@ -62,10 +62,8 @@ _PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "ope
 
 def serve(folder: str, access: Access, port: int, draws: int | None, device: str, precision: str) -> None:
     """Serves the model of a folder until SIGTERM or Ctrl-C. Port 0 is any free one; the address is printed. `draws` are
-    those of a score where a request does not say; None = as many as `evaluate` took.
-
-    Raises:
-        UserError: no such model or device, or the address cannot be had.
+    those of a score where a request does not say; None = as many as `evaluate` took. Raises UserError if there is no
+    such model or device, or the address cannot be had.
     """
     host = access.host
     with bind(host, port) as bound:
@@ -84,11 +82,7 @@ def serve(folder: str, access: Access, port: int, draws: int | None, device: str
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Opens a socket that listens.
-
-    Raises:
-        UserError: the port is in use, or the host is none of this machine.
-    """
+    """Opens a socket that listens; raises UserError if the port is in use, or the host is none of this machine."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)

@@ -27,8 +27,7 @@ _LINE_SHARE = 500  # an outline is one pixel wide for so many of the longest edg
 def show_photo(photo: str, model: str | None, selection: str | None, folder: Path) -> None:
     """Writes the images of VIEWS that there are of a photograph, and prints what its tokens are.
 
-    Raises:
-        UserError: the model, the photograph or the selection is not as it has to be.
+    Raises UserError if the model, the photograph or the selection is not as it has to be.
     """
     seen_by = load_preparation(model)
     if selection is not None:
@@ -61,8 +60,7 @@ def tokenize_photo(photo: str, model: str | None, out: Path | None) -> None:
 def change_selection(model: Preparation, selection: str) -> Preparation:
     """Returns what a model sees if its patches are chosen otherwise than in training.
 
-    Raises:
-        UserError: the selection is unknown, or the model's tokenizer selects nothing.
+    Raises UserError if the selection is unknown, or the model's tokenizer selects nothing.
     """
     if selection not in SELECTIONS:
         raise UserError(f"--selection {selection}: expected one of {', '.join(SELECTIONS)}")

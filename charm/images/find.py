@@ -152,8 +152,7 @@ class ImageFileReader:
 def read_image(path: str, colour: Colour = "srgb") -> np.ndarray:
     """Reads one image file to uint8 (H, W, 3), RGB, upright, as `decode_image` does.
 
-    Raises:
-        UserError: the file does not exist or cannot be read.
+    Raises UserError if the file does not exist or cannot be read.
     """
     if Path(path).is_dir():
         raise UserError(f"{escape_path(path)} is a folder: expected one photograph")

@@ -26,10 +26,8 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
     """Rewrites the first image of a JPEG with markers as the standard has them; entropy-coded data stay as they are.
 
     The parameters of sequential scans, the version of JFIF and Adobe's transform are set to the values that decoders
-    assume anyway, bytes between segments and segments without pixels are left out, and a missing end is added.
-
-    Raises:
-        ValueError: the complaint, libjpeg's message, is about pixels, a segment is damaged, or scans are missing.
+    assume anyway, bytes between segments and segments without pixels are left out, and a missing end is added. Raises
+    ValueError if the complaint, libjpeg's message, is about pixels, a segment is damaged, or scans are missing.
     """
     if not _HARMLESS.search(complaint):
         raise ValueError(complaint)
@@ -99,10 +97,8 @@ def strip_padding(data: bytes, complaint: str) -> bytes:
 
     All bytes at the end with the value of the last byte are removed. If the scan needed some of them, as after a cut
     that was filled up with zeros, strict decoding then fails. Bytes of other values stay: they may belong to damaged
-    data, which decoders read too fast.
-
-    Raises:
-        ValueError: the complaint is about something else, or the scan does not end in equal bytes.
+    data, which decoders read too fast. Raises ValueError if the complaint is about something else, or the scan does not
+    end in equal bytes.
     """
     match = _EXTRANEOUS.search(complaint)
     if match is None:

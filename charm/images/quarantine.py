@@ -73,10 +73,8 @@ def inspect_file(root: Path, path: str, limits: Limits) -> dict[str, Any]:
 def read_file(root: Path, path: str, limits: Limits) -> bytes:
     """Reads a regular file below the root, or a cell of one (charm.images.cells).
 
-    Links that lead out of the root, devices and pipes are refused.
-
-    Raises:
-        Rejected: missing, outside, unreadable, too_many_bytes; of a cell also corrupt.
+    Links that lead out of the root, devices and pipes are refused. Raises Rejected: missing, outside,
+    unreadable, too_many_bytes; of a cell also corrupt.
     """
     try:
         name, cell = split_cell(path)
@@ -106,8 +104,7 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
 def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bounds = BOUNDS) -> list[dict[str, Any]]:
     """Inspects each path as `inspect_file` does, in a child process; a file that kills the child costs only itself.
 
-    Raises:
-        RuntimeError: the child does not start.
+    Raises RuntimeError if the child does not start.
     """
     with contextlib.closing(Quarantine(root, limits, bounds)) as child:
         return [child.inspect_file(path) for path in paths]
@@ -128,8 +125,7 @@ class Quarantine:
     def inspect_file(self, path: str) -> dict[str, Any]:
         """Inspects a file in the child process; the path is relative to the root, or absolute and below it.
 
-        Raises:
-            RuntimeError: the child does not start.
+        Raises RuntimeError if the child does not start.
         """
         while True:
             is_fresh = self._process is None

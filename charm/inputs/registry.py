@@ -43,8 +43,7 @@ def build_input(
 ) -> Input:
     """Builds the input of a name; in training what is random then is drawn. The cutter has patch size and most tokens.
 
-    Raises:
-        ValueError: a setting is unknown or not allowed, or the input's own length exceeds max_seq_len.
+    Raises ValueError if a setting is unknown or not allowed, or the input's own length exceeds max_seq_len.
     """
     chosen = build(SETTINGS[name], settings) if isinstance(settings, Mapping) else settings
     check_length(name, chosen, cutter.patch_size, cutter.max_seq_len)

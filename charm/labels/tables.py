@@ -56,8 +56,7 @@ class Table:
     def pick(self, needed: Sequence[str]) -> list[Row]:
         """Returns the cells of some columns; a cell that a row ends before is None.
 
-        Raises:
-            UserError: a column is missing or there twice.
+        Raises UserError if a column is missing or there twice.
         """
         for column in needed:
             if column not in self.columns:
@@ -90,8 +89,7 @@ def is_blank(cell: Any) -> bool:
 def read_number(cell: Any, column: str, where: str) -> float:
     """Reads a cell as a decimal number; 1_5, 0x1, nan and inf, which are numbers for Python, are not.
 
-    Raises:
-        UserError: the cell holds no finite decimal number.
+    Raises UserError if the cell holds no finite decimal number.
     """
     is_number = isinstance(cell, int | float | Decimal) and not isinstance(cell, bool)
     if is_number or (isinstance(cell, str) and _NUMBER.fullmatch(cell.strip())):
@@ -193,8 +191,7 @@ def _count_columns(file: Path, text: str, separator: str, needed: Sequence[str])
 def _replace_decimal_commas(rows: list[tuple[str, list[str]]], places: list[int]) -> bool:
     """Replaces the decimal commas in some columns by points; tells whether there were any.
 
-    Raises:
-        UserError: there are decimal points, too, so that one of them might separate thousands.
+    Raises UserError if there are decimal points, too, so that one of them might separate thousands.
     """
     found: dict[str, str] = {}
     for where, cells in rows:

@@ -51,8 +51,7 @@ class PosEmbedAxes:
     def rows(self, tokens: Tokens) -> np.ndarray:
         """Returns int32 (L, 2): the number of the weights of each token's row and column; 0 where padding.
 
-        Raises:
-            ValueError: a grid has an axis of a length that is not prepared.
+        Raises ValueError if a grid has an axis of a length that is not prepared.
         """
         grids = tokens.pos_grids or tokens.grids
         first = np.zeros((len(grids), 2), np.int32)

@@ -165,8 +165,7 @@ class Calibration:
     def reach(self, level: float) -> float | None:
         """Returns half the width of an interval, unclipped; None where there are too few images for this level.
 
-        Raises:
-            ValueError: level is not between 0 and 1.
+        Raises ValueError if level is not between 0 and 1.
         """
         if not 0 < level < 1:
             raise ValueError(f"level={level}: expected a number between 0 and 1, for example 0.9")
@@ -251,8 +250,7 @@ class ModelConfig:
     def from_json(cls, values: Any) -> "ModelConfig":
         """Builds the config from the values of `to_json`.
 
-        Raises:
-            ValueError: a key is unknown or missing, a value is not allowed, or two values contradict each other.
+        Raises ValueError if a key is unknown or missing, a value is not allowed, or two values contradict each other.
         """
         if not isinstance(values, dict):
             raise ValueError(f"expected keys and values, got {type(values).__name__}")

@@ -156,8 +156,7 @@ def join_patches(patches: Tensor, patch_coord: Tensor) -> Tensor:
 def _try_features(name: str, edge: int, settings: dict[str, Any]) -> tuple[int, int]:
     """Runs a backbone without numbers, before its weights are made; returns the axis of its features and their width.
 
-    Raises:
-        BackboneError: it takes no images of this size, or gives no features of places.
+    Raises BackboneError if it takes no images of this size, or gives no features of places.
     """
     try:
         with torch.device("meta"), torch.no_grad():

@@ -90,8 +90,7 @@ class Model(nn.Module):
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Chooses whether activations are computed again for the gradient, which saves memory.
 
-        Raises:
-            ValueError: the backbone cannot do it.
+        Raises ValueError if the backbone cannot do it.
         """
         try:
             self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]

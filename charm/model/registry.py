@@ -12,8 +12,7 @@ MODELS: tuple[type[Model], ...] = (CharmViT, ImageModel)
 def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
     """Builds the first kind of model that takes the backbone of a config, with its published weights if pretrained.
 
-    Raises:
-        ValueError: no kind takes the backbone, for these reasons; or it cannot be used with these settings.
+    Raises ValueError if no kind takes the backbone, for these reasons; or it cannot be used with these settings.
     """
     reasons = []
     for kind in MODELS:

@@ -110,8 +110,7 @@ class Archive:
     def read(self, tensors: dict[str, Stored]) -> dict[str, Tensor]:
         """Reads tensors, float32; together they take no more memory than the file has bytes.
 
-        Raises:
-            UserError: a tensor is not of floats, or its place in the archive is not as described.
+        Raises UserError if a tensor is not of floats, or its place in the archive is not as described.
         """
         total = 0
         for name, one in tensors.items():

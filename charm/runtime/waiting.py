@@ -23,10 +23,7 @@ def within(seconds: float, work: Callable[[], T], check: Callable[[], None] = la
 
     Time limits of libraries often hold for a step of many only, or not for a name's look-up or an odd answer.
 
-    Meanwhile `check` is called again and again; it may raise.
-
-    Raises:
-        TimeoutError: the work takes longer.
+    Meanwhile `check` is called again and again; it may raise. Raises TimeoutError if the work takes longer.
     """
     done: Future[T] = Future()
 

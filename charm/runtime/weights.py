@@ -27,10 +27,8 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> dict[s
     Position embeddings of another grid are refused, not resampled: timm has a name for each image size, and they
     would lose by being resampled twice. Names are turned into timm's by the model's `name_weights`, if it has one.
 
-    Returns all tensors of the file.
-
-    Raises:
-        UserError: the file is missing, holds no weights, has another checksum, or is of another backbone.
+    Returns all tensors of the file. Raises UserError if the file is missing, holds no weights, has another checksum, or
+    is of another backbone.
     """
     try:
         read = read_tensors(path)
@@ -72,8 +70,7 @@ def name_as_vit(tensors: dict[str, Tensor], patch_size: int) -> dict[str, Tensor
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads tensors by name to the CPU, from a file of safetensors or torch.save; executes nothing.
 
-    Raises:
-        UserError: the file is missing, damaged, of another kind, or holds anything but tensors and plain values.
+    Raises UserError if the file is missing, damaged, of another kind, or holds anything but tensors and plain values.
     """
     try:
         if impostor := name_impostor(path):

@@ -17,11 +17,7 @@ _held: list[IO[str]] = []  # locks of this process
 
 
 def choose_worker_device(name: str) -> torch.device:
-    """Opens the device that this process runs its models on.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """Opens the device that this process runs its models on; raises UserError if there is no such device."""
     return open_device(name_worker_device(name))
 
 

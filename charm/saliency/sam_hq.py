@@ -156,8 +156,7 @@ _loading = threading.Lock()
 def load_models(settings: SamHqSettings) -> Models:
     """Loads both models, ready to use; once per process.
 
-    Raises:
-        UserError: a file is not what it should be, or there is no such device.
+    Raises UserError if a file is not what it should be, or there is no such device.
     """
     with _loading:  # a worker may have several threads
         return _load(settings.sam, settings.sam_checkpoint, settings.sam_sha256, settings.detector, settings.device)
@@ -178,8 +177,7 @@ def _load(sam: str, checkpoint: str, sha256: str, folder: str, device: str) -> M
 def load_detector(folder: Path) -> tuple[Any, Any]:
     """Loads processor and model of a detector from a folder with safetensors; unpickles nothing, runs no code of it.
 
-    Raises:
-        UserError: the folder holds another model, or not all of this one.
+    Raises UserError if the folder holds another model, or not all of this one.
     """
     from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
     from transformers.utils import logging
@@ -228,8 +226,7 @@ SAM_MODELS: dict[str, Callable[[], Any]] = {
 def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
     """Builds a SAM-HQ with the weights of a checkpoint, on the CPU, ready to use.
 
-    Raises:
-        UserError: the file is missing, has another sha256, cannot be read safely, or is of another model.
+    Raises UserError if the file is missing, has another sha256, cannot be read safely, or is of another model.
     """
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint} is not on this machine: all workers have to share the folder of the weights")

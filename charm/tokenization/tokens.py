@@ -199,8 +199,7 @@ class TokenBatch:
 def stack_tokens(samples: Sequence[Tokens]) -> TokenBatch:
     """Stacks images of one tokenizer, whose sequences are of one length, to a batch.
 
-    Raises:
-        ValueError: there is no sample, or one has positions or residuals that a batch does not hold.
+    Raises ValueError if there is no sample, or one has positions or residuals that a batch does not hold.
     """
     if not samples:
         raise ValueError("a batch needs at least one image, got none")
