@@ -47,14 +47,10 @@ from charm.drawing import SHARED_STYLE
 from charm.images.limits import FORMATS, list_formats
 from charm.images.reasons import Rejected
 from charm.inputs.settings import SETTINGS
+from charm.runtime.disk import resource
 from charm.runtime.errors import UserError
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 _ALONE = Access()  # this machine's alone
 _PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "openapi.json"))

@@ -163,7 +163,7 @@ class _Form:
                 "on_header_value": lambda data, start, end: self._headers[-1][1].extend(data[start:end]),
                 "on_header_begin": lambda: self._headers.append((bytearray(), bytearray())),
                 "on_headers_finished": self._open_part,
-                "on_part_data": lambda data, start, end: self._write_part(data[start:end]),
+                "on_part_data": self._write_part,
                 "on_part_end": self.close,
                 "on_end": self._end,
             },
@@ -221,9 +221,9 @@ class _Form:
             raise Refused(400, "malformed", f"{part} is text and no file: with curl, -F {FIELD}=@FILE sends a file")
         return name
 
-    def _write_part(self, data: bytes) -> None:
+    def _write_part(self, data: bytes, start: int, end: int) -> None:
         assert self._file is not None
-        self._file.write(data)
+        self._file.write(data[start:end])
 
     def _end(self) -> None:
         self._is_over = True

@@ -26,12 +26,7 @@ from charm.images.decode import decode_image
 from charm.images.limits import BOUNDS, Bounds, Limits
 from charm.images.reasons import REASONS, Rejected
 from charm.runtime.columns import split_cell
-from charm.runtime.disk import say_unprotected
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from charm.runtime.disk import resource, say_unprotected
 
 _COMMAND = (sys.executable, "-m", "charm.images.quarantine")
 _ROOT = Path(__file__).parents[2]

@@ -31,13 +31,10 @@ class ImageModel(Model):
     Args:
         backbone: name of a model of timm; one that is made for another size of images is changed to that of the input.
         image_edge: side of the images, pixels; None if the input shows no whole images.
-        pretrained: whether to load the published weights (downloaded to the hub's cache on first use).
-        num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
         head: input of the linear layer: "mean" of the backbone's last grid; or "first_mean", its first token (the top
             left corner, or the CLS token of a backbone that has one) beside the mean of the others, as in Charm's
             published code.
-        normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training.
-        settings: passed on to timm.
+        pretrained, num_outputs, normalize, settings: as of CharmViT.
 
     Raises:
         BackboneError: the backbone, or its way to give features, cannot be used with images of this size.

@@ -18,8 +18,9 @@ from charm.runtime.errors import UserError
 
 try:
     import fcntl
+    import resource as resource  # for those who limit or measure what processes take
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = resource = None  # type: ignore[assignment]
 
 _BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # how formulas begin in spreadsheets; full-width, too

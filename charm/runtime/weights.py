@@ -93,7 +93,8 @@ def _load(path: Path) -> Any:
             head = file.read(9)
             file.seek(0)
             if path.suffix == ".npz":
-                return read_numpy_file(path)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
             return load_file(path) if head[8:] == b"{" else torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -108,12 +109,6 @@ def _load(path: Path) -> Any:
             ) from error
         problem = f"{path} is damaged, cut short, or no file of weights"
         raise UserError(f"{problem}: expected .safetensors, or tensors by torch.save") from error
-
-
-def read_numpy_file(path: Path) -> dict[str, Tensor]:
-    """Reads the arrays of an .npz file; none that would have to be unpickled."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
 
 
 def describe_misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
