@@ -79,7 +79,6 @@ class CharmScorer(Scorer):
 
         Args:
             folder: the folder, or user/name; what the hub has is downloaded once (HF_TOKEN and HF_ENDPOINT count).
-            device, precision, full_size: as of CharmScorer.
             revision: of a model on the hub: a branch, tag or commit.
 
         Raises:

@@ -84,15 +84,10 @@ class QuadtreeInput(BudgetInput):
 
 
 def measure_loss(frame: np.ndarray, small: np.ndarray, patch_size: int) -> np.ndarray:
-    """Measures how much each patch loses that is shown in p x p pixels: sqrt(mean squared error x side).
+    """Measures how much each patch of uint8 (H, W, 3) loses that is shown in p x p pixels of uint8 (H / s, W / s, 3).
 
-    Args:
-        frame: uint8 (H, W, 3).
-        small: the same in fewer pixels, uint8 (H / s, W / s, 3).
-        patch_size: p, pixels.
-
-    Returns:
-        float64 (H / s / p, W / s / p); the side is that of the patch in the frame, s p pixels.
+    That is sqrt(mean squared error x side), the side being that of the patch in the frame, s p pixels. Returns float64
+    (H / s / p, W / s / p).
     """
     height, width = frame.shape[:2]
     blurred = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -112,12 +107,8 @@ def choose_splits(losses: list[np.ndarray], count: int) -> list[np.ndarray]:
     loss, or for a quarter the smaller of its own and its root's; of equal keys the root's comes first, then the higher
     loss, then the raster order. No heap is needed.
 
-    Args:
-        losses: float (h, w) of the largest patches, and (2h, 2w) of their quarters if these may be split, too.
-        count: of splits.
-
-    Returns:
-        A bool array for each of `losses`, True where a patch is split.
+    The losses are float (h, w) of the largest patches, and (2h, 2w) of their quarters if these may be split, too.
+    Returns a bool array for each of them, True where a patch is split.
     """
     keys = [losses[0]]
     for loss in losses[1:]:

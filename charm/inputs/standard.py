@@ -15,12 +15,7 @@ _LONGEST = 8  # times the shorter side; of longer images only a part is resized
 
 @dataclass(frozen=True)
 class StandardInput(WholeInput):
-    """Resizes the image and cuts a square crop of it into a ViT's patches.
-
-    Args:
-        settings: sizes, and where the crop is taken.
-        training: whether the crop may be drawn.
-    """
+    """Resizes the image and cuts a square crop of it, which may be drawn in training, into a ViT's patches."""
 
     settings: StandardSettings = field(default_factory=StandardSettings)
     training: bool = True

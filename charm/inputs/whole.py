@@ -19,17 +19,12 @@ class WholeInput:
     """An input that selects nothing; a subclass says how large its frame is, and how it is cut if not into one grid.
 
     A subclass has `settings`, its own of charm.inputs.settings.
-
-    Args:
-        patch_size: p, pixels; the backbone's.
-
-    Attributes:
-        turned_first: whether an image is turned before it is cut, which is dearer; for inputs whose turned tokens are
-            not those of the turned image.
     """
 
-    patch_size: int = 14
+    patch_size: int = 14  # p, pixels; the backbone's
 
+    # Whether an image is turned before it is cut, which is dearer; for inputs whose turned tokens are not those of the
+    # turned image.
     turned_first = False
     num_scales = 1
     reads = None
@@ -102,14 +97,9 @@ class WholeInput:
 
 @dataclass(frozen=True)
 class BudgetInput(WholeInput):
-    """An input that fills a sequence of any length, and so has frames of any size.
+    """An input that fills a sequence of any length, and so has frames of any size."""
 
-    Args:
-        patch_size: p, pixels; the backbone's.
-        budget: l, the most tokens.
-    """
-
-    budget: int = 512
+    budget: int = 512  # l, the most tokens
 
     whole_grid = False
 

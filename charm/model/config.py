@@ -145,14 +145,10 @@ class Calibration:
     whatever the model and its errors are like (Vovk et al., 2005; Lei et al., JASA 2018). The errors are not divided
     by the spread over draws: on the built-in data that makes intervals up to 18 % wider at the same coverage, since
     draws say little of how wrong a score is (correlation 0.0 to 0.2).
-
-    Attributes:
-        images: number of validation images.
-        errors: |score - label| of these on the scale of the labels, ascending; of more than MOST_ERRORS images the
-            errors at evenly spaced ranks.
     """
 
-    images: Annotated[int, Range(1)]
+    images: Annotated[int, Range(1)]  # number of validation images
+    # |score - label| of these on the scale of the labels, ascending; of more than MOST_ERRORS at evenly spaced ranks.
     errors: list[Annotated[float, Range(0)]]
 
     @classmethod

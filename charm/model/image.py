@@ -127,17 +127,10 @@ class ImageModel(Model):
 
 
 def join_patches(patches: Tensor, patch_coord: Tensor) -> Tensor:
-    """Puts square images together from all of their patches.
+    """Puts square images together from all of their patches, (B, s * s, P, P, 3); returns (B, 3, s * P, s * P).
 
-    Args:
-        patches: (B, s * s, P, P, 3).
-        patch_coord: integer (B, s * s, 2), (y, x), each place once; turned images have them in any order.
-
-    Returns:
-        (B, 3, s * P, s * P), with the values and the dtype of `patches`.
-
-    Raises:
-        ValueError: the number of patches is no square.
+    The places, integer (B, s * s, 2), (y, x), are there once each, of turned images in any order. Raises ValueError if
+    the number of patches is no square.
     """
     batch_size, count, patch_size = patches.shape[:3]
     side = math.isqrt(count)

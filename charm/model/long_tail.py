@@ -49,14 +49,9 @@ def mix(values: Tensor, mixture: Mixture) -> Tensor:
 
 
 def similarity_loss(features: Tensor, unit_scores: Tensor) -> Tensor:
-    """Computes how far similarities of features are from those of scores, mean over all pairs.
+    """Computes how far similarities of features, float (B, F), are from those of scores, float (B,).
 
-    Args:
-        features: float (B, F); compared by the cosine.
-        unit_scores: float (B,).
-
-    Returns:
-        A scalar: mean of (cosine - (1 - |s_a - s_b| / (max - min)))^2; 0 if all scores are equal.
+    It is the mean over all pairs of (cosine - (1 - |s_a - s_b| / (max - min)))^2; 0 if all scores are equal.
     """
     span = unit_scores.max() - unit_scores.min()
     if span == 0:

@@ -120,9 +120,7 @@ def pool_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: f
 def judge_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: float) -> str:
     """Tells how `pool_saliency` reads a mask; takes the same arguments.
 
-    Returns:
-        "object" covers a coarse patch by `coverage` or more, "small" covers none by as much,
-        "empty" has no pixel on the grid.
+    An "object" covers a coarse patch by `coverage` or more, a "small" one none by as much; "empty" masks have no pixel.
     """
     most = int(_count_salient(saliency_mask, coarse_patch_size).max())
     return "empty" if most == 0 else "small" if most < _least_area(coarse_patch_size, coverage) else "object"

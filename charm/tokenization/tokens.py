@@ -154,11 +154,7 @@ def _split_axis(side: int, fitted: int, num_coarse: int) -> list[tuple[int, int]
 
 
 def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: int) -> np.ndarray:
-    """Copies squares of `size` pixels; beyond the border of the image its edge repeats.
-
-    Returns:
-        (T, size), a row of a square as one element (`row_type`).
-    """
+    """Copies squares of `size` pixels, (T, size) of `row_type`; beyond the border of the image its edge repeats."""
     if image.strides[1:] != (3, 1):  # pixels of a row do not follow each other, as in a mirrored view
         image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
