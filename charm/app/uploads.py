@@ -9,7 +9,6 @@ import contextlib
 import email.message
 import email.utils
 import itertools
-import queue
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +25,8 @@ from starlette.requests import Request
 from charm.app.guard import Refused
 from charm.app.limits import ServerLimits
 from charm.images.decode import decode_image
-from charm.images.limits import Bounds, Colour, Limits
-from charm.images.quarantine import Quarantine
+from charm.images.find import ImageFile, ImageFileReader
+from charm.images.limits import Colour, Limits
 from charm.images.reasons import REASONS, Rejected
 
 T = TypeVar("T")
@@ -37,20 +36,14 @@ _MULTIPART = "multipart/form-data"
 
 
 class Uploads:
-    """Keeps the images of requests as long as those last, and decodes them, at most `decoders` at once.
-
-    Each of these has a child process of its own.
-    """
+    """Keeps the images of requests as long as those last, and decodes them, at most `decoders` at once."""
 
     def __init__(self, limits: ServerLimits, colour: Colour) -> None:
         self._limits, self._colour = limits, colour
-        self._accepted = Limits(max_pixels=limits.pixels, max_bytes=limits.file_bytes)
+        self._reader = ImageFileReader(Limits(max_pixels=limits.pixels, max_bytes=limits.file_bytes))
         self._folder = tempfile.TemporaryDirectory(prefix="charm-uploads-")
         self._numbers = itertools.count()
         self._threads = ThreadPoolExecutor(limits.decoders, "decoder")
-        self._idle: queue.LifoQueue[Quarantine] = queue.LifoQueue()  # the last one used has its memory at hand
-        for _ in range(limits.decoders):
-            self._idle.put(Quarantine(Path(self._folder.name), self._accepted, Bounds()))
 
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[list[tuple[str, Path]]]:
@@ -111,15 +104,9 @@ class Uploads:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._use, path, work)
 
     def _use(self, path: Path, work: Callable[[np.ndarray], T]) -> T:
-        quarantine = self._idle.get()
+        data = self._reader.read(ImageFile(str(path), Path(self._folder.name)))
         try:
-            reason = quarantine.inspect_file(path.name)["reason"]
-        finally:
-            self._idle.put(quarantine)
-        if reason:
-            raise Rejected(reason)
-        try:
-            return work(decode_image(path.read_bytes(), self._accepted, self._colour).pixels)
+            return work(decode_image(data, self._reader.limits, self._colour).pixels)
         except MemoryError:
             raise Rejected("memory") from None
 
@@ -133,8 +120,7 @@ class Uploads:
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        self._reader.close()
         self._folder.cleanup()
 
 

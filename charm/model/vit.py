@@ -42,11 +42,6 @@ class CharmViT(Model):
         num_residuals: of the input, for which a learnt resizer is made.
         settings: passed on to timm with a name.
 
-    Attributes:
-        scale_embed: float (num_scales, D), learnt; None with one scale.
-        mask_token: float (D,), stands in the place of padding, as in the paper; None with one scale. As nothing attends
-            to padding, its gradient is 0.
-
     Raises:
         ValueError: the backbone cannot be used, or not with these settings.
     """
@@ -83,19 +78,23 @@ class CharmViT(Model):
         if head == "map" and not pools:
             raise ValueError("head='map' is attention pooling that was pre-trained, and this backbone has none")
         if vit.cls_token is None and "cls" in head.split("_"):
-            choice = "mean or map" if pools else "mean"
-            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose {choice}")
+            raise ValueError(
+                f"head={head!r} reads a CLS token, and this backbone has none: choose mean{' or map' * pools}"
+            )
         # A classifier or a pooling that nothing reads holds up training on several devices.
         vit.reset_classifier(0, None if vit.attn_pool is None or head == "map" else "")
-        self.vit = vit
-        self.head_kind, self.num_scales = head, num_scales
+        self.vit, self.head_kind, self.num_scales = vit, head, num_scales
         self.rotary = is_rotary(vit)
+        self.antialias = bool(getattr(vit, "antialias", False))  # positions were learnt resampled with it (SigLIP 2)
+        # Prefix tokens (CLS, registers) that have a position embedding of their own.
+        self.num_pos_prefix = 0 if self.rotary or vit.no_embed_class else int(vit.num_prefix_tokens)
         if not self.rotary:
             self.pos_embed.requires_grad_(train_pos_embed)
         elif train_pos_embed:
             raise ValueError("rotary position embeddings are not learnt: leave them frozen")
         self._keep_normalization(normalize)
         self.resizer = Resizer(num_residuals) if num_residuals else None
+        # The mask token stands in the place of padding, as in the paper. As nothing attends to it, its gradient is 0.
         self.scale_embed = self.mask_token = None
         if num_scales > 1:
             self.scale_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_scales, vit.embed_dim), std=0.02))
@@ -108,8 +107,12 @@ class CharmViT(Model):
         names = ("backbone", "num_scales", "num_outputs", "head", "normalize", "num_residuals")
         settings: dict[str, Any] = {name: getattr(config, name) for name in names}
         if (shape := config.shape) is not None:
-            settings |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
-            settings["img_size"] = shape.edge
+            settings |= {
+                "embed_dim": shape.width,
+                "depth": shape.depth,
+                "num_heads": shape.heads,
+                "img_size": shape.edge,
+            }
         return cls(**settings, pretrained=pretrained, train_pos_embed=config.pos_embed == "trainable")
 
     @property
@@ -126,20 +129,10 @@ class CharmViT(Model):
         return int(self.vit.patch_embed.patch_size[0])
 
     @property
-    def antialias(self) -> bool:
-        """Whether the backbone learnt its position embeddings resampled with antialiasing (SigLIP 2)."""
-        return bool(getattr(self.vit, "antialias", False))
-
-    @property
     def pos_embed(self) -> Tensor:
         """The learnt position embeddings of the backbone, float (1, num_pos_prefix + g * g, D)."""
         assert self.vit.pos_embed is not None  # check_backbone refuses the others
         return self.vit.pos_embed
-
-    @property
-    def num_pos_prefix(self) -> int:
-        """Number of prefix tokens (CLS, registers) that have a position embedding of their own."""
-        return 0 if self.rotary or self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
 
     @property
     def learnt_grid(self) -> Tensor | None:
@@ -299,7 +292,6 @@ class CharmViT(Model):
     def pool(self, head: str, x: Tensor, scale_id: Tensor, patch_valid: Tensor, attn_mask: Tensor | None) -> Tensor:
         """Normalizes what a block gives, (B, prefix + L, D), and pools it to the input of a kind of head, (B, F)."""
         x = self.vit.norm(x)
-        valid = patch_valid.to(x.device, non_blocking=True)
         if head == "map":
             first = 0 if self.vit.pool_include_prefix else self.vit.num_prefix_tokens
             if attn_mask is not None:
@@ -308,7 +300,8 @@ class CharmViT(Model):
                     attn_mask = torch.zeros_like(attn_mask, dtype=x.dtype).masked_fill(~attn_mask, -torch.inf)
             pooled: Tensor = self.vit.fc_norm(self.vit.attn_pool(x[:, first:], attn_mask))
             return pooled
-        parts = pool_tokens(head.split("_"), x, self.vit.num_prefix_tokens, valid, scale_id >= self.num_scales - 1)
+        valid, is_native = patch_valid.to(x.device, non_blocking=True), scale_id >= self.num_scales - 1
+        parts = pool_tokens(head.split("_"), x, self.vit.num_prefix_tokens, valid, is_native)
         # In the place of `norm` for backbones that were trained on the mean.
         return torch.cat([self.vit.fc_norm(part) for part in parts], dim=1)
 
@@ -317,21 +310,19 @@ class CharmViT(Model):
 
         A backbone that embeds patches otherwise has `embed_patches` (MUSIQ).
         """
-        proj = self.vit.patch_embed.proj
-        pixels = self._scale_pixels(patches, proj.weight.dtype, residuals)
-        embed_patches: Any = getattr(self.vit.patch_embed, "embed_patches", None)
-        if embed_patches is not None:
-            found: Tensor = embed_patches(pixels)
+        embed: Any = self.vit.patch_embed
+        proj, pixels = embed.proj, self._scale_pixels(patches, embed.proj.weight.dtype, residuals)
+        if hasattr(embed, "embed_patches"):
+            found: Tensor = embed.embed_patches(pixels)
             return found
-        pixels = pixels.flatten(2)
         # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
         # the work of a small ViT).
         with torch.autocast(patches.device.type, enabled=False):
             own = patches.shape[2] == self.patch_size
             kernel = proj.weight if own else self._resample_kernel(proj.weight, list(patches.shape[2:4]))
             weight = kernel.permute(0, 2, 3, 1).flatten(1)  # (D, 3, P, P) -> (D, P * P * 3), as patches lie in memory
-            projected = nn.functional.linear(pixels, weight, proj.bias)
-        embedded: Tensor = self.vit.patch_embed.norm(projected)
+            projected = nn.functional.linear(pixels.flatten(2), weight, proj.bias)
+        embedded: Tensor = embed.norm(projected)
         return embedded
 
     def _prefix(self) -> Tensor:
