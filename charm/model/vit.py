@@ -25,7 +25,7 @@ from charm.tokenization.tokens import TokenBatch
 
 
 class CharmViT(Model):
-    """Scores images that CharmTokenizer has cut.
+    """Scores images that CharmTokenizer has cut; raises ValueError for a backbone that cannot be used so.
 
     Args:
         backbone: name of a timm ViT, or such a model. The model is used as it is and loses its classifier.
@@ -41,9 +41,6 @@ class CharmViT(Model):
         train_pos_embed: whether the learnt position embeddings are fine-tuned; the paper freezes them (section 4.2).
         num_residuals: of the input, for which a learnt resizer is made.
         settings: passed on to timm with a name.
-
-    Raises:
-        ValueError: the backbone cannot be used, or not with these settings.
     """
 
     heads = ("cls", "cls_mean", "mean", "map", "native", "coarse", "native_coarse", "cls_native_coarse")
@@ -78,9 +75,8 @@ class CharmViT(Model):
         if head == "map" and not pools:
             raise ValueError("head='map' is attention pooling that was pre-trained, and this backbone has none")
         if vit.cls_token is None and "cls" in head.split("_"):
-            raise ValueError(
-                f"head={head!r} reads a CLS token, and this backbone has none: choose mean{' or map' * pools}"
-            )
+            choice = "mean or map" if pools else "mean"
+            raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose {choice}")
         # A classifier or a pooling that nothing reads holds up training on several devices.
         vit.reset_classifier(0, None if vit.attn_pool is None or head == "map" else "")
         self.vit, self.head_kind, self.num_scales = vit, head, num_scales
@@ -94,8 +90,7 @@ class CharmViT(Model):
             raise ValueError("rotary position embeddings are not learnt: leave them frozen")
         self._keep_normalization(normalize)
         self.resizer = Resizer(num_residuals) if num_residuals else None
-        # The mask token stands in the place of padding, as in the paper. As nothing attends to it, its gradient is 0.
-        self.scale_embed = self.mask_token = None
+        self.scale_embed = self.mask_token = None  # that of padding, as in the paper; nothing attends to it
         if num_scales > 1:
             self.scale_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_scales, vit.embed_dim), std=0.02))
             self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(vit.embed_dim), std=0.02))
@@ -107,12 +102,8 @@ class CharmViT(Model):
         names = ("backbone", "num_scales", "num_outputs", "head", "normalize", "num_residuals")
         settings: dict[str, Any] = {name: getattr(config, name) for name in names}
         if (shape := config.shape) is not None:
-            settings |= {
-                "embed_dim": shape.width,
-                "depth": shape.depth,
-                "num_heads": shape.heads,
-                "img_size": shape.edge,
-            }
+            settings |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
+            settings["img_size"] = shape.edge
         return cls(**settings, pretrained=pretrained, train_pos_embed=config.pos_embed == "trainable")
 
     @property
@@ -229,14 +220,15 @@ class CharmViT(Model):
         if isinstance(patches, TokenBatch):
             arrays = patches.patches, patches.patch_coord, patches.scale_id, patches.patch_valid
             pos_embed = [self.pos_embed_tables(grids) for grids in patches.grids]
-            tensors = (torch.from_numpy(array).to(self.head.weight.device) for array in arrays)
-            patches, patch_coord, scale_id, patch_valid = tensors
+            on_device = (torch.from_numpy(array).to(self.head.weight.device) for array in arrays)
+            patches, patch_coord, scale_id, patch_valid = on_device
         if patch_coord is None or scale_id is None or patch_valid is None or pos_embed is None:
-            expected = "a batch of a tokenizer, or patches, patch_coord, scale_id, patch_valid, pos_embed"
-            raise TypeError(f"expected {expected}")
+            raise TypeError(
+                "expected a batch of a tokenizer, or patches, patch_coord, scale_id, patch_valid, pos_embed"
+            )
         if not isinstance(pos_embed, Tensor):
-            samples = zip(pos_embed, patch_coord, scale_id, strict=True)
-            pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
+            images = zip(pos_embed, patch_coord, scale_id, strict=True)
+            pos_embed = torch.stack([gather_pos_embed(*one) for one in images])
         return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed, residuals))
 
     def features(
@@ -261,12 +253,9 @@ class CharmViT(Model):
         attn_mask: Tensor | None,
         residuals: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Yields what the first block reads, then what each gives, (B, prefix + L, D).
+        """Yields what the first block reads, then what each gives, (B, prefix + L, D); arguments as of `forward`.
 
-        Args:
-            patches, scale_id, patch_valid, residuals: see `forward`.
-            pos_embed: float (B, L, D), for a rotary backbone (B, L, 2 * d).
-            attn_mask: see `attn_mask`; or one of numbers that are added. No step depends on the data but this.
+        The mask is that of `attn_mask`, or one of numbers that are added; no step depends on the data otherwise.
         """
         x = self._embed(patches, residuals)
         if self.scale_embed is not None and self.mask_token is not None:
