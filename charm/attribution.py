@@ -121,14 +121,10 @@ def attribute_tokens(
 
 
 def map_contributions(tokens: Tokens, contributions: np.ndarray) -> np.ndarray:
-    """Maps contributions to their places in the image, those of all scales together.
+    """Maps the contributions of an image's tokens, float (L,), to their places, those of all scales together.
 
     A token's contribution is spread evenly over the area that it shows: a coarse one's over n * n native cells, one of
     the middle of three scales over 4/3 * 4/3. Where tokens of several scales show one place, they add up.
-
-    Args:
-        tokens: of one image.
-        contributions: float (L,), of its tokens.
 
     Returns:
         float32 (grid_h, grid_w), a cell per native patch of the fitted image (`tokens.grids[-1]`); NaN where no token

@@ -148,11 +148,9 @@ def minus(number: str) -> str:
 
 
 def render_page(template: Path, **facts: Any) -> str:
-    """Renders a page that needs no other file and no network; whatever it is given is escaped.
+    """Renders a page that needs no other file and no network; the facts, whatever they are, are escaped.
 
-    Args:
-        template: of Jinja, which may import from page.html.jinja.
-        facts: that the template shows.
+    The template, of Jinja, may import from page.html.jinja.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # of the extra [torch]
 

@@ -36,7 +36,6 @@ MODEL_FILES = ("model.safetensors", "config.json", "README.md")
 _FORMAT = 1  # of config.json
 _LONGEST_CONFIG = 1_000_000  # bytes; they are some 3,000
 
-
 # Metric -> its name on the hub, https://hf.co/metrics.
 _HUB_METRICS = {"plcc": "pearsonr", "srcc": "spearmanr", "krcc": "kendalltau", "acc": "accuracy", "mae": "mae"}
 

@@ -12,7 +12,7 @@ import typer
 
 import charm
 from charm.app.limits import SERVER_LIMITS
-from charm.app.options import MODEL, Device, Model, Photo, Precision, SeenBy
+from charm.app.options import MODEL, Device, Model, Overwrite, Photo, Precision, SeenBy
 from charm.app.sharing import export, import_model, publish
 from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_words
 from charm.runtime.errors import UserError
@@ -117,7 +117,7 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="A table to write instead of lines: .parquet, .csv or .jsonl."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table if it is there already.")] = False,
+    overwrite: Overwrite = False,
     full_size: Annotated[
         bool,
         typer.Option(
@@ -166,9 +166,7 @@ def evaluate(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where evaluate.html and evaluate.csv are written.")
     ] = Path("evaluation"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an evaluation that is there already.")
-    ] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:

@@ -49,12 +49,9 @@ class MullerInput(WholeInput):
 
 
 def measure_bands(image: np.ndarray, image_hw: tuple[int, int], border: str) -> list[np.ndarray]:
-    """Returns the resized differences of an image's successive blurs, float32 (h, w, 3) on the scale of 0..1 each.
+    """Returns the resized differences of successive blurs of uint8 (H, W, 3), float32 (h, w, 3) on 0..1 each.
 
-    Args:
-        image: uint8 (H, W, 3).
-        image_hw: pixels, of the planes.
-        border: "zero", as the original, of which every border is an edge, or "reflect".
+    The border is "zero", as the original's, of which every border is an edge, or "reflect".
     """
     sharp: np.ndarray = image.astype(np.float32) / 255
     bands = []

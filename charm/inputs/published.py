@@ -108,12 +108,7 @@ class PublishedInput(BudgetInput):
 
 
 def choose_native(frame: np.ndarray, cell: int) -> np.ndarray:
-    """Chooses the coarse patches that stay native: indices in raster order, ascending, int (64,) or fewer.
-
-    Args:
-        frame: uint8 (H, W, 3), whole coarse patches.
-        cell: side of one, pixels.
-    """
+    """Chooses the coarse patches of uint8 (H, W, 3) that stay native: int (64,) or fewer, in raster order."""
     count = frame.shape[0] * frame.shape[1] // cell**2
     places = np.stack(np.divmod(np.arange(count), frame.shape[1] // cell), axis=1)
     parts = (places[at : at + _AT_ONCE] for at in range(0, count, _AT_ONCE))

@@ -22,13 +22,11 @@ _NATIVE_SHARE = 64 / 81  # of the coarse patches of a small square; 256 pixels, 
 class SquareInput:
     """Charm on an image that is first resized to a square, which distorts it.
 
-    Args:
-        charm: cuts the square. Of a square with so few patches that it would be left whole, 64 of 81 coarse patches
-            stay native and the others are downscaled ("some areas", section 4.4.1).
-        settings: the size; the image's own longest edge counts up to 10,000 pixels.
+    Of a square with so few patches that it would be left whole, 64 of 81 coarse patches stay native and the others are
+    downscaled ("some areas", section 4.4.1).
     """
 
-    charm: CharmTokenizer
+    charm: CharmTokenizer  # cuts the square
     settings: SquareSettings = field(default_factory=SquareSettings)
 
     draws = True

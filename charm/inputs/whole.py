@@ -128,15 +128,9 @@ def put_amid(image: np.ndarray, frame_hw: tuple[int, int], level: int = 0) -> np
 
 
 def take_patches(image: np.ndarray, places: np.ndarray, patch_size: int) -> np.ndarray:
-    """Copies patches of an image whose sides are multiples of the patch size.
+    """Copies patches of an image, (H, W, 3), uint8 or wider, whose sides are multiples of the patch size.
 
-    Args:
-        image: (H, W, 3), uint8 or wider.
-        places: integer (T, 2), (y, x) on the grid of patches.
-        patch_size: p, pixels.
-
-    Returns:
-        (T, p, p, 3), of the image's dtype.
+    The places are integer (T, 2), (y, x) on the grid of patches; returns (T, p, p, 3), of the image's dtype.
     """
     height, width = (side // patch_size for side in image.shape[:2])
     row = row_type(patch_size * image.itemsize)

@@ -186,11 +186,7 @@ def list_doubts(
 ) -> list[str]:
     """Lists what speaks against a model's scores, each with what to try; empty if nothing does.
 
-    Args:
-        dataset: that it learnt from.
-        started_from: as in TrainingConfig.
-        evaluation: None before `evaluate`.
-        solved: as in ModelConfig; what cross-validation found counts in the place of `evaluation`.
+    What cross-validation found of a solved head counts in the place of `evaluation`.
     """
     doubts, published = [], "a backbone with published weights"
     if started_from is None and dataset != _BUILT_IN:

@@ -15,12 +15,7 @@ class Resizer(nn.Module):
         self.scale, self.bias = nn.Parameter(torch.zeros(num_layers)), nn.Parameter(torch.zeros(num_layers))
 
     def forward(self, pixels: Tensor, residuals: Tensor) -> Tensor:
-        """Returns pixels with detail, not clipped.
-
-        Args:
-            pixels: float (..., 3), on 0..1.
-            residuals: (..., 3 K), in RESIDUAL_UNITs.
-        """
+        """Returns pixels, float (..., 3), on 0..1, with detail, (..., 3 K), in RESIDUAL_UNITs; not clipped."""
         planes = residuals.to(pixels.dtype).unflatten(-1, (-1, 3)) * RESIDUAL_UNIT
         detail = torch.tanh(self.scale[:, None] * planes + self.bias[:, None])
         return pixels + detail.sum(-2)

@@ -67,10 +67,7 @@ class AreaSeen(NamedTuple):
 def measure_area(counts: Sequence[int], sides: Sequence[int], max_seq_len: int, budget: str, drop: str) -> AreaSeen:
     """Measures how the area of an image is seen; where tokens are dropped at random, in expectation.
 
-    Args:
-        counts: coarse patches at each scale, native first.
-        sides: tokens along a side of a coarse patch at each scale, native first.
-        max_seq_len, budget, drop: as of the tokenizer.
+    At each scale, native first, there are so many coarse patches (counts), with so many tokens along a side (sides).
     """
     lengths = [count * side**2 for count, side in zip(counts, sides, strict=True)]
     spare = max_seq_len - sum(lengths)
