@@ -94,7 +94,9 @@ def _cross_validate(manifest: Manifest, features: Features, labels: Labels) -> E
     found = rate(cross_predict(features, labels)[:, None], labels.targets, manifest.facts, labels.seed)
     srcc, low, high = found.metrics["srcc"].values()
     if srcc is not None:
-        print(f"train: SRCC {srcc:.3f} ({format_interval(low, high)}) by cross-validation over all {found.scored} images")
+        print(
+            f"train: SRCC {srcc:.3f} ({format_interval(low, high)}) by cross-validation over all {found.scored} images"
+        )
     return found
 
 
