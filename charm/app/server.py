@@ -1,13 +1,6 @@
 """A page and an HTTP API that score photographs with a trained model, as `charm serve` runs them.
 
-    GET  /              the page (charm/app/page.html)
-    GET  /health        which model answers, and the limits
-    GET  /metrics       what it has done so far (charm/app/counts.py)
-    GET  /openapi.json  requests and replies, field by field (charm/app/openapi.json)
-    POST /score         images -> scores: multipart/form-data with files in the field `image`, or one image as the body
-    POST /explain       one image -> its score, and what its card on the page shows (charm/app/explain.py)
-
-A request that is not served gets {"error": {"code", "message"}} (charm/app/guard.py).
+openapi.json has the routes, and requests and replies field by field.
 """
 
 import asyncio

@@ -22,7 +22,6 @@ class AnyResInput(WholeInput):
 
     settings: AnyResSettings = field(default_factory=AnyResSettings)
 
-    whole_grid = False
     turned_first = True  # which tiles an image gets depends on how it is turned
 
     @property

@@ -25,7 +25,6 @@ class MullerInput(WholeInput):
 
     settings: MullerSettings = field(default_factory=MullerSettings)
 
-    whole_grid = False  # the resized image alone would be another input
     num_residuals = LAYERS
     turned_first = True  # the planes with it
 

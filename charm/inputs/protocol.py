@@ -24,10 +24,6 @@ class Input(Protocol):
     def reads(self) -> str | None: ...
     @property
     def draws(self) -> bool: ...  # whether tokens are drawn at random in evaluation: a score may average several draws
-    # Whether the tokens are all patches of one square grid, the same for every image, in raster order before the image
-    # is turned: an image can be put together from them again.
-    @property
-    def whole_grid(self) -> bool: ...
     @property
     def pixel_bytes(self) -> int: ...  # of a number of a patch: 1 for uint8, 4 for float32
     @property

@@ -26,7 +26,7 @@ class InputSettings:
 
     @property
     def whole_edge(self) -> int | None:
-        """Pixels, side of the square image that an input with `whole_grid` shows; None for others."""
+        """Pixels, side of the square image of which all patches are shown, on one grid, in raster order; else None."""
         return None
 
     @property

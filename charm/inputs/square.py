@@ -30,7 +30,6 @@ class SquareInput:
     settings: SquareSettings = field(default_factory=SquareSettings)
 
     draws = True
-    whole_grid = False
     pixel_bytes = 1
     num_residuals = 0
 

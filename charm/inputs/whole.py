@@ -29,7 +29,6 @@ class WholeInput:
     num_scales = 1
     reads = None
     draws = False
-    whole_grid = True
     pixel_bytes = 1
     num_residuals = 0
 
@@ -100,8 +99,6 @@ class BudgetInput(WholeInput):
     """An input that fills a sequence of any length, and so has frames of any size."""
 
     budget: int = 512  # l, the most tokens
-
-    whole_grid = False
 
     @classmethod
     def build(cls, settings: Any, cutter: CharmTokenizer, training: bool) -> Self:

@@ -23,7 +23,7 @@ _MOST_PATCH = 32  # pixels
 
 
 class ImageModel(Model):
-    """Scores square images that an input with `whole_grid` has cut.
+    """Scores square images that an input with a `whole_edge` has cut.
 
     In training, too, batch norms have the statistics of the pre-training and no paths are dropped: what a batch
     measures or draws would depend on micro-batches and processes.
@@ -135,7 +135,7 @@ def join_patches(patches: Tensor, patch_coord: Tensor) -> Tensor:
     batch_size, count, patch_size = patches.shape[:3]
     side = math.isqrt(count)
     if side**2 != count:
-        raise ValueError(f"{count} patches are no square image: expected an input with whole_grid")
+        raise ValueError(f"{count} patches are no square image: expected an input that shows whole images of one size")
     y, x = patch_coord.long().unbind(-1)
     order = (y * side + x).argsort(dim=1)
     ordered = patches[torch.arange(batch_size, device=order.device)[:, None], order]

@@ -71,7 +71,6 @@ class CharmTokenizer:
     sides: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     draws = True
-    whole_grid = False
     pixel_bytes = 1
     num_residuals = 0
 
