@@ -91,15 +91,10 @@ def find_disputed(judges: Sequence[Judge]) -> list[int]:
 def render_comparison(
     judges: Sequence[Judge],
     sample: Sample,
-    read_image: Callable[[int], np.ndarray | None],
-    about: dict[str, Any],
+    read_image: Callable[[int], np.ndarray | None],  # index -> uint8 (H, W, 3), or None where it cannot be shown
+    about: dict[str, Any],  # `title`, `lede`, `notes` and `rejected`, [(reason, meaning, names), ...], of the page
 ) -> tuple[str, list[str]]:
-    """Renders the page, and the same numbers as lines of text; judges are compared with the first of them.
-
-    Args:
-        read_image: index of an image -> uint8 (H, W, 3), or None where it cannot be shown.
-        about: `title`, `lede`, `notes` and `rejected` ([(reason, meaning, names), ...]) of the page.
-    """
+    """Renders the page, and the same numbers as lines of text; judges are compared with the first of them."""
     first = judges[0]
     rates = {judge.name: rate(judge.scores, sample) for judge in judges}
     differences = {judge.name: rate(judge.scores, sample, first.scores) for judge in judges[1:]}

@@ -28,13 +28,9 @@ class ImageModel(Model):
     In training, too, batch norms have the statistics of the pre-training and no paths are dropped: what a batch
     measures or draws would depend on micro-batches and processes.
 
-    Args:
-        backbone: name of a model of timm; one that is made for another size of images is changed to that of the input.
-        image_edge: side of the images, pixels; None if the input shows no whole images.
-        head: input of the linear layer: "mean" of the backbone's last grid; or "first_mean", its first token (the top
-            left corner, or the CLS token of a backbone that has one) beside the mean of the others, as in Charm's
-            published code.
-        pretrained, num_outputs, normalize, settings: as of CharmViT.
+    The head reads the "mean" of the backbone's last grid; or "first_mean", its first token (the top left corner, or the
+    CLS token of a backbone that has one) beside the mean of the others, as in Charm's published code. The arguments
+    are those of CharmViT.
 
     Raises:
         BackboneError: the backbone, or its way to give features, cannot be used with images of this size.
@@ -46,8 +42,8 @@ class ImageModel(Model):
 
     def __init__(
         self,
-        backbone: str,
-        image_edge: int | None,
+        backbone: str,  # of timm; one that is made for another size of images is changed to that of the input
+        image_edge: int | None,  # side of the images, pixels; None if the input shows no whole images
         pretrained: bool = True,
         num_outputs: int = 1,
         head: str = "mean",

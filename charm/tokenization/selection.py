@@ -64,22 +64,14 @@ SELECTIONS: dict[Selection, Select] = {
 
 def select_patches(
     selection: Selection,
+    # float (N,), importance per coarse patch in raster order; for "saliency" above 0 where salient
     scores: np.ndarray,
-    counts: Sequence[int],
+    counts: Sequence[int],  # how many patches to take for each finer scale, native first; their sum is at most N
     draw: Draw,
-    threshold: float = 2.0,
-    stream: str = "select",
+    threshold: float = 2.0,  # t >= 1, how many times `count` the pool of the most important patches holds
+    stream: str = "select",  # names the draws; the number of the set is added
 ) -> list[np.ndarray]:
     """Chooses disjoint sets of coarse patches, one for each scale that is finer than the coarsest.
-
-    Args:
-        selection: a key of SELECTIONS.
-        scores: float (N,), importance per coarse patch in raster order; for "saliency", above 0 where the patch is
-            salient; for "random", unused.
-        counts: how many patches to take for each finer scale, native resolution first. Their sum is at most N.
-        draw: `draws.draw_subset` of this image.
-        threshold: t >= 1, how many times `count` the pool of the most important patches holds.
-        stream: names the draws; the number of the set is added.
 
     Returns:
         One int64 (count,) of ascending patch indices per count. A later set is chosen from the patches that are left.
