@@ -335,7 +335,7 @@ def test_scores_do_not_wait_for_explanations(scorer: CharmScorer, monkeypatch: p
         assert may_end.wait(60)
         return attribute_score(*arguments)
 
-    monkeypatch.setattr("charm.app.server.attribute_score", explain_slowly)
+    monkeypatch.setattr("charm.app.explain.attribute_score", explain_slowly)
     with run_server(scorer) as address, connect(address) as client, ThreadPoolExecutor(1) as pool:
         explained = pool.submit(client.post, "/explain", files=attach(JPEGS[0]))
         assert begun.wait(60)
