@@ -17,7 +17,7 @@ from charm.tokenization.draws import pixel_key
 from charm.tokenization.geometry import downscale
 from charm.tokenization.importance import IMPORTANCE
 from charm.tokenization.selection import SELECTIONS
-from charm.tokenization.tokens import Tokens
+from charm.tokenization.tokens import ARRAYS, Tokens
 
 VIEWS = ("native", "importance", "seen")  # what `draw_views` may give
 _MARK = (255, 212, 59)  # RGB, as in the report
@@ -124,9 +124,8 @@ def _show_size(hw: tuple[int, ...] | list[int]) -> str:
 
 def encode_tokens(tokens: Tokens) -> bytes:
     """Returns an .npz file with the arrays of `Tokens`; `grids` is int32 (num_scales, 2)."""
-    names = ("patches", "patch_coord", "scale_id", "patch_valid")
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: getattr(tokens, name) for name in names}, grids=np.array(tokens.grids, np.int32))
+    np.savez(buffer, **{name: getattr(tokens, name) for name in ARRAYS}, grids=np.array(tokens.grids, np.int32))
     return buffer.getvalue()
 
 

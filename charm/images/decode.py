@@ -25,6 +25,12 @@ Image.MAX_IMAGE_PIXELS = None
 
 # How the RAW files of cameras begin that are not plain TIFF: Canon, Olympus, Panasonic, Fujifilm, Sigma, Minolta.
 _RAW_STARTS = (b"II\x1a\0\0\0HEAPCCDR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
+_STARTS = {
+    "jpg": (b"\xff\xd8\xff",),
+    "png": (b"\x89PNG\r\n\x1a\n",),
+    "tif": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "gif": (b"GIF87a", b"GIF89a"),
+}
 _MENDINGS = 3  # tries at a JPEG whose scans are padded
 
 
@@ -76,26 +82,16 @@ def decode_image(data: bytes, limits: Limits = LIMITS, colour: Colour = "srgb") 
 
 def _find_format(data: bytes) -> str:
     """Returns the extension of the format that the first bytes show; neither the rest nor the name is looked at."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
+    is_canon = data[4:12] == b"ftypcrx " or (data[:2] in (b"II", b"MM") and data[8:10] == b"CR")
+    if is_canon or data.startswith(_RAW_STARTS):
+        raise Rejected("raw")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
-    if (
-        data.startswith(_RAW_STARTS)
-        or data[4:12] == b"ftypcrx "
-        or (data[:2] in (b"II", b"MM") and data[8:10] == b"CR")
-    ):
-        raise Rejected("raw")
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "tif"
     if data.startswith(b"BM") and data[15:18] == b"\0\0\0":  # the length of its header, below 256
         return "bmp"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if (boxed := find_boxed_format(data)) is not None:
-        return boxed
+    found = next((extension for extension, starts in _STARTS.items() if data.startswith(starts)), None)
+    if extension := found or find_boxed_format(data):
+        return extension
     raise Rejected("format")
 
 

@@ -21,7 +21,7 @@ from charm.model.pooling import pool_tokens
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 from charm.model.protocol import LearntMode, Model
 from charm.model.resizer import Resizer
-from charm.tokenization.tokens import TokenBatch
+from charm.tokenization.tokens import ARRAYS, TokenBatch
 
 
 class CharmViT(Model):
@@ -218,7 +218,7 @@ class CharmViT(Model):
         torch.Size([2, 1])
         """
         if isinstance(patches, TokenBatch):
-            arrays = patches.patches, patches.patch_coord, patches.scale_id, patches.patch_valid
+            arrays = [getattr(patches, name) for name in ARRAYS]
             pos_embed = [self.pos_embed_tables(grids) for grids in patches.grids]
             on_device = (torch.from_numpy(array).to(self.head.weight.device) for array in arrays)
             patches, patch_coord, scale_id, patch_valid = on_device

@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from charm.tokenization.geometry import Layout, cut_window
 
+ARRAYS = ("patches", "patch_coord", "scale_id", "patch_valid")  # of Tokens, an entry per token; all inputs have them
 RESIDUAL_UNIT = 1 / 32767  # of Tokens.residuals, on the scale of 0..1
 
 
@@ -87,14 +89,9 @@ def pad_tokens(tokens: Tokens, length: int) -> Tokens:
     def pad(array: np.ndarray) -> np.ndarray:
         return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])
 
-    return replace(
-        tokens,
-        patches=pad(tokens.patches),
-        patch_coord=pad(tokens.patch_coord),
-        scale_id=pad(tokens.scale_id),
-        patch_valid=pad(tokens.patch_valid),
-        carried_coord=None if tokens.carried_coord is None else pad(tokens.carried_coord),
-    )
+    names = ARRAYS if tokens.carried_coord is None else (*ARRAYS, "carried_coord")
+    padded: dict[str, Any] = {name: pad(getattr(tokens, name)) for name in names}
+    return replace(tokens, **padded)
 
 
 def gather_patches(image: np.ndarray, layout: Layout, y: np.ndarray, x: np.ndarray, side: int, out: np.ndarray) -> None:
@@ -202,6 +199,5 @@ def stack_tokens(samples: Sequence[Tokens]) -> TokenBatch:
     held = ("pos_grids", "carried_coord", "residuals")
     if any(getattr(sample, name) is not None for sample in samples for name in held):
         raise ValueError(f"a batch holds none of {', '.join(held)}: score these images with a CharmScorer")
-    names = ("patches", "patch_coord", "scale_id", "patch_valid")
-    arrays = {name: np.stack([getattr(sample, name) for sample in samples]) for name in names}
+    arrays = {name: np.stack([getattr(sample, name) for sample in samples]) for name in ARRAYS}
     return TokenBatch(**arrays, grids=[sample.grids for sample in samples])
