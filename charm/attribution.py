@@ -26,19 +26,12 @@ _AT_ONCE = 4  # images per pass; bounds the activations that are kept for a grad
 
 @dataclass(frozen=True)
 class Attribution:
-    """The contributions of tokens to a score.
+    """The contributions of tokens to a score."""
 
-    Attributes:
-        contributions: float32 (L,), in units of the score; zero where padding.
-        score: of the image.
-        baseline_score: of the flat image.
-        steps: points on the line between the two.
-    """
-
-    contributions: np.ndarray
-    score: float
-    baseline_score: float
-    steps: int
+    contributions: np.ndarray  # float32 (L,), in units of the score; zero where padding
+    score: float  # of the image
+    baseline_score: float  # of the flat image
+    steps: int  # points on the line between the two
 
     @property
     def residual(self) -> float:
@@ -128,14 +121,10 @@ def attribute_tokens(
 
 
 def map_contributions(tokens: Tokens, contributions: np.ndarray) -> np.ndarray:
-    """Maps contributions to their places in the image, those of all scales together.
+    """Maps the contributions of an image's tokens, float (L,), to their places, those of all scales together.
 
     A token's contribution is spread evenly over the area that it shows: a coarse one's over n * n native cells, one of
     the middle of three scales over 4/3 * 4/3. Where tokens of several scales show one place, they add up.
-
-    Args:
-        tokens: of one image.
-        contributions: float (L,), of its tokens.
 
     Returns:
         float32 (grid_h, grid_w), a cell per native patch of the fitted image (`tokens.grids[-1]`); NaN where no token

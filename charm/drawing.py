@@ -11,9 +11,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from charm.model.config import format_interval
 from charm.runtime.errors import escape_controls
+from charm.tokenization.geometry import downscale, limit_edge
 from charm.tokenization.tokens import Tokens
 
+SHARED_STYLE = Path(__file__).with_name("page.css")  # of all pages
 SHOWN_EDGE = 480  # pixels, longest edge of a shown image
 JPEG_QUALITY = 85
 SHADE = 150  # alpha, 0..255, over all but native patches; 128 left bright skies as bright as native patches
@@ -38,11 +41,7 @@ def trace_cells(marked: np.ndarray, cell_size: int) -> str:
 
 def shrink(image: np.ndarray, shown_edge: int = SHOWN_EDGE) -> np.ndarray:
     """Downscales (H, W) or (H, W, 3) to a longest edge of `shown_edge` pixels; never enlarges."""
-    scale = shown_edge / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return downscale(image, limit_edge((image.shape[0], image.shape[1]), shown_edge))
 
 
 def encode_jpeg(image: np.ndarray) -> str:
@@ -150,11 +149,9 @@ def minus(number: str) -> str:
 
 
 def render_page(template: Path, **facts: Any) -> str:
-    """Renders a page that needs no other file and no network; whatever it is given is escaped.
+    """Renders a page that needs no other file and no network; the facts, whatever they are, are escaped.
 
-    Args:
-        template: of Jinja, which may import from page.html.jinja.
-        facts: that the template shows.
+    The template, of Jinja, may import from page.html.jinja.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # of the extra [torch]
 
@@ -166,7 +163,7 @@ def render_page(template: Path, **facts: Any) -> str:
         lstrip_blocks=True,
         finalize=_escape_controls,
     )
-    environment.filters["score"] = format_score
+    environment.filters |= {"score": format_score, "interval": lambda *ends: minus(format_interval(*ends))}
     return environment.get_template(template.name).render(facts)
 
 

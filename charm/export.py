@@ -60,7 +60,9 @@ class _Encoder(nn.Module):
         attended = self.model.attn_mask(patch_valid)
         # A mask of numbers to add, made once: from bools each block would make its own, and look for NaN besides.
         attn_mask = torch.zeros_like(attended, dtype=pos_embed.dtype).masked_fill(~attended, -torch.inf)
-        output: Tensor = self.model.encode(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        *_, last = self.model.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask)
+        features = self.model.pool(self.model.head_kind, last, scale_id, patch_valid, attn_mask)
+        output: Tensor = self.model.score_features(features)
         return output
 
 
@@ -68,10 +70,8 @@ def export_program(model: Model, patch_size: int | None = None, dtype: torch.dty
     """Exports the encoder as a graph of PyTorch's operations, on the CPU, in float32 and as in evaluation.
 
     The model itself keeps its device, type and mode. `patch_size` is the side of the patches, pixels, if they are not
-    those of the backbone (FlexiViT), `dtype` their type.
-
-    Raises:
-        ValueError: the model reads whole images, and not any number of tokens.
+    those of the backbone (FlexiViT), `dtype` their type. Raises ValueError if the model reads whole images, and not any
+    number of tokens.
     """
     if model.whole_image:
         kind = type(model.backbone).__name__
@@ -104,12 +104,8 @@ def export_onnx(
 ) -> bytes:
     """Exports the encoder as a serialized ONNX model with its weights, for ONNX Runtime and others that read opset 20.
 
-    Args:
-        model, patch_size, dtype: as for export_program.
-        metadata: facts by name, to be written into the file.
-
-    Raises:
-        ValueError: the weights are too large for one file, or the model reads whole images.
+    The metadata, facts by name, are written into the file; the rest is as for export_program. Raises ValueError if the
+    weights are too large for one file, or the model reads whole images.
     """
     num_bytes = 4 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if num_bytes > MAX_ONNX_BYTES:
@@ -142,8 +138,7 @@ def export_onnx(
 def write_export(folder: AnyPath, model: Model, config: ModelConfig) -> None:
     """Writes the folder that OnnxScorer reads; config.json, which names the others, comes last.
 
-    Raises:
-        ValueError: the model cannot be exported, or is too large for one file.
+    Raises ValueError if the model cannot be exported, or is too large for one file.
     """
     from safetensors.numpy import save
 

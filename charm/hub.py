@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
-from charm.model.config import METRICS, ModelConfig
+from charm.model.config import METRICS, ModelConfig, format_interval
 from charm.runtime.disk import atomic_write, name_impostor
 from charm.runtime.downloads import NAME, fetch
 from charm.runtime.errors import UserError, first_line, in_one_line
@@ -37,8 +37,6 @@ CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MODEL_FILES = ("model.safetensors", "config.json", "README.md")
 _FORMAT = 1  # of config.json
 _LONGEST_CONFIG = 1_000_000  # bytes; they are some 3,000
-_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
-
 
 # Metric -> its name on the hub, https://hf.co/metrics.
 _HUB_METRICS = {"plcc": "pearsonr", "srcc": "spearmanr", "krcc": "kendalltau", "acc": "accuracy", "mae": "mae"}
@@ -46,26 +44,15 @@ _HUB_METRICS = {"plcc": "pearsonr", "srcc": "spearmanr", "krcc": "kendalltau", "
 
 @dataclass(frozen=True)
 class SavedModel:
-    """The content of a model's folder.
-
-    Attributes:
-        config: of the model.
-        weights_sha256: of model.safetensors, which names the model.
-        tensors: `state_dict` of the model.
-    """
+    """The content of a model's folder."""
 
     config: ModelConfig
-    weights_sha256: str
-    tensors: "dict[str, Tensor]"
+    weights_sha256: str  # of model.safetensors, which names the model
+    tensors: "dict[str, Tensor]"  # `state_dict` of the model
 
 
 def encode_model(tensors: "dict[str, Tensor]", config: ModelConfig) -> dict[str, bytes]:
-    """Encodes the files of a model's folder, by name; equal models give equal bytes.
-
-    Args:
-        tensors: `state_dict` of the model.
-        config: of the model.
-    """
+    """Encodes the files of a model's folder, by name, from its `state_dict`; equal models give equal bytes."""
     from safetensors.torch import save
 
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -101,14 +88,10 @@ def list_versions() -> dict[str, str]:
 
 
 def find_model(name: AnyPath, revision: str | None = None) -> Path:
-    """Returns a model's folder: the one of this name, or that of the hub's cache, downloaded if need be.
+    """Returns a model's folder: the one of this name, or that of user/name in the hub's cache, downloaded if need be.
 
-    Args:
-        name: a folder, or user/name of a model on the hub, of which only MODEL_FILES are downloaded.
-        revision: of the hub's model, a branch, tag or commit; with one, a folder of the same name is passed over.
-
-    Raises:
-        UserError: the hub has no such model, or there is no way to it.
+    Only MODEL_FILES are. With a revision, a branch, tag or commit, a folder of the same name is passed over. Raises
+    UserError if the hub has no such model, or there is no way to it.
     """
     if not NAME.fullmatch(str(name)) or (revision is None and Path(name).exists()):
         return Path(name)
@@ -204,17 +187,12 @@ def read_weights_header(folder: AnyPath) -> dict[str, tuple[str, tuple[int, ...]
     path = _find_weights(folder)
     if impostor := name_impostor(path):
         raise ValueError(f"{path} is {impostor}")
-    with open(path, "rb") as file:
-        try:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
-            header.pop("__metadata__", None)
-            end = 8 + length + max((one["data_offsets"][1] for one in header.values()), default=0)
-            if end != os.fstat(file.fileno()).st_size:
-                raise ValueError
-            return {name: (one["dtype"], tuple(one["shape"])) for name, one in header.items()}
-        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
-            raise ValueError(f"{path} is no safetensors file, or damaged") from None
+    try:
+        with safe_open(path, "numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or damaged ({error})") from None
 
 
 def _find_weights(folder: AnyPath) -> Path:
@@ -245,6 +223,7 @@ def render_card(config: ModelConfig) -> str:
     )
     return environment.get_template(CARD_TEMPLATE.name).render(
         vars(config),
+        interval=format_interval,
         head=_describe_for_hub(config),
         names=METRICS,
         doubts=config.doubts,
@@ -265,7 +244,7 @@ def _describe_for_hub(config: ModelConfig) -> str:
             dataset_name=dataset,
             dataset_split="test",
             metric_type=_HUB_METRICS[name],
-            metric_name=f"{name.upper()} (95 % interval {found['low']:.3f} to {found['high']:.3f})",
+            metric_name=f"{name.upper()} (95 % interval {format_interval(found['low'], found['high'])})",
             metric_value=found["value"],
         )
         for name, found in (config.evaluation.metrics if config.evaluation else {}).items()

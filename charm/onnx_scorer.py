@@ -29,13 +29,8 @@ ONNX_FILE, POSITIONS_FILE = "model.onnx", "positions.safetensors"
 class OnnxScorer(Scorer):
     """Scores images with an exported model on the CPU; its scores are those of CharmScorer to 1e-5 of their range.
 
-    Args:
-        session: an onnxruntime.InferenceSession of model.onnx.
-        positions: of the backbone.
-        config, weights_sha256: as for Scorer; the sha256 is that of model.onnx.
-
-    Raises:
-        ValueError: these do not fit each other.
+    The session is an onnxruntime.InferenceSession of model.onnx, whose sha256 is the weights'. Raises ValueError if
+    these do not fit each other.
     """
 
     def __init__(self, session: Any, positions: PositionTable, config: ModelConfig, weights_sha256: str = "") -> None:

@@ -18,22 +18,13 @@ import torch
 from torch import Tensor
 
 from charm.inputs.published import PADDING
-from charm.model.config import (
-    DataConfig,
-    InputConfig,
-    LabelConfig,
-    ModelConfig,
-    PosEmbedConfig,
-    TrainingConfig,
-    ViTConfig,
-    ViTShape,
-)
+from charm.model import config as facts
 from charm.model.pos_embed import resample_pos_embed
 from charm.model.registry import build_model
 from charm.runtime.downloads import fetch
 from charm.runtime.errors import UserError, did_you_mean, in_one_line
 from charm.runtime.inert import Archive, Stored
-from charm.runtime.weights import list_problems
+from charm.runtime.weights import describe_misfit
 from charm.scorer import CharmScorer
 from charm.tokenization.draws import DRAWS_VERSION
 from charm.tokenization.tokenizer import CharmTokenizer
@@ -54,23 +45,15 @@ _BACKBONES = {
 
 @dataclass(frozen=True)
 class Published:
-    """A published checkpoint.
+    """A published checkpoint; score_range, accuracy_threshold and meaning as of LabelConfig."""
 
-    Attributes:
-        file, positions: names in the repository.
-        bins: of the distribution; 1 for scores, which are on 0..1 and are multiplied by the highest.
-        score_range: lowest and highest score of the data set, of distributions that of the first and of the last bin.
-        tokens: l of its training.
-        accuracy_threshold, meaning: as of LabelConfig.
-    """
-
-    file: str
-    bins: int
+    file: str  # its name in the repository
+    bins: int  # of the distribution; 1 for scores, which were learnt as fractions of the highest
     score_range: tuple[float, float]
     accuracy_threshold: float
-    tokens: int = 1024
+    tokens: int = 1024  # l of its training
     meaning: str = "its beauty, as people rated it"
-    positions: str = "dino_small_pos.pt"
+    positions: str = "dino_small_pos.pt"  # in the repository, too
 
 
 _QUALITY = "its technical quality, as people rated it"
@@ -79,8 +62,7 @@ CHECKPOINTS = {
     "ava": Published("Ava_large_charm.pth", 10, (1.0, 10.0), 5.0, tokens=512, positions="dino_large.pt"),
     "para": Published("para_charm.pth", 9, (1.0, 5.0), 3.0),
     "baid": Published("baid_charm.pth", 1, (0.0, 10.0), 5.0),
-    # People's means are on 1..5, and a fifth of them was learnt: 0.2 stands for 1.
-    "koniq10k": Published("koniq10k_charm.pth", 1, (0.0, 5.0), 2.5, meaning=f"{_QUALITY} from 1 to 5"),
+    "koniq10k": Published("koniq10k_charm.pth", 1, (1.0, 5.0), 2.5, meaning=_QUALITY),
     "spaq": Published("spaq_charm.pth", 1, (0.0, 100.0), 50.0, meaning=_QUALITY),
     "tad66k": Published("tad66k_charm.pth", 1, (0.0, 10.0), 5.0, tokens=768),
 }
@@ -136,12 +118,7 @@ def import_checkpoint(source: str, dataset: str | None = None, padded: bool = Fa
     except (AssertionError, ValueError) as error:  # timm's, of a width that the heads do not divide
         raise UserError(in_one_line(f"{path} is not the published model of {name}: {error}")) from error
     _compose(tensors)
-    reshaped = [
-        f"{one} is {list(tensors[one].shape)} and not {list(expected[one].shape)}"
-        for one in expected.keys() & tensors.keys()
-        if tensors[one].shape != expected[one].shape
-    ]
-    if problems := list_problems(expected.keys() - tensors.keys(), tensors.keys() - expected.keys(), reshaped):
+    if problems := describe_misfit(expected, tensors):
         raise UserError(in_one_line(f"{path} is not the published model of {name}: {problems}"))
     model = build_model(config.model)
     model.load_state_dict(tensors)
@@ -175,7 +152,7 @@ def _read_positions(path: Path) -> Tensor:
         return archive.read({"positions": archive.content})["positions"]
 
 
-def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Path, padded: bool) -> ModelConfig:
+def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Path, padded: bool) -> facts.ModelConfig:
     """Describes the model of a data set that has these tensors."""
     published = CHECKPOINTS[name]
     width = tensors["vit.pos_embed"].shape[2]
@@ -184,33 +161,36 @@ def _describe(name: str, tensors: dict[str, Tensor], heads: int | None, path: Pa
     heads = heads or max(1, width // _HEAD_WIDTH)
     backbone = _BACKBONES.get((width, depth))
     is_known = backbone is not None and (heads, grid) == (width // _HEAD_WIDTH, 37)
-    own = None if is_known else ViTShape(width, depth, heads, grid * _PATCH_SIZE)
+    own = None if is_known else facts.ViTShape(width, depth, heads, grid * _PATCH_SIZE)
     length = published.tokens if padded else _MOST_TOKENS
     cutter = CharmTokenizer(_PATCH_SIZE, max_seq_len=length, selection="frequency", threshold=1.0)
-    config = ModelConfig(
-        model=ViTConfig(
+    config = facts.ModelConfig(
+        model=facts.ViTConfig(
             backbone or next(iter(_BACKBONES.values())),
             num_scales=3,
             num_outputs=published.bins,
             head="cls_mean",
             normalize=False,
             pos_embed="frozen",
-            activation="none" if published.bins > 1 else "sigmoid",  # of distributions the scorer takes the softmax
+            # Of distributions the scorer takes the softmax.
+            activation="none" if published.bins > 1 else "sigmoid_fifths" if published.score_range[0] else "sigmoid",
             shape=own,
         ),
-        tokenizer=InputConfig("published", {"tokens": published.tokens, "padded": padded}, cutter.settings),
-        pos_embeds=PosEmbedConfig(_POSITIONS, False),
-        labels=LabelConfig(published.bins, published.score_range, published.accuracy_threshold, published.meaning),
+        tokenizer=facts.InputConfig("published", {"tokens": published.tokens, "padded": padded}, cutter.settings),
+        pos_embeds=facts.PosEmbedConfig(_POSITIONS, False),
+        labels=facts.LabelConfig(
+            published.bins, published.score_range, published.accuracy_threshold, published.meaning
+        ),
         max_edge=None,
         seed=0,
         draws=1,
         saliency=None,
-        data=DataConfig(name, "", "", {}),
-        training=TrainingConfig(0, _EDGE, REPOSITORY, None),
+        data=facts.DataConfig(name, "", "", {}),
+        training=facts.TrainingConfig(0, _EDGE, REPOSITORY, None),
         versions={"torch": torch.__version__, "draws": str(DRAWS_VERSION)},
     )
     try:
-        return ModelConfig.from_json(config.to_json())
+        return facts.ModelConfig.from_json(config.to_json())
     except ValueError as error:
         raise UserError(in_one_line(f"{path} is not the published model of {name}: {error}")) from error
 

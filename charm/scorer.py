@@ -27,14 +27,9 @@ class CharmScorer(Scorer):
 
     Args:
         model: a trained model; put into evaluation mode.
-        config: of the model.
         device: that the model runs on; "auto" takes a GPU where there is one.
         precision: "float32", or "bfloat16" or "float16" for matrix products.
-        full_size: whether images may be larger than those of the model's training.
-        weights_sha256: of the weights, which names the model; "" if the model comes from no file.
-
-    Attributes:
-        model: as given; the others are those of Scorer.
+        config, full_size, weights_sha256: as of Scorer.
 
     Raises:
         ValueError: model and config do not fit, or precision is unknown.
@@ -86,7 +81,6 @@ class CharmScorer(Scorer):
 
         Args:
             folder: the folder, or user/name; what the hub has is downloaded once (HF_TOKEN and HF_ENDPOINT count).
-            device, precision, full_size: as of CharmScorer.
             revision: of a model on the hub: a branch, tag or commit.
 
         Raises:

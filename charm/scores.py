@@ -45,10 +45,8 @@ class Score:
         """Returns the ends of an interval that holds the label of a fraction `level` of images.
 
         It is as sure as an image is like those of the model's validation; about others nobody knows. None where the
-        model has no calibration, or one of too few images for this level.
-
-        Raises:
-            ValueError: level is not between 0 and 1.
+        model has no calibration, or one of too few images for this level. Raises ValueError if level is not between 0
+        and 1.
         """
         reach = None if self.calibration is None else self.calibration.reach(level)
         if reach is None:
@@ -61,13 +59,10 @@ class Scorer(Preparation):
     """Scores images; a subclass says how the model predicts (`predict`).
 
     Args:
-        config: of the model.
-        device: that the model runs on.
         full_size: whether images may be larger than those of the model's training.
         weights_sha256: of the weights, which names the model; "" if the model comes from no file.
 
     Attributes:
-        config, weights_sha256: as given.
         score_range: lowest and highest score of the labels.
         unit_bins: float64 (num_outputs,), the score of each output of a distribution on 0..1; a single 1 for scores.
     """

@@ -24,26 +24,16 @@ class Access:
     """What a server is asked to let through.
 
     Other names than its own are refused, or a page elsewhere whose name is made to point here could read the answers
-    ("DNS rebinding"). An address is no such name: on all addresses, all are taken.
-
-    Attributes:
-        host: that the server listens on.
-        allow_hosts: names that it has besides, as in the address bar: with a port if that is shown.
-        root_path: what a proxy puts before its routes, "" or "/charm"; with and without it, a request is served.
-        token: that requests have to bring; "" for none.
-        trust_proxies: addresses and networks of the proxies whose X-Forwarded-Host and -For are believed.
-        log: whether a line is printed for each request.
-
-    Raises:
-        UserError: a name, path or address is not as described.
+    ("DNS rebinding"). An address is no such name: on all addresses, all are taken. Raises UserError if a name, path or
+    address is not as described.
     """
 
-    host: str = "127.0.0.1"
-    allow_hosts: Sequence[str] = ()
-    root_path: str = ""
-    token: str = ""
-    trust_proxies: Sequence[str] = ()
-    log: bool = False
+    host: str = "127.0.0.1"  # that the server listens on
+    allow_hosts: Sequence[str] = ()  # names that it has besides, as in the address bar: with a port if that is shown
+    root_path: str = ""  # what a proxy puts before the routes, as "/charm"; with and without it, a request is served
+    token: str = ""  # that requests have to bring; "" for none
+    trust_proxies: Sequence[str] = ()  # addresses and networks whose X-Forwarded-Host and -For are believed
+    log: bool = False  # whether a line is printed for each request
 
     def __post_init__(self) -> None:
         for name in self.allow_hosts:
@@ -70,10 +60,6 @@ class Access:
             names.add(socket.gethostname().lower())
         found = (_HOST.fullmatch(name.lower()) for name in self.allow_hosts)
         return names | {_spell(one["ipv6"] or one["name"]) for one in found if one}
-
-    @cached_property
-    def _origins(self) -> list[str]:
-        return [re.sub(":(80|443)$", "", name.lower()) for name in self.allow_hosts]
 
     @cached_property
     def _networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
@@ -116,7 +102,8 @@ class Access:
     def is_own_page(self, origin: str, host: str) -> bool:
         """Tells whether an origin is of a page of this server, which a request calls `host`."""
         scheme, _, place = origin.lower().partition("://")
-        return scheme in ("http", "https") and place in (host, *self._origins)
+        allowed = (re.sub(":(80|443)$", "", name.lower()) for name in self.allow_hosts)
+        return scheme in ("http", "https") and place in (host, *allowed)
 
     def has_token(self, given: Sequence[str]) -> bool:
         """Tells whether Authorization headers are the one that is asked for; takes the same time for any other."""
@@ -127,8 +114,7 @@ class Access:
 def read_token(path: Path | None) -> str:
     """Reads a token from its file; "" without one.
 
-    Raises:
-        UserError: the file holds no token.
+    Raises UserError if the file holds no token.
     """
     if path is None:
         return ""

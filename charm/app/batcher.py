@@ -40,19 +40,13 @@ class Served:
 
 
 class Batcher:
-    """Owns the thread in which a model scores; any thread may hand it images.
-
-    Args:
-        score: `CharmScorer.score_tokens`; its results must not depend on which images share a call.
-        max_tokens: of a batch, padding not counted; an image of more goes alone.
-        wait_seconds: how long the first image of a batch waits for others.
-    """
+    """Owns the thread in which a model scores; any thread may hand it images."""
 
     def __init__(
         self,
-        score: Callable[[Sequence[Sequence[Tokens]]], list[Score]],
-        max_tokens: int = 8192,
-        wait_seconds: float = 0.01,
+        score: Callable[[Sequence[Sequence[Tokens]]], list[Score]],  # no result may depend on batch mates
+        max_tokens: int = 8192,  # of a batch, padding not counted; an image of more goes alone
+        wait_seconds: float = 0.01,  # how long the first image of a batch waits for others
     ) -> None:
         self._score, self._max_tokens, self._wait_seconds = score, max_tokens, wait_seconds
         self.served = Served()
@@ -70,8 +64,7 @@ class Batcher:
     def submit(self, draws: Sequence[Tokens], turns: Turns | None = None) -> Future[Score]:
         """Computes the score of an image from its tokens, once per draw.
 
-        Args:
-            turns: of the request that the image came with ("start-time fair queuing"); None = of one by itself.
+        Images of a request share its `turns` ("start-time fair queuing").
         """
         turns = turns or Turns()
         with self._changed:

@@ -12,7 +12,7 @@ import typer
 
 import charm
 from charm.app.limits import SERVER_LIMITS
-from charm.app.options import COLUMNS, MODEL, Columns, Device, Model, Photo, Precision, SeenBy
+from charm.app.options import COLUMNS, MODEL, Columns, Device, Model, Overwrite, Photo, Precision, SeenBy
 from charm.app.sharing import export, import_model, publish, teach
 from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_words
 from charm.runtime.errors import UserError
@@ -117,7 +117,7 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="A table to write instead of lines: .parquet, .csv or .jsonl."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table if it is there already.")] = False,
+    overwrite: Overwrite = False,
     full_size: Annotated[
         bool,
         typer.Option(
@@ -164,9 +164,7 @@ def evaluate(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where evaluate.html and evaluate.csv are written.")
     ] = Path("evaluation"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an evaluation that is there already.")
-    ] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -185,22 +183,11 @@ def evaluate(
     reason and left out of all numbers; the exit code is then 3. Stopped, the same command goes on where it was.
     """
     with reporting("what is scored is kept, and the same command goes on from here"):
-        from charm.app.evaluate import Options, evaluate_models
+        from charm.app.evaluate import Options, evaluate_models, read_sizes
 
-        chosen = _read_sizes(sizes)
+        chosen = read_sizes(sizes)
         options = Options(models, labels, root, columns, scale, chosen, out, overwrite, device, precision)
         raise typer.Exit(evaluate_models(options))
-
-
-def _read_sizes(text: str) -> list[float]:
-    """Reads fractions of 1, the whole size first."""
-    try:
-        sizes = {float(one) for one in text.replace(",", " ").split()}
-    except ValueError:
-        sizes = {0.0}
-    if not all(0 < size <= 1 for size in sizes):
-        raise UserError(f"--sizes {text}: expected fractions of the image's size, for example 0.75,0.5,0.25")
-    return sorted(sizes | {1.0}, reverse=True)
 
 
 @app.command()
@@ -236,28 +223,9 @@ def show(
     earlier call left in the folder are replaced or removed.
     """
     with reporting():
-        from charm.app.reading import load_preparation
-        from charm.app.show import VIEWS, change_selection, cut_image, describe_tokens, draw_views
-        from charm.drawing import encode_png
-        from charm.images.find import escape_path, read_image
-        from charm.runtime.disk import atomic_write
+        from charm.app.show import show_photo
 
-        seen_by = load_preparation(model)
-        if selection is not None:
-            seen_by = change_selection(seen_by, selection)
-        image = read_image(photo, seen_by.colour)
-        tokens, mask = cut_image(seen_by, image)
-        folder = out or Path(f"{Path(photo).stem}-charm")
-        folder.mkdir(parents=True, exist_ok=True)
-        views = draw_views(seen_by, image, tokens, mask)
-        for name in VIEWS:
-            if name not in views:
-                (folder / f"{name}.png").unlink(missing_ok=True)  # of another photo or selection
-                continue
-            with atomic_write(folder / f"{name}.png") as file:
-                file.write(encode_png(views[name]))
-        print(*describe_tokens(seen_by, image, tokens), sep="\n")
-        print(f"written to {escape_path(str(folder))}: {', '.join(views)}")
+        show_photo(photo, model, selection, out or Path(f"{Path(photo).stem}-charm"))
 
 
 @app.command()
@@ -279,18 +247,9 @@ def tokenize(
     opens it.
     """
     with reporting():
-        from charm.app.reading import load_preparation
-        from charm.app.show import cut_image, describe_tokens, encode_tokens
-        from charm.images.find import read_image
-        from charm.runtime.disk import atomic_write
+        from charm.app.show import tokenize_photo
 
-        seen_by = load_preparation(model)
-        image = read_image(photo, seen_by.colour)
-        tokens, _ = cut_image(seen_by, image)
-        print(*describe_tokens(seen_by, image, tokens), sep="\n")
-        if out is not None:
-            with atomic_write(out) as file:
-                file.write(encode_tokens(tokens))
+        tokenize_photo(photo, model, out)
 
 
 app.command()(teach)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from charm.drawing import draw_line, encode_jpeg, make_axis, render_page, shrink
-from charm.model.config import LEVEL, METRICS
+from charm.model.config import LEVEL, METRICS, format_interval
 from charm.model.metrics import find_intervals, resample_agreement, score_agreement
 
 DISPUTED = 8  # images that a page shows
@@ -28,40 +28,24 @@ Rates = dict[str, tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that all models have scored.
-
-    Attributes:
-        names: of the images, N.
-        labels: float64 (N,).
-        threshold: a label above this counts as good; nan if the models disagree about it.
-        is_scaled: whether the models' scores are on the scale of the labels; ACC and MAE are undefined if not.
-    """
+    """N images that all models have scored."""
 
     names: Sequence[str]
-    labels: np.ndarray
-    threshold: float
-    is_scaled: bool = True
+    labels: np.ndarray  # float64 (N,)
+    threshold: float  # a label above this counts as good; nan if the models disagree about it
+    is_scaled: bool = True  # whether scores are on the scale of the labels; ACC and MAE are undefined if not
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A model and its scores.
+    """A model and its scores."""
 
-    Attributes:
-        name: of the model, for people.
-        scores: float64 (N,), of the images of a Sample.
-        span: highest less lowest score of the scale that the scores are on.
-        coverage: fraction of the labels within the intervals of LEVEL; None if nobody can say.
-        by_size: size as a fraction of the image's -> scores (N,) of the images at that size.
-        history: validation SRCC by epoch.
-    """
-
-    name: str
-    scores: np.ndarray
-    span: float
-    coverage: float | None = None
-    by_size: dict[float, np.ndarray] = field(default_factory=dict)
-    history: Sequence[float] = ()
+    name: str  # for people
+    scores: np.ndarray  # float64 (N,), of the images of a Sample
+    span: float  # highest less lowest score of the scale that the scores are on
+    coverage: float | None = None  # fraction of the labels within the intervals of LEVEL; None if nobody can say
+    by_size: dict[float, np.ndarray] = field(default_factory=dict)  # fraction of the images' size -> scores (N,)
+    history: Sequence[float] = ()  # validation SRCC by epoch
 
 
 def rate(scores: np.ndarray, sample: Sample, others: np.ndarray | None = None) -> Rates:
@@ -107,17 +91,10 @@ def find_disputed(judges: Sequence[Judge]) -> list[int]:
 def render_comparison(
     judges: Sequence[Judge],
     sample: Sample,
-    read_image: Callable[[int], np.ndarray | None],
-    about: dict[str, Any],
+    read_image: Callable[[int], np.ndarray | None],  # index -> uint8 (H, W, 3), or None where it cannot be shown
+    about: dict[str, Any],  # `title`, `lede`, `notes` and `rejected`, [(reason, meaning, names), ...], of the page
 ) -> tuple[str, list[str]]:
-    """Renders the page, and the same numbers as lines of text.
-
-    Args:
-        judges: one at least; the others are compared with the first.
-        sample: the images.
-        read_image: index of an image -> uint8 (H, W, 3), or None where it cannot be shown.
-        about: `title`, `lede`, `notes` and `rejected` ([(reason, meaning, names), ...]) of the page.
-    """
+    """Renders the page, and the same numbers as lines of text; judges are compared with the first of them."""
     first = judges[0]
     rates = {judge.name: rate(judge.scores, sample) for judge in judges}
     differences = {judge.name: rate(judge.scores, sample, first.scores) for judge in judges[1:]}
@@ -153,7 +130,7 @@ def render_comparison(
 
 def _show(rates: Rates, sign: str = "") -> str:
     return "  ".join(
-        f"{name.upper()} {value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+        f"{name.upper()} {value:{sign}.3f} ({format_interval(low, high, sign)})"
         for name, (value, low, high) in rates.items()
         if math.isfinite(value)
     )

@@ -13,11 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from charm.app.guard import HEADERS, Refused, describe_refusal
 from charm.app.limits import ServerLimits
-
-try:
-    import resource
-except ImportError:  # Windows, which has no such limit
-    resource = None  # type: ignore[assignment]
+from charm.runtime.disk import resource
 
 _OWN_FILES = 64  # of the interpreter, the event loop and the child processes
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from charm.app.comparison import Judge, Sample, render_comparison
 from charm.app.journal import Journal, open_journal
-from charm.app.reading import load_preparation, load_scorer
+from charm.app.reading import load_config, load_scorer
 from charm.app.rows import Row
 from charm.app.score import REJECTED, Clock, Pass, list_rejected, print_rejected, run_pass
 from charm.images.find import ImageFile, escape_path, read_image
@@ -70,19 +70,19 @@ class _Scored:
 def evaluate_models(options: Options) -> int:
     """Scores the labelled images with each model at each size; writes evaluate.html and evaluate.csv; the exit code.
 
-    Raises:
-        UserError: the labels, a model or the folder to write are not as they have to be, or no image can be used.
+    Raises UserError if the labels, a model or the folder to write are not as they have to be, or no image can be used.
     """
-    if len(set(options.models)) < len(options.models):
-        raise UserError(f"{', '.join(options.models)}: expected each model once")
     page, table = options.out / "evaluate.html", options.out / "evaluate.csv"
     if not options.overwrite and (page.exists() or table.exists()):
         raise UserError(f"{escape_path(str(options.out))} has an evaluation already: --overwrite replaces it")
     if options.scale and not options.scale[0] < options.scale[1]:
         raise UserError("--scale {:g} {:g}: expected the lowest label, then the highest".format(*options.scale))
     labels = read_labels(options.labels, options.columns, options.root or options.labels.parent, options.scale)
-    for name in options.models:
-        load_preparation(name)  # says what is wrong before hours of work
+    known = [load_config(name) for name in options.models]  # says what is wrong before hours of work
+    if any(one in known[:place] for place, one in enumerate(known)):
+        raise UserError(
+            f"{', '.join(map(escape_path, options.models))}: two of these are one model: expected each once"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         journals: list[Journal] = []
@@ -107,6 +107,17 @@ def evaluate_models(options: Options) -> int:
             journal.remove()
     print(*lines, f"written: {escape_path(str(page))}, {table.name}", sep="\n")
     return 0 if is_whole else REJECTED
+
+
+def read_sizes(text: str) -> list[float]:
+    """Reads fractions of 1, the whole size first."""
+    try:
+        sizes = {float(one) for one in text.replace(",", " ").split()}
+    except ValueError:
+        sizes = {0.0}
+    if not all(0 < size <= 1 for size in sizes):
+        raise UserError(f"--sizes {text}: expected fractions of the image's size, for example 0.75,0.5,0.25")
+    return sorted(sizes | {1.0}, reverse=True)
 
 
 def read_labels(

@@ -22,17 +22,8 @@ SHOWN_EDGE = 720  # pixels, longest edge of a shown image
 _STRONG = 98  # percentile of contributions that gets the full colour: one patch must not pale all others
 _OPAQUE = 215  # alpha, 0..255, of the full colour
 # How the names of timm's vision transformers tell what they were trained by; the first that a name holds is taken.
-_TRAINED_BY = {
-    **{
-        "dinov3": "DINOv3",
-        "dinov2": "DINOv2",
-        "dino": "DINO",
-        "siglip2": "SigLIP 2",
-        "siglip": "SigLIP",
-        "clip": "CLIP",
-    },
-    **{"mae": "MAE", "augreg": "AugReg"},
-}
+_TRAINED_BY = {"dinov3": "DINOv3", "dinov2": "DINOv2", "dino": "DINO", "siglip2": "SigLIP 2", "siglip": "SigLIP"}
+_TRAINED_BY |= {"clip": "CLIP", "mae": "MAE", "augreg": "AugReg"}
 
 
 @dataclass(frozen=True)
@@ -47,21 +38,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class Shown:
-    """The tokens of a photograph, drawn for the page.
-
-    Attributes:
-        image_hw: pixels, (height, width), of the image.
-        downscaled_to: pixels, (height, width), at which the model sees it; None where that is its own size.
-        frame_hw: pixels, of the frame.
-        image: data URI of the image in the frame.
-        native: SVG path around the native patches, in the frame's pixels.
-        shade: data URI of an overlay, one pixel per native patch, that darkens what is not native.
-        seen: data URI of the image rebuilt from its tokens.
-        tokens: number of tokens per scale, native first, with how many pixels of the frame one of them is wide.
-        max_seq_len: most tokens that an image may have.
-        area_seen: how much of the frame is native, downscaled and dropped; None for inputs that resize an image.
-        importance: None where there was nothing to choose, or chance did.
-    """
+    """The tokens of a photograph, drawn for the page; openapi.json describes each field (Card)."""
 
     image_hw: tuple[int, int]
     downscaled_to: tuple[int, int] | None
@@ -136,16 +113,9 @@ def attribute_score(scorer: CharmScorer, tokens: Tokens) -> Attribution:
 
 
 def show_contributions(scorer: CharmScorer, tokens: Tokens, attribution: Attribution) -> dict[str, Any]:
-    """Draws the contributions of the tokens to the score, on the scale of the labels.
+    """Draws the contributions of the tokens to the score, on the scale of the labels; for their names see openapi.json.
 
-    Returns:
-        image: data URI of an overlay, one pixel per native patch: RAISED and LOWERED, more opaque where there was more.
-        limit: what the full colours stand for, of the score, per native patch.
-        total: the sum of all, which is score - baseline_score but for the error of an integral.
-        score, baseline_score: of this draw, and of the same image without detail, flat in its mean colour; not clipped
-            to the scale, or the sum would not be right.
-        left_out: by how much the total is short of score - baseline_score; 0 where it is within the tolerance.
-        raised, lowered: the colours, as CSS has them.
+    The scores are not clipped to the scale, or the sum would not be right.
     """
     low, high = scorer.score_range
     by_patch = map_contributions(tokens, attribution.contributions) * (high - low)

@@ -139,11 +139,7 @@ class _Body:
         self._is_whole = False
 
     async def receive(self) -> Message:
-        """Returns the next part of the body.
-
-        Raises:
-            Refused: the body is too long, or takes too long.
-        """
+        """Returns the next part of the body; raises Refused if the body is too long, or takes too long."""
         if self._is_whole:
             return await self._receive()  # waits for the client to leave
         try:

@@ -32,6 +32,7 @@ Precision = Annotated[
         help="Of the model's matrix products: float32, bfloat16 or float16, which GPUs are faster with.",
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Photo = Annotated[str, typer.Argument(metavar="PHOTO", help=f"A {list_formats('or')} file.")]
 Columns = Annotated[
     tuple[str, str],

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from charm.app.options import MODEL
 from charm.hub import find_model, read_config, refusing
 from charm.images.decode import decode_image
 from charm.images.limits import Limits
 from charm.inputs.preparation import Preparation
-from charm.model.config import InputConfig, SaliencyConfig
+from charm.model.config import InputConfig, ModelConfig, SaliencyConfig
 from charm.runtime.errors import UserError
 from charm.saliency import mbd
 from charm.saliency.weights import find_checkpoint, find_detector
@@ -24,16 +25,12 @@ if TYPE_CHECKING:
     from charm.scorer import CharmScorer
 
 
-TRAINED = "runs/evaluate/model"  # in a clone
-
-
 def load_scorer(
     folder: str, device: str = "auto", precision: str = "float32", full_size: bool = False
 ) -> "CharmScorer":
     """Loads the scorer of a model: a folder, or user/name on the hub.
 
-    Raises:
-        UserError: missing, damaged, not of a Charm model, or there is no such device.
+    Raises UserError if it is missing, damaged, not of a Charm model, or there is no such device.
     """
     from charm.scorer import CharmScorer
 
@@ -44,17 +41,21 @@ def load_scorer(
 def load_preparation(folder: str | None) -> Preparation:
     """Loads what a model, a folder or user/name on the hub, says of how images become tokens.
 
-    Without one it is that of a clone's trained model, and where there is none, the tokenizer's own defaults.
-
-    Raises:
-        UserError: missing, damaged, or not of a Charm model.
+    Without one it is that of a clone's trained model, and where there is none, the tokenizer's own defaults. Raises
+    UserError if it is missing, damaged, or not of a Charm model.
     """
-    if folder is None and not Path(TRAINED, "config.json").is_file():
+    if folder is None and not Path(MODEL, "config.json").is_file():
         print("no model is named: Charm's default settings (--model FOLDER takes a model's)", file=sys.stderr)
         return Preparation(InputConfig("charm", {}, CharmTokenizer().settings))
-    folder = folder or TRAINED
+    return Preparation.from_config(load_config(folder or MODEL)[0])
+
+
+def load_config(folder: str) -> tuple[ModelConfig, str]:
+    """Loads the config of a model, and the sha256 of its weights; says what is wrong with them, as load_preparation."""
     with explaining(folder), refusing(folder):
-        return Preparation.from_config(read_config(find_model(folder))[0])
+        config, weights_sha256 = read_config(find_model(folder))
+        Preparation.from_config(config)
+        return config, weights_sha256
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def explaining(folder: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror}; name a model's folder, or user/name on the hub; a clone "
-            "has one at runs/evaluate/model once it was trained"
+            f"has one at {MODEL} once it was trained"
         ) from error
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -94,8 +95,7 @@ def tokenize_file(
 def find_mask(model: Preparation, image: np.ndarray) -> np.ndarray | None:
     """Makes the saliency mask, bool (H, W), as for training; returns None for models that read no mask.
 
-    Raises:
-        UserError: SAM-HQ or its detector cannot be loaded.
+    Raises UserError if SAM-HQ or its detector cannot be loaded.
     """
     if not model.needs_mask:
         return None

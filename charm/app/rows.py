@@ -3,40 +3,39 @@
 import io
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from charm.images.find import escape_path
 from charm.runtime.disk import atomic_write, encode_csv
 from charm.runtime.errors import UserError
+from charm.scores import Score
 
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph.
+    """One photograph; scores as charm.scores.Score has them."""
 
-    Attributes:
-        path: as Photograph has it.
-        state: size of the file in bytes and time of its last change in ns, before it was read; None where there is no
-            file.
-        reason: key of REASONS; "" for a photograph that was scored. Only that has what follows.
-        score, spread, raw, distribution, percentile: as charm.scores.Score has them.
-        low, high: ends of its interval of LEVEL (charm.model.config); None where the model has none.
-        downscaled_to: pixels, (height, width), at which the model saw it; None where that is its own size.
-    """
-
-    path: str
-    state: tuple[int, int] | None
-    reason: str = ""
+    path: str  # as ImageFile has it
+    state: tuple[int, int] | None  # bytes, and ns of the last change, before it was read; None where there is no file
+    reason: str = ""  # key of REASONS; "" for a photograph that was scored, which alone has what follows
     score: float | None = None
     spread: float | None = None
     raw: float | None = None
-    downscaled_to: list[int] | None = None
+    downscaled_to: list[int] | None = None  # pixels, (height, width), at which the model saw it; None: its own size
     distribution: list[float] | None = None
     percentile: float | None = None
-    low: float | None = None
+    low: float | None = None  # end of its interval of LEVEL (charm.model.config); None where the model has none
     high: float | None = None
+
+
+def fill_row(row: Row, score: Score) -> Row:
+    """Returns the row of a photograph with its score."""
+    told = {name: getattr(score, name) for name in ("score", "spread", "raw", "percentile")}
+    low, high = score.interval() or (None, None)
+    shares = None if score.distribution is None else score.distribution.tolist()
+    return replace(row, **told, low=low, high=high, distribution=shares)
 
 
 def format_line(row: Row, has_percentile: bool = False) -> str:
@@ -51,8 +50,7 @@ def format_line(row: Row, has_percentile: bool = False) -> str:
 def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
     """Returns the function that turns rows into the bytes of a file of this name.
 
-    Raises:
-        UserError: its ending says none of the formats, or its folder is not there.
+    Raises UserError if its ending says none of the formats, or its folder is not there.
     """
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {escape_path(str(out))}: expected a name that ends in {', '.join(FORMATS)}")
@@ -64,13 +62,7 @@ def choose_format(out: Path) -> Callable[[list[dict[str, Any]]], bytes]:
 
 
 def write_table(out: Path, rows: Sequence[Row], left_out: Collection[str]) -> None:
-    """Writes the whole file at once.
-
-    Args:
-        out: of an ending that `choose_format` knows.
-        rows: in their order.
-        left_out: the columns that the table does without, of those that not every model or command has.
-    """
+    """Writes the whole file at once, without the columns `left_out`, which not every model or command has."""
     every = ("score", "spread", "low", "high", "raw", "percentile", "downscaled_to", "distribution", "reason")
     names = [name for name in every if name not in left_out]
     records = [{"path": escape_path(row.path)} | {name: getattr(row, name) for name in names} for row in rows]
@@ -83,22 +75,11 @@ def _encode_parquet(records: list[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {
-        "path": pa.string(),
-        "score": pa.float64(),
-        "spread": pa.float64(),
-        "low": pa.float64(),
-        "high": pa.float64(),
-        "raw": pa.float64(),
-        "percentile": pa.float64(),
-        "downscaled_to": pa.list_(pa.int32()),
-        "distribution": pa.list_(pa.float64()),
-        "reason": pa.string(),
-    }
+    kinds = dict.fromkeys(records[0], pa.float64()) | {"path": pa.string(), "reason": pa.string()}
+    kinds |= {"downscaled_to": pa.list_(pa.int32()), "distribution": pa.list_(pa.float64())}
     schema = pa.schema([(name, kinds[name]) for name in records[0]])
     buffer = io.BytesIO()
-    table = pa.Table.from_pylist(records, schema)
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(pa.Table.from_pylist(records, schema), buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 

@@ -3,7 +3,7 @@
     photographs -> groups -> a child process each thread, which may die of a file   (charm.images.find)
                           -> tokens, in that thread                                  (charm.app.reading)
                           -> the model, in this one                                  (charm.scorer)
-                          -> the journal, and lines or a table                       (score_journal, score_rows)
+                          -> the journal, and lines or a table                       (charm.app.journal, .rows)
 
 Memory is that of two groups of tokens, whatever the number of photographs.
 """
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ import cv2
 
 from charm.app.journal import Journal, open_journal, read_state
 from charm.app.reading import load_scorer, tokenize_file
-from charm.app.rows import Row, choose_format, format_line, write_table
+from charm.app.rows import Row, choose_format, fill_row, format_line, write_table
 from charm.images.find import ImageFile, ImageFileReader, describe_passed, escape_path, find_image_files
 from charm.images.limits import LIMITS, in_millions
 from charm.images.reasons import REASONS, Rejected
@@ -56,30 +56,26 @@ class Clock:
     model: float = 0.0
     scored: int = 0
 
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
-
 
 @dataclass(frozen=True)
 class Options:
     """What the command line says; see charm.app.command."""
 
-    model: str = "runs/evaluate/model"
-    draws: int | None = None
-    out: Path | None = None
-    overwrite: bool = False
-    device: str = "auto"
-    precision: str = "float32"
-    full_size: bool = False
-    percentile: bool = False
-    top: int | None = None
+    model: str
+    draws: int | None
+    out: Path | None
+    overwrite: bool
+    device: str
+    precision: str
+    full_size: bool
+    percentile: bool
+    top: int | None
 
 
 def score_files(paths: Sequence[str], options: Options) -> int:
     """Scores photographs and says so; the exit code.
 
-    Raises:
-        UserError: there are no files, or the table cannot or should not be written.
+    Raises UserError if there are no files, or the table cannot or should not be written.
     """
     image_files, passed = find_image_files(paths)
     if not image_files:
@@ -93,8 +89,11 @@ def score_files(paths: Sequence[str], options: Options) -> int:
             raise UserError(f"{escape_path(str(out))} is there already: --overwrite replaces it")
         scorer = load_scorer(options.model, options.device, options.precision, options.full_size)
         if options.percentile and scorer.config.val_percentiles is None:
-            told = "holds no validation scores to compare with: `dvc repro evaluate` writes them into a model's folder"
-            raise UserError(f"--percentile: {escape_path(options.model)} {told}")
+            told = (
+                "holds no validation scores to compare with, as a model that was imported, or not evaluated in a clone"
+            )
+            remedy = "leave it out; --top N ranks your photographs among themselves"
+            raise UserError(f"--percentile: {escape_path(options.model)} {told}: {remedy}")
         one = Pass(scorer, scorer.draws if options.draws is None else options.draws, options.precision)
         clock = Clock(time.perf_counter())
         prints = out is None and options.top is None  # the best are known at the end
@@ -138,14 +137,9 @@ class Pass:
 def run_pass(
     one: Pass, image_files: Sequence[ImageFile], journal: Journal | None, clock: Clock, printed: bool | None = None
 ) -> dict[str, Row]:
-    """Scores photographs, all but those that are finished in the journal; returns path -> row.
+    """Scores photographs, all but those that are finished in the journal, which keeps each row as it comes.
 
-    Args:
-        one: what scores them.
-        image_files: the photographs.
-        journal: keeps each row as it comes.
-        clock: gets what the rest takes.
-        printed: whether rows are printed as they come, with percentiles or without; None for no lines.
+    Returns path -> row. Rows are printed as they come with percentiles or without (`printed`), or not at all (None).
     """
     found = journal.resume(image_files, one.describe()) if journal else {}
     if found:
@@ -182,14 +176,10 @@ def _print_lines(rows: Sequence[Row], has_percentile: bool) -> None:
 def stream_rows(
     scorer: CharmScorer, image_files: Sequence[ImageFile], draws: int, clock: Clock, size: float = 1.0
 ) -> Generator[tuple[list[ImageFile], list[Row]]]:
-    """Groups of photographs in their order, each with its rows.
+    """Yields groups of photographs in their order, each with its rows; the clock gets the time that the model takes.
 
-    Args:
-        scorer: whose tokenizer runs in threads, and whose model in this one.
-        photographs: to score.
-        draws: of each.
-        clock: gets the time that the model takes.
-        size: of the photographs to see, as a fraction of their own.
+    The tokenizer runs in threads, the model in this one. `size` is that of the photographs to see, a fraction of their
+    own.
 
     Raises:
         UserError: the model needs saliency masks, and their models cannot be loaded.
@@ -206,16 +196,7 @@ def stream_rows(
             started = time.perf_counter()
             scores = iter(scorer.score_tokens(good))
             clock.model += time.perf_counter() - started
-            rows = []
-            for row, _ in opened:
-                if not row.reason:
-                    score = next(scores)
-                    shares = None if score.distribution is None else score.distribution.tolist()
-                    told = {name: getattr(score, name) for name in ("score", "spread", "raw", "percentile")}
-                    low, high = score.interval() or (None, None)
-                    row = replace(row, **told, low=low, high=high, distribution=shares)
-                rows.append(row)
-            yield group, rows
+            yield group, [row if row.reason else fill_row(row, next(scores)) for row, _ in opened]
     finally:
         pool.shutdown(cancel_futures=True)
         reader.close()
@@ -268,7 +249,7 @@ def _summarize(rows: Sequence[Row], clock: Clock) -> None:
     """Prints the rejected photographs by reason, then a summary, on stderr."""
     rejected = list_rejected(rows)
     print_rejected(rejected)
-    seconds = max(clock.elapsed(), 1e-9)
+    seconds = max(time.perf_counter() - clock.started, 1e-9)
     count = sum(len(paths) for _, _, paths in rejected)
     print(
         f"{len(rows) - count} photographs scored, {count} rejected, {clock.scored / seconds:.1f} per second; model "

@@ -1,13 +1,6 @@
 """A page and an HTTP API that score photographs with a trained model, as `charm serve` runs them.
 
-    GET  /              the page (charm/app/page.html)
-    GET  /health        which model answers, and the limits
-    GET  /metrics       what it has done so far (charm/app/counts.py)
-    GET  /openapi.json  requests and replies, field by field (charm/app/openapi.json)
-    POST /score         images -> scores: multipart/form-data with files in the field `image`, or one image as the body
-    POST /explain       one image -> its score, and what its card on the page shows (charm/app/explain.py)
-
-A request that is not served gets {"error": {"code", "message"}} (charm/app/guard.py).
+openapi.json has the routes, and requests and replies field by field.
 """
 
 import asyncio
@@ -22,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -33,35 +27,23 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from charm.app import explain as cards
 from charm.app.access import EVERYWHERE, Access
 from charm.app.batcher import Batcher, Turns
 from charm.app.connections import count_connections, make_protocol
 from charm.app.counts import CONTENT_TYPE_LATEST, format_counts
-from charm.app.explain import (
-    Shown,
-    attribute_score,
-    describe_backbone,
-    describe_card,
-    describe_score,
-    show_contributions,
-    show_tokens,
-)
 from charm.app.guard import Guard, Refused, Reply, describe_refusal
 from charm.app.limits import SERVER_LIMITS, ServerLimits
 from charm.app.reading import find_mask, load_scorer
 from charm.app.uploads import Uploads
+from charm.drawing import SHARED_STYLE
 from charm.images.limits import FORMATS, list_formats
 from charm.images.reasons import Rejected
 from charm.inputs.settings import SETTINGS
+from charm.runtime.disk import resource
 from charm.runtime.errors import UserError
-from charm.runtime.interrupts import Interrupts
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 _ALONE = Access()  # this machine's alone
 _PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "openapi.json"))
@@ -69,10 +51,8 @@ _PAGE, _OPENAPI = (Path(__file__).with_name(name) for name in ("page.html", "ope
 
 def serve(folder: str, access: Access, port: int, draws: int | None, device: str, precision: str) -> None:
     """Serves the model of a folder until SIGTERM or Ctrl-C. Port 0 is any free one; the address is printed. `draws` are
-    those of a score where a request does not say; None = as many as `evaluate` took.
-
-    Raises:
-        UserError: no such model or device, or the address cannot be had.
+    those of a score where a request does not say; None = as many as `evaluate` took. Raises UserError if there is no
+    such model or device, or the address cannot be had.
     """
     host = access.host
     with bind(host, port) as bound:
@@ -87,22 +67,28 @@ def serve(folder: str, access: Access, port: int, draws: int | None, device: str
                 f"Scoring photographs at http://{shown}:{bound.getsockname()[1]}{access.root}/ (Ctrl-C ends it)",
                 flush=True,
             )
-        with Interrupts():  # uvicorn raises the signal again when it has ended
-            make_server(app, log=access.log).run(sockets=[bound])
+        make_server(app, log=access.log).run(sockets=[bound])
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Opens a socket that listens.
-
-    Raises:
-        UserError: the port is in use, or the host is none of this machine.
-    """
+    """Opens a socket that listens; raises UserError if the port is in use, or the host is none of this machine."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
         message = f"cannot listen on {host} port {port} ({error}): choose another with --port or --host"
         raise UserError(message) from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which a signal tells to end; a second one is for charm.runtime.interrupts to see.
+
+    uvicorn's own would skip the shut-down after a second Ctrl-C, with a traceback, and raise each signal again at its
+    end, which would then be taken for the second one.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True
 
 
 def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS, log: bool = False) -> uvicorn.Server:
@@ -121,7 +107,7 @@ def make_server(app: ASGIApp, limits: ServerLimits = SERVER_LIMITS, log: bool = 
     )
     if log:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def build_app(scorer: CharmScorer, access: Access = _ALONE, limits: ServerLimits = SERVER_LIMITS) -> ASGIApp:
@@ -147,7 +133,7 @@ def guard_routes(
         exception_handlers={
             Refused: describe_refusal,
             HTTPException: _describe_http,
-            ClientDisconnect: _forget,
+            ClientDisconnect: lambda request, error: Response(status_code=400),  # it has left, and reads nothing
             Exception: describe_refusal,
         },
         lifespan=lifespan,
@@ -173,11 +159,6 @@ def _describe_http(request: Request, error: Exception) -> Response:
     return response
 
 
-def _forget(request: Request, error: Exception) -> Response:
-    """Answers a client that has left; the response is not read."""
-    return Response(status_code=400)
-
-
 class Service:
     """What the routes do."""
 
@@ -186,10 +167,11 @@ class Service:
         # Phones turn HEIC into JPEG for a page that does not ask for it.
         readable = [one for one in FORMATS.values() if one.is_readable]
         accepted = ",".join([*(one.media_type for one in readable), *(end for one in readable for end in one.endings)])
-        self._page = _PAGE.read_text().replace("ACCEPTED", accepted).replace("FORMATS", list_formats("or"))
-        self._requests, self._sequences = 0, 0  # under way
-        self._answered = 0
-        self._rejected: Counter[str] = Counter()
+        texts = {"SHARED": SHARED_STYLE.read_text(), "ACCEPTED": accepted, "FORMATS": list_formats("or")}
+        self._page = _PAGE.read_text()
+        for name, text in texts.items():
+            self._page = self._page.replace(name, text)
+        self._under_way, self._done, self._rejected = Counter[str](), Counter[str](), Counter[str]()
 
     @asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
@@ -214,7 +196,7 @@ class Service:
         return Reply(
             {
                 "status": "ok",
-                "model": describe_backbone(scorer.config.model.backbone),
+                "model": cards.describe_backbone(scorer.config.model.backbone),
                 "backbone": scorer.config.model.backbone,
                 "tokenizer": asdict(scorer.settings) | {"shows": SETTINGS[scorer.settings.name].shows},
                 "score_range": scorer.score_range,
@@ -234,7 +216,7 @@ class Service:
     async def metrics(self, request: Request) -> Response:
         served = self._batcher.served
         counts = {
-            "requests": self._answered,
+            "requests": self._done["requests"],
             "images": served.images,
             "rejected": dict(self._rejected),
             "batches": served.batches,
@@ -262,14 +244,14 @@ class Service:
                     tokens = await self._uploads.use(path, cut)
             except Rejected as error:
                 return {"name": name, "error": self._reject(error.reason)}
-            return {"name": name} | describe_score(await asyncio.wrap_future(self._batcher.submit(tokens, turns)))
+            return {"name": name} | cards.describe_score(await asyncio.wrap_future(self._batcher.submit(tokens, turns)))
 
         def cut(image: np.ndarray) -> list[Tokens]:
             return self._scorer.tokenize(image, find_mask(self._scorer, image), draws=draws)
 
-        with self._admit_request():
+        with self._admit("requests", 1, "are being answered"):
             async with self._uploads.receive(request) as files:
-                with self._admit_sequences(len(files) * draws):
+                with self._admit("sequences", len(files) * draws, "of patches are waiting"):
                     rows = await asyncio.gather(*(score_file(*file) for file in files))
         reply = {"scores": rows, "score_range": self._scorer.score_range}
         return Reply(reply, 200 if any("score" in row for row in rows) else 422)
@@ -277,12 +259,15 @@ class Service:
     async def explain(self, request: Request) -> Response:
         draws = self._read_draws(request)
 
-        def cut(image: np.ndarray) -> tuple[list[Tokens], Shown]:
+        def cut(image: np.ndarray) -> tuple[list[Tokens], cards.Shown]:
             mask = find_mask(self._scorer, image)
             tokens = self._scorer.tokenize(image, mask, draws=draws)
-            return tokens, show_tokens(self._scorer, image, tokens[0], mask)
+            return tokens, cards.show_tokens(self._scorer, image, tokens[0], mask)
 
-        with self._admit_request(), self._admit_sequences(draws):
+        with (
+            self._admit("requests", 1, "are being answered"),
+            self._admit("sequences", draws, "of patches are waiting"),
+        ):
             async with self._uploads.receive(request) as files:
                 if len(files) > 1:
                     raise Refused(400, "malformed", f"{len(files)} images: /explain takes one")
@@ -293,10 +278,10 @@ class Service:
                     return Reply({"name": name, "error": self._reject(error.reason)}, 422)
             score = await asyncio.wrap_future(self._batcher.submit(tokens))
             attribution = await asyncio.get_running_loop().run_in_executor(
-                self._explainer, attribute_score, self._scorer, tokens[0]
+                self._explainer, cards.attribute_score, self._scorer, tokens[0]
             )
-        contributions = show_contributions(self._scorer, tokens[0], attribution)
-        card = describe_card(score, shown, contributions)
+        contributions = cards.show_contributions(self._scorer, tokens[0], attribution)
+        card = cards.describe_card(score, shown, contributions)
         return Reply({"name": name, "score_range": self._scorer.score_range} | card)
 
     def _reject(self, reason: str) -> dict[str, str]:
@@ -313,25 +298,16 @@ class Service:
         return draws
 
     @contextmanager
-    def _admit_request(self) -> Iterator[None]:
-        if self._requests >= self._limits.requests:
-            raise Refused(503, "busy", f"{self._requests} requests are being answered: try again")
-        self._requests += 1
+    def _admit(self, what: str, count: int, doing: str) -> Iterator[None]:
+        """Counts requests or sequences while they are under way; raises Refused if they would be too many."""
+        if self._under_way[what] + count > getattr(self._limits, what):
+            raise Refused(503, "busy", f"{self._under_way[what]} {what} {doing}: try again")
+        self._under_way[what] += count
         try:
             yield
         finally:
-            self._requests -= 1
-            self._answered += 1
-
-    @contextmanager
-    def _admit_sequences(self, count: int) -> Iterator[None]:
-        if self._sequences + count > self._limits.sequences:
-            raise Refused(503, "busy", f"{self._sequences} sequences of patches are waiting: try again")
-        self._sequences += count
-        try:
-            yield
-        finally:
-            self._sequences -= count
+            self._under_way[what] -= count
+            self._done[what] += count
 
 
 def _measure_memory() -> dict[str, float]:

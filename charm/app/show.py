@@ -2,30 +2,65 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from charm.app.reading import find_mask
-from charm.drawing import SHADE, mark_cells, paint_heat
+from charm.app.reading import find_mask, load_preparation
+from charm.drawing import SHADE, encode_png, mark_cells, paint_heat
+from charm.images import find
 from charm.inputs.preparation import Preparation
+from charm.runtime.disk import atomic_write
 from charm.runtime.errors import UserError
 from charm.tokenization.draws import pixel_key
 from charm.tokenization.geometry import downscale
 from charm.tokenization.importance import IMPORTANCE
 from charm.tokenization.selection import SELECTIONS
-from charm.tokenization.tokens import Tokens
+from charm.tokenization.tokens import ARRAYS, Tokens
 
 VIEWS = ("native", "importance", "seen")  # what `draw_views` may give
 _MARK = (255, 212, 59)  # RGB, as in the report
 _LINE_SHARE = 500  # an outline is one pixel wide for so many of the longest edge
 
 
+def show_photo(photo: str, model: str | None, selection: str | None, folder: Path) -> None:
+    """Writes the images of VIEWS that there are of a photograph, and prints what its tokens are.
+
+    Raises UserError if the model, the photograph or the selection is not as it has to be.
+    """
+    seen_by = load_preparation(model)
+    if selection is not None:
+        seen_by = change_selection(seen_by, selection)
+    image = find.read_image(photo, seen_by.colour)
+    tokens, mask = cut_image(seen_by, image)
+    folder.mkdir(parents=True, exist_ok=True)
+    views = draw_views(seen_by, image, tokens, mask)
+    for name in VIEWS:
+        if name not in views:
+            (folder / f"{name}.png").unlink(missing_ok=True)  # of another photo or selection
+            continue
+        with atomic_write(folder / f"{name}.png") as file:
+            file.write(encode_png(views[name]))
+    print(*describe_tokens(seen_by, image, tokens), sep="\n")
+    print(f"written to {find.escape_path(str(folder))}: {', '.join(views)}")
+
+
+def tokenize_photo(photo: str, model: str | None, out: Path | None) -> None:
+    """Prints what the tokens of a photograph are, and writes their arrays, an .npz file, if `out` says where."""
+    seen_by = load_preparation(model)
+    image = find.read_image(photo, seen_by.colour)
+    tokens, _ = cut_image(seen_by, image)
+    print(*describe_tokens(seen_by, image, tokens), sep="\n")
+    if out is not None:
+        with atomic_write(out) as file:
+            file.write(encode_tokens(tokens))
+
+
 def change_selection(model: Preparation, selection: str) -> Preparation:
     """Returns what a model sees if its patches are chosen otherwise than in training.
 
-    Raises:
-        UserError: the selection is unknown, or the model's tokenizer selects nothing.
+    Raises UserError if the selection is unknown, or the model's tokenizer selects nothing.
     """
     if selection not in SELECTIONS:
         raise UserError(f"--selection {selection}: expected one of {', '.join(SELECTIONS)}")
@@ -89,9 +124,8 @@ def _show_size(hw: tuple[int, ...] | list[int]) -> str:
 
 def encode_tokens(tokens: Tokens) -> bytes:
     """Returns an .npz file with the arrays of `Tokens`; `grids` is int32 (num_scales, 2)."""
-    names = ("patches", "patch_coord", "scale_id", "patch_valid")
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: getattr(tokens, name) for name in names}, grids=np.array(tokens.grids, np.int32))
+    np.savez(buffer, **{name: getattr(tokens, name) for name in ARRAYS}, grids=np.array(tokens.grids, np.int32))
     return buffer.getvalue()
 
 

@@ -9,7 +9,6 @@ import contextlib
 import email.message
 import email.utils
 import itertools
-import queue
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +25,8 @@ from starlette.requests import Request
 from charm.app.guard import Refused
 from charm.app.limits import ServerLimits
 from charm.images.decode import decode_image
-from charm.images.limits import Bounds, Colour, Limits
-from charm.images.quarantine import Quarantine
+from charm.images.find import ImageFile, ImageFileReader
+from charm.images.limits import Colour, Limits
 from charm.images.reasons import REASONS, Rejected
 
 T = TypeVar("T")
@@ -37,20 +36,14 @@ _MULTIPART = "multipart/form-data"
 
 
 class Uploads:
-    """Keeps the images of requests as long as those last, and decodes them, at most `decoders` at once.
-
-    Each of these has a child process of its own.
-    """
+    """Keeps the images of requests as long as those last, and decodes them, at most `decoders` at once."""
 
     def __init__(self, limits: ServerLimits, colour: Colour) -> None:
         self._limits, self._colour = limits, colour
-        self._accepted = Limits(max_pixels=limits.pixels, max_bytes=limits.file_bytes)
+        self._reader = ImageFileReader(Limits(max_pixels=limits.pixels, max_bytes=limits.file_bytes))
         self._folder = tempfile.TemporaryDirectory(prefix="charm-uploads-")
         self._numbers = itertools.count()
         self._threads = ThreadPoolExecutor(limits.decoders, "decoder")
-        self._idle: queue.LifoQueue[Quarantine] = queue.LifoQueue()  # the last one used has its memory at hand
-        for _ in range(limits.decoders):
-            self._idle.put(Quarantine(Path(self._folder.name), self._accepted, Bounds()))
 
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[list[tuple[str, Path]]]:
@@ -111,15 +104,9 @@ class Uploads:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._use, path, work)
 
     def _use(self, path: Path, work: Callable[[np.ndarray], T]) -> T:
-        quarantine = self._idle.get()
+        data = self._reader.read(ImageFile(str(path), Path(self._folder.name)))
         try:
-            reason = quarantine.inspect_file(path.name)["reason"]
-        finally:
-            self._idle.put(quarantine)
-        if reason:
-            raise Rejected(reason)
-        try:
-            return work(decode_image(path.read_bytes(), self._accepted, self._colour).pixels)
+            return work(decode_image(data, self._reader.limits, self._colour).pixels)
         except MemoryError:
             raise Rejected("memory") from None
 
@@ -133,19 +120,14 @@ class Uploads:
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        self._reader.close()
         self._folder.cleanup()
 
 
 class _Form:
     """Takes a multipart form apart into files, one per part. A part that is no image's file ends it: none is dropped.
 
-    Args:
-        content_type: the request's, with the boundary.
-        files: gets the client's name and the path of each part, in their order.
-        next_path: says where a part goes.
-        limits: of a request.
+    `files` gets the client's name and the path of each part, in their order; `next_path` says where a part goes.
     """
 
     def __init__(
@@ -167,7 +149,7 @@ class _Form:
                 "on_header_value": lambda data, start, end: self._headers[-1][1].extend(data[start:end]),
                 "on_header_begin": lambda: self._headers.append((bytearray(), bytearray())),
                 "on_headers_finished": self._open_part,
-                "on_part_data": lambda data, start, end: self._write_part(data[start:end]),
+                "on_part_data": self._write_part,
                 "on_part_end": self.close,
                 "on_end": self._end,
             },
@@ -225,9 +207,9 @@ class _Form:
             raise Refused(400, "malformed", f"{part} is text and no file: with curl, -F {FIELD}=@FILE sends a file")
         return name
 
-    def _write_part(self, data: bytes) -> None:
+    def _write_part(self, data: bytes, start: int, end: int) -> None:
         assert self._file is not None
-        self._file.write(data)
+        self._file.write(data[start:end])
 
     def _end(self) -> None:
         self._is_over = True

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
@@ -13,6 +13,8 @@ from charm.images.decode import decode_image
 from charm.images.limits import FORMATS, LIMITS, Colour
 from charm.images.reasons import Rejected
 from charm.images.tiff import check_tags, tiff_to_rgb
+
+_MOST_BYTES = LIMITS.max_bytes + 1  # of a file that are read; the last one is to be refused
 
 
 def as_array(image: Any, colour: Colour = "srgb") -> np.ndarray:
@@ -32,7 +34,7 @@ def as_array(image: Any, colour: Colour = "srgb") -> np.ndarray:
     """
     if isinstance(image, str | Path):
         with Path(image).open("rb") as file:
-            image = _read(file)
+            image = file.read(_MOST_BYTES)
     if isinstance(image, bytes):
         image = decode_image(image, colour=colour).pixels
     elif isinstance(image, Image.Image):
@@ -92,11 +94,6 @@ def _explaining(convert: Callable[[], tuple[np.ndarray, list[str]]]) -> np.ndarr
         raise ValueError(f"image is a PIL image that cannot be read ({error}): open it again") from error
 
 
-def _read(file: IO[bytes]) -> bytes:
-    """Reads a file to its end, but at most one byte more than the limit accepts."""
-    return file.read(LIMITS.max_bytes + 1)
-
-
 def _read_original(image: Any) -> bytes | None:
     """Reads the file that an object was opened from; returns None if it is gone or the object has changed since."""
     is_loaded = image._im is not None
@@ -104,11 +101,11 @@ def _read_original(image: Any) -> bytes | None:
         file = image.fp or getattr(image, "_fp", None)
         if is_loaded and image.filename:  # WebP and AVIF have pixels for a file once they are loaded
             with Path(image.filename).open("rb") as opened:
-                data = _read(opened)
+                data = opened.read(_MOST_BYTES)
         elif file is not None and not getattr(file, "closed", True):
             place = file.tell()
             file.seek(0)
-            data = _read(file)
+            data = file.read(_MOST_BYTES)
             file.seek(place)
         else:
             data = b""

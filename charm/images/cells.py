@@ -17,13 +17,9 @@ _ROWS = 16  # of Parquet, decoded at a time
 def read_cell(file: Path, state: tuple[int, ...], column: str, row: int, max_bytes: int) -> bytes | str:
     """Reads the bytes in a cell, or the path of the image's file if the cell has that alone.
 
-    Rows that are read in order are read once; memory is that of a page of Parquet, or of a batch of Arrow.
-
-    Args:
-        state: numbers that change when the file does.
-
-    Raises:
-        Rejected: missing, too_many_bytes; corrupt, where the table is damaged.
+    Rows that are read in order are read once; memory is that of a page of Parquet, or of a batch of Arrow. The numbers
+    `state` change when the file does. Raises Rejected: missing, too_many_bytes; corrupt, where the table is
+    damaged.
     """
     try:
         data, *paths = _open(file, column, state).read(row)

@@ -116,11 +116,9 @@ def _profile_of_chunks(gamma: float, chromaticity: tuple[float, ...]) -> bytes:
 
 @lru_cache(maxsize=32)
 def _make_profile(points: tuple[tuple[float, float], ...], gamma: float | None) -> bytes:
-    """Makes an ICC profile (version 4) of an RGB space.
+    """Makes an ICC profile (version 4) of an RGB space, from (x, y) of red, green, blue and white.
 
-    Args:
-        points: (x, y) of red, green, blue and white.
-        gamma: of its curve; None: the curve of sRGB.
+    Its curve has the gamma, or is that of sRGB (None).
     """
     xyz = np.array([(x / y, 1.0, (1 - x - y) / y) for x, y in points]).T
     primaries, white = xyz[:, :3], xyz[:, 3]

@@ -96,19 +96,14 @@ def array_to_srgb(pixels: np.ndarray, conversion: Conversion) -> np.ndarray:
 
 
 def inks_to_rgb(inks: np.ndarray, conversion: Conversion | None) -> np.ndarray:
-    """Converts inks, uint8 (H, W, 4), 255 = no ink, to RGB, uint8 (H, W, 3): colour times black, rounded as Pillow.
+    """Converts inks, uint8 (H, W, 4), 255 = no ink, to RGB, uint8 (H, W, 3): without a profile colour times black.
 
-    Args:
-        conversion: of a profile of inks; says more of them than the product does.
+    The conversion, of a profile of inks, says more of them than the product does.
     """
     pixels = np.empty((*inks.shape[:2], 3), np.uint8)
     for rows in _strips(*inks.shape[:2]):
-        if conversion is not None:
-            strip = Image.frombytes("CMYK", inks[rows].shape[1::-1], (255 - inks[rows]).tobytes())
-            pixels[rows] = np.asarray(conversion.apply(strip))
-            continue
-        product = inks[rows, :, :3].astype(np.uint16) * inks[rows, :, 3:] + np.uint16(128)
-        pixels[rows] = (product >> 8) + product >> 8
+        strip = Image.frombytes("CMYK", inks[rows].shape[1::-1], (255 - inks[rows]).tobytes())
+        pixels[rows] = np.asarray(conversion.apply(strip) if conversion else strip.convert("RGB"))
     return pixels
 
 

@@ -10,19 +10,11 @@ import numpy as np
 import simplejpeg
 from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from charm.images import headers
 from charm.images.bmp import open_bmp
 from charm.images.boxes import find_boxed_format, open_avif, open_heic, open_jp2
 from charm.images.colour import find_conversion
 from charm.images.convert import array_to_srgb, inks_to_rgb, pillow_to_rgb, turn_upright
-from charm.images.headers import (
-    JpegHeader,
-    TooManyParts,
-    read_gif_size,
-    read_jpeg_header,
-    read_orientation,
-    read_png_header,
-    read_webp_size,
-)
 from charm.images.limits import LIMITS, Colour, Limits
 from charm.images.mending import mend_jpeg, mend_png, strip_padding
 from charm.images.reasons import Rejected
@@ -33,6 +25,12 @@ Image.MAX_IMAGE_PIXELS = None
 
 # How the RAW files of cameras begin that are not plain TIFF: Canon, Olympus, Panasonic, Fujifilm, Sigma, Minolta.
 _RAW_STARTS = (b"II\x1a\0\0\0HEAPCCDR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
+_STARTS = {
+    "jpg": (b"\xff\xd8\xff",),
+    "png": (b"\x89PNG\r\n\x1a\n",),
+    "tif": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "gif": (b"GIF87a", b"GIF89a"),
+}
 _MENDINGS = 3  # tries at a JPEG whose scans are padded
 
 
@@ -73,7 +71,7 @@ def decode_image(data: bytes, limits: Limits = LIMITS, colour: Colour = "srgb") 
                 pixels, notes = _decode_with_pillow(_OPENERS[extension], data, limits, colour)
     except (Rejected, MemoryError):
         raise
-    except TooManyParts:
+    except headers.TooManyParts:
         raise Rejected("too_many_parts") from None
     except Exception as error:  # the parsers raise many kinds on damaged files
         if "memory" in str(error):  # the C libraries report a lack of memory in words only
@@ -84,26 +82,16 @@ def decode_image(data: bytes, limits: Limits = LIMITS, colour: Colour = "srgb") 
 
 def _find_format(data: bytes) -> str:
     """Returns the extension of the format that the first bytes show; neither the rest nor the name is looked at."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
+    is_canon = data[4:12] == b"ftypcrx " or (data[:2] in (b"II", b"MM") and data[8:10] == b"CR")
+    if is_canon or data.startswith(_RAW_STARTS):
+        raise Rejected("raw")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
-    if (
-        data.startswith(_RAW_STARTS)
-        or data[4:12] == b"ftypcrx "
-        or (data[:2] in (b"II", b"MM") and data[8:10] == b"CR")
-    ):
-        raise Rejected("raw")
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "tif"
     if data.startswith(b"BM") and data[15:18] == b"\0\0\0":  # the length of its header, below 256
         return "bmp"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if (boxed := find_boxed_format(data)) is not None:
-        return boxed
+    found = next((extension for extension, starts in _STARTS.items() if data.startswith(starts)), None)
+    if extension := found or find_boxed_format(data):
+        return extension
     raise Rejected("format")
 
 
@@ -116,7 +104,7 @@ def _check_size(height: int, width: int, limits: Limits) -> None:
 
 def _decode_jpeg(data: bytes, limits: Limits, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a JPEG file to upright pixels, uint8 (H, W, 3), and notes."""
-    header = read_jpeg_header(data)
+    header = headers.read_jpeg_header(data)
     _check_size(header.height, header.width, limits)
     if not header.is_common:
         raise Rejected("mode")
@@ -130,11 +118,11 @@ def _decode_jpeg(data: bytes, limits: Limits, colour: Colour) -> tuple[np.ndarra
         if "memory" in str(error):
             raise
         pixels, notes = _decode_mended(mend_jpeg(data, str(error)), header, colour)
-    pixels, turned = turn_upright(pixels, read_orientation(header.exif))
+    pixels, turned = turn_upright(pixels, headers.read_orientation(header.exif))
     return pixels, notes + turned + ["first_frame"] * header.has_more
 
 
-def _decode_strictly(data: bytes, header: JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
+def _decode_strictly(data: bytes, header: headers.JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a JPEG file to pixels as stored, and notes; raises ValueError if libjpeg warns of anything."""
     height, width, kind, _ = simplejpeg.decode_jpeg_header(data)
     if (height, width) != (header.height, header.width):
@@ -150,7 +138,7 @@ def _decode_strictly(data: bytes, header: JpegHeader, colour: Colour) -> tuple[n
     return pixels, ["grey", *notes] if mode == "L" else notes
 
 
-def _decode_mended(data: bytes, header: JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
+def _decode_mended(data: bytes, header: headers.JpegHeader, colour: Colour) -> tuple[np.ndarray, list[str]]:
     """Decodes a mended JPEG file as `_decode_strictly` does, without the padding at the ends of scans."""
     for _ in range(_MENDINGS):
         try:
@@ -170,6 +158,8 @@ def _decode_with_pillow(
 ) -> tuple[np.ndarray, list[str]]:
     """Decodes a file of any format but JPEG to upright pixels, uint8 (H, W, 3), and notes."""
     image, bits, notes = opener(data, limits)
+    if not isinstance(image, GifImagePlugin.GifImageFile) and getattr(image, "is_animated", False):
+        notes = ["first_frame", *notes]
     _check_size(image.height, image.width, limits)
     size = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -182,13 +172,12 @@ def _decode_with_pillow(
 
 
 def _open_webp(data: bytes, limits: Limits) -> Opened:
-    _check_size(*read_webp_size(data), limits)
-    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-    return image, 8, _note_frames(image)
+    _check_size(*headers.read_webp_size(data), limits)
+    return WebPImagePlugin.WebPImageFile(io.BytesIO(data)), 8, []
 
 
 def _open_png(data: bytes, limits: Limits) -> Opened:
-    header = read_png_header(data)
+    header = headers.read_png_header(data)
     _check_size(header.height, header.width, limits)
     if len(data) < header.min_bytes:
         raise Rejected("corrupt")
@@ -196,7 +185,7 @@ def _open_png(data: bytes, limits: Limits) -> Opened:
     image = PngImagePlugin.PngImageFile(io.BytesIO(mended))
     if header.codes is not None:
         image.info["cicp"] = header.codes
-    return image, header.bit_depth, _note_frames(image) + (["png_warning"] if mended is not data else [])
+    return image, header.bit_depth, ["png_warning"] if mended is not data else []
 
 
 def _open_bmp(data: bytes, limits: Limits) -> Opened:
@@ -206,12 +195,11 @@ def _open_bmp(data: bytes, limits: Limits) -> Opened:
 
 def _open_tiff(data: bytes, limits: Limits) -> Opened:
     with _refusing_unknown_kinds():
-        image = open_tiff(data)
-    return image, 0, _note_frames(image)  # `tiff_to_rgb` reads the bits from its tags
+        return open_tiff(data), 0, []  # `tiff_to_rgb` reads the bits from its tags
 
 
 def _open_gif(data: bytes, limits: Limits) -> Opened:
-    height, width, has_more = read_gif_size(data)
+    height, width, has_more = headers.read_gif_size(data)
     _check_size(height, width, limits)
     image = GifImagePlugin.GifImageFile(io.BytesIO(data))
     if image.tile[0].extents != (0, 0, width, height) and "transparency" not in image.info:
@@ -219,28 +207,16 @@ def _open_gif(data: bytes, limits: Limits) -> Opened:
     return image, 8, ["first_frame"] * has_more
 
 
-def _open_boxed(opener: Callable[[bytes], tuple[ImageFile.ImageFile, int]]) -> Callable[[bytes, Limits], Opened]:
-    def open_it(data: bytes, limits: Limits) -> Opened:
-        image, bits = opener(data)
-        return image, bits, _note_frames(image)
-
-    return open_it
-
-
-_OPENERS = {
+_OPENERS: dict[str, Callable[[bytes, Limits], Opened]] = {
     "webp": _open_webp,
     "png": _open_png,
     "bmp": _open_bmp,
     "tif": _open_tiff,
     "gif": _open_gif,
-    "avif": _open_boxed(open_avif),
-    "heic": _open_boxed(open_heic),
-    "jp2": _open_boxed(open_jp2),
+    "avif": lambda data, limits: (*open_avif(data), []),
+    "heic": lambda data, limits: (*open_heic(data), []),
+    "jp2": lambda data, limits: (*open_jp2(data), []),
 }
-
-
-def _note_frames(image: ImageFile.ImageFile) -> list[str]:
-    return ["first_frame"] if getattr(image, "is_animated", False) else []
 
 
 @contextlib.contextmanager

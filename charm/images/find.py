@@ -24,15 +24,10 @@ _MOST_KINDS = 8  # of what was passed over, named one by one
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file that a user named, or that was found below a named folder.
-
-    Attributes:
-        path: as named by the user, or found below a named folder.
-        root: the folder that links in the path may not lead out of.
-    """
+    """An image file that a user named, or that was found below a named folder."""
 
     path: str
-    root: Path
+    root: Path  # the folder that links in the path may not lead out of
 
     @property
     def place(self) -> str:
@@ -114,11 +109,7 @@ def escape_path(path: str) -> str:
 
 
 class ImageFileReader:
-    """Reads image files after a child process has decoded and survived them; each thread has a child of its own.
-
-    Args:
-        limits: of a file.
-    """
+    """Reads image files after a child process has decoded and survived them; each thread has a child of its own."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -161,8 +152,7 @@ class ImageFileReader:
 def read_image(path: str, colour: Colour = "srgb") -> np.ndarray:
     """Reads one image file to uint8 (H, W, 3), RGB, upright, as `decode_image` does.
 
-    Raises:
-        UserError: the file does not exist or cannot be read.
+    Raises UserError if the file does not exist or cannot be read.
     """
     if Path(path).is_dir():
         raise UserError(f"{escape_path(path)} is a folder: expected one photograph")

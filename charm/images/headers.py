@@ -28,26 +28,16 @@ class TooManyParts(ValueError):
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """Facts from the header of a JPEG file.
+    """Facts from the header of a JPEG file."""
 
-    Attributes:
-        height, width: as stored, before any EXIF orientation.
-        is_common: 8 bits a sample, Huffman-coded, grey, colours or inks, colours subsampled alike by 1, 2 or 4.
-        num_scans: passes over the image.
-        min_bytes: no Huffman-coded JPEG of this size is shorter.
-        exif: the content of its EXIF segment, from the byte order on; b"" without one.
-        profile: its ICC profile, put together from its parts; b"" without one.
-        has_more: whether further images follow, as in MPO and in Ultra HDR.
-    """
-
-    height: int
+    height: int  # as stored, before any EXIF orientation
     width: int
-    is_common: bool
-    num_scans: int
-    min_bytes: int
-    exif: bytes
-    profile: bytes
-    has_more: bool
+    is_common: bool  # 8 bits a sample, Huffman-coded, grey, colours or inks, colours subsampled alike by 1, 2 or 4
+    num_scans: int  # passes over the image
+    min_bytes: int  # no Huffman-coded JPEG of this size is shorter
+    exif: bytes  # the content of its EXIF segment, from the byte order on; b"" without one
+    profile: bytes  # its ICC profile, put together from its parts; b"" without one
+    has_more: bool  # whether further images follow, as in MPO and in Ultra HDR
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
@@ -119,11 +109,7 @@ def _min_jpeg_bytes(height: int, width: int, sampling: list[tuple[int, int]], is
 
 
 def read_orientation(exif: bytes) -> int:
-    """Returns the orientation, 1 to 8 (EXIF 2.3, tag 274); 1 if there is none or the EXIF data is damaged.
-
-    Args:
-        exif: the data from the byte order on, or from "Exif" on.
-    """
+    """Returns the orientation, 1 to 8 (EXIF 2.3, tag 274); 1 if there is none or the EXIF data is damaged."""
     value = _find_number(exif, _ORIENTATION)
     return value if value is not None and 1 <= value <= 8 else 1
 
@@ -140,11 +126,7 @@ def says_adobe_rgb(exif: bytes) -> bool:
 
 
 def _find_number(exif: bytes, tag: int, place: int | None = None) -> int | None:
-    """Finds the value of a tag in EXIF data; returns None if it is not there or the data is damaged.
-
-    Args:
-        place: of the directory; None: the first one.
-    """
+    """Finds the value of a tag in EXIF data, in the first directory or in that at a place; None if there is none."""
     if exif.startswith(b"Exif\0"):
         exif = exif[6:]
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -189,7 +171,9 @@ def read_gif_size(data: bytes) -> tuple[int, int, bool]:
     """
     width, height = struct.unpack_from("<HH", data, 6)
     images = _gif_images(data)
-    left, top, image_width, image_height = next(images)
+    left, top, image_width, image_height = next(images, (0, 0, 0, 0))
+    if not image_width * image_height:
+        raise ValueError("no image")
     size = max(height, top + image_height), max(width, left + image_width)
     return *size, next(images, None) is not None
 
@@ -197,7 +181,6 @@ def read_gif_size(data: bytes) -> tuple[int, int, bool]:
 def _gif_images(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Yields (left, top, width, height) of each image of a GIF."""
     place = 13 + _palette_bytes(data[10])
-    is_first = True
     for _ in range(MAX_CHUNKS):
         kind = data[place : place + 1]
         place += 1
@@ -206,10 +189,7 @@ def _gif_images(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         elif kind == b",":
             yield struct.unpack_from("<4H", data, place)
             place = _skip_blocks(data, place + 10 + _palette_bytes(data[place + 8]))
-            is_first = False
         elif kind in (b";", b""):
-            if is_first:
-                raise ValueError("no image")
             return
     raise TooManyParts(f"more than {MAX_CHUNKS} blocks")
 
@@ -230,19 +210,15 @@ def _skip_blocks(data: bytes, place: int) -> int:
 
 @dataclass(frozen=True)
 class PngHeader:
-    """Facts from the header of a PNG file.
-
-    Attributes:
-        bit_depth: bits per channel, or per index of a palette.
-        min_bytes: no PNG of this size is shorter.
-        codes: (primaries, curve) of H.273, from a cICP chunk, which goes before all other chunks of colour.
-    """
+    """Facts from the header of a PNG file."""
 
     height: int
     width: int
-    bit_depth: int
-    min_bytes: int
-    codes: tuple[int, int] | None
+    bit_depth: int  # bits per channel, or per index of a palette
+    min_bytes: int  # no PNG of this size is shorter
+    codes: (
+        tuple[int, int] | None
+    )  # (primaries, curve) of H.273, from a cICP chunk, which goes before all others of colour
 
 
 def read_png_header(data: bytes) -> PngHeader:

@@ -9,21 +9,13 @@ from charm.runtime.schema import Range
 
 @dataclass(frozen=True)
 class Format:
-    """A format of image files.
+    """A format of image files."""
 
-    Attributes:
-        name: for people.
-        media_type: in HTTP.
-        endings: of files' names, lower case.
-        pillow: Pillow's names of it.
-        package: that reads it, if it is in an extra.
-    """
-
-    name: str
-    media_type: str
-    endings: tuple[str, ...]
-    pillow: tuple[str, ...]
-    package: str | None = None
+    name: str  # for people
+    media_type: str  # in HTTP
+    endings: tuple[str, ...]  # of files' names, lower case
+    pillow: tuple[str, ...]  # Pillow's names of it
+    package: str | None = None  # that reads it, if it is in an extra
 
     @property
     def is_readable(self) -> bool:
@@ -61,17 +53,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Resources that opening a file in a child process may take.
+    """Resources that opening a file in a child process may take."""
 
-    Attributes:
-        cpu_seconds: of computing; independent of the load of the machine.
-        wall_seconds: of waiting, for example for a disk that does not answer.
-        megabytes: of memory, beyond what the child has before the first file.
-    """
-
-    cpu_seconds: float = 10.0
-    wall_seconds: float = 60.0
-    megabytes: int = 1500
+    cpu_seconds: float = 10.0  # of computing; independent of the load of the machine
+    wall_seconds: float = 60.0  # of waiting, for example for a disk that does not answer
+    megabytes: int = 1500  # of memory, beyond what the child has before the first file
 
 
 LIMITS, BOUNDS = Limits(), Bounds()

@@ -8,19 +8,7 @@ import re
 import struct
 import zlib
 
-from charm.images.headers import (
-    END,
-    FRAMES,
-    HUFFMAN_FRAMES,
-    MARKER,
-    MAX_CHUNKS,
-    MAX_SEGMENTS,
-    PROGRESSIVE,
-    SCAN,
-    START,
-    WITHOUT_CONTENT,
-    TooManyParts,
-)
+from charm.images import headers
 
 _APP0, _APP15, _ADOBE, _COMMENT = 0xE0, 0xEF, 0xEE, 0xFE
 # What libjpeg says of files whose pixels may all be there; whatever else it says is damage.
@@ -38,13 +26,8 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
     """Rewrites the first image of a JPEG with markers as the standard has them; entropy-coded data stay as they are.
 
     The parameters of sequential scans, the version of JFIF and Adobe's transform are set to the values that decoders
-    assume anyway, bytes between segments and segments without pixels are left out, and a missing end is added.
-
-    Args:
-        complaint: libjpeg's message about the data.
-
-    Raises:
-        ValueError: the complaint is about pixels, a segment is damaged, or scans are missing.
+    assume anyway, bytes between segments and segments without pixels are left out, and a missing end is added. Raises
+    ValueError if the complaint, libjpeg's message, is about pixels, a segment is damaged, or scans are missing.
     """
     if not _HARMLESS.search(complaint):
         raise ValueError(complaint)
@@ -52,8 +35,8 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
     coding, components = 0, b""
     precision: dict[int, list[int]] = {}  # of each coefficient of each component: the lowest bit that came
     end, in_scan, marker = 2, False, 0
-    for _ in range(MAX_SEGMENTS):
-        match = MARKER.search(data, end)
+    for _ in range(headers.MAX_SEGMENTS):
+        match = headers.MARKER.search(data, end)
         between = data[end : match.start() if match else len(data)].rstrip(b"\xff")
         if in_scan:
             parts.append(between)
@@ -61,18 +44,18 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
             raise ValueError("a segment has lost its marker")
         marker = match[1][0] if match else 0
         in_scan = False
-        if match is None or marker == END or (marker == START and precision):
+        if match is None or marker == headers.END or (marker == headers.START and precision):
             break
         start = end = match.end()
-        if marker in WITHOUT_CONTENT:
+        if marker in headers.WITHOUT_CONTENT:
             continue
         end = start + struct.unpack_from(">H", data, start)[0]
         content = bytearray(data[start + 2 : end])
         if end > len(data):
             raise ValueError("cut short")
-        if marker in FRAMES:
+        if marker in headers.FRAMES:
             coding, components = marker, bytes(content[6::3])
-        elif marker == SCAN:
+        elif marker == headers.SCAN:
             in_scan = True
             _mend_scan(content, coding, precision)
         elif marker == _APP0 and content.startswith(b"JFIF\0"):
@@ -84,7 +67,7 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
             continue
         parts.append(struct.pack(">BBH", 255, marker, len(content) + 2) + content)
     else:
-        raise TooManyParts(f"more than {MAX_SEGMENTS} segments")
+        raise headers.TooManyParts(f"more than {headers.MAX_SEGMENTS} segments")
     if any(any(precision.get(one, [1])) for one in components):
         raise ValueError("scans are missing")  # where a file was cut, decoders fill what is missing in silence
     if parts[-1].endswith(b"\0\0"):
@@ -96,7 +79,7 @@ def mend_jpeg(data: bytes, complaint: str) -> bytes:
 
 def _mend_scan(content: bytearray, coding: int, precision: dict[int, list[int]]) -> None:
     """Mends the header of a scan; records in `precision` the lowest bit that came of each coefficient."""
-    if coding != PROGRESSIVE and coding in HUFFMAN_FRAMES:
+    if coding != headers.PROGRESSIVE and coding in headers.HUFFMAN_FRAMES:
         content[-3:] = _SEQUENTIAL
     first, last, bits = content[-3:]
     for one in content[1:-3:2]:
@@ -114,10 +97,8 @@ def strip_padding(data: bytes, complaint: str) -> bytes:
 
     All bytes at the end with the value of the last byte are removed. If the scan needed some of them, as after a cut
     that was filled up with zeros, strict decoding then fails. Bytes of other values stay: they may belong to damaged
-    data, which decoders read too fast.
-
-    Raises:
-        ValueError: the complaint is about something else, or the scan does not end in equal bytes.
+    data, which decoders read too fast. Raises ValueError if the complaint is about something else, or the scan does not
+    end in equal bytes.
     """
     match = _EXTRANEOUS.search(complaint)
     if match is None:
@@ -146,7 +127,7 @@ def mend_png(data: bytes) -> bytes:
     """
     view = memoryview(data)
     parts, start, has_pixels = [view[:8]], 8, False
-    for _ in range(MAX_CHUNKS):
+    for _ in range(headers.MAX_CHUNKS):
         name = data[start + 4 : start + 8]
         (length,) = struct.unpack(">I", data[start : start + 4].ljust(4, b"\0"))
         end = start + 12 + length
@@ -162,7 +143,7 @@ def mend_png(data: bytes) -> bytes:
             return data if sum(map(len, parts)) == end else b"".join(parts)
         has_pixels = has_pixels or name == b"IDAT"
         start = end
-    raise TooManyParts(f"more than {MAX_CHUNKS} chunks")
+    raise headers.TooManyParts(f"more than {headers.MAX_CHUNKS} chunks")
 
 
 def _is_ancillary(name: bytes) -> bool:

@@ -26,12 +26,7 @@ from charm.images.decode import decode_image
 from charm.images.limits import BOUNDS, Bounds, Limits
 from charm.images.reasons import REASONS, Rejected
 from charm.runtime.columns import split_cell
-from charm.runtime.disk import say_unprotected
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from charm.runtime.disk import resource, say_unprotected
 
 _COMMAND = (sys.executable, "-m", "charm.images.quarantine")
 _ROOT = Path(__file__).parents[2]
@@ -73,10 +68,8 @@ def inspect_file(root: Path, path: str, limits: Limits) -> dict[str, Any]:
 def read_file(root: Path, path: str, limits: Limits) -> bytes:
     """Reads a regular file below the root, or a cell of one (charm.images.cells).
 
-    Links that lead out of the root, devices and pipes are refused.
-
-    Raises:
-        Rejected: missing, outside, unreadable, too_many_bytes; of a cell also corrupt.
+    Links that lead out of the root, devices and pipes are refused. Raises Rejected: missing, outside,
+    unreadable, too_many_bytes; of a cell also corrupt.
     """
     try:
         name, cell = split_cell(path)
@@ -106,8 +99,7 @@ def read_file(root: Path, path: str, limits: Limits) -> bytes:
 def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bounds = BOUNDS) -> list[dict[str, Any]]:
     """Inspects each path as `inspect_file` does, in a child process; a file that kills the child costs only itself.
 
-    Raises:
-        RuntimeError: the child does not start.
+    Raises RuntimeError if the child does not start.
     """
     with contextlib.closing(Quarantine(root, limits, bounds)) as child:
         return [child.inspect_file(path) for path in paths]
@@ -116,10 +108,7 @@ def inspect_in_child(root: Path, paths: list[str], limits: Limits, bounds: Bound
 class Quarantine:
     """The parent's side: one child process at a time, started for the first file. To be used by one thread.
 
-    Args:
-        root: a folder; nothing outside of it is opened.
-        limits: of a file.
-        bounds: of the time and memory that a file may take.
+    Nothing outside of the folder `root` is opened; `bounds` are those of the time and memory that a file may take.
     """
 
     def __init__(self, root: Path, limits: Limits, bounds: Bounds = BOUNDS) -> None:
@@ -131,8 +120,7 @@ class Quarantine:
     def inspect_file(self, path: str) -> dict[str, Any]:
         """Inspects a file in the child process; the path is relative to the root, or absolute and below it.
 
-        Raises:
-            RuntimeError: the child does not start.
+        Raises RuntimeError if the child does not start.
         """
         while True:
             is_fresh = self._process is None

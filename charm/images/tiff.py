@@ -12,16 +12,8 @@ from charm.images.limits import Colour
 from charm.images.reasons import Rejected
 
 _NEW_SUBFILE, _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-_FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANES, _COLOR_MAP, _SUB_DIRECTORIES, _INK_SET, _EXTRA = (
-    266,
-    274,
-    277,
-    284,
-    320,
-    330,
-    332,
-    338,
-)
+_FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANES, _COLOR_MAP = 266, 274, 277, 284, 320
+_SUB_DIRECTORIES, _INK_SET, _EXTRA = 330, 332, 338
 _SAMPLE_FORMAT, _SUBSAMPLING, _REFERENCE_BLACK_WHITE, _DNG_VERSION = 339, 530, 532, 50706
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # TIFF's type -> struct's
 _MAX_DIRECTORIES = 64  # RAW files have up to 10; a scan of many pages has its own image first

@@ -12,29 +12,17 @@ import numpy as np
 
 from charm.images.convert import resize_bicubic
 from charm.inputs.settings import AnyResSettings, whole_patches
-from charm.inputs.whole import WholeInput, cut_whole
-from charm.tokenization.tokenizer import CharmTokenizer
+from charm.inputs.whole import WholeInput, cut_whole, join_scales, put_amid
 from charm.tokenization.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class AnyResInput(WholeInput):
-    """Shows an image squashed to one tile (scale 0), and in proportion on a grid of tiles, padded with black (scale 1).
+    """Shows an image squashed to one tile (scale 0), and in proportion on several, padded with black (scale 1)."""
 
-    Args:
-        patch_size: p, pixels; the backbone's.
-        settings: see there.
-    """
-
-    patch_size: int = 14
     settings: AnyResSettings = field(default_factory=AnyResSettings)
 
-    whole_grid = False
     turned_first = True  # which tiles an image gets depends on how it is turned
-
-    @classmethod
-    def build(cls, settings: AnyResSettings, cutter: CharmTokenizer, training: bool) -> "AnyResInput":
-        return cls(cutter.patch_size, settings)
 
     @property
     def tile(self) -> int:
@@ -53,15 +41,11 @@ class AnyResInput(WholeInput):
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Returns the image in proportion on black, as its tiles show it."""
-        canvas_hw = self.frame_hw((image.shape[0], image.shape[1]))
-        height, width = resized_hw((image.shape[0], image.shape[1]), canvas_hw)
-        top, left = (canvas_hw[0] - height) // 2, (canvas_hw[1] - width) // 2
-        canvas = np.zeros((*canvas_hw, *image.shape[2:]), np.uint8)
-        canvas[top : top + height, left : left + width] = resize_bicubic(image, (height, width))
-        return canvas
+        image_hw = (image.shape[0], image.shape[1])
+        canvas_hw = self.frame_hw(image_hw)
+        return put_amid(resize_bicubic(image, resized_hw(image_hw, canvas_hw)), canvas_hw)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size."""
         return sum(height * width for height, width in self.grids(image_hw))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -73,14 +57,8 @@ class AnyResInput(WholeInput):
         """Cuts the tiles, then the squashed image."""
         whole = cut_whole(resize_bicubic(image, (self.tile, self.tile)), self.patch_size)
         tiles = super().cut(image, seed, epoch, key)
-        return Tokens(
-            patches=np.concatenate([tiles.patches, whole.patches]),
-            patch_coord=np.concatenate([tiles.patch_coord, whole.patch_coord]),
-            scale_id=np.repeat(np.array([1, 0], np.uint8), [tiles.seq_len, whole.seq_len]),
-            patch_valid=np.ones(tiles.seq_len + whole.seq_len, bool),
-            grids=(*whole.grids, *tiles.grids),
-            pos_grids=whole.grids * 2,
-        )
+        scales = [(scale, one.patches, one.patch_coord) for scale, one in ((1, tiles), (0, whole))]
+        return join_scales(scales, (*whole.grids, *tiles.grids), pos_grids=whole.grids * 2)
 
 
 def choose_canvas(image_hw: tuple[int, int], canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -13,15 +13,9 @@ from charm.tokenization.tokenizer import CharmTokenizer
 
 @dataclass(frozen=True)
 class FlexiInput(StandardInput):
-    """Cuts the standard input's crop into patches that are as wide as the grid wants.
+    """Cuts the standard input's crop into patches that are as wide as the grid wants, which training draws, too."""
 
-    Args:
-        patch_size: P, pixels, those of the grid; not the backbone's.
-        settings: of the crop, and the grids.
-        training: whether crop and grid may be drawn.
-    """
-
-    patch_size: int = 16
+    patch_size: int = 16  # P, pixels, those of the grid; not the backbone's
     settings: FlexiSettings = field(default_factory=FlexiSettings)
 
     @classmethod

@@ -12,7 +12,6 @@ import numpy as np
 
 from charm.inputs.settings import MullerSettings, whole_patches
 from charm.inputs.whole import WholeInput, take_patches
-from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import RESIDUAL_UNIT, Tokens
 
 LAYERS = 2  # K, band-passed planes
@@ -22,23 +21,12 @@ _BORDERS = {"zero": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 
 @dataclass(frozen=True)
 class MullerInput(WholeInput):
-    """Resizes an image to a square without averaging, as the original does, with a plane per layer besides.
+    """Resizes an image to a square without averaging, as the original does, with a plane per layer besides."""
 
-    Args:
-        patch_size: p, pixels; the backbone's.
-        settings: see there.
-    """
-
-    patch_size: int = 14
     settings: MullerSettings = field(default_factory=MullerSettings)
 
-    whole_grid = False  # the resized image alone would be another input
     num_residuals = LAYERS
     turned_first = True  # the planes with it
-
-    @classmethod
-    def build(cls, settings: MullerSettings, cutter: CharmTokenizer, training: bool) -> "MullerInput":
-        return cls(cutter.patch_size, settings)
 
     def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the size of the square, pixels; the same for every image."""
@@ -52,21 +40,17 @@ class MullerInput(WholeInput):
     def cut(self, image: np.ndarray, seed: int, epoch: int, key: str) -> Tokens:
         """Cuts the square; `residuals` are the planes, a layer's three channels together."""
         tokens = super().cut(image, seed, epoch, key)
-        y, x = tokens.patch_coord.T
         planes = [
-            take_patches(np.rint(plane / RESIDUAL_UNIT).astype(np.int16), y, x, self.patch_size)
+            take_patches(np.rint(plane / RESIDUAL_UNIT).astype(np.int16), tokens.patch_coord, self.patch_size)
             for plane in measure_bands(image, self.frame_hw((1, 1)), self.settings.border)
         ]
         return replace(tokens, residuals=np.concatenate(planes, axis=-1))
 
 
 def measure_bands(image: np.ndarray, image_hw: tuple[int, int], border: str) -> list[np.ndarray]:
-    """Returns the resized differences of an image's successive blurs, float32 (h, w, 3) on the scale of 0..1 each.
+    """Returns the resized differences of successive blurs of uint8 (H, W, 3), float32 (h, w, 3) on 0..1 each.
 
-    Args:
-        image: uint8 (H, W, 3).
-        image_hw: pixels, of the planes.
-        border: "zero", as the original, of which every border is an edge, or "reflect".
+    The border is "zero", as the original's, of which every border is an edge, or "reflect".
     """
     sharp: np.ndarray = image.astype(np.float32) / 255
     bands = []

@@ -6,25 +6,20 @@ off; here they are left out evenly. It pads with grey after scaling pixels to -1
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from charm.inputs.settings import MusiqSettings
-from charm.inputs.whole import WholeInput, cut_whole, resize
-from charm.tokenization.tokenizer import CharmTokenizer
+from charm.inputs.whole import BudgetInput, cut_whole, join_scales, put_amid, resize
 from charm.tokenization.tokens import Tokens
 
 _GREY = 127
 
 
 @dataclass(frozen=True)
-class MusiqInput(WholeInput):
+class MusiqInput(BudgetInput):
     """Cuts an image at its native size and at smaller ones, each padded on both sides to whole patches.
 
-    Args:
-        patch_size: p, pixels; the backbone's, 32 of MUSIQ.
-        budget: l, tokens; of a larger image native patches are left out, evenly in raster order.
-        settings: see there.
+    Of an image of more than `budget` patches native ones are left out, evenly in raster order.
     """
 
     patch_size: int = 32
@@ -32,16 +27,7 @@ class MusiqInput(WholeInput):
     settings: MusiqSettings = field(default_factory=MusiqSettings)
 
     num_scales = 3
-    whole_grid = False
     turned_first = True  # else the odd pixel of padding would be on another side
-
-    @classmethod
-    def build(cls, settings: MusiqSettings, cutter: CharmTokenizer, training: bool) -> "MusiqInput":
-        return cls(cutter.patch_size, cutter.max_seq_len, settings)
-
-    @property
-    def max_seq_len(self) -> int:
-        return self.budget
 
     def sizes(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Returns the sizes in pixels, (height, width), at which an image is seen, smallest first."""
@@ -55,14 +41,9 @@ class MusiqInput(WholeInput):
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Returns the image, at its own size, with its padding."""
-        image_hw = (image.shape[0], image.shape[1])
-        missing = (padded - side for padded, side in zip(self.frame_hw(image_hw), image_hw, strict=True))
-        (top, bottom), (left, right) = ((both // 2, both - both // 2) for both in missing)
-        grey = (_GREY,) * 3 if image.ndim == 3 else 0
-        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey)
+        return put_amid(image, self.frame_hw((image.shape[0], image.shape[1])), _GREY)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size."""
         return min(self.budget, sum(height * width for height, width in self.grids(image_hw)))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -74,17 +55,11 @@ class MusiqInput(WholeInput):
         """Cuts each size, the native one first; nothing is drawn at random."""
         sizes = self.sizes((image.shape[0], image.shape[1]))
         parts = [cut_whole(self.frame(resize(image, size)), self.patch_size) for size in sizes]
-        kept = []
+        scales = []
         room = self.budget
-        for part in parts:  # the smaller ones are kept whole as long as there is room
+        for scale, part in enumerate(parts):  # the smaller ones are kept whole as long as there is room
             count = min(part.seq_len, room)
-            kept.append(np.linspace(0, part.seq_len - 1, count).round().astype(int))
+            kept = np.linspace(0, part.seq_len - 1, count).round().astype(int)
+            scales.append((scale, part.patches[kept], part.patch_coord[kept]))
             room -= count
-        order = range(len(parts) - 1, -1, -1)
-        return Tokens(
-            patches=np.concatenate([parts[scale].patches[kept[scale]] for scale in order]),
-            patch_coord=np.concatenate([parts[scale].patch_coord[kept[scale]] for scale in order]),
-            scale_id=np.concatenate([np.full(len(kept[scale]), scale, np.uint8) for scale in order]),
-            patch_valid=np.ones(self.budget - room, bool),
-            grids=tuple(part.grids[0] for part in parts),
-        )
+        return join_scales(scales[::-1], [part.grids[0] for part in parts])

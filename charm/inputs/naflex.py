@@ -11,34 +11,15 @@ from functools import partial
 import numpy as np
 
 from charm.inputs.settings import NaFlexSettings
-from charm.inputs.whole import WholeInput, resize
+from charm.inputs.whole import BudgetInput, resize
 from charm.tokenization.geometry import fit_to_grid
-from charm.tokenization.tokenizer import CharmTokenizer
 
 
 @dataclass(frozen=True)
-class NaFlexInput(WholeInput):
-    """Resizes an image to the largest grid of whole patches in about its proportions that has at most l of them.
+class NaFlexInput(BudgetInput):
+    """Resizes an image to the largest grid of whole patches in about its proportions that has at most l of them."""
 
-    Args:
-        patch_size: p, pixels; the backbone's.
-        budget: l, tokens.
-        settings: see there.
-    """
-
-    patch_size: int = 14
-    budget: int = 512
     settings: NaFlexSettings = field(default_factory=NaFlexSettings)
-
-    whole_grid = False  # of each image; grids of different sizes make no batch of images
-
-    @classmethod
-    def build(cls, settings: NaFlexSettings, cutter: CharmTokenizer, training: bool) -> "NaFlexInput":
-        return cls(cutter.patch_size, cutter.max_seq_len, settings)
-
-    @property
-    def max_seq_len(self) -> int:
-        return self.budget
 
     def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the size in pixels to which an image of this size is resized."""

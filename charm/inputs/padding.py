@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from charm.inputs.settings import PaddingSettings, whole_patches
-from charm.inputs.whole import WholeInput, resize
-from charm.tokenization.tokenizer import CharmTokenizer
+from charm.inputs.whole import WholeInput, put_amid, resize
 
 
 @dataclass(frozen=True)
@@ -14,18 +13,9 @@ class PaddingInput(WholeInput):
     """Resizes the longest edge to `edge` pixels and pads the shorter one with black on both sides to a square.
 
     The padding is part of the image and attended to, as in the paper: 1,296 tokens for an edge of 512 and p = 14.
-
-    Args:
-        patch_size: p, pixels; the backbone's.
-        settings: the size.
     """
 
-    patch_size: int = 14
     settings: PaddingSettings = field(default_factory=PaddingSettings)
-
-    @classmethod
-    def build(cls, settings: PaddingSettings, cutter: CharmTokenizer, training: bool) -> "PaddingInput":
-        return cls(cutter.patch_size, settings)
 
     def frame_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the size of the square, pixels; the same for every image."""
@@ -34,9 +24,6 @@ class PaddingInput(WholeInput):
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Returns the image in its square."""
-        edge, _ = self.frame_hw((1, 1))
-        height, width = (max(1, round(side * edge / max(image.shape[:2]))) for side in image.shape[:2])
-        square = np.zeros((edge, edge, *image.shape[2:]), np.uint8)
-        top, left = (edge - height) // 2, (edge - width) // 2
-        square[top : top + height, left : left + width] = resize(image, (height, width))
-        return square
+        square_hw = self.frame_hw((1, 1))
+        height, width = (max(1, round(side * square_hw[0] / max(image.shape[:2]))) for side in image.shape[:2])
+        return put_amid(resize(image, (height, width)), square_hw)

@@ -19,33 +19,17 @@ from charm.tokenization.tokens import Tokens
 class Preparation:
     """Turns images into tokens as in a model's training.
 
-    Args:
-        settings: the input and its settings.
-        max_edge: pixels; larger images are downscaled first.
-        seed: of the draws of patches.
-        draws: number of draws of patches per image.
-        saliency: how masks are made, if the input needs them.
-        device: where a detector of the salient object runs.
-        colour: what becomes of wide colours: srgb | as_is.
-
-    Attributes:
-        tokenizer: cuts images into tokens.
-        patch_size: of the backbone, pixels.
-        whole_edge: of the input, see InputSettings.
-        settings, max_edge, seed, draws, saliency, device, colour: as given.
-
-    Raises:
-        ValueError: the input is unknown, or a setting is not one that it may have.
+    Raises ValueError if the input is unknown, or a setting is not one that it may have.
     """
 
     def __init__(
         self,
         settings: InputConfig,
-        max_edge: int | None = None,
+        max_edge: int | None = None,  # pixels; larger images are downscaled first
         seed: int = 0,
-        draws: int = 1,
-        saliency: SaliencyConfig | None = None,
-        device: str = "cpu",
+        draws: int = 1,  # of patches, per image
+        saliency: SaliencyConfig | None = None,  # how masks are made, if the input needs them
+        device: str = "cpu",  # where a detector of the salient object runs
         colour: Colour = "srgb",
     ) -> None:
         self.settings, self.max_edge, self.seed, self.draws = settings, max_edge, seed, draws
@@ -58,16 +42,11 @@ class Preparation:
             self.whole_edge = build(SETTINGS[settings.name], settings.settings).whole_edge
         except (TypeError, ValueError) as error:
             raise ValueError(f"tokenizer: {error}") from error
-        self.patch_size = cutter.patch_size
+        self.patch_size = cutter.patch_size  # of the backbone, pixels
 
     @classmethod
     def from_config(cls, config: ModelConfig, full_size: bool = False) -> "Preparation":
-        """Builds the preparation that a model's config describes.
-
-        Args:
-            config: of the model.
-            full_size: whether images larger than those of the model's training keep their size, up to max_edge.
-        """
+        """Builds the preparation that a model's config describes; `full_size` as of `choose_edge`."""
         edge = choose_edge(config, full_size)
         return cls(config.tokenizer, edge, config.seed, config.draws, config.saliency, colour=config.colour)
 
@@ -107,6 +86,6 @@ class Preparation:
 
 
 def choose_edge(config: ModelConfig, full_size: bool = False) -> int | None:
-    """Returns the longest edge, in pixels, that a model is shown; it was trained on no larger images."""
+    """Returns the longest edge, pixels, that a model is shown: that of its training, or max_edge with `full_size`."""
     edges = [config.max_edge, None if full_size else config.training.edge]
     return min((edge for edge in edges if edge is not None), default=None)

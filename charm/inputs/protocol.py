@@ -10,37 +10,24 @@ from charm.tokenization.tokens import Tokens
 
 
 class Input(Protocol):
-    """Makes `Tokens` of an image.
-
-    Attributes:
-        patch_size: of its patches, pixels.
-        max_seq_len: the length of every sequence, padding included.
-        num_scales: scale embeddings that a model learns for it; 1 for none.
-        reads: the importance map that it takes, which is the name of its column; None if it takes none. "saliency"
-            comes as the argument `saliency_mask`, every other map as `importance`.
-        draws: whether an image's tokens are drawn at random in evaluation, so that a score may average several draws.
-        whole_grid: whether the tokens are all patches of one square grid, the same for every image, in raster order
-            before the image is turned: an image can be put together from them again.
-        pixel_bytes: of a number of a patch: 1 for uint8, 4 for float32.
-        num_residuals: K, images beside the patches that a model mixes with them (Tokens.residuals); 0 for most inputs.
-    """
+    """Makes `Tokens` of an image."""
 
     @property
-    def patch_size(self) -> int: ...
+    def patch_size(self) -> int: ...  # of its patches, pixels
     @property
-    def max_seq_len(self) -> int: ...
+    def max_seq_len(self) -> int: ...  # the length of every sequence, padding included
     @property
-    def num_scales(self) -> int: ...
+    def num_scales(self) -> int: ...  # scale embeddings that a model learns for it; 1 for none
+    # The importance map that it takes, which is the name of its column; None if it takes none. "saliency" comes as the
+    # argument `saliency_mask`, every other map as `importance`.
     @property
     def reads(self) -> str | None: ...
     @property
-    def draws(self) -> bool: ...
+    def draws(self) -> bool: ...  # whether tokens are drawn at random in evaluation: a score may average several draws
     @property
-    def whole_grid(self) -> bool: ...
+    def pixel_bytes(self) -> int: ...  # of a number of a patch: 1 for uint8, 4 for float32
     @property
-    def pixel_bytes(self) -> int: ...
-    @property
-    def num_residuals(self) -> int: ...
+    def num_residuals(self) -> int: ...  # K, images that a model mixes with the patches (Tokens.residuals); mostly 0
 
     def length(self, image_hw: tuple[int, int]) -> int:
         """Returns the number of tokens, without padding, of an image of this size, (height, width) in pixels."""

@@ -19,10 +19,9 @@ import cv2
 import numpy as np
 
 from charm.inputs.settings import PublishedSettings
-from charm.inputs.whole import WholeInput, take_patches
+from charm.inputs.whole import BudgetInput, join_scales, take_patches
 from charm.tokenization.budget import FIXED_NATIVE_TOKENS
 from charm.tokenization.draws import draw_subset
-from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
 
 PADDING, COARSE, NATIVE = range(3)  # scales
@@ -32,31 +31,15 @@ _AT_ONCE = 1024  # coarse patches whose spectra are in memory
 
 
 @dataclass(frozen=True)
-class PublishedInput(WholeInput):
-    """Cuts an image as the published code does.
+class PublishedInput(BudgetInput):
+    """Cuts an image as the published code does; of too many tokens some are left out, drawn by seed and key."""
 
-    Args:
-        patch_size: p, pixels; the backbone's.
-        budget: most tokens; of more, some are left out, drawn by seed and key alone.
-        settings: see there.
-    """
-
-    patch_size: int = 14
     budget: int = 1024
     settings: PublishedSettings = field(default_factory=PublishedSettings)
 
     num_scales = 3
-    whole_grid = False
     turned_first = True  # the border is not the same on all sides
     pixel_bytes = 4
-
-    @classmethod
-    def build(cls, settings: PublishedSettings, cutter: CharmTokenizer, training: bool) -> "PublishedInput":
-        return cls(cutter.patch_size, cutter.max_seq_len, settings)
-
-    @property
-    def max_seq_len(self) -> int:
-        return self.budget
 
     def _cell(self, image_hw: tuple[int, int]) -> int:
         """Returns the side of what an image of this size is cut into, pixels: a patch, or a coarse patch."""
@@ -113,35 +96,23 @@ class PublishedInput(WholeInput):
         count, length = len(carried), self.length(image_hw)
         kept = draw_subset(seed, 0, key, "drop", count, min(count, length))
         native, coarse = native[kept[: len(native)]], coarse[kept[len(native) :]]
-        shown = ((native.T, p), (coarse.T, cell))
-        parts = [take_patches(frame, at[0], at[1], side) for at, side in shown]
-        if cell > p:
-            parts[1] = halve(parts[1])
+        cut = take_patches(frame, coarse, cell)
         padding = np.zeros((length - len(native) - len(coarse), 2), np.int32)
-        parts.append(np.zeros((len(padding), p, p, 3), np.float32))
-        sizes = [len(native), len(coarse), len(padding)]
-        return Tokens(
-            patches=np.concatenate(parts, dtype=np.float32),
-            patch_coord=np.concatenate([native, coarse, padding], dtype=np.int32),
-            scale_id=np.repeat(np.array([NATIVE, COARSE, PADDING], np.uint8), sizes),
-            patch_valid=np.ones(length, bool),
-            grids=self.grids(image_hw),
-            carried_coord=np.concatenate([carried[kept], padding], dtype=np.int32),
-        )
+        scales = [
+            (NATIVE, take_patches(frame, native, p), native),
+            (COARSE, halve(cut) if cell > p else cut, coarse),
+            (PADDING, np.zeros((len(padding), p, p, 3), np.float32), padding),  # all of them are float32 for these
+        ]
+        carried = np.concatenate([carried[kept], padding], dtype=np.int32)
+        return join_scales(scales, self.grids(image_hw), carried_coord=carried)
 
 
 def choose_native(frame: np.ndarray, cell: int) -> np.ndarray:
-    """Chooses the coarse patches that stay native: indices in raster order, ascending, int (64,) or fewer.
-
-    Args:
-        frame: uint8 (H, W, 3), whole coarse patches.
-        cell: side of one, pixels.
-    """
-    y, x = np.divmod(np.arange(frame.shape[0] * frame.shape[1] // cell**2), frame.shape[1] // cell)
-    scores = [
-        measure_frequency(take_patches(frame, y[at : at + _AT_ONCE], x[at : at + _AT_ONCE], cell))
-        for at in range(0, len(y), _AT_ONCE)
-    ]
+    """Chooses the coarse patches of uint8 (H, W, 3) that stay native: int (64,) or fewer, in raster order."""
+    count = frame.shape[0] * frame.shape[1] // cell**2
+    places = np.stack(np.divmod(np.arange(count), frame.shape[1] // cell), axis=1)
+    parts = (places[at : at + _AT_ONCE] for at in range(0, count, _AT_ONCE))
+    scores = [measure_frequency(take_patches(frame, part, cell)) for part in parts]
     return np.sort(np.argsort(np.concatenate(scores), kind="stable")[-_MOST_NATIVE:])
 
 

@@ -11,42 +11,24 @@ import numpy as np
 
 from charm.inputs.naflex import fit_budget
 from charm.inputs.settings import QuadtreeSettings
-from charm.inputs.whole import WholeInput, resize, take_patches
+from charm.inputs.whole import BudgetInput, join_scales, resize, take_patches
 from charm.tokenization.geometry import fit_to_grid, fitted_hw
-from charm.tokenization.tokenizer import CharmTokenizer
 from charm.tokenization.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class QuadtreeInput(WholeInput):
+class QuadtreeInput(BudgetInput):
     """Starts with the largest patches and splits the one that loses most when it is shown in p x p pixels.
 
     It goes on as long as there is room: a split replaces a patch by its four quarters, so that l or up to two fewer
     tokens are used. An image of which the largest patches alone exceed l is downscaled until they do not.
-
-    Args:
-        patch_size: p, pixels; the backbone's.
-        budget: l, tokens.
-        settings: see there.
     """
 
-    patch_size: int = 14
-    budget: int = 512
     settings: QuadtreeSettings = field(default_factory=QuadtreeSettings)
-
-    whole_grid = False
-
-    @classmethod
-    def build(cls, settings: QuadtreeSettings, cutter: CharmTokenizer, training: bool) -> "QuadtreeInput":
-        return cls(cutter.patch_size, cutter.max_seq_len, settings)
 
     @property
     def num_scales(self) -> int:  # type: ignore[override]
         return self.settings.levels
-
-    @property
-    def max_seq_len(self) -> int:
-        return self.budget
 
     @property
     def _root(self) -> int:
@@ -72,7 +54,6 @@ class QuadtreeInput(WholeInput):
         return fit_to_grid(image if sized == image_hw else resize(image, sized), self._root)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size."""
         roots, finest = (height * width for height, width in (self.grids(image_hw)[0], self.grids(image_hw)[-1]))
         return min(finest, roots + (self.budget - roots) // 3 * 3)
 
@@ -95,26 +76,18 @@ class QuadtreeInput(WholeInput):
         for above, below in zip(splits, [*splits[1:], None], strict=True):
             children = above.repeat(2, axis=0).repeat(2, axis=1)
             is_leaf.append(children if below is None else children & ~below)
-        parts = []
+        scales = []
         for level in range(levels - 1, -1, -1):
-            y, x = np.nonzero(is_leaf[level])
-            patches = take_patches(shown[level], y, x, self.patch_size)
-            parts.append((patches, np.stack([y, x], axis=1).astype(np.int32), np.full(len(y), level, np.uint8)))
-        patches, coord, scale = (np.concatenate(some) for some in zip(*parts, strict=True))
-        grids = tuple((len(leaf), leaf.shape[1]) for leaf in is_leaf)
-        return Tokens(patches, coord, scale, np.ones(len(scale), bool), grids)
+            places = np.argwhere(is_leaf[level])
+            scales.append((level, take_patches(shown[level], places, self.patch_size), places))
+        return join_scales(scales, [(len(leaf), leaf.shape[1]) for leaf in is_leaf])
 
 
 def measure_loss(frame: np.ndarray, small: np.ndarray, patch_size: int) -> np.ndarray:
-    """Measures how much each patch loses that is shown in p x p pixels: sqrt(mean squared error x side).
+    """Measures how much each patch of uint8 (H, W, 3) loses that is shown in p x p pixels of uint8 (H / s, W / s, 3).
 
-    Args:
-        frame: uint8 (H, W, 3).
-        small: the same in fewer pixels, uint8 (H / s, W / s, 3).
-        patch_size: p, pixels.
-
-    Returns:
-        float64 (H / s / p, W / s / p); the side is that of the patch in the frame, s p pixels.
+    That is sqrt(mean squared error x side), the side being that of the patch in the frame, s p pixels. Returns float64
+    (H / s / p, W / s / p).
     """
     height, width = frame.shape[:2]
     blurred = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -134,12 +107,8 @@ def choose_splits(losses: list[np.ndarray], count: int) -> list[np.ndarray]:
     loss, or for a quarter the smaller of its own and its root's; of equal keys the root's comes first, then the higher
     loss, then the raster order. No heap is needed.
 
-    Args:
-        losses: float (h, w) of the largest patches, and (2h, 2w) of their quarters if these may be split, too.
-        count: of splits.
-
-    Returns:
-        A bool array for each of `losses`, True where a patch is split.
+    The losses are float (h, w) of the largest patches, and (2h, 2w) of their quarters if these may be split, too.
+    Returns a bool array for each of them, True where a patch is split.
     """
     keys = [losses[0]]
     for loss in losses[1:]:

@@ -41,16 +41,9 @@ INPUTS: dict[str, Callable[[Any, CharmTokenizer, bool], Input]] = {
 def build_input(
     name: str, settings: InputSettings | Mapping[str, Any], cutter: CharmTokenizer, training: bool = False
 ) -> Input:
-    """Builds an input.
+    """Builds the input of a name; in training what is random then is drawn. The cutter has patch size and most tokens.
 
-    Args:
-        name: a key of INPUTS.
-        settings: the input's own, as dataclass or as mapping.
-        cutter: has the patch size and the most tokens.
-        training: whether what is random in training is drawn.
-
-    Raises:
-        ValueError: a setting is unknown or not allowed, or the input's own length exceeds max_seq_len.
+    Raises ValueError if a setting is unknown or not allowed, or the input's own length exceeds max_seq_len.
     """
     chosen = build(SETTINGS[name], settings) if isinstance(settings, Mapping) else settings
     check_length(name, chosen, cutter.patch_size, cutter.max_seq_len)

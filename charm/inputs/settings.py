@@ -13,17 +13,11 @@ Tiles = Annotated[int, Range(1, 64)]
 
 @dataclass(frozen=True)
 class InputSettings:
-    """Settings of an input that has none of its own; the base of all others.
+    """Settings of an input that has none of its own; the base of all others."""
 
-    Attributes:
-        has_budget: whether sequences are as long as max_seq_len; else the settings decide their length.
-        reads_scores: whether it takes a column of scores (CharmTokenizer.reads), made for the images as they are.
-        shows: what a model sees of an image, for pages and cards.
-    """
-
-    shows: ClassVar[str] = ""
-    has_budget: ClassVar[bool] = True
-    reads_scores: ClassVar[bool] = False
+    shows: ClassVar[str] = ""  # what a model sees of an image, for pages and cards
+    has_budget: ClassVar[bool] = True  # whether sequences are as long as max_seq_len; else the settings decide
+    reads_scores: ClassVar[bool] = False  # whether it takes a column of scores, made for the images as they are
 
     @property
     def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -32,7 +26,7 @@ class InputSettings:
 
     @property
     def whole_edge(self) -> int | None:
-        """Pixels, side of the square image that an input with `whole_grid` shows; None for others."""
+        """Pixels, side of the square image of which all patches are shown, on one grid, in raster order; else None."""
         return None
 
     @property
@@ -55,19 +49,12 @@ class CharmSettings(InputSettings):
 
 @dataclass(frozen=True)
 class StandardSettings(InputSettings):
-    """Settings of the standard input.
+    """Settings of the standard input."""
 
-    Attributes:
-        edge: pixels, to which the image is resized.
-        crop: pixels, side of the square crop; rounded down to whole patches. 224, or 384 (729 tokens with p = 14).
-        place: of the crop in training, drawn from (seed, epoch, key) or the centre; in evaluation it is the centre.
-        resize: "shortest" edge to `edge`, in proportion, or "squash" the image to a square of `edge`.
-    """
-
-    edge: Pixels = 256
-    crop: Pixels = 224
-    place: Literal["random", "centre"] = "random"
-    resize: Literal["shortest", "squash"] = "shortest"
+    edge: Pixels = 256  # to which the image is resized
+    crop: Pixels = 224  # side of the square crop, rounded down to whole patches; 384 gives 729 tokens with p = 14
+    place: Literal["random", "centre"] = "random"  # in training, drawn by (seed, epoch, key); else it is the centre
+    resize: Literal["shortest", "squash"] = "shortest"  # edge in proportion, or the image to a square of `edge`
 
     shows = "a square crop of the resized image, the usual input of a vision transformer"
     has_budget = False
@@ -77,30 +64,20 @@ class StandardSettings(InputSettings):
             raise ValueError(f"edge={self.edge}: expected at least crop, {self.crop}")
 
     @property
-    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
-        return None
-
-    @property
     def whole_edge(self) -> int:
         return self.crop
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the crop."""
-        return (whole_patches(self.crop, patch_size) // patch_size) ** 2
+        return count_square(self.crop, patch_size)
 
 
 @dataclass(frozen=True)
 class FlexiSettings(StandardSettings):
-    """Settings of the FlexiViT input, with those of the crop.
-
-    Attributes:
-        grids: tokens along a side, of which training draws one for each step; patches are crop / grid pixels wide.
-        grid: tokens along a side in evaluation.
-    """
+    """Settings of the FlexiViT input, with those of the crop; patches are crop / grid pixels wide."""
 
     edge: Pixels = 240
     crop: Pixels = 240
+    # Tokens along a side, of which training draws one for each step; and those in evaluation.
     grids: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [5, 6, 8, 10, 12, 15, 16, 20, 24, 30])
     grid: Annotated[int, Range(1)] = 15
 
@@ -116,8 +93,7 @@ class FlexiSettings(StandardSettings):
         return tuple(self.grids)
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the finest grid; the backbone's patch size has no say."""
-        return max(*self.grids, self.grid) ** 2
+        return max(*self.grids, self.grid) ** 2  # the backbone's patch size has no say
 
 
 @dataclass(frozen=True)
@@ -130,17 +106,11 @@ class PaddingSettings(InputSettings):
     has_budget = False
 
     @property
-    def resizer_start(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """The scales and biases that a learnt resizer starts from; None for zeros, or without one."""
-        return None
-
-    @property
     def whole_edge(self) -> int:
         return self.edge
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the square."""
-        return (whole_patches(self.edge, patch_size) // patch_size) ** 2
+        return count_square(self.edge, patch_size)
 
 
 @dataclass(frozen=True)
@@ -163,53 +133,39 @@ class NaFlexSettings(InputSettings):
 
 @dataclass(frozen=True)
 class AnyResSettings(InputSettings):
-    """Settings of the AnyRes input.
+    """Settings of the AnyRes input."""
 
-    Attributes:
-        tile: side of a tile, pixels; rounded down to whole patches.
-        pinpoints: the grids of tiles, [rows, columns], of which the one is chosen that wastes least of the image.
-    """
-
-    tile: Pixels = 224
+    tile: Pixels = 224  # side of a tile; rounded down to whole patches
+    # The grids of tiles, [rows, columns], of which the one is chosen that wastes least of the image.
     pinpoints: list[tuple[Tiles, Tiles]] = field(default_factory=lambda: [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)])
 
     shows = "the image squashed to one tile, and in proportion on several"
     has_budget = False
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the most tiles and of the squashed image."""
         most = max(rows * columns for rows, columns in self.pinpoints)
-        return (1 + most) * (whole_patches(self.tile, patch_size) // patch_size) ** 2
+        return (1 + most) * count_square(self.tile, patch_size)  # with the squashed image
 
 
 @dataclass(frozen=True)
 class QuadtreeSettings(InputSettings):
-    """Settings of the quadtree input.
+    """Settings of the quadtree input."""
 
-    Attributes:
-        edge: pixels, of the square to which an image is resized first; 0 keeps its native size.
-        levels: sizes of patches: p, 2p, and with three levels 4p.
-    """
-
-    edge: Edge = 0
-    levels: Annotated[int, Range(2, 3)] = 3
+    edge: Edge = 0  # of the square to which an image is resized first; 0 keeps its native size
+    levels: Annotated[int, Range(2, 3)] = 3  # sizes of patches: p, 2p, and with three levels 4p
 
     shows = "the image in patches of several sizes, small ones where there is detail"
 
 
 @dataclass(frozen=True)
 class MullerSettings(InputSettings):
-    """Settings of the input of a learnt resizer.
+    """Settings of the input of a learnt resizer."""
 
-    Attributes:
-        edge: side of the square, pixels; rounded down to whole patches.
-        start: of the resizer's numbers, "identity" (nothing is added) or "published" (trained for a ResNet-50).
-        border: what lies beyond the image where it is blurred, "zero" as in the original or the image in "reflect".
-    """
-
-    edge: Pixels = 224
-    start: Literal["identity", "published"] = "identity"
-    border: Literal["zero", "reflect"] = "zero"
+    edge: Pixels = 224  # side of the square; rounded down to whole patches
+    start: Literal["identity", "published"] = "identity"  # nothing is added; or numbers trained for a ResNet-50
+    border: Literal["zero", "reflect"] = (
+        "zero"  # what lies beyond the image where it is blurred; zero is the original's
+    )
 
     shows = "the image squashed to a square, with detail that a learnt resizer adds"
     has_budget = False
@@ -219,8 +175,7 @@ class MullerSettings(InputSettings):
         return {"identity": None, "published": ((1.892, -11.295), (-0.014, 0.003))}[self.start]
 
     def length(self, patch_size: int) -> int:
-        """Returns the tokens of the square."""
-        return (whole_patches(self.edge, patch_size) // patch_size) ** 2
+        return count_square(self.edge, patch_size)
 
 
 @dataclass(frozen=True)
@@ -234,15 +189,10 @@ class MusiqSettings(InputSettings):
 
 @dataclass(frozen=True)
 class PublishedSettings(InputSettings):
-    """Settings of the published code's tokens.
+    """Settings of the published code's tokens."""
 
-    Attributes:
-        tokens: l of its training; an image of up to so many patches and one more is left as it is.
-        padded: whether shorter sequences are filled to `tokens` by padding that the model attends to, as in training.
-    """
-
-    tokens: Annotated[int, Range(1, MOST_TOKENS)] = 1024
-    padded: bool = True
+    tokens: Annotated[int, Range(1, MOST_TOKENS)] = 1024  # l of its training; one patch more is left as it is
+    padded: bool = True  # whether sequences are filled to `tokens` by padding that is attended to, as in training
 
     shows = "the whole image as the published code cuts it, some patches at native resolution and the others downscaled"
 
@@ -266,6 +216,11 @@ SETTINGS: dict[str, type[InputSettings]] = {
 def whole_patches(pixels: int, patch_size: int) -> int:
     """Returns a length, in pixels, rounded down to whole patches, at least one."""
     return max(1, pixels // patch_size) * patch_size
+
+
+def count_square(pixels: int, patch_size: int) -> int:
+    """Returns the number of patches of a square of this side, pixels, rounded down to whole patches."""
+    return max(1, pixels // patch_size) ** 2
 
 
 def check_length(name: str, settings: InputSettings, patch_size: int, max_seq_len: int) -> None:

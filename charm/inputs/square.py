@@ -22,17 +22,14 @@ _NATIVE_SHARE = 64 / 81  # of the coarse patches of a small square; 256 pixels, 
 class SquareInput:
     """Charm on an image that is first resized to a square, which distorts it.
 
-    Args:
-        charm: cuts the square. Of a square with so few patches that it would be left whole, 64 of 81 coarse patches
-            stay native and the others are downscaled ("some areas", section 4.4.1).
-        settings: the size; the image's own longest edge counts up to 10,000 pixels.
+    Of a square with so few patches that it would be left whole, 64 of 81 coarse patches stay native and the others are
+    downscaled ("some areas", section 4.4.1).
     """
 
-    charm: CharmTokenizer
+    charm: CharmTokenizer  # cuts the square
     settings: SquareSettings = field(default_factory=SquareSettings)
 
     draws = True
-    whole_grid = False
     pixel_bytes = 1
     num_residuals = 0
 
@@ -75,16 +72,13 @@ class SquareInput:
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Resizes an image, uint8 (H, W, 3), to its square, uint8 (edge, edge, 3)."""
-        edge = self._edge(image.shape[:2])
-        return resize(image, (edge, edge))
+        return resize(image, (self._edge(image.shape[:2]),) * 2)
 
     def length(self, image_hw: tuple[int, int]) -> int:
-        """Returns the number of tokens of an image of this size."""
         edge, cutter = self.plan(image_hw)
         return cutter.length((edge, edge))
 
     def grids(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Returns the grids that `Tokens.grids` will have, from the size alone."""
         edge, cutter = self.plan(image_hw)
         return cutter.grids((edge, edge))
 
@@ -98,7 +92,6 @@ class SquareInput:
         return cutter.cutter((edge, edge))
 
     def of_step(self, seed: int, epoch: int, step: int) -> Self:
-        """Returns the input itself: a training step draws nothing for all of its images."""
         return self
 
     def area_seen(self, image_hw: tuple[int, int]) -> None:

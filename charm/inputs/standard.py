@@ -15,15 +15,8 @@ _LONGEST = 8  # times the shorter side; of longer images only a part is resized
 
 @dataclass(frozen=True)
 class StandardInput(WholeInput):
-    """Resizes the image and cuts a square crop of it into a ViT's patches.
+    """Resizes the image and cuts a square crop of it, which may be drawn in training, into a ViT's patches."""
 
-    Args:
-        patch_size: p, pixels; the backbone's.
-        settings: sizes, and where the crop is taken.
-        training: whether the crop may be drawn.
-    """
-
-    patch_size: int = 14
     settings: StandardSettings = field(default_factory=StandardSettings)
     training: bool = True
 

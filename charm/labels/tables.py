@@ -46,25 +46,17 @@ class Packed:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of labels.
+    """A table of labels."""
 
-    Attributes:
-        where: file and line of the header, for messages.
-        columns: their names.
-        rows: of each row that is not blank, file and line, and its cells.
-        form: how the file differs from UTF-8 with commas and decimal points, for people; "" if it does not.
-    """
-
-    where: str
+    where: str  # file and line of the header, for messages
     columns: list[str]
-    rows: Sequence[tuple[str, Sequence[Any]]]
-    form: str = ""
+    rows: Sequence[tuple[str, Sequence[Any]]]  # of each row that is not blank, file and line, and its cells
+    form: str = ""  # how the file differs from UTF-8 with commas and decimal points, for people; "" if it does not
 
     def pick(self, needed: Sequence[str]) -> list[Row]:
         """Returns the cells of some columns; a cell that a row ends before is None.
 
-        Raises:
-            UserError: a column is missing or there twice.
+        Raises UserError if a column is missing or there twice.
         """
         for column in needed:
             if column not in self.columns:
@@ -97,8 +89,7 @@ def is_blank(cell: Any) -> bool:
 def read_number(cell: Any, column: str, where: str) -> float:
     """Reads a cell as a decimal number; 1_5, 0x1, nan and inf, which are numbers for Python, are not.
 
-    Raises:
-        UserError: the cell holds no finite decimal number.
+    Raises UserError if the cell holds no finite decimal number.
     """
     is_number = isinstance(cell, int | float | Decimal) and not isinstance(cell, bool)
     if is_number or (isinstance(cell, str) and _NUMBER.fullmatch(cell.strip())):
@@ -140,7 +131,8 @@ def read_table(file: Path, needed: Sequence[str], numbers: Sequence[str]) -> Tab
     for where, cells in rows:
         if len(cells) != len(columns):
             hint = f"; {_SEMICOLONS}" if separator == "," and len(cells) > len(columns) else ""
-            raise UserError(f"{where}: {_count_fields(cells)}; expected {len(columns)}, as the header has{hint}")
+            fields = "1 field" if len(cells) == 1 else f"{len(cells)} fields"
+            raise UserError(f"{where}: {fields}; expected {len(columns)}, as the header has{hint}")
     places = [place for place, column in enumerate(columns) if column in numbers]
     form = [
         f"columns separated by {_SEPARATORS[separator]}" if separator != "," else "",
@@ -196,15 +188,10 @@ def _count_columns(file: Path, text: str, separator: str, needed: Sequence[str])
     return sum(name.strip() in needed for name in header), max(len(header) - 1, 0)
 
 
-def _count_fields(cells: list[str]) -> str:
-    return "1 field" if len(cells) == 1 else f"{len(cells)} fields"
-
-
 def _replace_decimal_commas(rows: list[tuple[str, list[str]]], places: list[int]) -> bool:
     """Replaces the decimal commas in some columns by points; tells whether there were any.
 
-    Raises:
-        UserError: there are decimal points, too, so that one of them might separate thousands.
+    Raises UserError if there are decimal points, too, so that one of them might separate thousands.
     """
     found: dict[str, str] = {}
     for where, cells in rows:

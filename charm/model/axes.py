@@ -51,8 +51,7 @@ class PosEmbedAxes:
     def rows(self, tokens: Tokens) -> np.ndarray:
         """Returns int32 (L, 2): the number of the weights of each token's row and column; 0 where padding.
 
-        Raises:
-            ValueError: a grid has an axis of a length that is not prepared.
+        Raises ValueError if a grid has an axis of a length that is not prepared.
         """
         grids = tokens.pos_grids or tokens.grids
         first = np.zeros((len(grids), 2), np.int32)
@@ -67,14 +66,10 @@ class PosEmbedAxes:
         return np.where(tokens.patch_valid[:, None], at, 0).astype(np.int32)
 
     def gather(self, rows: Tensor, trained: Tensor | None = None) -> Tensor:
-        """Returns the position embeddings of tokens, on the device that `to` chose.
+        """Returns the position embeddings of tokens, float32 (..., D), on the device that `to` chose; or (..., w).
 
-        Args:
-            rows: integer (..., 2), from the method `rows`.
-            trained: float (g, g, D), the fine-tuned grid, to be mixed instead of the learnt one.
-
-        Returns:
-            float32 (..., D), differentiable with respect to `trained`; (..., w) without a learnt grid.
+        Their rows, integer (..., 2), are from the method `rows`. A fine-tuned grid, float (g, g, D), is mixed instead
+        of the learnt one; the embeddings are differentiable with respect to it.
         """
         y, x = rows.to(self.device, non_blocking=True).long().unbind(-1)
         if self._fixed:

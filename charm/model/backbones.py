@@ -18,6 +18,9 @@ from charm.runtime.weights import name_as_vit
 Backbone = VisionTransformer | Eva  # Eva is how timm builds DINOv3: the same, with rotary position embeddings
 
 
+_CHOOSE = "Choose a plain ViT, for example vit_small_patch14_dinov2"
+
+
 class BackboneError(ValueError):
     """Raised for a backbone that one kind of model cannot be built around; another kind may take it."""
 
@@ -97,8 +100,7 @@ def check_backbone(vit: Any, name: str) -> Backbone:
         raise BackboneError(
             f"backbone={name!r} is not supported (timm's {type(vit).__name__}{lacks}): only timm's VisionTransformer "
             "with learnt position embeddings on a grid and its DINOv3 are. Windows and merged patches, as Swin has "
-            "them, cannot be: they need a whole grid in a fixed order (paper, section 20). Choose a plain ViT, for "
-            "example vit_small_patch14_dinov2"
+            f"them, cannot be: they need a whole grid in a fixed order (paper, section 20). {_CHOOSE}"
         )
     projection = getattr(vit.patch_embed, "proj", None)
     if isinstance(projection, nn.Conv2d) and (projection.in_channels != 3 or len(set(projection.kernel_size)) > 1):
@@ -111,7 +113,7 @@ def check_backbone(vit: Any, name: str) -> Backbone:
     if not isinstance(vit.patch_embed, PatchEmbed) or vit.num_prefix_tokens != num_tokens:
         raise BackboneError(
             f"backbone={name!r} has more before its blocks than a projection of patches, a CLS token and registers "
-            "(convolutions or a distillation token, say): choose a plain ViT, for example vit_small_patch14_dinov2"
+            f"(convolutions or a distillation token, say). {_CHOOSE}"
         )
     grid = vit.patch_embed.grid_size
     if not is_rotary(vit) and grid[0] != grid[1]:

@@ -9,19 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from charm.images.limits import Colour, MaxEdge
-from charm.runtime.fields import (
-    MOST_TOKENS,
-    BackboneName,
-    Count,
-    Draws,
-    Fraction,
-    Head,
-    PosEmbedTraining,
-    Prompt,
-    SamName,
-    Seed,
-    Sha256,
-)
+from charm.runtime import fields
 from charm.runtime.schema import Range, SettingError, build
 
 LEVEL = 0.9  # of the intervals that are shown where nobody asks for another
@@ -41,40 +29,27 @@ class ViTShape:
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """The arguments of a model of charm.model.registry that decide its parameters; see there.
+    """The arguments of a model of charm.model.registry that decide its parameters; see there."""
 
-    Attributes:
-        image_edge: pixels, side of the images that the input shows whole; None if it shows none.
-        num_residuals: of the input (Tokens.residuals).
-        activation: of the outputs, see charm.model.protocol.ACTIVATIONS.
-        shape: of the backbone; None for that of its name.
-    """
-
-    backbone: BackboneName
+    backbone: fields.BackboneName
     num_scales: Annotated[int, Range(1, 3)]
     num_outputs: Annotated[int, Range(1, 1000)]
-    head: Head
+    head: fields.Head
     normalize: bool
-    pos_embed: PosEmbedTraining
-    image_edge: Annotated[int, Range(1, 8192)] | None = None
-    num_residuals: Annotated[int, Range(0, 8)] = 0
-    activation: Literal["none", "sigmoid"] = "none"
-    shape: ViTShape | None = None
+    pos_embed: fields.PosEmbedTraining
+    image_edge: Annotated[int, Range(1, 8192)] | None = None  # pixels, of images that the input shows whole; or None
+    num_residuals: Annotated[int, Range(0, 8)] = 0  # of the input (Tokens.residuals)
+    activation: Literal["none", "sigmoid", "sigmoid_fifths"] = "none"  # charm.model.protocol.ACTIVATIONS
+    shape: ViTShape | None = None  # of the backbone; None for that of its name
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What makes tokens of an image.
+    """What makes tokens of an image."""
 
-    Attributes:
-        name: a key of charm.inputs.registry.INPUTS.
-        settings: that the input has besides those of CharmTokenizer.
-        cutter: the arguments of CharmTokenizer; its patch_size and max_seq_len are those of every input.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    cutter: dict[str, Any]
+    name: str  # a key of charm.inputs.registry.INPUTS
+    settings: dict[str, Any]  # that the input has besides those of CharmTokenizer
+    cutter: dict[str, Any]  # the arguments of CharmTokenizer; patch_size and max_seq_len are those of every input
 
 
 @dataclass(frozen=True)
@@ -87,33 +62,26 @@ class PosEmbedConfig:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The labels that the model was trained on.
+    """The labels that the model was trained on."""
 
-    Attributes:
-        num_bins: of the distributions; 1 for scores.
-        score_range: lowest and highest score, of distributions that of the first and of the last bin.
-        accuracy_threshold: a score above this counts as good.
-        meaning: what a high score says of an image.
-    """
-
-    num_bins: Annotated[int, Range(1, 1000)]
-    score_range: tuple[float, float]
-    accuracy_threshold: float
-    meaning: str
+    num_bins: Annotated[int, Range(1, 1000)]  # of the distributions; 1 for scores
+    score_range: tuple[float, float]  # lowest and highest score, of distributions that of the first and the last bin
+    accuracy_threshold: float  # a score above this counts as good
+    meaning: str  # what a high score says of an image
 
 
 @dataclass(frozen=True)
 class SamHqConfig:
     """The settings of SAM-HQ that decide its masks; see charm.saliency.sam_hq.SamHqSettings."""
 
-    prompt: Prompt
-    box_threshold: Fraction
-    text_threshold: Fraction
-    top_k: Count
+    prompt: fields.Prompt
+    box_threshold: fields.Fraction
+    text_threshold: fields.Fraction
+    top_k: fields.Count
     hq_token_only: bool
-    sam: SamName
-    sam_sha256: Sha256
-    detector_sha256: Sha256
+    sam: fields.SamName
+    sam_sha256: fields.Sha256
+    detector_sha256: fields.Sha256
 
 
 @dataclass(frozen=True)
@@ -137,51 +105,35 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Facts about a model's training.
+    """Facts about a model's training."""
 
-    Attributes:
-        best_epoch: counted from 1.
-        edge: pixels; 99 of 100 training images have no longer edge.
-        started_from: the weights' repository or file; None for none.
-        licence: of these weights, if known.
-    """
-
-    best_epoch: Annotated[int, Range(0)]
-    edge: Annotated[int, Range(1)]
-    started_from: str | None
-    licence: str | None
+    best_epoch: Annotated[int, Range(0)]  # counted from 1
+    edge: Annotated[int, Range(1)]  # pixels; 99 of 100 training images have no longer edge
+    started_from: str | None  # the weights' repository or file; None for none
+    licence: str | None  # of these weights, if known
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Results of a model on the test images; of cross-validation, on all images.
 
-    Attributes:
-        scored: number of images.
-        draw_spread: mean standard deviation of an image's score over draws, on the scale of the labels; None with one
-            draw.
-        metrics: by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined. MAE is
-            on the scale of the labels.
+    `metrics` has by name the `value` with the ends of its 95 % interval, `low` and `high`; None where undefined, and
+    the ends of too few images. MAE is on the scale of the labels.
     """
 
-    scored: Annotated[int, Range(0)]
-    draw_spread: float | None
+    scored: Annotated[int, Range(0)]  # number of images
+    draw_spread: float | None  # mean deviation of an image's score over draws, on the labels' scale; None with one draw
     metrics: dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
 class SolvedConfig:
-    """A head that was solved on a frozen backbone's features, by ridge regression on the mean score.
+    """A head that was solved on a frozen backbone's features, by ridge regression on the mean score."""
 
-    Attributes:
-        layer: that it reads, counted from 1; the backbone ends there.
-        penalty: of the regression, on standardized features.
-        cross_validation: agreement over all images, each scored by a head that was chosen and solved without it; None
-            where the test images are many enough to tell it.
-    """
-
-    layer: Annotated[int, Range(1)]
-    penalty: Annotated[float, Range(0)]
+    layer: Annotated[int, Range(1)]  # that it reads, counted from 1; the backbone ends there
+    penalty: Annotated[float, Range(0)]  # of the regression, on standardized features
+    # Agreement over all images, each scored by a head that was chosen and solved without it; None where the test images
+    # are many enough to tell it.
     cross_validation: EvaluationConfig | None
 
 
@@ -193,14 +145,10 @@ class Calibration:
     whatever the model and its errors are like (Vovk et al., 2005; Lei et al., JASA 2018). The errors are not divided
     by the spread over draws: on the built-in data that makes intervals up to 18 % wider at the same coverage, since
     draws say little of how wrong a score is (correlation 0.0 to 0.2).
-
-    Attributes:
-        images: number of validation images.
-        errors: |score - label| of these on the scale of the labels, ascending; of more than MOST_ERRORS images the
-            errors at evenly spaced ranks.
     """
 
-    images: Annotated[int, Range(1)]
+    images: Annotated[int, Range(1)]  # number of validation images
+    # |score - label| of these on the scale of the labels, ascending; of more than MOST_ERRORS at evenly spaced ranks.
     errors: list[Annotated[float, Range(0)]]
 
     @classmethod
@@ -213,8 +161,7 @@ class Calibration:
     def reach(self, level: float) -> float | None:
         """Returns half the width of an interval, unclipped; None where there are too few images for this level.
 
-        Raises:
-            ValueError: level is not between 0 and 1.
+        Raises ValueError if level is not between 0 and 1.
         """
         if not 0 < level < 1:
             raise ValueError(f"level={level}: expected a number between 0 and 1, for example 0.9")
@@ -224,11 +171,14 @@ class Calibration:
         return self.errors[math.ceil(rank * len(self.errors) / self.images) - 1]
 
 
+def format_interval(low: float | None, high: float | None, sign: str = "") -> str:
+    """Formats the ends of an interval for people; a dash where there is none (None or nan)."""
+    if low is None or high is None or math.isnan(low):
+        return "\N{EN DASH}"
+    return f"{low:{sign}.3f} to {high:{sign}.3f}"
+
+
 _BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
-_TRY = (
-    "What may help: a backbone with published weights (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a "
-    "larger max_seq_len."
-)
 
 
 def list_doubts(
@@ -236,67 +186,52 @@ def list_doubts(
 ) -> list[str]:
     """Lists what speaks against a model's scores, each with what to try; empty if nothing does.
 
-    Args:
-        dataset: that it learnt from.
-        started_from: as in TrainingConfig.
-        evaluation: None before `evaluate`.
-        solved: as in ModelConfig; what cross-validation found counts in the place of `evaluation`.
+    What cross-validation found of a solved head counts in the place of `evaluation`.
     """
-    doubts = []
+    doubts, published = [], "a backbone with published weights"
     if started_from is None and dataset != _BUILT_IN:
         doubts.append(
             "The backbone started from random weights and knows nothing but these images, which is seldom enough. "
-            "Choose a backbone with published weights and pretrained: true, or a checkpoint."
+            f"Choose {published} and pretrained: true, or a checkpoint."
         )
     crossed = solved.cross_validation if solved else None
     rated, where = (crossed, "By cross-validation") if crossed else (evaluation, "On the test images")
     if rated is not None:
         value, low, high = (rated.metrics["srcc"][end] for end in ("value", "low", "high"))
-        found = "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+        found = "undefined" if value is None else f"{value:.3f} ({format_interval(low, high)})"
         if low is None or low <= 0:
-            doubts.append(f"{where} the order of the scores is no better than chance: SRCC {found}. {_TRY}")
+            sure = "may be" if value is not None and low is None else "is"  # of too few images for an interval
+            doubts.append(
+                f"{where} the order of the scores {sure} no better than chance: SRCC {found}. What may help: "
+                f"{published} (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a larger max_seq_len."
+            )
     return doubts
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model's config.json.
-
-    Attributes:
-        model: its kind and its arguments.
-        tokenizer, pos_embeds, labels, saliency, data, training: see there.
-        max_edge: pixels; larger images are downscaled first, as they were for training. None for no limit.
-        seed: of the draws of patches.
-        draws: number of draws that an image's score is averaged over.
-        versions: of the libraries, and of the way that patches are drawn, with which it was trained.
-        evaluation: None before `evaluate`.
-        colour: what becomes of wide colours, as it did for training.
-        val_percentiles: the 101 percentiles, 0 to 100, of the scores of the validation images, not clipped, on the
-            scale of the labels; None before `evaluate`.
-        calibration: errors on the validation images; None before `evaluate`.
-        solved: how the head was found; None if the model was fine-tuned.
-    """
+    """A model's config.json; before `evaluate` what that finds is None."""
 
     model: ViTConfig
     tokenizer: InputConfig
     pos_embeds: PosEmbedConfig
     labels: LabelConfig
-    max_edge: MaxEdge | None
-    seed: Seed
-    draws: Draws
+    max_edge: MaxEdge | None  # pixels; larger images are downscaled first, as they were for training
+    seed: fields.Seed
+    draws: fields.Draws  # number of draws of patches that an image's score is averaged over
     saliency: SaliencyConfig | None
     data: DataConfig
     training: TrainingConfig
-    versions: dict[str, str]
+    versions: dict[str, str]  # of the libraries, and of the way that patches are drawn, with which it was trained
     evaluation: EvaluationConfig | None = None
-    colour: Colour = "srgb"
+    colour: Colour = "srgb"  # what becomes of wide colours, as it did for training
+    # The 101 percentiles, 0 to 100, of the scores of the validation images, not clipped, on the scale of the labels.
     val_percentiles: list[float] | None = None
     calibration: Calibration | None = None
-    solved: SolvedConfig | None = None
+    solved: SolvedConfig | None = None  # how the head was found; None if the model was fine-tuned
 
     @property
     def doubts(self) -> list[str]:
-        """What speaks against the scores (`list_doubts`)."""
         return list_doubts(self.data.dataset, self.training.started_from, self.evaluation, self.solved)
 
     def to_json(self) -> dict[str, Any]:
@@ -307,8 +242,7 @@ class ModelConfig:
     def from_json(cls, values: Any) -> "ModelConfig":
         """Builds the config from the values of `to_json`.
 
-        Raises:
-            ValueError: a key is unknown or missing, a value is not allowed, or two values contradict each other.
+        Raises ValueError if a key is unknown or missing, a value is not allowed, or two values contradict each other.
         """
         if not isinstance(values, dict):
             raise ValueError(f"expected keys and values, got {type(values).__name__}")
@@ -319,37 +253,33 @@ class ModelConfig:
 
 def _check_together(config: ModelConfig) -> None:
     """Raises SettingError for values that are right by themselves and contradict each other."""
-    low, high = config.labels.score_range
-    if not 0 < high - low < math.inf:
-        _fail("labels", "score_range", f"expected [lowest, highest], got {[low, high]}")
-    if not low <= config.labels.accuracy_threshold <= high:
-        _fail("labels", "accuracy_threshold", f"expected within score_range, got {config.labels.accuracy_threshold}")
-    if config.model.num_outputs != config.labels.num_bins:
-        _fail(
-            "labels",
-            "num_bins",
-            f"expected {config.model.num_outputs}, as model.num_outputs, got {config.labels.num_bins}",
-        )
+    labels, outputs, known, made = config.labels, config.model.num_outputs, config.val_percentiles, config.calibration
+    low, high = labels.score_range
+    _expect(0 < high - low < math.inf, "labels.score_range", f"[lowest, highest], got {[low, high]}")
+    is_within = low <= labels.accuracy_threshold <= high
+    _expect(is_within, "labels.accuracy_threshold", f"within score_range, got {labels.accuracy_threshold}")
+    is_same = labels.num_bins == outputs
+    _expect(is_same, "labels.num_bins", f"{outputs}, as model.num_outputs, got {labels.num_bins}")
     length = config.tokenizer.cutter.get("max_seq_len")
-    if isinstance(length, int) and config.draws * length > MOST_TOKENS:
-        problem = f"expected at most {MOST_TOKENS} tokens of an image, got {config.draws} draws of {length}"
-        raise SettingError(("draws",), f"draws: {problem}")
+    is_short = not isinstance(length, int) or config.draws * length <= fields.MOST_TOKENS
+    _expect(is_short, "draws", f"at most {fields.MOST_TOKENS} tokens of an image, got {config.draws} draws of {length}")
     if config.saliency is not None and config.saliency.backend == "sam_hq":
         build(SamHqConfig, config.saliency.settings, ("saliency", "settings"))
-    known = config.val_percentiles
-    if known is not None and (len(known) != 101 or known != sorted(known)):
-        problem = f"val_percentiles: expected 101 numbers, none below the one before it, got {len(known)}"
-        raise SettingError(("val_percentiles",), problem)
-    made = config.calibration
-    if made and (made.errors != sorted(made.errors) or len(made.errors) != min(made.images, MOST_ERRORS)):
-        _fail("calibration", "errors", f"expected one of each image, at most {MOST_ERRORS}, ascending")
+    if known is not None:
+        is_ranked = len(known) == 101 and known == sorted(known)
+        _expect(is_ranked, "val_percentiles", f"101 numbers, none below the one before it, got {len(known)}")
+    if made:
+        is_whole = made.errors == sorted(made.errors) and len(made.errors) == min(made.images, MOST_ERRORS)
+        _expect(is_whole, "calibration.errors", f"one of each image, at most {MOST_ERRORS}, ascending")
     crossed = config.solved.cross_validation if config.solved else None
     for rated in filter(None, (config.evaluation, crossed)):
         for name in METRICS:
             found = rated.metrics.get(name, {})
-            if found.keys() != {"value", "low", "high"} or len({end is None for end in found.values()}) > 1:
-                _fail("evaluation", "metrics", f"expected value, low and high of {name}, all or none, got {found}")
+            none = {end for end, value in found.items() if value is None}
+            is_known = found.keys() == {"value", "low", "high"} and none in (set(), {"low", "high"}, found.keys())
+            _expect(is_known, "evaluation.metrics", f"value, low and high of {name}, all or none, got {found}")
 
 
-def _fail(section: str, key: str, problem: str) -> None:
-    raise SettingError((section, key), f"{section}.{key}: {problem}")
+def _expect(is_so: bool, key: str, expected: str) -> None:
+    if not is_so:
+        raise SettingError(tuple(key.split(".")), f"{key}: expected {expected}")

@@ -20,13 +20,10 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
 
 
 def cosine_projection(patch_size: int, num_filters: int) -> np.ndarray:
-    """Computes filters of the luminance DCT, evenly spread over its frequencies, without the constant one.
+    """Computes filters of the luminance DCT, float32 (num_filters, 3, p, p), evenly spread, without the constant one.
 
     A filter's gain is its frequency to the power of 1.5, since a photograph's spectrum falls: on the validation
     images of the built-in data set SRCC is 0.95 with it and 0.93 with the power 1 (seeds 0 and 2).
-
-    Returns:
-        float32 (num_filters, 3, p, p).
     """
     basis = dct(np.eye(patch_size), axis=0, norm="ortho")
     pairs = [(i, j) for i in range(patch_size) for j in range(patch_size)]

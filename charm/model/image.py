@@ -23,21 +23,14 @@ _MOST_PATCH = 32  # pixels
 
 
 class ImageModel(Model):
-    """Scores square images that an input with `whole_grid` has cut.
+    """Scores square images that an input with a `whole_edge` has cut.
 
     In training, too, batch norms have the statistics of the pre-training and no paths are dropped: what a batch
     measures or draws would depend on micro-batches and processes.
 
-    Args:
-        backbone: name of a model of timm; one that is made for another size of images is changed to that of the input.
-        image_edge: side of the images, pixels; None if the input shows no whole images.
-        pretrained: whether to load the published weights (downloaded to the hub's cache on first use).
-        num_outputs: 1 for a score, the number of bins for a distribution (the outputs are then logits).
-        head: input of the linear layer: "mean" of the backbone's last grid; or "first_mean", its first token (the top
-            left corner, or the CLS token of a backbone that has one) beside the mean of the others, as in Charm's
-            published code.
-        normalize: whether pixels are normalized by the mean and deviation of the backbone's pre-training.
-        settings: passed on to timm.
+    The head reads the "mean" of the backbone's last grid; or "first_mean", its first token (the top left corner, or the
+    CLS token of a backbone that has one) beside the mean of the others, as in Charm's published code. The arguments
+    are those of CharmViT.
 
     Raises:
         BackboneError: the backbone, or its way to give features, cannot be used with images of this size.
@@ -49,8 +42,8 @@ class ImageModel(Model):
 
     def __init__(
         self,
-        backbone: str,
-        image_edge: int | None,
+        backbone: str,  # of timm; one that is made for another size of images is changed to that of the input
+        image_edge: int | None,  # side of the images, pixels; None if the input shows no whole images
         pretrained: bool = True,
         num_outputs: int = 1,
         head: str = "mean",
@@ -90,13 +83,13 @@ class ImageModel(Model):
 
     @property
     def body(self) -> nn.Module:
-        """All of it."""
         return self.backbone
 
     @property
     def patch_size(self) -> int:
         """The side of the patches that an image is handed over in, pixels; the backbone never knows it."""
-        return 16 if self.image_edge % 16 == 0 else _largest_divisor(self.image_edge, _MOST_PATCH)
+        edge = self.image_edge
+        return 16 if edge % 16 == 0 else next(side for side in range(min(_MOST_PATCH, edge), 0, -1) if edge % side == 0)
 
     @property
     def num_layers(self) -> int:
@@ -121,7 +114,6 @@ class ImageModel(Model):
         pos_embed: Tensor,
         residuals: Tensor | None = None,
     ) -> Tensor:
-        """Returns what the head reads of each image, float (B, F), from patches and their places alone."""
         pixels = self._scale_pixels(patches, self.head.weight.dtype)
         features: Tensor = self.image_backbone(join_patches(pixels, patch_coord))
         tokens = features.movedim(self._axis, -1).flatten(1, -2)
@@ -131,22 +123,15 @@ class ImageModel(Model):
 
 
 def join_patches(patches: Tensor, patch_coord: Tensor) -> Tensor:
-    """Puts square images together from all of their patches.
+    """Puts square images together from all of their patches, (B, s * s, P, P, 3); returns (B, 3, s * P, s * P).
 
-    Args:
-        patches: (B, s * s, P, P, 3).
-        patch_coord: integer (B, s * s, 2), (y, x), each place once; turned images have them in any order.
-
-    Returns:
-        (B, 3, s * P, s * P), with the values and the dtype of `patches`.
-
-    Raises:
-        ValueError: the number of patches is no square.
+    The places, integer (B, s * s, 2), (y, x), are there once each, of turned images in any order. Raises ValueError if
+    the number of patches is no square.
     """
     batch_size, count, patch_size = patches.shape[:3]
     side = math.isqrt(count)
     if side**2 != count:
-        raise ValueError(f"{count} patches are no square image: expected an input with whole_grid")
+        raise ValueError(f"{count} patches are no square image: expected an input that shows whole images of one size")
     y, x = patch_coord.long().unbind(-1)
     order = (y * side + x).argsort(dim=1)
     ordered = patches[torch.arange(batch_size, device=order.device)[:, None], order]
@@ -157,8 +142,7 @@ def join_patches(patches: Tensor, patch_coord: Tensor) -> Tensor:
 def _try_features(name: str, edge: int, settings: dict[str, Any]) -> tuple[int, int]:
     """Runs a backbone without numbers, before its weights are made; returns the axis of its features and their width.
 
-    Raises:
-        BackboneError: it takes no images of this size, or gives no features of places.
+    Raises BackboneError if it takes no images of this size, or gives no features of places.
     """
     try:
         with torch.device("meta"), torch.no_grad():
@@ -191,7 +175,3 @@ def _create(name: str, edge: int, pretrained: bool, settings: dict[str, Any]) ->
     with warnings.catch_warnings(action="ignore"):  # timm's own, as it resizes tables of relative positions
         model.set_input_size(img_size=(edge, edge))  # windows keep their share of the image: Swin's are 12 wide at 384
     return model
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return next(divisor for divisor in range(min(most, number), 0, -1) if number % divisor == 0)

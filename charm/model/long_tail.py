@@ -26,22 +26,17 @@ def draw_pair(unit_scores: Tensor, uniform: tuple[float, float], tau_1: float, t
     The first is drawn with probability softmax(|s_i - mean| / tau_1), the second, another one, with softmax(tau_2 /
     (|s_i - s_j| + 0.01)); the first's share is P(i) / (P(i) + P(j)), both of the first distribution.
 
-    Args:
-        unit_scores: float (B,), on 0..1.
-        uniform: two numbers from [0, 1), on which alone the draw depends.
-        tau_1, tau_2: the paper's.
-
-    Returns:
-        None if there are fewer than two samples, or all scores are equal.
+    Scores are float (B,), on 0..1; the two numbers from [0, 1) in `uniform` decide alone. Returns None if there are
+    fewer than two samples, or all scores are equal.
     """
     scores = 1 + 9 * unit_scores.detach().double().cpu()
     if len(scores) < 2 or scores.max() == scores.min():
         return None
     rarity = ((scores - scores.mean()).abs() / tau_1).softmax(0)
-    first = _invert(rarity, uniform[0])
+    first = _draw(rarity, uniform[0])
     nearness = tau_2 / ((scores - scores[first]).abs() + 0.01)
     nearness[first] = -torch.inf
-    second = _invert(nearness.softmax(0), uniform[1])
+    second = _draw(nearness.softmax(0), uniform[1])
     # The log of the ratio is finite where both probabilities are too small for a float.
     gap = ((scores[second] - scores.mean()).abs() - (scores[first] - scores.mean()).abs()) / tau_1
     return Mixture(first, second, float(torch.sigmoid(-gap)))
@@ -54,14 +49,9 @@ def mix(values: Tensor, mixture: Mixture) -> Tensor:
 
 
 def similarity_loss(features: Tensor, unit_scores: Tensor) -> Tensor:
-    """Computes how far similarities of features are from those of scores, mean over all pairs.
+    """Computes how far similarities of features, float (B, F), are from those of scores, float (B,).
 
-    Args:
-        features: float (B, F); compared by the cosine.
-        unit_scores: float (B,).
-
-    Returns:
-        A scalar: mean of (cosine - (1 - |s_a - s_b| / (max - min)))^2; 0 if all scores are equal.
+    It is the mean over all pairs of (cosine - (1 - |s_a - s_b| / (max - min)))^2; 0 if all scores are equal.
     """
     span = unit_scores.max() - unit_scores.min()
     if span == 0:
@@ -71,7 +61,7 @@ def similarity_loss(features: Tensor, unit_scores: Tensor) -> Tensor:
     return (unit @ unit.T - expected).square().mean()
 
 
-def _invert(probabilities: Tensor, uniform: float) -> int:
+def _draw(probabilities: Tensor, uniform: float) -> int:
     """Returns the place that a number from [0, 1) falls on when the places divide that interval."""
     ends = probabilities.cumsum(0)
     return min(int((ends <= uniform * ends[-1]).sum()), len(ends) - 1)

@@ -9,6 +9,9 @@ from scipy import stats
 from charm.model.config import METRICS, EvaluationConfig
 from charm.tokenization.draws import draw_uniform
 
+# Of fewer images, more than 1 in 40 resamples hold two different ones at most, which correlate by -1 or 1 in any model.
+LEAST_IMAGES = 6
+
 
 def _correlate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., float]:
     """Makes a statistic return nan, "undefined", if one side is constant or there are fewer than two scores."""
@@ -39,14 +42,9 @@ def concordance(prediction: np.ndarray, target: np.ndarray) -> float:
     nan where KRCC is undefined.
     """
     pairs = len(target) * (len(target) - 1)
-    different = [pairs - sum(count * (count - 1) for count in _count(scores)) for scores in (prediction, target)]
+    counts = (np.unique(scores, return_counts=True)[1] for scores in (prediction, target))
+    different = [pairs - int((count * (count - 1)).sum()) for count in counts]
     return 0.5 + 0.5 * krcc(prediction, target) * math.sqrt(different[0] / max(1, different[1]))
-
-
-def _count(scores: np.ndarray) -> list[int]:
-    """Counts how often each of the values is there."""
-    counts: list[int] = np.unique(scores, return_counts=True)[1].tolist()
-    return counts
 
 
 def accuracy(prediction: np.ndarray, target: np.ndarray, threshold: float) -> float:
@@ -83,7 +81,8 @@ def bootstrap_intervals(
     """Computes the bootstrap interval of each metric over samples of as many images: (low, high) by name.
 
     Images are drawn with replacement, each with both of its scores; low and high are percentiles of the metric over
-    the resamples. A resample whose scores are all equal is left out; nan where the metric itself is undefined.
+    the resamples. A resample whose scores are all equal is left out; nan where the metric itself is undefined, or there
+    are fewer than LEAST_IMAGES.
 
     1000 resamples of 20,000 images take 6 s, of 200 images 0.4 s, most of it for KRCC.
     """
@@ -96,14 +95,16 @@ def resample_agreement(
 ) -> np.ndarray:
     """Computes all METRICS of samples of as many images, drawn with replacement: float64 (resamples, 5).
 
+    All are nan for fewer than LEAST_IMAGES.
+
     Equal seeds and numbers of images draw the same images: the difference between two models' arrays is their paired
     difference, in which what makes a sample easy or hard for both cancels out.
     """
     count = len(target)
     # Ranked once: the ranks within a resample follow from how often each place of the order is drawn, without sorting.
     places = [np.unique(scores, return_inverse=True)[1] for scores in (prediction, target)]
-    found = np.empty((resamples, len(METRICS)))
-    for resample in range(resamples):
+    found = np.full((resamples, len(METRICS)), np.nan)
+    for resample in range(resamples if count >= LEAST_IMAGES else 0):
         chosen = (draw_uniform(seed, resample, "", "bootstrap", count) * count).astype(np.intp)
         predicted, given = prediction[chosen], target[chosen]
         predicted_ranks, given_ranks = (_rank_places(place[chosen]) for place in places)
@@ -122,10 +123,10 @@ def find_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Finds the interval of each metric, (low, high), in its resamples, float (resamples, 5); nan where it is nan."""
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    found = zip(METRICS, resampled.T, strict=True)
+    is_known = np.isfinite(resampled).any(axis=0) & [math.isfinite(points[name]) for name in METRICS]
     return {
-        name: tuple(np.nanquantile(values, ends).tolist()) if math.isfinite(points[name]) else (math.nan, math.nan)
-        for name, values in found
+        name: tuple(np.nanquantile(values, ends).tolist()) if known else (math.nan, math.nan)
+        for name, values, known in zip(METRICS, resampled.T, is_known, strict=True)
     }
 
 

@@ -6,15 +6,10 @@ from torch import Tensor, nn
 
 
 class MixedLinear(nn.Linear):
-    """A linear layer that is made of another one by `mix_out`; its parameters and their names stay.
+    """A linear layer that is made of another one by `mix_out`; its parameters and their names stay."""
 
-    Attributes:
-        start: the weights that fine-tuning started from, as `weight`; in no state dict.
-        share: p, of the columns that are taken from them.
-    """
-
-    start: Tensor
-    share: float
+    start: Tensor  # the weights that fine-tuning started from, as `weight`; in no state dict
+    share: float  # p, of the columns that are taken from them
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer; in training with mixed weights, whose expectation is `weight`.
@@ -29,12 +24,7 @@ class MixedLinear(nn.Linear):
 
 
 def mix_out(model: nn.Module, share: float) -> None:
-    """Turns all linear layers of a model into MixedLinear ones that start from what they are; in place.
-
-    Args:
-        model: whose layers are nn.Linear itself; others stay.
-        share: p, in (0, 1).
-    """
+    """Turns all layers of a model that are nn.Linear itself into MixedLinear ones, with p in (0, 1); in place."""
     for layer in model.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = MixedLinear

@@ -115,15 +115,13 @@ def name_as_timm(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
             named[_WHOLE[path]] = tensor[0] if path.endswith("scale_embedding") else tensor
             continue
         found = next((re.sub(old, new, part) for old, new in _PARTS.items() if re.fullmatch(old, part)), None)
-        if leaf == "kernel" and tensor.ndim == 4:
+        if leaf != "kernel":
+            tensor = tensor.flatten()
+        elif tensor.ndim == 4:
             tensor = tensor.permute(3, 2, 0, 1)
-        elif leaf == "kernel" and part.endswith("/out"):
-            tensor = tensor.flatten(0, 1).T
-        elif leaf == "kernel":
-            tensor = tensor.flatten(1).T
-        named[f"{found}.{_LEAVES.get(leaf, leaf)}" if found else path] = (
-            tensor.flatten() if leaf != "kernel" else tensor
-        )
+        else:
+            tensor = (tensor.flatten(0, 1) if part.endswith("/out") else tensor.flatten(1)).T
+        named[f"{found}.{_LEAVES.get(leaf, leaf)}" if found else path] = tensor
     for block in {name.split(".attn.")[0] for name in named if ".attn.query" in name}:
         for leaf in ("weight", "bias"):
             parts = [named.pop(f"{block}.attn.{part}.{leaf}") for part in ("query", "key", "value")]

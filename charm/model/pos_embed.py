@@ -110,14 +110,10 @@ def axis_weights(length: int, side: int, mode: str = "bilinear", antialias: bool
 
 
 def mix_pos_embed(learnt: Tensor, y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]) -> Tensor:
-    """Mixes position embeddings from the taps (charm.model.positions.axis_taps) of each token's row and column.
+    """Mixes position embeddings, (..., D), of a learnt grid, float (g, g, D); differentiable with respect to that.
 
-    Args:
-        learnt: float (g, g, D), the learnt grid.
-        y, x: positions, int64 (..., K), and weights, float (..., K).
-
-    Returns:
-        (..., D); equal to `resample_pos_embed` at that place, to rounding. Differentiable with respect to `learnt`.
+    The taps of each token's row and column (charm.model.positions.axis_taps) are positions, int64 (..., K), and
+    weights, float (..., K). Equal to `resample_pos_embed` at that place, to rounding.
     """
     side, _, embed_dim = learnt.shape
     rows = learnt.reshape(side * side, embed_dim)

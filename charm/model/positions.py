@@ -115,11 +115,6 @@ def axis_taps(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places, np.take_along_axis(weights, places, axis=1)
 
 
-def _linear(distance: np.ndarray, antialias: bool) -> np.ndarray:
-    weights: np.ndarray = np.maximum(0, 1 - distance)
-    return weights
-
-
 def _cubic(distance: np.ndarray, antialias: bool) -> np.ndarray:
     """Computes Keys' cubic kernel (1981); with antialiasing torch has another constant, that of Pillow."""
     a, x = (-0.5 if antialias else -0.75), distance
@@ -129,7 +124,7 @@ def _cubic(distance: np.ndarray, antialias: bool) -> np.ndarray:
 
 
 _KERNELS: dict[str, Callable[[np.ndarray, bool], np.ndarray]] = {
-    "bilinear": _linear,
+    "bilinear": lambda distance, antialias: np.maximum(0, 1 - distance),
     "bicubic": _cubic,
     "bicubic_offset": _cubic,
 }

@@ -9,8 +9,13 @@ from torch import Tensor, nn
 from charm.model.config import PosEmbedConfig, ViTConfig
 from charm.model.resizer import Resizer
 
-# Of the outputs: the published code trained scores on 0..1 through a sigmoid, Charm trains them as they are.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda output: output, "sigmoid": torch.sigmoid}
+# Of the outputs: the published code trained scores on 0..1 through a sigmoid, Charm trains them as they are. It learnt
+# KonIQ-10k's means, from 1 to 5, as fifths: 0.2 is the lowest score.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda output: output,
+    "sigmoid": torch.sigmoid,
+    "sigmoid_fifths": lambda output: (5 * torch.sigmoid(output) - 1) / 4,
+}
 LearntMode = Literal["bilinear", "bicubic", "bicubic_offset"]
 
 
@@ -18,25 +23,16 @@ class Model(nn.Module):
     """Scores images from their tokens; a kind of model is a module of charm.model, and a line in charm.model.registry.
 
     Called as `model(patches, patch_coord, scale_id, patch_valid, pos_embed)`, see CharmViT.forward.
-
-    Attributes:
-        heads: kinds of heads that it may have.
-        whole_image: whether it reads all patches of an image of one size, and not any number of tokens.
-        head: the linear layer that gives the outputs; head_kind: what it reads, one of `heads`.
-        activation: a key of ACTIVATIONS, of what it gives.
-        scale_embed: float (num_scales, D), learnt; None with one scale.
-        resizer: what mixes residuals with the pixels; None for inputs without them.
-        pixel_mean, pixel_std: float (3,), that pixels are normalized with; None if they are not.
     """
 
-    heads: ClassVar[tuple[str, ...]]
-    whole_image: ClassVar[bool] = False
-    head: nn.Linear
-    head_kind: str
-    activation: str = "none"
-    scale_embed: nn.Parameter | None
-    resizer: Resizer | None
-    pixel_mean: Tensor | None
+    heads: ClassVar[tuple[str, ...]]  # kinds of heads that it may have
+    whole_image: ClassVar[bool] = False  # whether it reads all patches of an image of one size, not any tokens
+    head: nn.Linear  # that gives the outputs
+    head_kind: str  # what it reads, one of `heads`
+    activation: str = "none"  # a key of ACTIVATIONS, of what it gives
+    scale_embed: nn.Parameter | None  # float (num_scales, D), learnt; None with one scale
+    resizer: Resizer | None  # what mixes residuals with the pixels; None for inputs without them
+    pixel_mean: Tensor | None  # float (3,), that pixels are normalized with; None if they are not
     pixel_std: Tensor | None
 
     @classmethod
@@ -94,8 +90,7 @@ class Model(nn.Module):
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Chooses whether activations are computed again for the gradient, which saves memory.
 
-        Raises:
-            ValueError: the backbone cannot do it.
+        Raises ValueError if the backbone cannot do it.
         """
         try:
             self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]

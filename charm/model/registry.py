@@ -16,14 +16,9 @@ MODELS: tuple[type[Model], ...] = (CharmViT, ImageModel)
 
 
 def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
-    """Builds the first kind of model that takes the backbone of a config.
+    """Builds the first kind of model that takes the backbone of a config, with its published weights if pretrained.
 
-    Args:
-        config: of the model.
-        pretrained: whether it starts from the backbone's published weights.
-
-    Raises:
-        ValueError: no kind takes the backbone, for these reasons; or it cannot be used with these settings.
+    Raises ValueError if no kind takes the backbone, for these reasons; or it cannot be used with these settings.
     """
     reasons = []
     for kind in MODELS:

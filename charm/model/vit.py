@@ -5,6 +5,7 @@ embedding is added; tokens that are padding are never attended to; one linear la
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -20,11 +21,11 @@ from charm.model.pooling import pool_tokens
 from charm.model.pos_embed import gather_pos_embed, learnt_grid, resample_pos_embed
 from charm.model.protocol import LearntMode, Model
 from charm.model.resizer import Resizer
-from charm.tokenization.tokens import TokenBatch
+from charm.tokenization.tokens import ARRAYS, TokenBatch
 
 
 class CharmViT(Model):
-    """Scores images that CharmTokenizer has cut.
+    """Scores images that CharmTokenizer has cut; raises ValueError for a backbone that cannot be used so.
 
     Args:
         backbone: name of a timm ViT, or such a model. The model is used as it is and loses its classifier.
@@ -40,14 +41,6 @@ class CharmViT(Model):
         train_pos_embed: whether the learnt position embeddings are fine-tuned; the paper freezes them (section 4.2).
         num_residuals: of the input, for which a learnt resizer is made.
         settings: passed on to timm with a name.
-
-    Attributes:
-        scale_embed: float (num_scales, D), learnt; None with one scale.
-        mask_token: float (D,), stands in the place of padding, as in the paper; None with one scale. As nothing attends
-            to padding, its gradient is 0.
-
-    Raises:
-        ValueError: the backbone cannot be used, or not with these settings.
     """
 
     heads = ("cls", "cls_mean", "mean", "map", "native", "coarse", "native_coarse", "cls_native_coarse")
@@ -86,21 +79,21 @@ class CharmViT(Model):
             raise ValueError(f"head={head!r} reads a CLS token, and this backbone has none: choose {choice}")
         # A classifier or a pooling that nothing reads holds up training on several devices.
         vit.reset_classifier(0, None if vit.attn_pool is None or head == "map" else "")
-        self.vit = vit
-        self.head_kind, self.num_scales = head, num_scales
+        self.vit, self.head_kind, self.num_scales = vit, head, num_scales
         self.rotary = is_rotary(vit)
+        self.antialias = bool(getattr(vit, "antialias", False))  # positions were learnt resampled with it (SigLIP 2)
+        # Prefix tokens (CLS, registers) that have a position embedding of their own.
+        self.num_pos_prefix = 0 if self.rotary or vit.no_embed_class else int(vit.num_prefix_tokens)
         if not self.rotary:
             self.pos_embed.requires_grad_(train_pos_embed)
         elif train_pos_embed:
             raise ValueError("rotary position embeddings are not learnt: leave them frozen")
         self._keep_normalization(normalize)
-        multiscale = num_scales > 1
         self.resizer = Resizer(num_residuals) if num_residuals else None
-        self.scale_embed = nn.Parameter(torch.zeros(num_scales, vit.embed_dim)) if multiscale else None
-        self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim)) if multiscale else None
-        for parameter in (self.scale_embed, self.mask_token):
-            if parameter is not None:
-                nn.init.trunc_normal_(parameter, std=0.02)
+        self.scale_embed = self.mask_token = None  # that of padding, as in the paper; nothing attends to it
+        if num_scales > 1:
+            self.scale_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_scales, vit.embed_dim), std=0.02))
+            self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(vit.embed_dim), std=0.02))
         self._add_head(vit.embed_dim * len(head.split("_")), num_outputs)
         self._resample_kernel = PatchEmbedResamplerFixedOrigSize((self.patch_size, self.patch_size))
 
@@ -119,19 +112,12 @@ class CharmViT(Model):
 
     @property
     def body(self) -> nn.Module:
-        """The blocks."""
         blocks: nn.Module = self.vit.blocks
         return blocks
 
     @property
     def patch_size(self) -> int:
-        """p, the side of a patch, pixels."""
         return int(self.vit.patch_embed.patch_size[0])
-
-    @property
-    def antialias(self) -> bool:
-        """Whether the backbone learnt its position embeddings resampled with antialiasing (SigLIP 2)."""
-        return bool(getattr(self.vit, "antialias", False))
 
     @property
     def pos_embed(self) -> Tensor:
@@ -140,18 +126,11 @@ class CharmViT(Model):
         return self.vit.pos_embed
 
     @property
-    def num_pos_prefix(self) -> int:
-        """Number of prefix tokens (CLS, registers) that have a position embedding of their own."""
-        return 0 if self.rotary or self.vit.no_embed_class else int(self.vit.num_prefix_tokens)
-
-    @property
     def learnt_grid(self) -> Tensor | None:
-        """The learnt position embeddings without the prefix, float (g, g, D); None if they are rotary."""
         return None if self.rotary else learnt_grid(self.pos_embed, self.num_pos_prefix)
 
     @property
     def trained_grid(self) -> Tensor | None:
-        """`learnt_grid` if it is fine-tuned, and so may differ from the published one; else None."""
         return None if self.rotary or not self.pos_embed.requires_grad else self.learnt_grid
 
     def pos_embed_config(self, mode: LearntMode, antialias: bool) -> PosEmbedConfig:
@@ -239,17 +218,17 @@ class CharmViT(Model):
         torch.Size([2, 1])
         """
         if isinstance(patches, TokenBatch):
-            arrays = patches.patches, patches.patch_coord, patches.scale_id, patches.patch_valid
-            tensors = [torch.from_numpy(array).to(self.head.weight.device) for array in arrays]
-            tables = [self.pos_embed_tables(grids) for grids in patches.grids]
-            return self.forward(tensors[0], tensors[1], tensors[2], tensors[3], tables)
+            arrays = [getattr(patches, name) for name in ARRAYS]
+            pos_embed = [self.pos_embed_tables(grids) for grids in patches.grids]
+            on_device = (torch.from_numpy(array).to(self.head.weight.device) for array in arrays)
+            patches, patch_coord, scale_id, patch_valid = on_device
         if patch_coord is None or scale_id is None or patch_valid is None or pos_embed is None:
             raise TypeError(
                 "expected a batch of a tokenizer, or patches, patch_coord, scale_id, patch_valid, pos_embed"
             )
         if not isinstance(pos_embed, Tensor):
-            samples = zip(pos_embed, patch_coord, scale_id, strict=True)
-            pos_embed = torch.stack([gather_pos_embed(*sample) for sample in samples])
+            images = zip(pos_embed, patch_coord, scale_id, strict=True)
+            pos_embed = torch.stack([gather_pos_embed(*one) for one in images])
         return self.score_features(self.features(patches, patch_coord, scale_id, patch_valid, pos_embed, residuals))
 
     def features(
@@ -261,29 +240,9 @@ class CharmViT(Model):
         pos_embed: Tensor,
         residuals: Tensor | None = None,
     ) -> Tensor:
-        """Returns what the head reads of each image of a batch, float (B, F); arguments as of `forward`."""
         attn_mask = self.attn_mask_of(patch_valid, patches.device)
-        return self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
-
-    def encode(
-        self, patches: Tensor, scale_id: Tensor, patch_valid: Tensor, pos_embed: Tensor, attn_mask: Tensor | None
-    ) -> Tensor:
-        """Scores a batch as `forward`, from embeddings per token and a given mask; no step depends on the data."""
-        return self.score_features(self.encode_features(patches, scale_id, patch_valid, pos_embed, attn_mask))
-
-    def encode_features(
-        self,
-        patches: Tensor,
-        scale_id: Tensor,
-        patch_valid: Tensor,
-        pos_embed: Tensor,
-        attn_mask: Tensor | None,
-        residuals: Tensor | None = None,
-    ) -> Tensor:
-        """Returns what the head reads of each image of a batch, float (B, F); arguments as of `encode`."""
-        for x in self.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals):
-            last = x  # none of the others is kept
-        return self.pool(self.head_kind, last, scale_id, patch_valid, attn_mask)
+        states = self.run_blocks(patches, scale_id, patch_valid, pos_embed, attn_mask, residuals)
+        return self.pool(self.head_kind, deque(states, maxlen=1).pop(), scale_id, patch_valid, attn_mask)
 
     def run_blocks(
         self,
@@ -294,7 +253,10 @@ class CharmViT(Model):
         attn_mask: Tensor | None,
         residuals: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Yields what the first block reads, then what each gives, (B, prefix + L, D); arguments as of `encode`."""
+        """Yields what the first block reads, then what each gives, (B, prefix + L, D); arguments as of `forward`.
+
+        The mask is that of `attn_mask`, or one of numbers that are added; no step depends on the data otherwise.
+        """
         x = self._embed(patches, residuals)
         if self.scale_embed is not None and self.mask_token is not None:
             valid = patch_valid.to(x.device, non_blocking=True).unsqueeze(-1)
@@ -319,7 +281,6 @@ class CharmViT(Model):
     def pool(self, head: str, x: Tensor, scale_id: Tensor, patch_valid: Tensor, attn_mask: Tensor | None) -> Tensor:
         """Normalizes what a block gives, (B, prefix + L, D), and pools it to the input of a kind of head, (B, F)."""
         x = self.vit.norm(x)
-        valid = patch_valid.to(x.device, non_blocking=True)
         if head == "map":
             first = 0 if self.vit.pool_include_prefix else self.vit.num_prefix_tokens
             if attn_mask is not None:
@@ -328,7 +289,8 @@ class CharmViT(Model):
                     attn_mask = torch.zeros_like(attn_mask, dtype=x.dtype).masked_fill(~attn_mask, -torch.inf)
             pooled: Tensor = self.vit.fc_norm(self.vit.attn_pool(x[:, first:], attn_mask))
             return pooled
-        parts = pool_tokens(head.split("_"), x, self.vit.num_prefix_tokens, valid, scale_id >= self.num_scales - 1)
+        valid, is_native = patch_valid.to(x.device, non_blocking=True), scale_id >= self.num_scales - 1
+        parts = pool_tokens(head.split("_"), x, self.vit.num_prefix_tokens, valid, is_native)
         # In the place of `norm` for backbones that were trained on the mean.
         return torch.cat([self.vit.fc_norm(part) for part in parts], dim=1)
 
@@ -337,21 +299,19 @@ class CharmViT(Model):
 
         A backbone that embeds patches otherwise has `embed_patches` (MUSIQ).
         """
-        proj = self.vit.patch_embed.proj
-        pixels = self._scale_pixels(patches, proj.weight.dtype, residuals)
-        embed_patches: Any = getattr(self.vit.patch_embed, "embed_patches", None)
-        if embed_patches is not None:
-            found: Tensor = embed_patches(pixels)
+        embed: Any = self.vit.patch_embed
+        proj, pixels = embed.proj, self._scale_pixels(patches, embed.proj.weight.dtype, residuals)
+        if hasattr(embed, "embed_patches"):
+            found: Tensor = embed.embed_patches(pixels)
             return found
-        pixels = pixels.flatten(2)
         # Not in bfloat16: 0.5 and 0.502 are one number there, and fine detail is gone before the first block (1 % of
         # the work of a small ViT).
         with torch.autocast(patches.device.type, enabled=False):
             own = patches.shape[2] == self.patch_size
             kernel = proj.weight if own else self._resample_kernel(proj.weight, list(patches.shape[2:4]))
             weight = kernel.permute(0, 2, 3, 1).flatten(1)  # (D, 3, P, P) -> (D, P * P * 3), as patches lie in memory
-            projected = nn.functional.linear(pixels, weight, proj.bias)
-        embedded: Tensor = self.vit.patch_embed.norm(projected)
+            projected = nn.functional.linear(pixels.flatten(2), weight, proj.bias)
+        embedded: Tensor = embed.norm(projected)
         return embedded
 
     def _prefix(self) -> Tensor:

@@ -46,16 +46,9 @@ def _as_value_error() -> Iterator[None]:
 
 
 class ColumnFile:
-    """A Parquet file, or a file or stream of Arrow, as Hugging Face's `save_to_disk` writes.
+    """A Parquet file, or a file or stream of Arrow, as Hugging Face's `save_to_disk` writes; `schema` is pyarrow's.
 
-    Args:
-        file: its place; formats are told by their first bytes.
-
-    Attributes:
-        schema: of pyarrow.
-
-    Raises:
-        ValueError: of another kind, damaged or cut short, here and whenever something is read.
+    Raises ValueError if it is of another kind, damaged or cut short, here and whenever something is read.
     """
 
     def __init__(self, file: Path) -> None:

@@ -23,11 +23,7 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def open_device(name: str) -> torch.device:
-    """Opens a device by its torch name.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """Opens a device by its torch name; raises UserError if there is no such device."""
     try:
         return torch.zeros((), device=name).device
     except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without it

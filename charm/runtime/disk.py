@@ -18,8 +18,9 @@ from charm.runtime.errors import UserError
 
 try:
     import fcntl
+    import resource as resource  # for those who limit or measure what processes take
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = resource = None  # type: ignore[assignment]
 
 _BUFFER = 1 << 20  # bytes; a tar is written in pieces of 10 kB, and each would be a call of the system
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # how formulas begin in spreadsheets; full-width, too
@@ -40,8 +41,7 @@ def file_sha256(path: Path) -> str:
 def name_impostor(path: Path) -> str:
     """Names what often lies in the place of a file of weights: a Git LFS pointer, a web page, a text; "" if none does.
 
-    Raises:
-        OSError: the file cannot be read.
+    Raises OSError if the file cannot be read.
     """
     with open(path, "rb") as file:
         head = file.read(400)
@@ -61,8 +61,7 @@ def name_impostor(path: Path) -> str:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a file to be there whole or not at all: it is written aside, flushed to disk, renamed.
 
-    Raises:
-        UserError: there is no room for the file; an earlier file at the path stays as it is.
+    Raises UserError if there is no room for the file; an earlier file at the path stays as it is.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # host and process id do not tell containers apart
     try:

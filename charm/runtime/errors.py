@@ -26,10 +26,10 @@ def escape_controls(text: str) -> str:
     )
 
 
-def in_one_line(text: str, most: int = 500) -> str:
-    """Returns a text of somebody else's as one line of at most `most` characters, control characters escaped."""
-    line = escape_controls(text[: most + 1])
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+def in_one_line(text: str) -> str:
+    """Returns a text of somebody else's as one line of at most 500 characters, control characters escaped."""
+    line = escape_controls(text[:501])
+    return line if len(line) <= 500 else f"{line[:497]}..."
 
 
 def did_you_mean(came: str, known: list[str]) -> str:

@@ -28,6 +28,7 @@ _LONGEST_NAME = 300  # characters; a module that holds itself has a longer one
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _DTYPES = {
     "torch FloatStorage": torch.float32,
@@ -63,13 +64,7 @@ class Stored:
 
 
 class Archive:
-    """A file of torch.save, opened without executing anything.
-
-    Args:
-        path: of the file.
-
-    Attributes:
-        content: what was saved; objects as Inert, tensors as Stored.
+    """A file of torch.save, opened without executing anything; `content` is what was saved, as Inert and Stored.
 
     Raises:
         UserError: missing, damaged, of another kind, or hostile.
@@ -115,8 +110,7 @@ class Archive:
     def read(self, tensors: dict[str, Stored]) -> dict[str, Tensor]:
         """Reads tensors, float32; together they take no more memory than the file has bytes.
 
-        Raises:
-            UserError: a tensor is not of floats, or its place in the archive is not as described.
+        Raises UserError if a tensor is not of floats, or its place in the archive is not as described.
         """
         total = 0
         for name, one in tensors.items():
@@ -198,8 +192,7 @@ def unpickle(data: bytes | bytearray) -> Any:
     marks: list[int] = []
     memo: dict[int, Any] = {}
 
-    def pop_marked() -> list[Any]:
-        start = marks.pop()
+    def pop_from(start: int) -> list[Any]:
         items = stack[start:]
         del stack[start:]
         return items
@@ -211,17 +204,14 @@ def unpickle(data: bytes | bytearray) -> Any:
             stack.append(argument)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
         elif name == "MARK":
             marks.append(len(stack))
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name == "EMPTY_LIST":
-            stack.append([])
         elif name in _TUPLES:
-            start = len(stack) - _TUPLES[name]
-            stack[start:] = [tuple(stack[start:])]
+            stack.append(tuple(pop_from(len(stack) - _TUPLES[name])))
         elif name == "TUPLE":
-            stack.append(tuple(pop_marked()))
+            stack.append(tuple(pop_from(marks.pop())))
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -234,12 +224,14 @@ def unpickle(data: bytes | bytearray) -> Any:
         elif name == "BINPERSID":
             pass  # ("storage", class, key, device, numel) stays as it is, and nothing is looked up by it
         elif name in ("APPEND", "APPENDS"):
-            items = pop_marked() if name == "APPENDS" else [stack.pop()]
+            items = pop_from(marks.pop() if name == "APPENDS" else len(stack) - 1)
             if type(stack[-1]) is list:
                 stack[-1].extend(items)
         elif name in ("SETITEM", "SETITEMS"):
-            items = pop_marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _set_items(stack[-1], items)
+            items = pop_from(marks.pop() if name == "SETITEMS" else len(stack) - 2)
+            if type(stack[-1]) is dict:  # hashing a tuple of tuples may take for ever: only plain keys are kept
+                pairs = zip(items[::2], items[1::2], strict=True)
+                stack[-1].update((key, one) for key, one in pairs if type(key) in (str, int, float))
         elif name == "BUILD":
             state = stack.pop()
             state = state[0] if type(state) is tuple and state else state  # (attributes, slots)
@@ -250,14 +242,6 @@ def unpickle(data: bytes | bytearray) -> Any:
         elif name != "PROTO":
             raise ValueError(f"its pickle has the opcode {name}")
     raise ValueError("its pickle has no end")
-
-
-def _set_items(target: Any, items: list[Any]) -> None:
-    """Fills a dictionary; hashing a tuple of tuples may take for ever, so only plain keys are kept."""
-    if type(target) is dict:
-        target |= {
-            key: value for key, value in zip(items[::2], items[1::2], strict=True) if type(key) in (str, int, float)
-        }
 
 
 def _stand_for(called: Any, arguments: Any) -> Any:

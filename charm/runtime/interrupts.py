@@ -26,10 +26,8 @@ _SILENCE = 10  # seconds after which a command that is still ending says so
 class Interrupts:
     """Records SIGTERM and SIGINT while it is entered, in the main thread alone.
 
-    A signal that is ignored, as Ctrl-C is where a script's job runs in the background, stays ignored.
-
-    Attributes:
-        came: whether a signal has come.
+    A signal that is ignored, as Ctrl-C is where a script's job runs in the background, stays ignored. `came` tells
+    whether one has come.
     """
 
     def __init__(self) -> None:
@@ -127,10 +125,8 @@ if hasattr(os, "register_at_fork"):
 def reporting(when_stopped: str = "") -> Iterator[None]:
     """Ends the process with one line, not a traceback, after a signal or an error that a user can put right.
 
-    Exit codes are STOPPED and MISTAKE. SIGTERM is handled like Ctrl-C. A second signal ends the process at once.
-
-    Args:
-        when_stopped: printed after "stopped".
+    Exit codes are STOPPED (`when_stopped` is printed after "stopped") and MISTAKE. SIGTERM is handled like Ctrl-C. A
+    second signal ends the process at once.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

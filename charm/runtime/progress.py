@@ -11,13 +11,9 @@ class Progress:
 
     Args:
         label: name of the job.
-        total: number of units.
+        total, done: numbers of units, and of those that were done before; `done` counts on.
         unit: name of a unit, for example "shard".
-        done: number of units that were done before.
         silent: whether nothing is shown, for example because the results themselves appear on the terminal.
-
-    Attributes:
-        done: number of units that are done.
     """
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0, silent: bool = False) -> None:

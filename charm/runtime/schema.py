@@ -58,12 +58,7 @@ class OneOf:
 
 
 class SettingError(ValueError):
-    """Raised for a value that a field may not have.
-
-    Attributes:
-        keys: path to the value, outermost first.
-        message: the problem, with these keys.
-    """
+    """Raised for a value that a field may not have; `keys` is the path to it, outermost first."""
 
     def __init__(self, keys: tuple[str, ...], message: str) -> None:
         super().__init__(message)
@@ -86,26 +81,28 @@ def build(kind: type[T], values: Mapping[str, Any], keys: tuple[str, ...] = ()) 
         if key not in hints:
             name = ".".join((*keys, str(key)))
             raise SettingError((*keys, key), f"unknown key {name}{did_you_mean(str(key), list(hints))}")
-    found = {}
-    for key, hint in hints.items():
-        path = (*keys, key)
-        if key not in values:
-            raise SettingError(keys, f"missing key {'.'.join(path)}")
-        value = values[key]
-        section = _section_of(hint)
-        if section is not None and not (value is None and _is_optional(hint)):
-            if not isinstance(value, Mapping):
-                problem = f"expected a section with keys of its own, got {value!r}"
-                raise SettingError(path, f"{'.'.join(path)}: {problem}")
-            found[key] = build(section, value, path)
-        else:
-            problem, found[key] = check(hint, value)
-            if problem:
-                raise SettingError(path, f"{'.'.join(path)}: {problem}")
+    if missing := [key for key in hints if key not in values]:
+        raise SettingError(keys, f"missing key {'.'.join((*keys, missing[0]))}")
+    found = {key: _read(hint, values[key], (*keys, key)) for key, hint in hints.items()}
     try:
         return kind(**found)
     except ValueError as error:  # settings that do not go together
         raise SettingError(keys, f"{'.'.join(keys)}: {error}" if keys else str(error)) from error
+
+
+def _read(hint: Any, value: Any, keys: tuple[str, ...]) -> Any:
+    """Returns the value of a field, which may be a section; the keys are its path."""
+    is_optional = types.NoneType in get_args(hint)
+    section: Any = next(one for one in get_args(hint) if one is not types.NoneType) if is_optional else hint
+    is_section = dataclasses.is_dataclass(section) and not (value is None and is_optional)
+    try:
+        if not is_section:
+            return check(hint, value)
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a section with keys of its own, got {value!r}")
+    except ValueError as error:
+        raise SettingError(keys, f"{'.'.join(keys)}: {error}") from None
+    return build(section, value, keys)
 
 
 def field_hints(kind: Any) -> dict[str, Any]:
@@ -120,78 +117,66 @@ def check_fields(instance: Any) -> None:
     Numbers of numpy are accepted, and an integer where a float is expected.
     """
     for name, hint in field_hints(type(instance)).items():
-        value = getattr(instance, name)
-        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-            value = int(value)
-        elif isinstance(value, numbers.Real) and not isinstance(value, bool):
-            value = float(value)
-        problem, _ = check(hint, value)
-        if problem:
-            raise ValueError(f"{name}={getattr(instance, name)!r}: {problem}")
+        value = given = getattr(instance, name)
+        if isinstance(given, numbers.Real) and not isinstance(given, bool):
+            value = int(given) if isinstance(given, numbers.Integral) else float(given)
+        try:
+            check(hint, value)
+        except ValueError as error:
+            raise ValueError(f"{name}={given!r}: {error}") from None
 
 
-def choices(kind: Any, name: str) -> tuple[str, ...]:
-    """Returns the values of a field that is one of several words."""
-    return get_args(field_hints(kind)[name])
-
-
-def check(hint: Any, value: Any) -> tuple[str, Any]:
-    """Checks a value against a type; returns the problem or "", and the value as plain Python type."""
-    origin = get_origin(hint)
+def check(hint: Any, value: Any) -> Any:
+    """Checks a value against a type; returns it as plain Python type, or raises ValueError that says what is wrong."""
+    origin, kinds = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        if value is None:
-            return "", None
-        return check(next(arg for arg in get_args(hint) if arg is not types.NoneType), value)
+        return None if value is None else check(next(one for one in kinds if one is not types.NoneType), value)
     if origin is Annotated:
-        inner, *rules = get_args(hint)
-        problem, value = check(inner, value)
-        return problem or next(filter(None, (rule.problem(value) for rule in rules)), ""), value
+        value = check(kinds[0], value)
+        for problem in filter(None, (rule.problem(value) for rule in kinds[1:])):
+            raise ValueError(problem)
+        return value
     if origin is Literal:
-        known = [str(choice) for choice in get_args(hint)]
-        is_known = isinstance(value, str) and value in known  # a list is never one of the words
-        return ("" if is_known else f"{value!r} is not known{did_you_mean(str(value), known)}"), value
+        known = [str(choice) for choice in kinds]
+        if not isinstance(value, str) or value not in known:  # a list is never one of the words
+            raise ValueError(f"{value!r} is not known{did_you_mean(str(value), known)}")
+        return value
     if origin in (list, tuple):
-        return _check_sequence(hint, value)
+        return _check_sequence(origin, kinds, value)
     if origin is dict:
         if not isinstance(value, Mapping):
-            return f"expected keys and values, got {value!r}", value
-        checked = {str(key): check(get_args(hint)[1], item) for key, item in value.items()}
-        problem = next((f"{key}: {found}" for key, (found, _) in checked.items() if found), "")
-        return problem, {key: item for key, (_, item) in checked.items()}
-    if hint is Any:
-        return "", value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and is_number and abs(value) <= sys.float_info.max:  # not infinite, not nan, no integer beyond
-        return "", float(value)
-    if hint is float and is_number:
-        return f"expected a finite number, got {value!r}", value
-    if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and not is_number):
-        return "", hint(value)
-    # The built-in type is named: float, and not ruamel.yaml's ScalarFloat.
-    came = next(base.__name__ for base in type(value).__mro__ if base.__module__ == "builtins")
-    return f"expected {hint.__name__}, got {value!r} ({came})", value
+            raise ValueError(f"expected keys and values, got {value!r}")
+        return {str(key): _check_item(kinds[1], item, str(key)) for key, item in value.items()}
+    return value if hint is Any else _check_plain(hint, value)
 
 
-def _check_sequence(hint: Any, value: Any) -> tuple[str, Any]:
+def _check_sequence(kind: Any, kinds: tuple[Any, ...], value: Any) -> Any:
     """Does `check` for a list, which needs at least one entry, or a tuple of a given length."""
-    kinds = get_args(hint)
-    if get_origin(hint) is list:
+    if kind is list:
         if not isinstance(value, list) or not value:
-            return f"expected a list of at least one entry, got {value!r}", value
+            raise ValueError(f"expected a list of at least one entry, got {value!r}")
         kinds = kinds * len(value)
     elif not isinstance(value, list | tuple) or len(value) != len(kinds):
-        return f"expected a list of {len(kinds)} entries, got {value!r}", value
-    checked = [check(kind, item) for kind, item in zip(kinds, value, strict=True)]
-    return next((problem for problem, _ in checked if problem), ""), get_origin(hint)(item for _, item in checked)
+        raise ValueError(f"expected a list of {len(kinds)} entries, got {value!r}")
+    return kind(check(one, item) for one, item in zip(kinds, value, strict=True))
 
 
-def _is_optional(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType) and types.NoneType in get_args(hint)
+def _check_item(hint: Any, value: Any, key: str) -> Any:
+    try:
+        return check(hint, value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
-def _section_of(hint: Any) -> Any:
-    """Returns the dataclass that a field holds, or may hold besides None; None for other fields."""
-    for kind in get_args(hint) if _is_optional(hint) else (hint,):
-        if dataclasses.is_dataclass(kind):
-            return kind
-    return None
+def _check_plain(hint: Any, value: Any) -> Any:
+    """Does `check` for a number, a bool or a text."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number:
+        if not abs(value) <= sys.float_info.max:  # infinite, nan, or an integer beyond
+            raise ValueError(f"expected a finite number, got {value!r}")
+        return float(value)
+    if hint in (int, bool, str) and isinstance(value, hint) and not (hint is int and not is_number):
+        return hint(value)
+    # The built-in type is named: float, and not ruamel.yaml's ScalarFloat.
+    came = next(base.__name__ for base in type(value).__mro__ if base.__module__ == "builtins")
+    raise ValueError(f"expected {hint.__name__}, got {value!r} ({came})")

@@ -8,8 +8,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from http.client import HTTPException
-from queue import Empty, Queue
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,35 +23,25 @@ def within(seconds: float, work: Callable[[], T], check: Callable[[], None] = la
 
     Time limits of libraries often hold for a step of many only, or not for a name's look-up or an odd answer.
 
-    Args:
-        seconds: that the work may take.
-        work: what may not return.
-        check: called again and again; may raise.
-
-    Raises:
-        TimeoutError: the work takes longer.
+    Meanwhile `check` is called again and again; it may raise. Raises TimeoutError if the work takes longer.
     """
-    done: Queue[tuple[T | None, BaseException | None]] = Queue()
+    done: Future[T] = Future()
 
     def run() -> None:
         try:
-            done.put((work(), None))
+            done.set_result(work())
         except BaseException as error:
-            done.put((None, error))
+            done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
     end = time.monotonic() + seconds
-    while True:
+    while not done.done():
         check()
-        try:
-            result, error = done.get(timeout=max(0.0, min(_CHECK_EVERY, end - time.monotonic())))
-        except Empty:
-            if time.monotonic() >= end:
-                raise TimeoutError(f"no answer within {seconds:g} s") from None
-            continue
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        wait([done], min(_CHECK_EVERY, left))
+    return done.result()
 
 
 def hub_address() -> str:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,11 +27,8 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> dict[s
     Position embeddings of another grid are refused, not resampled: timm has a name for each image size, and they
     would lose by being resampled twice. Names are turned into timm's by the model's `name_weights`, if it has one.
 
-    Returns:
-        all tensors of the file.
-
-    Raises:
-        UserError: the file is missing, holds no weights, has another checksum, or is of another backbone.
+    Returns all tensors of the file. Raises UserError if the file is missing, holds no weights, has another checksum, or
+    is of another backbone.
     """
     try:
         read = read_tensors(path)
@@ -47,14 +44,7 @@ def load_backbone(backbone: nn.Module, path: Path, sha256: str | None) -> dict[s
     classifier = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
     left_out = (*_LEFT_OUT, *(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)))
     tensors = {name: value for name, value in read.items() if name in expected or not name.startswith(left_out)}
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    reshaped = [
-        f"{name} is {_shape(tensors[name])} and not {_shape(expected[name])}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    problems = list_problems(missing, unexpected, reshaped)
-    if problems:
+    if problems := describe_misfit(expected, tensors):
         raise UserError(
             f"checkpoint: {path} does not fit the backbone: {problems}; expected timm's names and shapes, "
             "those of the backbone's own image size"
@@ -80,8 +70,7 @@ def name_as_vit(tensors: dict[str, Tensor], patch_size: int) -> dict[str, Tensor
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads tensors by name to the CPU, from a file of safetensors or torch.save; executes nothing.
 
-    Raises:
-        UserError: the file is missing, damaged, of another kind, or holds anything but tensors and plain values.
+    Raises UserError if the file is missing, damaged, of another kind, or holds anything but tensors and plain values.
     """
     try:
         if impostor := name_impostor(path):
@@ -104,7 +93,8 @@ def _load(path: Path) -> Any:
             head = file.read(9)
             file.seek(0)
             if path.suffix == ".npz":
-                return read_numpy_file(path)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
             return load_file(path) if head[8:] == b"{" else torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -121,10 +111,14 @@ def _load(path: Path) -> Any:
         raise UserError(f"{problem}: expected .safetensors, or tensors by torch.save") from error
 
 
-def read_numpy_file(path: Path) -> dict[str, Tensor]:
-    """Reads the arrays of an .npz file; none that would have to be unpickled."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+def describe_misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Describes how tensors differ from those of a model in names and shapes; "" if they fit."""
+    reshaped = [
+        f"{name} is {list(found[name].shape)} and not {list(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    return list_problems(expected.keys() - found.keys(), found.keys() - expected.keys(), reshaped)
 
 
 def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> str:
@@ -136,7 +130,3 @@ def list_problems(missing: Iterable[str], unexpected: Iterable[str], reshaped: I
         for kind, names in found.items()
         if names
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))

@@ -17,11 +17,7 @@ _held: list[IO[str]] = []  # locks of this process
 
 
 def choose_worker_device(name: str) -> torch.device:
-    """Opens the device that this process runs its models on.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """Opens the device that this process runs its models on; raises UserError if there is no such device."""
     return open_device(name_worker_device(name))
 
 
@@ -39,9 +35,7 @@ def name_worker_device(name: str) -> str:
 def claim_gpu(gpus: Sequence[str], folder: Path) -> int:
     """Claims the first GPU with the fewest workers of this machine until this process ends; returns its index.
 
-    Args:
-        gpus: names of the GPUs, in the order that torch counts them.
-        folder: holds one lock per GPU and worker, which the kernel frees however a process ends.
+    The folder holds one lock per GPU and worker, which the kernel frees however a process ends.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for turn in count():

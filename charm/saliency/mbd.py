@@ -30,13 +30,9 @@ F32 = npt.NDArray[np.float32]
 
 
 def detect(image: U8) -> npt.NDArray[np.bool_]:
-    """Marks the salient pixels of an image.
+    """Marks the salient pixels of an image, uint8 (H, W, 3), RGB, of any size from 1 x 1.
 
-    Args:
-        image: uint8 (H, W, 3), RGB, any size from 1 x 1.
-
-    Returns:
-        bool (H, W), the frame of `image`, True = salient; all False where nothing stands out.
+    Returns bool (H, W), the frame of `image`, True = salient; all False where nothing stands out.
     """
     saliency = np.rint(saliency_map(image) * 255).astype(np.uint8)
     if saliency.min() == saliency.max():
@@ -47,14 +43,10 @@ def detect(image: U8) -> npt.NDArray[np.bool_]:
 
 
 def saliency_map(image: U8) -> F32:
-    """Rates how much each place of an image stands out (paper, MB+ and post-processing).
+    """Rates how much each place of an image, as of `detect`, stands out (paper, MB+ and post-processing).
 
-    Args:
-        image: uint8 (H, W, 3), RGB, any size from 1 x 1.
-
-    Returns:
-        float32 (h, w), 0..1; the whole image at working size, its longest edge at most `WORKING_EDGE` pixels.
-        All 0 where nothing stands out: a flat image, or one without pixels off its border.
+    Returns float32 (h, w), 0..1; the whole image at working size, its longest edge at most `WORKING_EDGE` pixels. All 0
+    where nothing stands out: a flat image, or one without pixels off its border.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"expected a uint8 RGB image (H, W, 3), got {image.dtype} {image.shape}; decode it as RGB")
@@ -122,16 +114,11 @@ def _sweep_rows(paths: U16, image: U8) -> U16:
 
 
 def border_contrast(image: U8) -> F32:
-    """Measures how unlike the image's border strips each colour is (paper, backgroundness cue).
+    """Measures how unlike the border strips of uint8 (H, W, 3) each colour is (paper, backgroundness cue).
 
     To each of the four strips the Mahalanobis distance is taken and scaled to a greatest value of 1. The greatest of
     the four is left out of the sum: the object may lie on one strip, and then that strip is no background.
-
-    Args:
-        image: uint8 (H, W, 3), any colour space.
-
-    Returns:
-        float32 (H, W), 0..3, the frame of `image`.
+    Returns float32 (H, W), 0..3.
     """
     height, width = image.shape[:2]
     rows, columns = (max(1, round(BORDER_SHARE * edge)) for edge in (height, width))
@@ -152,13 +139,7 @@ def smooth_regions(saliency: U8) -> U8:
     """Levels out details smaller than a kernel, keeps the outlines of larger regions (paper, post-processing).
 
     An opening by reconstruction, then a closing by reconstruction; the kernel grows with the root of the map's mean,
-    that is with the edge of what stands out.
-
-    Args:
-        saliency: uint8 (H, W).
-
-    Returns:
-        uint8 (H, W), the frame of `saliency`.
+    that is with the edge of what stands out. Takes and returns uint8 (H, W).
     """
     width = SMOOTHING * max(saliency.shape) * math.sqrt(float(saliency.mean()) / 255)
     kernel = np.ones((2 * round(width / 2) + 1,) * 2, np.uint8)

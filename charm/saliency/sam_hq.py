@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 
 from charm.runtime.disk import file_sha256
 from charm.runtime.errors import UserError, first_line
-from charm.runtime.weights import list_problems, read_tensors
+from charm.runtime.weights import describe_misfit, list_problems, read_tensors
 from charm.saliency.gpus import choose_worker_device
 
 MAX_ASPECT = 1000  # of the longer edge to the shorter; both models shrink the longer to some 1000 pixels
@@ -34,13 +34,9 @@ MAX_LOGITS = 1 << 27  # values, 0.5 GB, of the masks that are made at once: all 
 
 @dataclass(frozen=True)
 class SamHqSettings:
-    """The prompt and the models; as in the section importance.saliency.sam_hq of a run, except for:
+    """The prompt and the models, as in the section importance.saliency.sam_hq of a run.
 
-    Attributes:
-        sam_checkpoint: path of the file.
-        detector: path of the folder.
-        sam_sha256, detector_sha256: charm.saliency.weights.
-        device: charm.saliency.gpus.
+    But `sam_checkpoint` is the path of the file, and `detector` that of the folder, of which these are the sha256s.
     """
 
     prompt: str
@@ -58,17 +54,11 @@ class SamHqSettings:
 
 @dataclass(frozen=True)
 class Found:
-    """The objects that a prompt found in an image.
+    """The objects that a prompt found in an image."""
 
-    Attributes:
-        saliency_mask: bool (H, W), True in the union of all objects; all False where there is none.
-        boxes: float32 (N, 4), (top, left, bottom, right) in pixels, best first.
-        scores: float32 (N,), 0..1, the detector's.
-    """
-
-    saliency_mask: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
+    saliency_mask: np.ndarray  # bool (H, W), True in the union of all objects; all False where there is none
+    boxes: np.ndarray  # float32 (N, 4), (top, left, bottom, right) in pixels, best first
+    scores: np.ndarray  # float32 (N,), 0..1, the detector's
 
 
 @dataclass(frozen=True)
@@ -166,8 +156,7 @@ _loading = threading.Lock()
 def load_models(settings: SamHqSettings) -> Models:
     """Loads both models, ready to use; once per process.
 
-    Raises:
-        UserError: a file is not what it should be, or there is no such device.
+    Raises UserError if a file is not what it should be, or there is no such device.
     """
     with _loading:  # a worker may have several threads
         return _load(settings.sam, settings.sam_checkpoint, settings.sam_sha256, settings.detector, settings.device)
@@ -188,8 +177,7 @@ def _load(sam: str, checkpoint: str, sha256: str, folder: str, device: str) -> M
 def load_detector(folder: Path) -> tuple[Any, Any]:
     """Loads processor and model of a detector from a folder with safetensors; unpickles nothing, runs no code of it.
 
-    Raises:
-        UserError: the folder holds another model, or not all of this one.
+    Raises UserError if the folder holds another model, or not all of this one.
     """
     from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
     from transformers.utils import logging
@@ -216,12 +204,9 @@ def load_detector(folder: Path) -> tuple[Any, Any]:
             f"expected {', '.join(DETECTORS)}"
         ) from error
     model, report = loaded
-    _refuse_mismatch(
-        f"{folder} as a detector ({kind})",
-        report["missing_keys"],
-        (),  # what older versions stored besides does no harm
-        [name for name, *_ in report["mismatched_keys"]],
-    )
+    reshaped = [name for name, *_ in report["mismatched_keys"]]
+    # What older versions stored besides does no harm.
+    _refuse(f"{folder} as a detector ({kind})", list_problems(report["missing_keys"], (), reshaped))
     return processor, model.eval()
 
 
@@ -241,8 +226,7 @@ SAM_MODELS: dict[str, Callable[[], Any]] = {
 def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
     """Builds a SAM-HQ with the weights of a checkpoint, on the CPU, ready to use.
 
-    Raises:
-        UserError: the file is missing, has another sha256, cannot be read safely, or is of another model.
+    Raises UserError if the file is missing, has another sha256, cannot be read safely, or is of another model.
     """
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint} is not on this machine: all workers have to share the folder of the weights")
@@ -250,20 +234,14 @@ def load_sam(name: str, checkpoint: Path, sha256: str) -> Any:
         raise UserError(f"{checkpoint} has changed: its sha256 is no longer {sha256}")
     model = SAM_MODELS[name]()
     weights = read_tensors(checkpoint)
-    own = model.state_dict()
-    _refuse_mismatch(
-        f"{checkpoint} as SAM-HQ {name}",
-        own.keys() - weights.keys(),
-        weights.keys() - own.keys(),
-        [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape],
-    )
+    _refuse(f"{checkpoint} as SAM-HQ {name}", describe_misfit(model.state_dict(), weights))
     model.load_state_dict(weights)
     # After the weights: TinyViT's eval() stores sums of its attention biases, and the builder has called it before.
     return model.eval().requires_grad_(False)
 
 
-def _refuse_mismatch(what: str, missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> None:
-    if problems := list_problems(missing, unexpected, reshaped):
+def _refuse(what: str, problems: str) -> None:
+    if problems:
         raise UserError(f"{what}: {problems}: these weights are of another model, or not all of them")
 
 

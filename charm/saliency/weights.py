@@ -66,13 +66,9 @@ def find_checkpoint(sam: str, path: str | None, sha256: str | None) -> tuple[Pat
 
 
 def find_detector(detector: str) -> tuple[Path, str]:
-    """Finds the folder of a detector; returns its path and one sha256 of all its files.
+    """Finds the folder of a detector, here or by its name on the Hugging Face hub; returns it, and one sha256 of all.
 
-    Args:
-        detector: a folder, or a name on the Hugging Face hub, of which safetensors are downloaded if need be.
-
-    Raises:
-        UserError: there is no such folder or name, or no download.
+    Raises UserError if there is no such folder or name, or no download.
     """
     folder = _resolve(detector)
     if not folder.is_dir():

@@ -13,18 +13,9 @@ import numpy as np
 from charm.tokenization.draws import draw_uniform
 from charm.tokenization.tokens import Tokens
 
-# (flip, turns) -> OpenCV's code of a flip, which follows a transposition if `turns` is odd. This takes one or two
+# flip -> turns -> OpenCV's code of a flip, which follows a transposition if `turns` is odd. This takes one or two
 # passes over the pixels; a flip and then a turn would take three.
-_FLIPS = {
-    (False, 0): None,
-    (False, 1): 0,
-    (False, 2): -1,
-    (False, 3): 1,
-    (True, 0): 1,
-    (True, 1): None,
-    (True, 2): 0,
-    (True, 3): -1,
-}
+_FLIPS = {False: (None, 0, -1, 1), True: (1, None, 0, -1)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ def apply_symmetry(array: np.ndarray, symmetry: Symmetry) -> np.ndarray:
     values = array.view(np.uint8) if array.dtype == bool else array
     if symmetry.transposes:
         values = cv2.transpose(values)
-    flip = _FLIPS[symmetry.flip, symmetry.turns % 4]
+    flip = _FLIPS[symmetry.flip][symmetry.turns % 4]
     if flip is not None:
         values = cv2.flip(values, flip)
     # OpenCV drops the axis of a single channel.

@@ -53,17 +53,11 @@ def count_detailed(
 
 
 class AreaSeen(NamedTuple):
-    """How an image's area is seen, as fractions that sum to 1.
+    """How an image's area is seen, as fractions that sum to 1."""
 
-    Attributes:
-        native: at native resolution.
-        downscaled: downscaled only.
-        dropped: not at all.
-    """
-
-    native: float
-    downscaled: float
-    dropped: float
+    native: float  # at native resolution
+    downscaled: float  # downscaled only
+    dropped: float  # not at all
 
     def __str__(self) -> str:
         native, downscaled, dropped = (f"{100 * fraction:.0f} %" for fraction in self)
@@ -73,10 +67,7 @@ class AreaSeen(NamedTuple):
 def measure_area(counts: Sequence[int], sides: Sequence[int], max_seq_len: int, budget: str, drop: str) -> AreaSeen:
     """Measures how the area of an image is seen; where tokens are dropped at random, in expectation.
 
-    Args:
-        counts: coarse patches at each scale, native first.
-        sides: tokens along a side of a coarse patch at each scale, native first.
-        max_seq_len, budget, drop: as of the tokenizer.
+    At each scale, native first, there are so many coarse patches (counts), with so many tokens along a side (sides).
     """
     lengths = [count * side**2 for count, side in zip(counts, sides, strict=True)]
     spare = max_seq_len - sum(lengths)

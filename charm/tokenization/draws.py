@@ -27,16 +27,9 @@ def pixel_key(image: np.ndarray) -> str:
 
 
 def draw_random_bits(seed: int, epoch: int, key: str, stream: str, size: int) -> np.ndarray:
-    """Draws independent uniform words of 64 bits.
+    """Draws independent uniform words of 64 bits, uint64 (size,), by any two integers and the name of the sample.
 
-    Args:
-        seed, epoch: any integers.
-        key: names the sample.
-        stream: names what the draw is for ("select", "drop", ...), so that two uses do not share numbers.
-        size: how many.
-
-    Returns:
-        uint64 (size,).
+    The stream names what the draw is for ("select", "drop", ...), so that two uses do not share numbers.
     """
     text = f"{seed}\0{epoch}\0{stream}\0{key}".encode(errors="surrogateescape")  # file names may be any bytes
     random_bits = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), dtype="<u8")

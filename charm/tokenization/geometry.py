@@ -106,20 +106,14 @@ def cut_window(image: np.ndarray, origin: tuple[int, int], window_hw: tuple[int,
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes and grids of an image's tokens, which follow from the image's size.
+    """Sizes and grids of an image's tokens, (height, width), which follow from the image's size."""
 
-    Attributes:
-        image_hw: pixels, (height, width), of the image.
-        fitted_hw: pixels, after fitting to the grid.
-        cell_sides: tokens along a side of a coarse patch, per scale, coarsest first. (1,) where the image has few
-            enough patches to be tokenized whole at its native resolution.
-        coarse_grid_hw: number of coarse patches, (height, width).
-    """
-
-    image_hw: tuple[int, int]
-    fitted_hw: tuple[int, int]
+    image_hw: tuple[int, int]  # pixels
+    fitted_hw: tuple[int, int]  # pixels, after fitting to the grid
+    # Tokens along a side of a coarse patch, per scale, coarsest first. (1,) where the image has few enough patches to
+    # be tokenized whole at its native resolution.
     cell_sides: tuple[int, ...]
-    coarse_grid_hw: tuple[int, int]
+    coarse_grid_hw: tuple[int, int]  # number of coarse patches
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:

@@ -64,22 +64,14 @@ SELECTIONS: dict[Selection, Select] = {
 
 def select_patches(
     selection: Selection,
+    # float (N,), importance per coarse patch in raster order; for "saliency" above 0 where salient
     scores: np.ndarray,
-    counts: Sequence[int],
+    counts: Sequence[int],  # how many patches to take for each finer scale, native first; their sum is at most N
     draw: Draw,
-    threshold: float = 2.0,
-    stream: str = "select",
+    threshold: float = 2.0,  # t >= 1, how many times `count` the pool of the most important patches holds
+    stream: str = "select",  # names the draws; the number of the set is added
 ) -> list[np.ndarray]:
     """Chooses disjoint sets of coarse patches, one for each scale that is finer than the coarsest.
-
-    Args:
-        selection: a key of SELECTIONS.
-        scores: float (N,), importance per coarse patch in raster order; for "saliency", above 0 where the patch is
-            salient; for "random", unused.
-        counts: how many patches to take for each finer scale, native resolution first. Their sum is at most N.
-        draw: `draws.draw_subset` of this image.
-        threshold: t >= 1, how many times `count` the pool of the most important patches holds.
-        stream: names the draws; the number of the set is added.
 
     Returns:
         One int64 (count,) of ascending patch indices per count. A later set is chosen from the patches that are left.
@@ -120,9 +112,7 @@ def pool_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: f
 def judge_saliency(saliency_mask: np.ndarray, coarse_patch_size: int, coverage: float) -> str:
     """Tells how `pool_saliency` reads a mask; takes the same arguments.
 
-    Returns:
-        "object" covers a coarse patch by `coverage` or more, "small" covers none by as much,
-        "empty" has no pixel on the grid.
+    An "object" covers a coarse patch by `coverage` or more, a "small" one none by as much; "empty" masks have no pixel.
     """
     most = int(_count_salient(saliency_mask, coarse_patch_size).max())
     return "empty" if most == 0 else "small" if most < _least_area(coarse_patch_size, coverage) else "object"

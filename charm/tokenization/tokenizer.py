@@ -8,26 +8,13 @@ import numpy as np
 
 from charm.images.arrays import as_array, check_mask
 from charm.runtime.schema import check_fields
+from charm.tokenization import settings as kinds
 from charm.tokenization.augment import IDENTITY, Symmetry, turn_tokens
 from charm.tokenization.budget import AreaSeen, count_detailed, keep_tokens, measure_area
 from charm.tokenization.draws import draw_subset
 from charm.tokenization.geometry import Layout, cell_sides, fit_to_grid, plan_layout
 from charm.tokenization.importance import IMPORTANCE
 from charm.tokenization.selection import Draw, judge_saliency, pool_saliency, select_patches
-from charm.tokenization.settings import (
-    Budget,
-    CoarseRatio,
-    Coverage,
-    Drop,
-    Fit,
-    NumScales,
-    PatchSize,
-    Redraw,
-    Selection,
-    SeqLen,
-    Share,
-    Threshold,
-)
 from charm.tokenization.tokens import TokenBatch, Tokens, gather_patches, stack_tokens
 
 
@@ -69,22 +56,21 @@ class CharmTokenizer:
         ValueError: a setting is out of its range.
     """
 
-    patch_size: PatchSize = 14
-    coarse_ratio: CoarseRatio = 2
-    num_scales: NumScales = 2
-    max_seq_len: SeqLen = 512
-    selection: Selection = "random"
-    threshold: Threshold = 2.0
-    budget: Budget = "fixed"
-    native_share: Share = 0.5
-    drop: Drop = "uniform"
-    fit: Fit = "nearest"
-    saliency_coverage: Coverage = 0.5
-    redraw: Redraw = "epoch"
+    patch_size: kinds.PatchSize = 14
+    coarse_ratio: kinds.CoarseRatio = 2
+    num_scales: kinds.NumScales = 2
+    max_seq_len: kinds.SeqLen = 512
+    selection: kinds.Selection = "random"
+    threshold: kinds.Threshold = 2.0
+    budget: kinds.Budget = "fixed"
+    native_share: kinds.Share = 0.5
+    drop: kinds.Drop = "uniform"
+    fit: kinds.Fit = "nearest"
+    saliency_coverage: kinds.Coverage = 0.5
+    redraw: kinds.Redraw = "epoch"
     sides: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     draws = True
-    whole_grid = False
     pixel_bytes = 1
     num_residuals = 0
 

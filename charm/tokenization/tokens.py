@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from charm.tokenization.geometry import Layout, cut_window
 
+ARRAYS = ("patches", "patch_coord", "scale_id", "patch_valid")  # of Tokens, an entry per token; all inputs have them
 RESIDUAL_UNIT = 1 / 32767  # of Tokens.residuals, on the scale of 0..1
 
 
@@ -87,14 +89,9 @@ def pad_tokens(tokens: Tokens, length: int) -> Tokens:
     def pad(array: np.ndarray) -> np.ndarray:
         return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])
 
-    return replace(
-        tokens,
-        patches=pad(tokens.patches),
-        patch_coord=pad(tokens.patch_coord),
-        scale_id=pad(tokens.scale_id),
-        patch_valid=pad(tokens.patch_valid),
-        carried_coord=None if tokens.carried_coord is None else pad(tokens.carried_coord),
-    )
+    names = ARRAYS if tokens.carried_coord is None else (*ARRAYS, "carried_coord")
+    padded: dict[str, Any] = {name: pad(getattr(tokens, name)) for name in names}
+    return replace(tokens, **padded)
 
 
 def gather_patches(image: np.ndarray, layout: Layout, y: np.ndarray, x: np.ndarray, side: int, out: np.ndarray) -> None:
@@ -154,11 +151,7 @@ def _split_axis(side: int, fitted: int, num_coarse: int) -> list[tuple[int, int]
 
 
 def _gather_squares(image: np.ndarray, top: np.ndarray, left: np.ndarray, size: int) -> np.ndarray:
-    """Copies squares of `size` pixels; beyond the border of the image its edge repeats.
-
-    Returns:
-        (T, size), a row of a square as one element (`row_type`).
-    """
+    """Copies squares of `size` pixels, (T, size) of `row_type`; beyond the border of the image its edge repeats."""
     if image.strides[1:] != (3, 1):  # pixels of a row do not follow each other, as in a mirrored view
         image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
@@ -199,14 +192,12 @@ class TokenBatch:
 def stack_tokens(samples: Sequence[Tokens]) -> TokenBatch:
     """Stacks images of one tokenizer, whose sequences are of one length, to a batch.
 
-    Raises:
-        ValueError: there is no sample, or one has positions or residuals that a batch does not hold.
+    Raises ValueError if there is no sample, or one has positions or residuals that a batch does not hold.
     """
     if not samples:
         raise ValueError("a batch needs at least one image, got none")
     held = ("pos_grids", "carried_coord", "residuals")
     if any(getattr(sample, name) is not None for sample in samples for name in held):
         raise ValueError(f"a batch holds none of {', '.join(held)}: score these images with a CharmScorer")
-    names = ("patches", "patch_coord", "scale_id", "patch_valid")
-    arrays = {name: np.stack([getattr(sample, name) for sample in samples]) for name in names}
+    arrays = {name: np.stack([getattr(sample, name) for sample in samples]) for name in ARRAYS}
     return TokenBatch(**arrays, grids=[sample.grids for sample in samples])

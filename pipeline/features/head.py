@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from charm.hub import write_model_folder
-from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig
+from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig, format_interval
 from charm.model.frozen import build_solved, hash_weights
 from charm.model.metrics import bootstrap_intervals, rate, score_agreement
 from charm.model.solving import Candidate, Features, Labels, choose_head, cross_predict, solve_head, try_heads
@@ -94,7 +94,9 @@ def _cross_validate(manifest: Manifest, features: Features, labels: Labels) -> E
     found = rate(scores, labels.targets, facts.score_range, facts.accuracy_threshold, labels.seed)
     srcc, low, high = found.metrics["srcc"].values()
     if srcc is not None:
-        print(f"train: SRCC {srcc:.3f} ({low:.3f} to {high:.3f}) by cross-validation over all {found.scored} images")
+        print(
+            f"train: SRCC {srcc:.3f} ({format_interval(low, high)}) by cross-validation over all {found.scored} images"
+        )
     return found
 
 

@@ -51,7 +51,7 @@ def test_scores_are_those_of_the_published_forward_pass(name: str, kind: str, pa
     if bins > 1:
         np.testing.assert_allclose(score.distribution, output.softmax(0), atol=1e-6)
     else:
-        assert score.raw == pytest.approx(low + (high - low) * float(torch.sigmoid(output)), abs=1e-5)
+        assert score.raw == pytest.approx(high * float(torch.sigmoid(output)), abs=1e-5)  # as the published code has it
     assert low <= score.score <= high
 
 
@@ -61,7 +61,7 @@ def test_a_folder_of_it_scores_alike(tmp_path: Path) -> None:
     scorer.save_pretrained(tmp_path / "model")
     image = draw_image(200, 260)
     assert CharmScorer.from_pretrained(tmp_path / "model", "cpu")(image) == scorer(image)
-    assert scorer.score_range == (0, 5)
+    assert scorer.score_range == (1, 5)  # of people's means
     padded = import_checkpoint(str(tmp_path / "koniq10k_charm.pth"), "koniq10k", padded=True)
     assert padded.tokenize(image)[0].patch_valid.sum() == padded.tokenizer.max_seq_len == 1024
 

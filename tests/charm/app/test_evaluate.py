@@ -50,6 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scorer.config = replace(scorer.config, calibration=Calibration.of([0.0] * 9, [0.75] * 9))
     scorer.save_pretrained(folder / "a")
     build_scorer(tokenizer="standard").save_pretrained(folder / "b")
+    (folder / "alias").symlink_to("a")
     return folder
 
 
@@ -171,11 +172,26 @@ def test_without_a_scale_only_correlations_are_told(work: Path) -> None:
     assert "held" not in Path("out/evaluate.html").read_text()
 
 
+def test_too_few_images_have_no_interval(work: Path) -> None:
+    Path("two.csv").write_text("path,score\n1.jpg,20\n2.jpg,30\n")
+    ended = CliRunner().invoke(
+        app, ["evaluate", "a", "b", "--labels", "two.csv", *["--root", "photos", "--scale", "0", "100", "--out", "out"]]
+    )
+    assert ended.exit_code == 0, ended.output
+    lines = [line for line in ended.stdout.splitlines() if "SRCC" in line]
+    assert len(lines) == 3  # two models and their difference
+    assert all(line.count(" (\N{EN DASH})") == 5 and " to " not in line for line in lines)
+    page = Path("out/evaluate.html").read_text()
+    assert page.count("<small>\N{EN DASH}</small>") == 15
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ("a --scale 0 50", "labels.csv:7: the label 51.8 is beyond --scale 0 50"),
-        ("a a", "a, a: expected each model once"),
+        ("a a", "a, a: two of these are one model: expected each once"),
+        ("b a a/", "b, a, a/: two of these are one model"),
+        ("a alias", "a, alias: two of these are one model"),  # a link to it
         ("a --sizes 2,0.5", "--sizes 2,0.5: expected fractions of the image's size"),
         ("a --sizes half", "--sizes half: expected fractions"),
         ("none", "none/config.json: No such file or directory"),

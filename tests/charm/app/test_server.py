@@ -1,6 +1,7 @@
 """The HTTP API: scores are those of the scorer alone, and whatever else is sent gets an answer and costs little."""
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from starlette.testclient import TestClient
 from charm.app.access import Access
 from charm.app.explain import attribute_score
 from charm.app.limits import SERVER_LIMITS, ServerLimits
-from charm.app.server import bind, build_app, serve
+from charm.app.server import bind, build_app, make_server, serve
 from charm.attribution import Attribution
 from charm.images import quarantine
 from charm.images.decode import decode_image
@@ -334,7 +335,7 @@ def test_scores_do_not_wait_for_explanations(scorer: CharmScorer, monkeypatch: p
         assert may_end.wait(60)
         return attribute_score(*arguments)
 
-    monkeypatch.setattr("charm.app.server.attribute_score", explain_slowly)
+    monkeypatch.setattr("charm.app.explain.attribute_score", explain_slowly)
     with run_server(scorer) as address, connect(address) as client, ThreadPoolExecutor(1) as pool:
         explained = pool.submit(client.post, "/explain", files=attach(JPEGS[0]))
         assert begun.wait(60)
@@ -485,6 +486,21 @@ def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
     assert said == f"Scoring photographs at {address} (Ctrl-C ends it)\n"
     assert (process.returncode, rest, errors) == (0, "", "")
     assert list(tmp_path.glob("charm-*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_end_what_is_under_way_and_come_no_third_time(number: int, scorer: CharmScorer) -> None:
+    """With uvicorn's own handler: a traceback after two Ctrl-C, and exit code 130 where ending takes a while."""
+    came: list[int] = []
+    before = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        server = make_server(build_app(scorer))
+        with server.capture_signals():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+    assert (server.should_exit, server.force_exit, came) == (True, False, [])
 
 
 def test_a_service_needs_no_output(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,15 +124,15 @@ def test_an_input_that_reads_no_map_refuses_one(name: str) -> None:
 
 
 def test_what_is_whole_is_the_frame() -> None:
-    """Of inputs with `whole_grid` an image is put together again, exactly."""
+    """Of inputs that show all patches of one grid an image is put together again, exactly."""
     for name in INPUTS:
         made, image = make(name), coded(300, 410)
-        if made.whole_grid:
+        if SETTINGS[name]().whole_edge:
             tokens = made(image)
             (grid_h, grid_w), p = tokens.grids[0], made.patch_size
             joined = tokens.patches.reshape(grid_h, grid_w, p, p, 3).swapaxes(1, 2).reshape(grid_h * p, grid_w * p, 3)
             np.testing.assert_array_equal(joined, made.frame(image))
-    assert {name for name in INPUTS if make(name).whole_grid} == {"standard", "flexi", "padding"}
+    assert {name for name in INPUTS if SETTINGS[name]().whole_edge} == {"standard", "flexi", "padding"}
 
 
 def test_settings_of_one_input_are_not_those_of_another() -> None:

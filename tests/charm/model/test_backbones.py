@@ -146,7 +146,7 @@ def test_a_naflex_vit_is_a_plain_one_with_antialiased_positions(name: str, head:
     mode = original.embeds.pos_embed_interp_mode
     tables = model.pos_embed_tables([grid], mode)
     positions = gather_pos_embed(tables, coord[0], torch.zeros(coord.shape[1]))[None]
-    arguments = (patches, torch.zeros(coord.shape[:2]), valid, positions, model.attn_mask(valid))
+    arguments = (patches, coord, torch.zeros(coord.shape[:2]), valid, positions)
     with torch.no_grad():
         read = original.forward_features((patches / 255).flatten(2), patch_coord=coord, patch_valid=valid)["patches"]
         if head == "map":
@@ -154,7 +154,7 @@ def test_a_naflex_vit_is_a_plain_one_with_antialiased_positions(name: str, head:
         else:
             expected = original.fc_norm(read[:, prefix : prefix + grid[0] * grid[1]].mean(1))
         scale = expected.abs().max()
-        torch.testing.assert_close(model.encode_features(*arguments) / scale, expected / scale, atol=1e-6, rtol=0)
+        torch.testing.assert_close(model.features(*arguments) / scale, expected / scale, atol=1e-6, rtol=0)
     sampled = resample_pos_embed(model.pos_embed, grid, mode, False, model.num_pos_prefix)
     if mode == "bilinear":  # bicubic antialiasing has another curve on grids of any size
         assert ((sampled - tables[0]).abs().max() > 0.1) == (min(grid) < 16)

@@ -8,6 +8,7 @@ import pytest
 
 from charm.model.config import METRICS
 from charm.model.metrics import (
+    LEAST_IMAGES,
     accuracy,
     bootstrap_intervals,
     concordance,
@@ -150,7 +151,8 @@ def test_intervals_are_a_function_of_the_seed() -> None:
     ("prediction", "target", "undefined"),
     [
         pytest.param(np.full(9, 0.3), np.arange(9.0), {"plcc", "srcc", "krcc"}, id="constant prediction"),
-        pytest.param(np.array([1.0, 2.0]), np.array([2.0, 1.0]), set(), id="two images, drawn twice the same or not"),
+        pytest.param(np.arange(LEAST_IMAGES - 1.0), np.arange(LEAST_IMAGES - 1.0), set(METRICS), id="too few images"),
+        pytest.param(np.arange(LEAST_IMAGES + 0.0), np.arange(LEAST_IMAGES + 0.0), set(), id="just enough"),
         pytest.param(np.array([]), np.array([]), set(METRICS), id="no image"),
     ],
 )

@@ -51,7 +51,7 @@ def test_it_is_timms_model_of_that_patch_size(side: int) -> None:
     other.load_state_dict(weights)
     image, tokens = draw(side)
     with torch.no_grad():
-        found = model.encode_features(tokens[0], tokens[2], tokens[3], positions(model, side), None)
+        found = model.features(*tokens[:4], positions(model, side))
         torch.testing.assert_close(found, other.forward_features(image)[:, 0], atol=2e-6, rtol=1e-6)
 
 

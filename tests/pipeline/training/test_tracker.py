@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from charm.runtime.errors import UserError
+from charm.runtime.schema import field_hints
 from pipeline.settings.params import Params
 from pipeline.training import tracker
 from pipeline.training.tracker import TRACKERS, Tracker, open_tracker
@@ -156,6 +157,4 @@ def test_a_tracker_that_cannot_be_opened_is_said_before_any_work(
 
 
 def test_params_know_the_trackers(shipped_params: Params) -> None:
-    from charm.runtime.schema import choices
-
-    assert choices(type(shipped_params.hardware), "tracker") == tuple(TRACKERS)
+    assert get_args(field_hints(type(shipped_params.hardware))["tracker"]) == tuple(TRACKERS)
