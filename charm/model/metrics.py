@@ -1,5 +1,6 @@
 """Agreement of predicted with given scores: PLCC, SRCC, KRCC, ACC, MAE. Scores are float (N,)."""
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ def _correlate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable
     """Makes a statistic return nan, "undefined", if one side is constant or there are fewer than two scores."""
 
     def correlation(prediction: np.ndarray, target: np.ndarray) -> float:
-        if len(target) < 2 or np.ptp(prediction) == 0 or np.ptp(target) == 0:
+        if len(target) < 2 or not (np.ptp(prediction) > 0 and np.ptp(target) > 0):  # nor is that of a nan
             return math.nan
         return float(statistic(prediction, target))
 
@@ -32,7 +33,9 @@ def _pearson(prediction: np.ndarray, target: np.ndarray) -> float:
 
 plcc = _correlate(_pearson)  # Pearson's linear correlation coefficient
 srcc = _correlate(lambda x, y: stats.spearmanr(x, y)[0])  # Spearman's rank correlation coefficient
-krcc = _correlate(lambda x, y: stats.kendalltau(x, y)[0])  # Kendall's tau-b
+# Kendall's tau-b. What scipy wraps around it looks for nan and axes, which takes as long again.
+_kendall = inspect.unwrap(stats.kendalltau)
+krcc = _correlate(lambda x, y: _kendall(x, y)[0])
 
 
 def concordance(prediction: np.ndarray, target: np.ndarray) -> float:

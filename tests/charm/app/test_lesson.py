@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from charm.app.answers import Answers
 from charm.app.pupil import Pupil
 from charm.scorer import CharmScorer
 from tests.axe import find_faults
-from tests.charm.app.test_page import CHROMIUM, OPTIONS
 from tests.charm.app.test_teach import HOSTILE, open_pupil, serve_lesson, write_photos
+from tests.conftest import needs_chromium
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +26,17 @@ def lesson(scorer: CharmScorer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def page(lesson: tuple[str, Pupil, list[str]]) -> Iterator[Page]:
+def page(lesson: tuple[str, Pupil, list[str]], browser: Browser) -> Iterator[Page]:
     """Fails for whatever the page did wrong."""
     address, *_ = lesson
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, has_touch=True)
-        opened, wrong = context.new_page(), list[str]()
+    wrong: list[str] = []
+    with browser.new_context(viewport={"width": 1280, "height": 900}, has_touch=True) as context:
+        opened = context.new_page()
         opened.on("pageerror", lambda error: wrong.append(str(error)))
         opened.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
         opened.on("request", lambda sent: None if sent.url.startswith(address) else wrong.append(sent.url))
         opened.goto(address)
         yield opened
-        browser.close()
     assert wrong == []
 
 
