@@ -51,7 +51,7 @@ def press(page: Page, key: str, says: str) -> None:
 
 def see(page: Page) -> None:
     """Waits for the image, without which nothing is answered."""
-    page.wait_for_function("document.getElementById('image').complete")
+    expect(page.locator("#image")).to_have_js_property("complete", True)
 
 
 def hold(page: Page, key: str) -> None:
@@ -69,7 +69,7 @@ def test_keys_alone_do_all_of_it(page: Page, lesson: tuple[str, Pupil, list[str]
     press(page, "4", "1 answer;")
     expect(image).not_to_have_attribute("src", str(shown))
     press(page, " ", "1 answer, 1 skipped")
-    press(page, "u", "1 answer;")
+    press(page, "U", "1 answer;")  # caps lock
     press(page, "ArrowRight", "1 answer, 1 skipped")
     press(page, "Backspace", "1 answer;")
     press(page, "Backspace", "0 answers")
