@@ -1,7 +1,7 @@
 """The images of a folder for `charm teach`: features and previews, made in the background and kept.
 
     <out>/features/<digest of all that they are made with>/<sha256 of its own bytes>.npz     of BLOCK images
-    <out>/previews/<key>.jpg
+    <out>/.previews/<key>.jpg
 
 An image's key is the sha256 of its file: one that was renamed keeps its features and stars, one that was changed has
 none, and copies are one image. A block that is damaged is made again.
@@ -82,7 +82,8 @@ class Album:
         if not isinstance(scorer.model, CharmViT):
             problem = "has no tokens that could be pooled layer by layer: expected a plain vision transformer"
             raise UserError(f"{scorer.config.model.backbone} {problem}")
-        self._scorer, self._top, self._previews = scorer, top, out / "previews"
+        self._scorer, self._top = scorer, top
+        self._previews = out / ".previews"  # hidden, or they would be found as photographs where `out` is below `top`
         self.layers, self.parts = choose_layers(scorer.model.num_layers - 2), list_parts(scorer.model)
         made_with = fingerprint(scorer.config.to_json(), scorer.max_edge, hash_weights(scorer.model), self.layers)
         self._kept = out / "features" / made_with[:16]

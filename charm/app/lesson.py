@@ -69,7 +69,10 @@ class Lesson:
         if key not in self._album.paths:
             raise Refused(404, "no_such_image", "there is no such image")
         headers = {"Cache-Control": "private, max-age=86400, immutable"}  # a key is of an image's bytes
-        data = await asyncio.to_thread(self._album.preview(key).read_bytes)
+        try:
+            data = await asyncio.to_thread(self._album.preview(key).read_bytes)
+        except OSError as error:
+            raise Refused(404, "no_such_image", f"its preview cannot be read: {error.strerror}") from error
         return Response(data, media_type="image/jpeg", headers=headers)
 
     async def answer(self, request: Request) -> Response:

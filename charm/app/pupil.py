@@ -1,5 +1,6 @@
 """What `charm teach` has learnt so far: a head on the features of an album, its ranking, and the model's folder."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ class Pupil:
         ranking: key and unit score of all images with features, the highest first; empty without a solution.
 
     Raises:
-        UserError: the ratings are all equal, and no stars.
+        UserError: the ratings are all equal, and no stars, or their range is not finite.
     """
 
     def __init__(self, album: Album, answers: Answers, ratings: Mapping[str, float]) -> None:
@@ -66,9 +67,10 @@ class Pupil:
         low, high = min(ratings.values(), default=STARS[0]), max(ratings.values(), default=STARS[-1])
         if STARS[0] <= low and high <= STARS[-1]:
             low, high = STARS[0], STARS[-1]
-        elif low == high:
-            raise UserError(f"--ratings: all ratings are {low:g}: expected stars of 1 to 5, or two ratings that differ")
-        self.scale = LabelConfig(1, (float(low), float(high)), (low + high) / 2, _MEANING)
+        elif not 0 < high - low < math.inf:
+            problem = f"ratings are from {low:g} to {high:g}"
+            raise UserError(f"--ratings: {problem}: expected stars of 1 to 5, or another finite range of two at least")
+        self.scale = LabelConfig(1, (float(low), float(high)), low / 2 + high / 2, _MEANING)
         self.solved: Solved | None = None
         self.ranking: list[tuple[str, float]] = []
         self._learnt: dict[str, float] = {}

@@ -76,8 +76,8 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        message = f"cannot listen on {host} port {port} ({error}): choose another with --port or --host"
-        raise UserError(message) from error
+        remedy = "--port" if host == "127.0.0.1" else "--port or --host"  # charm teach has no other host
+        raise UserError(f"cannot listen on {host} port {port} ({error}): choose another with {remedy}") from error
 
 
 class _Server(uvicorn.Server):

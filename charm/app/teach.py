@@ -56,8 +56,6 @@ def teach_folder(
     image_files, passed = find_image_files([top])
     if passed:
         print(describe_passed(passed), file=sys.stderr)
-    kept = os.path.join(os.path.realpath(out), "")  # noqa: PTH118  (whose previews are not to be taught with)
-    image_files = [one for one in image_files if not os.path.realpath(one.path).startswith(kept)]
     if not image_files:
         return REJECTED
     table, columns = ratings
@@ -66,7 +64,7 @@ def teach_folder(
     out.mkdir(parents=True, exist_ok=True)
     with open_lines(out / "answers.jsonl", Answers) as answers, bind("127.0.0.1", port) as bound:
         answers.load()
-        scorer = load_scorer(model) if model else start_scorer(backbone)
+        scorer = load_scorer(model) if model is not None else start_scorer(backbone)
         pupil = Pupil(Album(scorer, top, image_files, out), answers, rated)
         told = f"http://127.0.0.1:{bound.getsockname()[1]}/"
         print(f"Give stars to photographs at {told} (Ctrl-C ends it; the same command goes on)", flush=True)
@@ -78,12 +76,14 @@ def teach_folder(
 
 
 def _check_out(out: Path) -> None:
-    """Raises UserError if a folder holds a model that was not taught, which the taught one would replace."""
+    """Raises UserError if a folder holds a model or a ranking that was not taught, which would be replaced."""
+    is_own = (out / "answers.jsonl").exists() or not any((out / name).exists() for name in ("model", "ranking.csv"))
     if (out / "model" / "config.json").exists():
         with explaining(str(out)):
-            if read_config(out / "model")[0].data.dataset != DATASET:
-                problem = "holds a model that was made otherwise, which would be replaced: choose another --out"
-                raise UserError(f"--out {escape_path(str(out))}: {problem}")
+            is_own = read_config(out / "model")[0].data.dataset == DATASET
+    if not is_own:
+        problem = "holds a model or a ranking.csv made otherwise, which would be replaced: choose another --out"
+        raise UserError(f"--out {escape_path(str(out))}: {problem}")
 
 
 def start_scorer(backbone: str) -> CharmScorer:
@@ -136,7 +136,7 @@ def read_ratings(table: Path, columns: tuple[str, str], top: str, image_files: S
         told = f"none of its {len(rated)} photographs is in {escape_path(top)}"
         raise UserError(f"{escape_path(str(table))}: {told}: expected paths from there, or from the table's folder")
     if len(found) < len(rated):
-        print(f"{len(rated) - len(found)} ratings are of photographs that are not in {escape_path(top)}")
+        print(f"ratings of photographs that are not in {escape_path(top)}: {len(rated) - len(found)}")
     return found
 
 
@@ -172,8 +172,8 @@ def _write(pupil: Pupil, scorer: CharmScorer, out: Path) -> None:
     name = escape_path(str(out))
     if pupil.solved is None:
         count = sum(key in pupil.album.values for key in pupil.list_labels())
-        needed = f"a model takes {ENOUGH} of them, not all with the same number"
-        print(f"{count} photographs have stars: {needed}; the same command goes on")
+        needed = f"a model takes {ENOUGH}, and two that differ"
+        print(f"photographs with stars or ratings: {count}; {needed}; the same command goes on")
         return
     pupil.write(scorer, out)
     found = pupil.solved.agreement

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from charm.app.answers import Answers
 from charm.app.pupil import Pupil
@@ -46,8 +46,21 @@ def count(answers: Answers) -> tuple[int, int]:
 
 
 def press(page: Page, key: str, says: str) -> None:
+    see(page)
     page.keyboard.press(key)
     expect(page.locator("#status")).to_contain_text(says)
+
+
+def see(page: Page) -> None:
+    """Waits for the image, without which nothing is answered."""
+    expect(page.locator("#image")).to_have_js_property("complete", True)
+
+
+def hold(page: Page, key: str) -> None:
+    see(page)
+    for _ in range(6):
+        page.keyboard.down(key)
+    page.keyboard.up(key)
 
 
 def test_keys_alone_do_all_of_it(page: Page, lesson: tuple[str, Pupil, list[str]]) -> None:
@@ -58,16 +71,22 @@ def test_keys_alone_do_all_of_it(page: Page, lesson: tuple[str, Pupil, list[str]
     press(page, "4", "1 answer;")
     expect(image).not_to_have_attribute("src", str(shown))
     press(page, " ", "1 answer, 1 skipped")
-    press(page, "u", "1 answer;")
+    press(page, "U", "1 answer;")  # caps lock
     press(page, "ArrowRight", "1 answer, 1 skipped")
     press(page, "Backspace", "1 answer;")
     press(page, "Backspace", "0 answers")
     expect(image).to_have_attribute("src", str(shown))
     page.keyboard.press("Control+4")  # the browser's own
-    page.keyboard.down("3")
-    for _ in range(5):
-        page.keyboard.down("3")  # held
-    page.keyboard.up("3")
+    hold(page, "3")
+    expect(page.locator("#status")).to_contain_text("1 answer;")
+    page.get_by_role("button", name="3 ★").focus()
+    for key, shown in (("Enter", "2 answers;"), (" ", "3 answers;")):  # of which the button makes a click each
+        hold(page, key)
+        expect(page.locator("#status")).to_contain_text(shown)
+    page.get_by_role("button", name="4 ★").dblclick()  # of which the second click would be of another image
+    expect(page.locator("#status")).to_contain_text("4 answers;")
+    for _ in range(3):
+        page.keyboard.press("u")
     expect(page.locator("#status")).to_contain_text("1 answer;")
     expect(page.locator("#agreement")).to_contain_text("After 19 more answers")
     expect(page.locator("#ranking")).to_be_hidden()
@@ -106,7 +125,8 @@ def test_names_are_text_and_a_finger_will_do(page: Page, lesson: tuple[str, Pupi
     while page.locator("#image").is_visible():
         before = count(pupil.answers)[0]
         names.append(page.locator("#name").text_content() or "")
-        page.get_by_role("button", name="5 ★").tap()
+        see(page)
+        page.get_by_role("button", name=f"{4 + len(names) % 2} ★").tap()  # the same one so soon would be a double tap
         expect(page.locator("#status")).to_contain_text(f"{before + 1} answers;")
     assert count(pupil.answers) == (30, 0)
     assert page.title() == "Charm: give stars"
@@ -134,9 +154,32 @@ def test_an_answer_that_cannot_be_kept_is_told(
 
     with monkeypatch.context() as patch:
         patch.setattr(pupil.answers, "add", fail)
+        see(page)
         page.keyboard.press("1")
         expect(page.locator("#problem")).to_have_text("the answer cannot be kept: No space left on device")
     expect(page.locator("#image")).to_be_visible()
     expect(page.locator("#image")).to_have_attribute("src", str(shown))
     press(page, "1", "30 answers;")
     expect(page.locator("#problem")).to_have_text("")
+
+
+def test_an_image_that_is_not_there_to_be_seen_gets_no_stars(
+    browser: Browser, lesson: tuple[str, Pupil, list[str]]
+) -> None:
+    """Until it is loaded, the browser goes on showing the one before it."""
+    address, pupil, _ = lesson
+    while pupil.answers.stars:
+        pupil.answers.undo()
+    waiting = list[Route]()
+    page = browser.new_page()
+    page.route("**/image/*", lambda route: waiting.append(route))
+    page.goto(address)
+    expect(page.locator("#name")).to_have_text(pupil.album.name(pupil.album.files[0].path))
+    for key in "12345":
+        page.keyboard.press(key)
+    page.keyboard.press("u")
+    assert pupil.answers.stars == {}
+    assert waiting
+    page.unroute("**/image/*")  # lets them go on
+    press(page, "4", "1 answer;")
+    assert list(pupil.answers.stars.values()) == [4]

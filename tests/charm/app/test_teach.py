@@ -1,7 +1,9 @@
 """`charm teach`: no answer is lost, features are of the files as they are, and the model scores what they say."""
 
 import csv
+import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -194,7 +196,7 @@ def test_features_are_made_once_and_again_of_what_has_changed(
     with open_pupil(scorer, folder, out) as pupil:
         assert (opened, pupil.album.values.keys()) == ([], before.keys())
 
-    (out / "previews" / "mine.jpg").write_text("no preview")
+    (out / ".previews" / "mine.jpg").write_text("no preview")
     (folder / "03.jpg").write_bytes(next(photos.rglob("20.jpg")).read_bytes())
     (folder / "04.jpg").rename(folder / "renamed.jpg")
     (folder / "05.jpg").unlink()
@@ -209,7 +211,7 @@ def test_features_are_made_once_and_again_of_what_has_changed(
         assert sorted(album.paths[keys["07.jpg"]]) == [str(folder / "07.jpg"), str(folder / "copy.jpg")]
         # Stars are of what was seen: they went with the name, and not to the new image of the old one.
         assert pupil.list_labels() == {key: (stars[key] - 1) / 4 for key in album.values.keys() & stars.keys()}
-        assert {path.stem for path in (out / "previews").iterdir()} == {*album.paths, "mine"}
+        assert {path.stem for path in (out / ".previews").iterdir()} == {*album.paths, "mine"}
 
     (block, *_) = (out / "features").rglob("*.npz")
     data = bytearray(block.read_bytes())
@@ -300,7 +302,9 @@ def test_the_model_scores_what_the_ranking_says(scorer: CharmScorer, photos: Pat
     assert config.solved.cross_validation == pupil.solved.agreement  # type: ignore[union-attr]
     assert config.solved.cross_validation.scored == 24  # type: ignore[union-attr]
     assert config.training.started_from == "charm_demo trained on none"
-    assert "Over all 24 images of `own-photographs` by cross-validation" in (out / "model" / "README.md").read_text()
+    card = (out / "model" / "README.md").read_text()
+    assert "Over all 24 images of `own-photographs` by cross-validation" in card
+    assert "``" not in card.replace("```", "")  # no value that is missing
 
 
 def test_the_agreement_is_what_cross_validation_says(scorer: CharmScorer, photos: Path, out: Path) -> None:
@@ -341,7 +345,7 @@ def test_ratings_count_as_stars_or_on_their_own_scale(
         )
         ratings = teach.read_ratings(table, ("path", "score"), str(photos), files)
         assert len(ratings) == 24
-        assert "1 ratings are of photographs that are not in" in capsys.readouterr().out
+        assert capsys.readouterr().out.endswith("photos: 1\n")
         with open_pupil(scorer, photos, out, ratings) as pupil:
             assert pupil.scale.score_range == scale
             low, high = scale
@@ -356,8 +360,15 @@ def test_ratings_count_as_stars_or_on_their_own_scale(
             pupil.answers.undo()
     with pytest.raises(UserError, match="none of its 1 photographs is in"):
         teach.read_ratings(write_ratings(table, {"x.jpg": 1}), ("path", "score"), str(photos), files)
-    with pytest.raises(UserError, match="all ratings are 7"), open_pupil(scorer, photos, out, {names[0]: 7.0}):
-        pass
+
+
+@pytest.mark.parametrize("ratings", [[7.0], [-1.5e308, 1.4e308], [1e308, math.inf]])
+def test_ratings_without_a_range_are_refused(
+    ratings: list[float], scorer: CharmScorer, photos: Path, tmp_path: Path
+) -> None:
+    album = Album(scorer, str(photos), [], tmp_path)
+    with pytest.raises(UserError, match="--ratings: ratings are from"):
+        Pupil(album, Answers(tmp_path, io.BytesIO()), dict(zip("ab", ratings, strict=False)))
 
 
 @contextmanager
@@ -384,6 +395,12 @@ def test_answers_by_http_are_kept_before_the_reply(scorer: CharmScorer, photos: 
         state = client.get("/state").json()
         assert (state["files"], state["done"], state["rejected"], state["agreement"]) == (31, 31, 1, None)
         first, second = (one["key"] for one in state["next"][:2])
+        pupil.album.preview(second).unlink()
+        gone = client.get(f"/image/{second}")
+        assert (gone.status_code, gone.json()["error"]["message"]) == (
+            404,
+            "its preview cannot be read: No such file or directory",
+        )
         preview = client.get(f"/image/{first}")
         assert preview.content == pupil.album.preview(first).read_bytes()
         assert "immutable" in preview.headers["cache-control"]
@@ -491,10 +508,12 @@ def run_command(photos: Path, out: Path, act: Any, *more: str) -> tuple[int, str
 def test_the_command_goes_on_after_a_signal_and_ends_by_the_page(
     photos: Path, made: Path, tmp_path: Path, served_folder: Path
 ) -> None:
-    """Also where its previews lie below the photographs."""
-    shutil.copytree(photos, tmp_path / "photos")
-    shutil.copytree(made, tmp_path / "photos" / "taught")
-    photos, out = tmp_path / "photos", tmp_path / "photos" / "taught"
+    """Also where all that is kept lies among the photographs, beside what was kept by another run."""
+    out = tmp_path / "photos"
+    shutil.copytree(photos, out)
+    shutil.copytree(made, out, dirs_exist_ok=True)
+    shutil.copytree(made, out / "earlier")
+    photos = out
 
     def answer(client: httpx.Client, count: int) -> None:
         state = client.get("/state").json()
@@ -513,7 +532,7 @@ def test_the_command_goes_on_after_a_signal_and_ends_by_the_page(
 
     code, said = run_command(photos, out, stop, "--model", str(served_folder))
     assert code == 3  # of the broken file
-    assert "5 photographs have stars: a model takes 20 of them" in said
+    assert "photographs with stars or ratings: 5; a model takes 20" in said
     assert not (out / "model").exists()
     code, said = run_command(photos, out, finish, "--model", str(served_folder))
     assert code == 3
@@ -531,7 +550,8 @@ def test_the_command_goes_on_after_a_signal_and_ends_by_the_page(
         (["photos", "--backbone", "no_such_vit"], "backbone='no_such_vit' is not a model of timm"),
         (["photos", "--backbone", "resnet18.a1_in1k"], "resnet18.a1_in1k"),
         (["photos", "--model", "nowhere"], "nowhere/config.json: No such file or directory"),
-        (["photos", "--out", "run"], "--out run: holds a model that was made otherwise, which would be replaced"),
+        (["photos", "--out", "run"], "--out run: holds a model or a ranking.csv made otherwise"),
+        (["photos", "--out", "table"], "--out table: holds a model or a ranking.csv made otherwise"),
         (["photos/00.jpg"], "photos/00.jpg: expected a folder of photographs"),
     ],
 )
@@ -541,6 +561,8 @@ def test_mistakes_are_told_in_a_line(
     monkeypatch.chdir(tmp_path)
     Path("photos").symlink_to(photos)
     shutil.copytree(served_folder, "run/model")
+    Path("table").mkdir()
+    Path("table/ranking.csv").write_text("name,place\n")
     ended = CliRunner().invoke(app, ["teach", *arguments, "--port", "0"])
     assert ended.exit_code == 2
     (line,) = [line for line in ended.output.splitlines() if line.startswith("error: ")]
