@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
-from charm.model.config import LEVEL, Calibration, EvaluationConfig
+from charm.model.config import LEVEL, Calibration, format_metric
 from charm.model.metrics import rate, score_agreement
 from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
@@ -121,7 +121,7 @@ def evaluate(params: Params, inputs: Inputs, model: Model, saved: SavedModel, ou
     percentiles = np.percentile(val_raw, np.arange(101)).tolist()
     found_out = {"evaluation": evaluation, "val_percentiles": percentiles, "calibration": calibration}
     write_model_folder(out / "model", model.state_dict(), replace(saved.config, draws=draws, **found_out))
-    shown = "  ".join(f"{name.upper()} {_show(evaluation, name)}" for name in PAPERS)
+    shown = "  ".join(f"{name.upper()} {format_metric(**evaluation.metrics[name])}" for name in PAPERS)
     print(f"evaluate: {len(raw)} test images  {shown}")
 
 
@@ -175,11 +175,6 @@ def _fingerprint(params: Params, inputs: Inputs, saved: SavedModel) -> str:
     trained = saved.config.to_json(), saved.weights_sha256
     facts = asdict(inputs.manifest.facts), describe_masks(params), inputs.describe()
     return fingerprint(read, trained, facts, run_digest("stages.evaluate"), file_sha256(CARD_TEMPLATE))
-
-
-def _show(evaluation: EvaluationConfig, name: str) -> str:
-    value, low, high = evaluation.metrics[name].values()
-    return "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _format(numbers: Iterable[float | None]) -> list[str | None]:

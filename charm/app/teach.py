@@ -32,7 +32,15 @@ from charm.app.score import REJECTED, list_rejected, print_rejected
 from charm.app.server import bind, make_server
 from charm.hub import list_versions, read_config
 from charm.images.find import ImageFile, describe_passed, escape_path, find_image_files
-from charm.model.config import DataConfig, InputConfig, LabelConfig, ModelConfig, TrainingConfig, ViTConfig
+from charm.model.config import (
+    DataConfig,
+    InputConfig,
+    LabelConfig,
+    ModelConfig,
+    TrainingConfig,
+    ViTConfig,
+    format_metric,
+)
 from charm.model.registry import describe_weights, fetch_model
 from charm.runtime.errors import UserError
 from charm.runtime.interrupts import Interrupts
@@ -177,7 +185,5 @@ def _write(pupil: Pupil, scorer: CharmScorer, out: Path) -> None:
         return
     pupil.write(scorer, out)
     found = pupil.solved.agreement
-    value, low, high = found.metrics["srcc"].values()
-    agreement = "undefined" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
-    print(f"SRCC {agreement} by cross-validation on {found.scored} photographs")
+    print(f"SRCC {format_metric(**found.metrics['srcc'])} by cross-validation on {found.scored} photographs")
     print(f"written to {name}: model, and ranking.csv of {len(pupil.ranking)} photographs")

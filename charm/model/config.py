@@ -178,6 +178,11 @@ def format_interval(low: float | None, high: float | None, sign: str = "") -> st
     return f"{low:{sign}.3f} to {high:{sign}.3f}"
 
 
+def format_metric(value: float | None, low: float | None, high: float | None) -> str:
+    """Formats a metric and its interval for people."""
+    return "undefined" if value is None else f"{value:.3f} ({format_interval(low, high)})"
+
+
 _BUILT_IN = "demo"  # the data set that charm_demo learns from without any weights
 
 
@@ -198,12 +203,13 @@ def list_doubts(
     rated, where = (crossed, "By cross-validation") if crossed else (evaluation, "On the test images")
     if rated is not None:
         value, low, high = (rated.metrics["srcc"][end] for end in ("value", "low", "high"))
-        found = "undefined" if value is None else f"{value:.3f} ({format_interval(low, high)})"
         if low is None or low <= 0:
+            longer = "" if crossed else ", more epochs, a larger max_seq_len"  # a solved head has no epochs
             sure = "may be" if value is not None and low is None else "is"  # of too few images for an interval
             doubts.append(
-                f"{where} the order of the scores {sure} no better than chance: SRCC {found}. What may help: "
-                f"{published} (vit_small_patch14_dinov2.lvd142m), more images, more epochs, a larger max_seq_len."
+                f"{where} the order of the scores {sure} no better than chance: SRCC "
+                f"{format_metric(value, low, high)}. What may help: {published} "
+                f"(vit_small_patch14_dinov2.lvd142m), more images{longer}."
             )
     return doubts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from charm.hub import write_model_folder
-from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig, format_interval
+from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig, format_metric
 from charm.model.frozen import build_solved, hash_weights
 from charm.model.metrics import bootstrap_intervals, rate, score_agreement
 from charm.model.solving import Candidate, Features, Labels, choose_head, cross_predict, solve_head, try_heads
@@ -92,11 +92,7 @@ def _cross_validate(manifest: Manifest, features: Features, labels: Labels) -> E
         return None
     scores, facts = cross_predict(features, labels)[:, None], manifest.facts
     found = rate(scores, labels.targets, facts.score_range, facts.accuracy_threshold, labels.seed)
-    srcc, low, high = found.metrics["srcc"].values()
-    if srcc is not None:
-        print(
-            f"train: SRCC {srcc:.3f} ({format_interval(low, high)}) by cross-validation over all {found.scored} images"
-        )
+    print(f"train: SRCC {format_metric(**found.metrics['srcc'])} by cross-validation over all {found.scored} images")
     return found
 
 

@@ -255,7 +255,7 @@ def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository:
     originals = {name: (folder / name).read_text() for name in edited}
     try:
         edit(folder / "charm/model/vit.py", "class CharmViT(Model):", "# A plain ViT.\nclass CharmViT(Model):")
-        edit(folder / "charm/model/vit.py", '"""Scores a batch as', '"""Scores a batch of images as')
+        edit(folder / "charm/model/vit.py", '"""Scores a batch, ', '"""Scores a batch of images, ')
         edit(folder / "pipeline/training/loader.py", "a loader worker died at", "a worker of the loader died at")
         printed = repository.dvc("repro")
         assert "Running stage 'train'" in printed
