@@ -10,12 +10,12 @@ Exit codes: 0 all went well; 2 a mistake, told in one line; 4 artifacts are dama
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from charm.runtime.errors import UserError, escape_controls
 from charm.runtime.interrupts import reporting
+from charm.runtime.streams import run_command
 from pipeline.experiments import compare
 from pipeline.experiments import run as experiments
 from pipeline.figures import run as figures
@@ -78,4 +78,4 @@ def _prune(runs: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -4,7 +4,6 @@ Only names, options and help; the work is in the modules that are imported when 
 seconds and `--help` should not.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +14,8 @@ from charm.app.limits import SERVER_LIMITS
 from charm.app.options import COLUMNS, MODEL, Columns, Device, Model, Overwrite, Photo, Precision, SeenBy
 from charm.app.sharing import export, import_model, publish, teach
 from charm.images.limits import BOUNDS, ENDINGS, in_megabytes, list_words
-from charm.runtime.errors import UserError
-from charm.runtime.interrupts import MISTAKE, reporting
-from charm.runtime.streams import open_streams
+from charm.runtime.interrupts import reporting
+from charm.runtime.streams import run_command
 
 app = typer.Typer(
     name="charm",
@@ -306,17 +304,7 @@ app.command()(publish)
 
 
 def main() -> None:
-    open_streams()
-    try:
-        try:
-            app(prog_name="charm")
-        finally:
-            sys.stdout.flush()
-    except UserError as error:  # of the output, where no command is at work any more
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(MISTAKE) from error
-    except BrokenPipeError:
-        raise SystemExit(1) from None
+    run_command(lambda: app(prog_name="charm"))
 
 
 if __name__ == "__main__":

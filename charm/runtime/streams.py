@@ -3,9 +3,11 @@
 import io
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from charm.runtime.errors import UserError
+from charm.runtime.interrupts import MISTAKE
 
 
 class _Stream(io.FileIO):
@@ -49,3 +51,19 @@ def open_streams() -> None:
         is_by_line = descriptor == 2 or os.isatty(descriptor)
         text = io.TextIOWrapper(buffer, before and before.encoding, "backslashreplace", line_buffering=is_by_line)
         setattr(sys, name, text)
+
+
+def run_command(command: Callable[[], int]) -> NoReturn:
+    """Runs a command on streams that may be closed or full, and exits with its code."""
+    open_streams()
+    try:
+        try:
+            code = command()
+        finally:
+            sys.stdout.flush()
+    except UserError as error:  # of the output, where no command is at work any more
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(MISTAKE) from error
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+    raise SystemExit(code)

@@ -32,6 +32,7 @@ from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError, escape_controls
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.settings.params import check_params
+from pipeline.settings.recipes import DATASETS, DESCRIBED
 
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
 
@@ -80,13 +81,27 @@ def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, A
     return Plan(row, dataset, experiments, "")
 
 
+def default_labels(dataset: str) -> dict[str, Any]:
+    """Returns the setting that says where a data set's labels lie, empty for the user's own data sets."""
+    if dataset in (*DESCRIBED, "stars") or dataset not in DATASETS:
+        return {}
+    if dataset == "demo":
+        return {"labels": "pipeline/datasets/demo_images.py"}
+    # By its full path: DVC runs what is queued in a copy of the commit, which has no downloads.
+    return {"labels": str(Path("datasets", dataset).absolute())}
+
+
 def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Returns the settings `wanted` that differ from the params.yaml at `base`, and the digest of the result.
+
+    A data set other than that of `base` brings its `default_labels`, unless `wanted` has others.
 
     Raises:
         UserError: a setting is not known, or cannot have this value.
     """
     document = YAML(typ="rt").load(base)
+    dataset = wanted.get("dataset", document["dataset"])
+    wanted = (default_labels(dataset) if dataset != document["dataset"] else {}) | wanted
     changes = {}
     for key, value in wanted.items():
         *sections, name = key.split(".")
@@ -311,7 +326,7 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.queue or chosen.run:
         start(everything, "--queue" if chosen.queue else "--temp")
     else:
-        print("\n".join(shlex.join(["dvc", *one.arguments("--queue")]) for one in _distinct(everything)))
+        print("\n".join(shlex.join(["uv", "run", "dvc", *one.arguments("--queue")]) for one in _distinct(everything)))
 
 
 def _parse_setting(text: str) -> tuple[str, Any]:

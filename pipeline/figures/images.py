@@ -18,6 +18,7 @@ from charm.tokenization.importance import IMPORTANCE
 from charm.tokenization.selection import SELECTIONS
 from charm.tokenization.settings import Selection
 from charm.tokenization.tokenizer import CharmTokenizer
+from pipeline.experiments.run import default_labels
 from pipeline.figures.draw import Panel
 from pipeline.manifest.table import Manifest, read_manifest
 from pipeline.report.gallery import Scored, choose_images, dim
@@ -66,7 +67,8 @@ class Gallery:
 
 def command_for(dataset: str, stage: str) -> str:
     """Returns the command that makes a stage's output of a data set in this folder."""
-    return f"uv run dvc exp run -S dataset={dataset} {stage}"
+    labels = "".join(f" -S labels={path}" for path in default_labels(dataset).values())
+    return f"uv run dvc exp run -S dataset={dataset}{labels} {stage}"
 
 
 def open_manifest(params: Params, dataset: str | None, stage: str) -> Manifest:

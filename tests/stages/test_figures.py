@@ -89,7 +89,7 @@ def test_sizes_of_other_data_sets_are_kept_from_earlier_drawings(
         table = read_manifest(Path("data/manifest")).of_split(row["series"]).table.to_pylist()
         pixels = [image["raw_height"] * image["raw_width"] / 1e6 for image in table]
         assert float(row["median"]) == pytest.approx(np.median(pixels))
-    assert "fig13: incomplete: uv run dvc exp run -S dataset=ava manifest, then fig13 again" in capsys.readouterr().err
+    assert "fig13: incomplete: uv run dvc exp run -S dataset=ava -S labels=/" in capsys.readouterr().err
     text = (tmp_path / "fig13.csv").read_text()
     (tmp_path / "fig13.csv").write_text(text + "".join(text.splitlines(True)[1:]).replace(",csv,", ",koniq10k,"))
     again, svg = draw(tmp_path, "fig13")
@@ -181,7 +181,7 @@ def test_what_cannot_be_drawn_is_named_with_the_command_that_makes_it(
         main(["figures", "fig8", "fig5", "--dataset", "aadb"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
-        "fig8: data/shards is missing: uv run dvc exp run -S dataset=aadb shards",
+        f"fig8: data/shards is missing: uv run dvc exp run -S dataset=aadb -S labels={tmp_path}/datasets/aadb shards",
         "fig5: there is nothing to draw yet: "
         "uv run python -m pipeline experiments table1 --dataset aadb --seeds 0 --run",
         "error: not drawn: fig8, fig5",
@@ -189,7 +189,7 @@ def test_what_cannot_be_drawn_is_named_with_the_command_that_makes_it(
 
 
 def test_images_of_another_data_set_are_refused(at_work: Workspace) -> None:
-    with pytest.raises(UserError, match=r"^data/ holds csv, not ava: uv run dvc exp run -S dataset=ava shards$"):
+    with pytest.raises(UserError, match=r"^data/ holds csv, not ava: uv run .* -S labels=\S+/datasets/ava shards$"):
         figures.open_gallery(at_work[1], "ava")
 
 

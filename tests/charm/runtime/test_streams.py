@@ -14,8 +14,9 @@ CLOSED, FULL = LOST.format("Bad file descriptor"), LOST.format("No space left on
 
 
 def run(command: str, folder: Path) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a line of shell, where `charm` is the command."""
-    script = f'cd {folder}; charm() {{ PYTHONPATH={ROOT} {sys.executable} -m charm "$@"; }}; {command}'
+    """Exit code, standard output and standard error of a line of shell, with the commands `charm` and `pipeline`."""
+    commands = (f'{name}() {{ PYTHONPATH={ROOT} {sys.executable} -m {name} "$@"; }}' for name in ("charm", "pipeline"))
+    script = f"cd {folder}; {'; '.join(commands)}; {command}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -36,6 +37,8 @@ def run(command: str, folder: Path) -> tuple[int, str, str]:
         ("charm score bad.jpg --model model --out t.csv >&-", 3, "rejected"),
         ("charm score a.jpg bad.jpg --model model >&-", 2, CLOSED),
         ("charm score a.jpg bad.jpg --model model 2>/dev/full", 3, ""),
+        ("pipeline --help | true", 0, ""),
+        ("pipeline --help >/dev/full", 2, FULL),
     ],
 )
 def test_closed_and_full(command: str, code: int, says: str, tmp_path: Path, model_folder: Path) -> None:

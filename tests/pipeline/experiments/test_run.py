@@ -106,14 +106,34 @@ def test_commands_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.chdir(ROOT)
     main(["experiments", "table7", "table18", "--dataset", "demo", "--seeds", "4"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert all(words[:5] == ["dvc", "exp", "run", "--queue", "--name"] for words in lines)
-    assert [words[6:] for words in lines] == [
+    assert all(words[:7] == ["uv", "run", "dvc", "exp", "run", "--queue", "--name"] for words in lines)
+    assert [words[8:] for words in lines] == [
         ["-S", "tokenizer=standard", "-S", "seed=4"],
         ["-S", "tokens.redraw=once", "-S", "seed=4"],
         ["-S", "seed=4"],  # Charm, in both tables
         ["-S", "tokens.coarse_ratio=3", "-S", "seed=4"],
         ["-S", "tokens.coarse_ratio=4", "-S", "seed=4"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "dataset", "extra", "labels"),
+    [
+        ("demo", "demo", {}, None),
+        ("demo", "koniq10k", {}, str(Path("datasets/koniq10k").absolute())),
+        ("demo", "ava", {"labels": "/disk/ava"}, "/disk/ava"),
+        ("ava", "ava", {}, None),
+        ("csv", "demo", {}, "pipeline/datasets/demo_images.py"),
+        ("demo", "csv", {}, None),
+    ],
+)
+def test_another_data_set_has_its_own_labels(
+    tmp_path: Path, before: str, dataset: str, extra: dict[str, str], labels: str | None
+) -> None:
+    """Labels of downloads are named by their full path, since DVC runs what is queued in a copy of the commit."""
+    base = tmp_path / "params.yaml"
+    base.write_text(BASE.read_text().replace("dataset: demo", f"dataset: {before}").replace("demo_images.py", "x"))
+    assert change_params(base, {"dataset": dataset} | extra)[0].get("labels") == labels
 
 
 def shown(name: str, state: str | None, srcc: float, **changes: Any) -> dict[str, Any]:
