@@ -35,6 +35,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Threads of torch that wait for work spin, and take the cores from the other workers' tests: 39 seconds of computing
 # in place of 9 for the tests of the model. Read when torch is loaded; their number stays as it is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Nor is a thread to print a stack of C++ between the dots when a test has ended whose other process is no torch.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
 # Power does not fail while tests run, and a disk takes milliseconds to write what it holds back. tests/faults/disk.py
 # counts each call.
