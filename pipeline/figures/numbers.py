@@ -17,7 +17,6 @@ from charm.saliency.mbd import detect
 from charm.tokenization.importance import score_patches
 from charm.tokenization.selection import SELECTIONS
 from charm.tokenization.tokenizer import CharmTokenizer
-from pipeline.experiments.cost import measure_ms
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.experiments.run import plan_row, read_results
 from pipeline.figures.draw import Series
@@ -114,6 +113,8 @@ def plot_times(asked: Asked) -> Chart:
 
     The paper measures the former, but of saliency, whose masks it has beforehand.
     """
+    from pipeline.experiments.cost import measure_ms  # imports torch and timm, which takes seconds
+
     gallery = open_gallery(asked.params, asked.dataset)
     image = gallery.read(gallery.chosen[0])
     cutter = CharmTokenizer(PATCH_SIZE, max_seq_len=1024)
