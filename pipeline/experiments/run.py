@@ -30,9 +30,9 @@ from ruamel.yaml import YAML
 
 from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError, escape_controls
+from pipeline.datasets.published import LAYOUTS
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.settings.params import check_params
-from pipeline.settings.recipes import DATASETS, DESCRIBED
 
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
 
@@ -83,12 +83,10 @@ def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, A
 
 def default_labels(dataset: str) -> dict[str, Any]:
     """Returns the setting that says where a data set's labels lie, empty for the user's own data sets."""
-    if dataset in (*DESCRIBED, "stars") or dataset not in DATASETS:
-        return {}
     if dataset == "demo":
         return {"labels": "pipeline/datasets/demo_images.py"}
     # By its full path: DVC runs what is queued in a copy of the commit, which has no downloads.
-    return {"labels": str(Path("datasets", dataset).absolute())}
+    return {"labels": str(Path("datasets", dataset).absolute())} if dataset in LAYOUTS else {}
 
 
 def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], str]:
