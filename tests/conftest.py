@@ -1,5 +1,7 @@
 """A handful of small images, their manifest and their shards; each test that changes them takes a copy."""
 
+import atexit
+import gc
 import os
 import shutil
 import signal
@@ -38,6 +40,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Nor is a thread to print a stack of C++ between the dots when a test has ended whose other process is no torch.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
+# Each collection of garbage walks through all that torch, timm and the tests consist of, and which stays: a sixth of
+# the time in which tests are collected, a tenth of some tests.
+gc.disable()
+
 # Power does not fail while tests run, and a disk takes milliseconds to write what it holds back. tests/faults/disk.py
 # counts each call.
 os.fsync = lambda descriptor: None
@@ -72,6 +78,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow files first; within a file, the order is kept."""
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(SLOW)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+    gc.set_threshold(20_000, 20, 20)
+    atexit.register(gc.unfreeze)  # libraries report what they think is lost
 
 
 @dataclass(frozen=True)

@@ -64,17 +64,20 @@ class Guard:
             return await self._app(scope, self._end_after_answers(receive), send)
 
         body = _Body(receive, self._limits)
-        is_answered = False
+        status = 0  # until it is answered
 
         async def send_guarded(message: Message) -> None:
-            nonlocal is_answered
+            nonlocal status
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if message["status"] >= 400:
-                    await body.drain()
-                is_answered = True
+                status = message["status"]
+            elif status >= 400 and not message.get("more_body"):
+                # The answer first, since who sends may stop then; the end, which may close the connection, comes later.
+                await send({**message, "more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body"}
             await send(message)
 
         task = asyncio.current_task()
@@ -89,7 +92,7 @@ class Guard:
         except Refused as error:
             await describe_refusal(None, error)(scope, receive, send_guarded)
         except asyncio.CancelledError:  # by the server that ends
-            if not is_answered:
+            if not status:
                 ending = Refused(503, "ending", "the server is ending: try again later")
                 await describe_refusal(None, ending)(scope, receive, send_guarded)
         finally:
@@ -153,11 +156,10 @@ class _Body:
         return message
 
     async def drain(self) -> None:
-        """Drops what is still to come, within limits: a connection that is closed before takes the answer with it."""
-        self._left = self._limits.body_bytes
+        """Drops what still comes, for some seconds: a connection that is closed on it takes the answer with it."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while not self._is_whole and self._left >= 0:
+                while not self._is_whole:
                     await self._take()
 
     async def _take(self) -> Message:

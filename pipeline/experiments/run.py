@@ -15,6 +15,7 @@ starts anew, as `dvc exp show` does.
 
 import argparse
 import contextlib
+import copy
 import json
 import re
 import shlex
@@ -32,7 +33,7 @@ from charm.runtime.disk import fingerprint
 from charm.runtime.errors import UserError, escape_controls
 from pipeline.datasets.published import LAYOUTS
 from pipeline.experiments.paper_tables import Row, read_tables
-from pipeline.settings.params import check_params
+from pipeline.settings.params import check_params, read_document
 
 _WHERE = ("hardware", "dask", "report")  # sections that change no number
 
@@ -61,8 +62,8 @@ class Plan:
     missing: str
 
 
-def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, Any], base: Path) -> Plan:
-    """Plans the experiments of a row on a data set (None: the row's own), on top of the params.yaml at `base`."""
+def plan_row(row: Row, dataset: str | None, seeds: list[int], extra: dict[str, Any], base: dict[str, Any]) -> Plan:
+    """Plans the experiments of a row on a data set (None: the row's own), on top of a params.yaml, `base`."""
     if row.cost:
         return Plan(row, row.dataset, [], "")
     dataset = dataset or row.dataset
@@ -89,21 +90,21 @@ def default_labels(dataset: str) -> dict[str, Any]:
     return {"labels": str(Path("datasets", dataset).absolute())} if dataset in LAYOUTS else {}
 
 
-def change_params(base: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Returns the settings `wanted` that differ from the params.yaml at `base`, and the digest of the result.
+def change_params(base: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Returns the settings `wanted` that differ from a params.yaml, `base`, and the digest of the result.
 
     A data set other than that of `base` brings its `default_labels`, unless `wanted` has others.
 
     Raises:
         UserError: a setting is not known, or cannot have this value.
     """
-    document = YAML(typ="rt").load(base)
+    document = copy.deepcopy(base)
     dataset = wanted.get("dataset", document["dataset"])
     wanted = (default_labels(dataset) if dataset != document["dataset"] else {}) | wanted
     changes = {}
     for key, value in wanted.items():
         *sections, name = key.split(".")
-        holder = document
+        holder: Any = document
         for section in sections:
             holder = holder.get(section)
             if not isinstance(holder, dict):
@@ -305,7 +306,7 @@ def run(chosen: argparse.Namespace) -> None:
         _show_sweep()
         return
     titles, tables = read_tables()
-    base = Path("params.yaml")
+    base = read_document(Path("params.yaml"))
     extra = dict(_parse_setting(text) for text in chosen.set)
     change_params(base, extra | ({"dataset": chosen.dataset} if chosen.dataset else {}))  # a mistake stops here
     plans = {

@@ -21,7 +21,7 @@ from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.experiments.run import plan_row, read_results
 from pipeline.figures.draw import Series
 from pipeline.figures.images import PATCH_SIZE, command_for, open_gallery, open_manifest
-from pipeline.settings.params import Params
+from pipeline.settings.params import Params, read_document
 from pipeline.settings.recipes import DATASETS, DESCRIBED
 
 PIXELS = [(224, 224), (480, 640), (768, 1024), (1000, 1500), (1500, 2000), (2000, 3000)]  # height, width
@@ -52,9 +52,9 @@ def _find_runs(asked: Asked, table: str, rows: list[Row]) -> tuple[list[tuple[Ro
     """Returns each row with its data set and finished runs, none twice; and the command that makes the others."""
     results = read_results()
     found: dict[tuple[str, ...], tuple[Row, str, list[dict[str, Any]]]] = {}
-    lacking = False
+    lacking, base = False, read_document(Path("params.yaml"))
     for row in rows:
-        plan = plan_row(row, asked.dataset, asked.seeds, {}, Path("params.yaml"))
+        plan = plan_row(row, asked.dataset, asked.seeds, {}, base)
         digests = tuple(one.digest for one in plan.experiments)
         runs = [run for digest in digests if (run := results.get(digest)) is not None]
         lacking |= len(runs) < len(asked.seeds)

@@ -228,6 +228,11 @@ class Params:
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Reads and checks params.yaml; a UserError says file, line and key of what is wrong."""
+    return check_params(read_document(path), path)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Reads a params.yaml as it stands, with the lines of its keys; a UserError says where it is no YAML."""
     try:
         node = YAML(typ="rt").load(path)
     except OSError as error:
@@ -240,7 +245,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{place}: not valid YAML: {getattr(error, 'problem', first_line(error))}") from error
     if not isinstance(node, dict):
         raise UserError(f"{path}: expected keys and values, one section per stage")
-    return check_params(node, path)
+    return node
 
 
 def check_params(node: dict[str, Any], path: Path) -> Params:

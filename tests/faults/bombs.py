@@ -11,6 +11,7 @@ from PIL import Image
 
 pillow_heif.register_heif_opener()  # for writing
 TIFF_LONG = 4
+DEFLATED = zlib.compress(bytes(50_000_000), 1)
 
 
 def encode(kind: str, side: int = 64, **options: Any) -> bytes:
@@ -26,10 +27,15 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def png(
-    width: int, height: int, bits: int = 8, colour: int = 2, data: bytes = bytes(1000), extra: bytes = b""
+    width: int,
+    height: int,
+    bits: int = 8,
+    colour: int = 2,
+    data: bytes = zlib.compress(bytes(1000)),
+    extra: bytes = b"",
 ) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def resized_jpeg(width: int, height: int, **options: Any) -> bytes:
@@ -111,14 +117,10 @@ REFUSED = {
     "PNG, 4 exapixels": png(2**31 - 1, 2**31 - 1),
     "PNG, 100 megapixels in 1 kB": png(9999, 9999),
     "PNG, a line of 100 megapixels": png(10**8, 1),
-    "PNG with text that inflates to 50 MB": png(
-        9, 9, extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(50_000_000)))
-    ),
-    "PNG with a profile that inflates to 50 MB": png(
-        9, 9, extra=chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(50_000_000)))
-    ),
+    "PNG with text that inflates to 50 MB": png(9, 9, extra=chunk(b"zTXt", b"k\0\0" + DEFLATED)),
+    "PNG with a profile that inflates to 50 MB": png(9, 9, extra=chunk(b"iCCP", b"k\0\0" + DEFLATED)),
     "PNG of 300,000 chunks": png(9, 9, extra=chunk(b"teST", b"") * 300_000),
-    "PNG whose pixels inflate to 50 MB": png(9, 9, data=bytes(50_000_000))[:-13],
+    "PNG whose pixels inflate to 50 MB": png(9, 9, data=DEFLATED)[:-13],
     "JPEG, 95 megapixels in 23 kB": resized_jpeg(9747, 9747, side=400, quality=95).ljust(23_000, b"\0"),
     "progressive JPEG, 95 megapixels": resized_jpeg(9747, 9747, side=400, progressive=True),
     "JPEG, 4 gigapixels": resized_jpeg(65535, 65535),

@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +61,21 @@ class Repository:
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
             subprocess.run(["git", *command], cwd=self.folder, check=True, env=self.environment)
 
+    @contextmanager
+    def settings(self, **changed: Any) -> Iterator[None]:
+        """params.yaml with other values of some keys, `section__key`; afterwards it is as it was."""
+        path = self.folder / "params.yaml"
+        original = path.read_text()
+        document = YAML().load(original)
+        for name, value in changed.items():
+            *sections, key = name.split("__")
+            reduce(getitem, sections, document)[key] = value
+        YAML().dump(document, path)
+        try:
+            yield
+        finally:
+            path.write_text(original)
+
     def _set_params(self, csv_file: Path) -> None:
         path = self.folder / "params.yaml"
         params = YAML().load(path)
@@ -97,24 +114,24 @@ class Repository:
 
 
 CLUSTER = """
-import sys
 from dask.distributed import LocalCluster
 
-if __name__ == "__main__":
-    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
-        print(cluster.scheduler_address, flush=True)
-        sys.stdin.read()
+sys.path[0] = {folder!r}
+address = {{"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", **address) as cluster:
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
 """
 
 
 @contextmanager
-def use_one_cluster(repository: Repository, script: Path) -> Iterator[None]:
-    """All stages share a Dask cluster of one worker, which takes five seconds to start."""
-    script.write_text(CLUSTER)
+def use_one_cluster(repository: Repository, python: Path) -> Iterator[None]:
+    """All stages share a Dask cluster of one worker, whose libraries are there, too."""
+    (python / "cluster.py").write_text(CLUSTER.format(folder=str(repository.folder)))
     with subprocess.Popen(
-        [sys.executable, script],
-        cwd=repository.folder,
-        env=repository.environment | {"PYTHONPATH": str(repository.folder)},
+        [python / "python", "-m", "cluster"],
+        cwd=python,
+        env=repository.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -133,7 +150,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
     """After the first `dvc repro`, which runs every stage."""
     with warm_python(tmp_path_factory.mktemp("python")) as python:
         made = Repository(tmp_path_factory.mktemp("dvc"), python)
-        with use_one_cluster(made, python / "cluster.py"):
+        with use_one_cluster(made, python):
             assert made.ran("repro") == ALL
             yield made
 
@@ -142,15 +159,25 @@ def test_a_second_repro_runs_nothing(repository: Repository) -> None:
     assert repository.ran("repro") == []
 
 
-def test_another_selection_makes_its_map_and_trains_again_and_going_back_runs_nothing(repository: Repository) -> None:
-    assert repository.ran("exp", "run", "-S", "selection=saliency") == [
-        "importance",
-        "features",
-        "train",
-        "evaluate",
-        "report",
+def test_each_setting_remakes_what_reads_it_and_going_back_runs_nothing(repository: Repository) -> None:
+    remade = ["importance", "features", "train", "evaluate", "report"]
+    assert repository.ran("exp", "run", "-S", "selection=saliency") == remade
+
+    assert repository.ran("exp", "run", "-S", "train.mode=head") == remade[1:]  # features in the worker
+    metrics = json.loads((repository.folder / "runs/evaluate/metrics.json").read_text())
+    assert (metrics["scored"], metrics["cv_scored"]) == (6, 27)
+
+    there = [
+        "backbone=vit_tiny_patch16_224",
+        "pretrained=false",
+        "train.mode=fine_tune",
+        "train.min_learning_rate=3e-7",
     ]
-    assert repository.ran("exp", "run", "-S", "selection=random") == []
+    given = [argument for setting in there for argument in ("-S", setting)]
+    assert repository.ran("exp", "run", *given) == ["pos_embeds", *remade[1:]]
+
+    back = ["selection=random", "backbone=charm_demo", "pretrained=true", "train.min_learning_rate=1e-6"]
+    assert repository.ran("exp", "run", *(argument for setting in back for argument in ("-S", setting))) == []
 
 
 def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, tiny_models: SamHqParams) -> None:
@@ -164,53 +191,28 @@ def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, ti
     torch.save(sam_hq._build_published("vit_tiny").state_dict(), repository.folder / ".dvc/tmp/sam.pth")
     settings = {
         "detector": tiny_models.detector,
-        "sam_checkpoint": repository.folder / ".dvc/tmp/sam.pth",
+        "sam_checkpoint": str(repository.folder / ".dvc/tmp/sam.pth"),
         "sam_sha256": file_sha256(repository.folder / ".dvc/tmp/sam.pth"),
         "box_threshold": (scores[-1] + scores[-2]) / 2,
     }
-    given = [f"importance.saliency.sam_hq.{key}={value}" for key, value in settings.items()]
-    given += ["selection=saliency", "importance.saliency.backend=sam_hq"]
-    there = [argument for setting in given for argument in ("-S", setting)]
-    path = repository.folder / "params.yaml"
-    original = path.read_text()
-    try:
-        assert repository.ran("exp", "run", *there, "importance") == ["importance"]
-    finally:
-        path.write_text(original)
+    sam_hq_settings = {f"importance__saliency__sam_hq__{key}": value for key, value in settings.items()}
+    with repository.settings(selection="saliency", importance__saliency__backend="sam_hq", **sam_hq_settings):
+        assert repository.ran("repro", "importance") == ["importance"]
     folder = repository.folder / "data/importance"
     assert json.loads((folder / "column.json").read_text())["empty"] == 26
     (found,) = (row.split(",")[0] for row in (folder / "masks.csv").read_text().splitlines() if row.endswith(",1"))
     assert 0 < ColumnReader(folder, images).read_mask(found).mean() < 1
 
 
-def test_another_backbone_remakes_neither_shards_nor_maps(repository: Repository) -> None:
-    there = ["-S", "backbone=vit_tiny_patch16_224", "-S", "pretrained=false", "-S", "train.min_learning_rate=3e-7"]
-    back = ["-S", "backbone=charm_demo", "-S", "pretrained=true", "-S", "train.min_learning_rate=1e-6"]
-    assert repository.ran("exp", "run", *there) == ["pos_embeds", "features", "train", "evaluate", "report"]
-    assert repository.ran("exp", "run", *back) == []
-
-
-def test_a_solved_head_makes_features_and_going_back_runs_nothing(repository: Repository) -> None:
-    """In workers of their own, which start from the same random weights."""
-    remade = ["features", "train", "evaluate", "report"]
-    assert repository.ran("exp", "run", "-S", "train.mode=head") == remade
-    metrics = json.loads((repository.folder / "runs/evaluate/metrics.json").read_text())
-    assert (metrics["scored"], metrics["cv_scored"]) == (6, 27)
-    assert repository.ran("exp", "run", "-S", "train.mode=fine_tune") == []
-
-
 def test_where_things_run_trains_nothing_again(repository: Repository) -> None:
-    assert "train" not in repository.ran("exp", "run", "-S", "dask.workers=1", "-S", "hardware.loader_workers=1")
+    with repository.settings(dask__workers=1, hardware__loader_workers=1):
+        assert repository.ran("repro") == ["report"]
 
 
 def test_another_inputs_settings_make_and_train_nothing(repository: Repository) -> None:
     """DVC starts the stages that list the section, and they find what is finished in the store."""
-    path = repository.folder / "params.yaml"
-    original = path.read_text()
-    try:
-        printed = repository.dvc("exp", "run", "-S", "inputs.square.edge=128", "evaluate")
-    finally:
-        path.write_text(original)
+    with repository.settings(inputs__square__edge=128):
+        printed = repository.dvc("repro", "evaluate")
     started = re.findall(r"^Running stage '([^']+)'", printed, flags=re.MULTILINE)
     assert not {"manifest", "shards", "importance"} & set(started)
     assert "train: finished before, published again" in printed
@@ -244,30 +246,31 @@ def test_an_edited_label_runs_from_the_manifest_on(repository: Repository) -> No
     original = labels.read_text()
     name, _, split = original.splitlines()[1].split(",")
     labels.write_text(original.replace(original.splitlines()[1], f"{name},1.25,{split}"))
-    assert repository.ran("repro") == ALL
+    assert repository.ran("repro", "shards") == ["manifest", "shards"]
+    assert json.loads(repository.dvc("status", "--json")).keys() == set(ALL[2:])
     labels.write_text(original)
     assert repository.ran("repro") == []
 
 
-def test_a_comment_does_not_train_again_and_a_line_of_the_model_does(repository: Repository) -> None:
+def test_a_line_of_the_model_trains_again_and_neither_going_back_nor_a_comment_does(repository: Repository) -> None:
     folder = repository.folder
     edited = ("charm/model/vit.py", "charm/model/pooling.py", "pipeline/training/loader.py")
     originals = {name: (folder / name).read_text() for name in edited}
     try:
+        edit(folder / "charm/model/pooling.py", "sum(1).clamp(min=1)", "sum(1).clamp(min=2)")
+        assert "train: epoch" in repository.dvc("repro")
+        (folder / "charm/model/pooling.py").write_text(originals["charm/model/pooling.py"])
         edit(folder / "charm/model/vit.py", "class CharmViT(Model):", "# A plain ViT.\nclass CharmViT(Model):")
         edit(folder / "charm/model/vit.py", '"""Scores a batch, ', '"""Scores a batch of images, ')
         edit(folder / "pipeline/training/loader.py", "a loader worker died at", "a worker of the loader died at")
         printed = repository.dvc("repro")
-        assert "Running stage 'train'" in printed
-        assert "train: finished before, published again" in printed
-        assert "evaluate: finished before, published again" in printed
-        assert "train: epoch" not in printed
-        edit(folder / "charm/model/pooling.py", "sum(1).clamp(min=1)", "sum(1).clamp(min=2)")
-        assert "train: epoch" in repository.dvc("repro")
     finally:
         for name, text in originals.items():
             (folder / name).write_text(text)
-    assert "train: epoch" not in repository.dvc("repro")
+    assert "Running stage 'train'" in printed
+    assert "train: finished before, published again" in printed
+    assert "evaluate: finished before, published again" in printed
+    assert "train: epoch" not in printed
 
 
 def test_no_setting_deletes_anything(repository: Repository) -> None:
@@ -281,59 +284,34 @@ def test_no_setting_deletes_anything(repository: Repository) -> None:
     for folder in (repository.folder / "photos", repository.folder.parent / "photos"):
         folder.mkdir()
         (folder / "beach.jpg").write_bytes(b"the only copy")
-    params = repository.folder / "params.yaml"
-    original = params.read_text()
     before = around()
-    try:
-        for key in ("labels", "selection", "backbone"):
-            document = YAML().load(original)
-            document[key] = "../../photos"
-            YAML().dump(document, params)
+    for key in ("labels", "selection", "backbone"):
+        with repository.settings(**{key: "../../photos"}):
             repository.dvc("repro", succeeds=None)
-            params.write_text(original)
-            assert around() == before, key
-    finally:
-        params.write_text(original)
-    repository.dvc("repro")
+        assert around() == before, key
 
 
-@pytest.mark.parametrize(
-    ("after", "added"),
-    [
-        pytest.param("# What to learn from", "selecton: random", id="at the top"),
-        pytest.param("train:", "  epoch: 2", id="in a section"),
-        pytest.param("dask:", "  worker: 2", id="in a section that no stage depends on"),
-    ],
-)
-def test_an_unknown_key_stops_with_file_line_and_the_nearest_key(
-    repository: Repository, after: str, added: str
-) -> None:
-    path = repository.folder / "params.yaml"
-    original = path.read_text()
-    lines = original.splitlines()
-    number = next(index for index, line in enumerate(lines, start=1) if line.startswith(after)) + 1
-    path.write_text("\n".join([*lines[: number - 1], added, *lines[number - 1 :]]) + "\n")
-    try:
+def test_an_unknown_key_stops_with_file_line_and_the_nearest_key(repository: Repository) -> None:
+    """Here in a section that no stage depends on."""
+    with repository.settings(dask__worker=2):
+        text = (repository.folder / "params.yaml").read_text()
         printed = repository.dvc("repro", succeeds=False)
-    finally:
-        path.write_text(original)
-    assert re.search(rf"params\.yaml:{number}: unknown key \S+; did you mean '", printed)
+    number = text[: text.index("worker: 2")].count("\n") + 1
+    assert f"params.yaml:{number}: unknown key dask.worker; did you mean 'workers'?" in printed
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("selection=salency", r"params\.yaml:\d+: selection: 'salency' is not known; did you mean 'saliency'\?"),
-        ("dataset=dmeo", r"params\.yaml:\d+: dataset: 'dmeo' is not known; did you mean 'demo'\?"),
-        ("labels=nowhere.csv", r"nowhere\.csv"),  # of DVC, which resolves this one setting itself
-    ],
-)
-def test_a_misspelt_choice_of_an_experiment_is_told_by_us(repository: Repository, setting: str, message: str) -> None:
-    path = repository.folder / "params.yaml"
-    original = path.read_text()
-    try:
-        printed = repository.dvc("exp", "run", "-S", setting, succeeds=False)
-    finally:
-        path.write_text(original)
-    assert re.search(message, printed), printed
+def test_a_misspelt_choice_of_an_experiment_is_told_by_us(repository: Repository) -> None:
+    with repository.settings():
+        printed = repository.dvc("exp", "run", "-S", "selection=salency", succeeds=False)
+    assert re.search(r"params\.yaml:\d+: selection: 'salency' is not known; did you mean 'saliency'\?", printed), (
+        printed
+    )
+    assert "Traceback" not in printed
+
+
+def test_labels_that_are_not_there_are_told_by_dvc(repository: Repository) -> None:
+    """It resolves this one setting itself."""
+    with repository.settings(labels="nowhere.csv"):
+        printed = repository.dvc("repro", succeeds=False)
+    assert "nowhere.csv" in printed
     assert "Traceback" not in printed

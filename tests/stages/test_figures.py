@@ -19,7 +19,7 @@ from pipeline.figures import run as figures
 from pipeline.figures.draw import Panel, Series, draw_chart, draw_sheet
 from pipeline.figures.images import PATCH_SIZE
 from pipeline.manifest.table import read_manifest
-from pipeline.settings.params import Params
+from pipeline.settings.params import Params, read_document
 from tests.conftest import ROOT
 
 Workspace = tuple[Path, Params]
@@ -120,7 +120,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any] | None]
 
 def digest(table: str, name: str, dataset: str, seed: int = 0) -> str:
     row = next(row for row in read_tables()[1][table] if row.name == name)
-    return plan_row(row, dataset, [seed], {}, ROOT / "params.yaml").experiments[0].digest
+    return plan_row(row, dataset, [seed], {}, read_document(ROOT / "params.yaml")).experiments[0].digest
 
 
 def test_the_papers_models_are_hollow_beside_ours(

@@ -63,10 +63,10 @@ def draw_arrays() -> dict[str, np.ndarray]:
 
 def reference(arrays: dict[str, np.ndarray], image: np.ndarray) -> Tensor:
     """MUSIQ's features of an image by its definition, with flax's names and layouts, token by token."""
-    w = {name.removeprefix("opt/target/"): torch.from_numpy(array) for name, array in arrays.items()}
+    w = {name.removeprefix("opt/target/"): torch.from_numpy(array).double() for name, array in arrays.items()}
 
     def conv(x: Tensor, name: str, stride: int = 1) -> Tensor:
-        kernel = w[f"{name}/kernel"].double()
+        kernel = w[f"{name}/kernel"]
         kernel = (kernel - kernel.mean((0, 1, 2))) / (kernel.std((0, 1, 2), correction=0) + 1e-5)
         size = kernel.shape[0]
         side = x.shape[-1]
@@ -75,16 +75,16 @@ def reference(arrays: dict[str, np.ndarray], image: np.ndarray) -> Tensor:
         return F.conv2d(F.pad(x, ends * 2), kernel.permute(3, 2, 0, 1), stride=stride)
 
     def group_norm(x: Tensor, name: str, eps: float) -> Tensor:
-        return F.group_norm(x, 32, w[f"{name}/scale"].double().flatten(), w[f"{name}/bias"].double().flatten(), eps)
+        return F.group_norm(x, 32, w[f"{name}/scale"].flatten(), w[f"{name}/bias"].flatten(), eps)
 
     def layer_norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (384,), w[f"{name}/scale"].double(), w[f"{name}/bias"].double(), 1e-6)
+        return F.layer_norm(x, (384,), w[f"{name}/scale"], w[f"{name}/bias"], 1e-6)
 
     def dense(x: Tensor, name: str) -> Tensor:
-        return x @ w[f"{name}/kernel"].double() + w[f"{name}/bias"].double()
+        return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
 
     tokens = MusiqInput()(image)
-    sequence = [w["Transformer/cls"].double()[0, 0]]
+    sequence = [w["Transformer/cls"][0, 0]]
     for token in np.flatnonzero(tokens.patch_valid):
         x = 2 * torch.from_numpy(tokens.patches[token]).double().permute(2, 0, 1)[None] / 255 - 1
         x = F.relu(group_norm(conv(x, "conv_root", 2), "gn_root", 1e-6))
@@ -97,23 +97,21 @@ def reference(arrays: dict[str, np.ndarray], image: np.ndarray) -> Tensor:
         scale = int(tokens.scale_id[token])
         (y_at, x_at), (grid_h, grid_w) = tokens.patch_coord[token].tolist(), tokens.grids[scale]
         place = (y_at * 10 // grid_h) * 10 + x_at * 10 // grid_w  # hashed
-        positions = w["Transformer/posembed_input/pos_embedding"].double()[0]
-        sequence.append(
-            embedded + positions[place] + w["Transformer/scaleembed_input/scale_embedding"].double()[0, scale]
-        )
+        positions = w["Transformer/posembed_input/pos_embedding"][0]
+        sequence.append(embedded + positions[place] + w["Transformer/scaleembed_input/scale_embedding"][0, scale])
     x = torch.stack(sequence)
     for block in range(DEPTH):
         at = f"Transformer/encoderblock_{block}"
         normed = layer_norm(x, f"{at}/LayerNorm_0")
         attention = f"{at}/MultiHeadDotProductAttention_1"
         q, k, v = (
-            torch.einsum("ld,dhe->hle", normed, w[f"{attention}/{part}/kernel"].double())
-            + w[f"{attention}/{part}/bias"].double()[:, None]
+            torch.einsum("ld,dhe->hle", normed, w[f"{attention}/{part}/kernel"])
+            + w[f"{attention}/{part}/bias"][:, None]
             for part in ("query", "key", "value")
         )
         heads = (q @ k.transpose(1, 2) / 8).softmax(-1) @ v
-        out = torch.einsum("hle,hed->ld", heads, w[f"{attention}/out/kernel"].double())
-        x = x + out + w[f"{attention}/out/bias"].double()
+        out = torch.einsum("hle,hed->ld", heads, w[f"{attention}/out/kernel"])
+        x = x + out + w[f"{attention}/out/bias"]
         y = dense(layer_norm(x, f"{at}/LayerNorm_2"), f"{at}/MlpBlock_3/Dense_0")
         x = x + dense(F.gelu(y, approximate="tanh"), f"{at}/MlpBlock_3/Dense_1")
     return layer_norm(x, "Transformer/encoder_norm")[0]

@@ -15,10 +15,11 @@ from pipeline.__main__ import main
 from pipeline.experiments import run as experiments
 from pipeline.experiments.paper_tables import Row, read_tables
 from pipeline.experiments.run import Plan, change_params, plan_row, read_results, show_table, start
-from pipeline.settings.params import load_params
+from pipeline.settings.params import read_document
 from tests.conftest import ROOT
 
-BASE = ROOT / "params.yaml"
+SHIPPED = ROOT / "params.yaml"
+BASE = read_document(SHIPPED)
 _, TABLES = read_tables()
 ROWS = [row for rows in TABLES.values() for row in rows]
 # What is not run on the built-in data set.
@@ -55,17 +56,15 @@ def test_dvc_makes_the_settings_that_were_planned(row: Row, tmp_path: Path) -> N
     arguments = experiment.arguments("--queue")
     overrides = [after for word, after in pairwise(arguments) if word == "-S"]
     changed = tmp_path / "params.yaml"
-    changed.write_text(BASE.read_text())
+    changed.write_text(SHIPPED.read_text())
     apply_overrides(changed, overrides)
-    params = load_params(changed)
-    assert params.seed == 3
-    assert change_params(changed, {}) == ({}, experiment.digest)
+    document = read_document(changed)
+    assert document["seed"] == 3
+    assert change_params(document, {}) == ({}, experiment.digest)
 
 
-def test_a_row_settles_what_it_compares_whatever_params_yaml_says(tmp_path: Path) -> None:
-    other = tmp_path / "params.yaml"
-    other.write_text(BASE.read_text().replace("selection: random", "selection: gradient"))
-    changes, digest = change_params(other, find_row("table3", "MS").settings["demo"])
+def test_a_row_settles_what_it_compares_whatever_params_yaml_says() -> None:
+    changes, digest = change_params({**BASE, "selection": "gradient"}, find_row("table3", "MS").settings["demo"])
     assert changes == {"tokenizer": "square", "selection": "random"}
     assert digest == change_params(BASE, {"tokenizer": "square"})[1]
 
@@ -128,18 +127,17 @@ def test_commands_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ],
 )
 def test_another_data_set_has_its_own_labels(
-    tmp_path: Path, before: str, dataset: str, extra: dict[str, str], labels: str | None
+    before: str, dataset: str, extra: dict[str, str], labels: str | None
 ) -> None:
     """Labels of downloads are named by their full path, since DVC runs what is queued in a copy of the commit."""
-    base = tmp_path / "params.yaml"
-    base.write_text(BASE.read_text().replace("dataset: demo", f"dataset: {before}").replace("demo_images.py", "x"))
+    base = {**BASE, "dataset": before, "labels": "x"}
     assert change_params(base, {"dataset": dataset} | extra)[0].get("labels") == labels
 
 
 def shown(name: str, state: str | None, srcc: float, **changes: Any) -> dict[str, Any]:
     """As `dvc exp show --json` has an experiment with the shipped params and these changes; of one that failed it
     gives the metrics of an older run."""
-    params = YAML(typ="safe").load(BASE) | changes
+    params = YAML(typ="safe").load(SHIPPED) | changes
     data = {
         "metrics": {"runs/evaluate/metrics.json": {"data": {"plcc": 0.5, "srcc": srcc, "acc": 0.75}}},
         "params": {"params.yaml": {"data": params}},
@@ -195,7 +193,7 @@ def test_a_run_with_other_settings_than_its_name_says_is_left_out(
 
 def test_where_a_run_was_made_is_no_part_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     (charm,) = plan("table3", "Charm").experiments
-    hardware = YAML(typ="safe").load(BASE)["hardware"] | {"loader_workers": 7}
+    hardware = YAML(typ="safe").load(SHIPPED)["hardware"] | {"loader_workers": 7}
     listed = [shown(charm.name, None, 0.9, hardware=hardware)]
     monkeypatch.setattr(experiments, "call_dvc", lambda *arguments: json.dumps([{"experiments": listed}]))
     assert list(read_results()) == [charm.digest]
