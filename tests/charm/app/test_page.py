@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def address(scorer: CharmScorer) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     """With the three photos scored and explained, and the text refused; fails for whatever the page did wrong."""
+    with score_files(browser, address) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def scored(browser: Browser, address: str) -> Iterator[Page]:
+    """The same, for tests that neither add nor remove photos; each may turn views and change the window."""
+    with score_files(browser, address) as opened:
+        yield opened
+
+
+@contextmanager
+def score_files(browser: Browser, address: str) -> Iterator[Page]:
     with browser.new_context(viewport={"width": 1200, "height": 3000}) as context:
         opened = context.new_page()
         wrong: list[str] = []
@@ -90,14 +104,14 @@ def tokens_of(scorer: CharmScorer, name: str) -> Tokens:
     return scorer.tokenize(decode_image(FILES[name]).pixels, draws=1)[0]
 
 
-def test_photos_are_ranked_as_the_scorer_scores_them(page: Page, scorer: CharmScorer) -> None:
+def test_photos_are_ranked_as_the_scorer_scores_them(scored: Page, scorer: CharmScorer) -> None:
     expected = ranked(scorer)
     assert [name for name, _, _ in expected] != list(FILES)  # or the order of sending would pass for a ranking
-    assert page.locator(".entry h3").all_text_contents() == [name for name, _, _ in expected]
-    assert page.locator(".entry .rank").all_text_contents() == ["1", "2", "3"]
-    assert page.locator(".entry .score b").all_text_contents() == [show(score) for _, score, _ in expected]
+    assert scored.locator(".entry h3").all_text_contents() == [name for name, _, _ in expected]
+    assert scored.locator(".entry .rank").all_text_contents() == ["1", "2", "3"]
+    assert scored.locator(".entry .score b").all_text_contents() == [show(score) for _, score, _ in expected]
     for place, (_, score, spread) in enumerate(expected):
-        card = page.locator(".entry").nth(place)
+        card = scored.locator(".entry").nth(place)
         assert float(card.locator(".score").text_content().split("± ")[1].split()[0]) == pytest.approx(spread, rel=0.06)  # type: ignore[union-attr]
         label = card.locator(".track").get_attribute("aria-label")
         assert label == f"{show(score)} on the scale from 1 to 5"
@@ -105,10 +119,11 @@ def test_photos_are_ranked_as_the_scorer_scores_them(page: Page, scorer: CharmSc
         assert width == pytest.approx(min(100, max(0, 25 * (score - 1))), abs=0.01)  # it does not leave the scale
 
 
-def test_outlines_go_around_the_patches_that_the_scorer_cut(page: Page, scorer: CharmScorer) -> None:
+def test_outlines_go_around_the_patches_that_the_scorer_cut(scored: Page, scorer: CharmScorer) -> None:
     for name in FILES:
-        tokens, card = tokens_of(scorer, name), card_of(page, name)
+        tokens, card = tokens_of(scorer, name), card_of(scored, name)
         assert card.locator(".frame image").count() == 1  # the photograph as it is
+        card.locator("label", has_text="Photograph").click()
         assert card.locator("path").count() == 0
         card.locator("label", has_text="Native patches").click()
         grid_h, grid_w = tokens.grids[-1]
@@ -126,11 +141,11 @@ def test_outlines_go_around_the_patches_that_the_scorer_cut(page: Page, scorer: 
         assert "downscaled to" not in said  # no photo is larger than in training
 
 
-def test_names_are_text_and_nothing_else(page: Page) -> None:
-    assert page.title() == "Charm: score photographs"
-    assert page.locator("main img, main b b, #errors b b").count() == 0
-    assert page.locator("#errors b").all_text_contents() == [REFUSED]
-    assert HOSTILE in page.locator(".entry h3").all_text_contents()
+def test_names_are_text_and_nothing_else(scored: Page) -> None:
+    assert scored.title() == "Charm: score photographs"
+    assert scored.locator("main img, main b b, #errors b b").count() == 0
+    assert scored.locator("#errors b").all_text_contents() == [REFUSED]
+    assert HOSTILE in scored.locator(".entry h3").all_text_contents()
 
 
 def test_a_name_that_turns_text_about_is_written_out(page: Page, tmp_path: Path) -> None:
@@ -182,20 +197,22 @@ def test_a_hundred_are_a_compact_list(browser: Browser, address: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_axe_finds_no_fault(scheme: str, width: int, page: Page) -> None:
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page.set_viewport_size({"width": width, "height": 900})
-    assert find_faults(page) == []
+def test_axe_finds_no_fault(scheme: str, width: int, scored: Page) -> None:
+    scored.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    scored.set_viewport_size({"width": width, "height": 900})
+    for label in scored.locator(".entry label", has_text="Photograph").all():
+        label.click()
+    assert find_faults(scored) == []
     for place, view in enumerate(["Native patches", "What moved the score", "Why these patches"]):
-        page.locator(".entry").nth(place).locator("label", has_text=view).click()
-    assert find_faults(page) == []
+        scored.locator(".entry").nth(place).locator("label", has_text=view).click()
+    assert find_faults(scored) == []
 
 
-def test_what_scores_mean_and_how_good_they_are_is_said(page: Page, browser: Browser, scorer: CharmScorer) -> None:
-    assert page.locator("#ranked-title").text_content() == "Highest score first"
-    assert page.locator("#model b").first.text_content() == "the small vision transformer that Charm brings"
-    assert page.locator("#backbone code").text_content() == "charm_demo"
-    said = page.locator("#trust p").all_text_contents()
+def test_what_scores_mean_and_how_good_they_are_is_said(scored: Page, browser: Browser, scorer: CharmScorer) -> None:
+    assert scored.locator("#ranked-title").text_content() == "Highest score first"
+    assert scored.locator("#model b").first.text_content() == "the small vision transformer that Charm brings"
+    assert scored.locator("#backbone code").text_content() == "charm_demo"
+    said = scored.locator("#trust p").all_text_contents()
     (doubt,) = scorer.config.doubts
     assert said == [
         f"A score guesses {scorer.config.labels.meaning}. How good it is was never measured.",
@@ -256,14 +273,14 @@ def test_below_a_path_it_asks_for_the_token_once(browser: Browser, scorer: Charm
         assert (answers, opened.url) == ([], f"{address}/charm/")
 
 
-def test_what_could_not_be_scored_says_why(page: Page) -> None:
-    assert page.locator("#errors li span").text_content() == REASONS["format"]
-    assert page.locator("#status").text_content() == "3 photographs scored, 1 not"
+def test_what_could_not_be_scored_says_why(scored: Page) -> None:
+    assert scored.locator("#errors li span").text_content() == REASONS["format"]
+    assert scored.locator("#status").text_content() == "3 photographs scored, 1 not"
 
 
-def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScorer) -> None:
+def test_views_are_turned_by_mouse_and_by_keyboard(scored: Page, scorer: CharmScorer) -> None:
     name = "three.jpg"
-    card, tokens = card_of(page, name), tokens_of(scorer, name)
+    card, tokens = card_of(scored, name), tokens_of(scorer, name)
     labels = ["Photograph", "Native patches", "What the model sees", "What moved the score", "Why these patches"]
     assert card.locator("label").all_text_contents() == labels
 
@@ -274,7 +291,7 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     assert said.startswith(f"{tokens.seq_len} tokens of at most 96")
     assert said.endswith(f" Of the area: {scorer.tokenizer.area_seen(IMAGES[name].shape[:2])}.")  # type: ignore[union-attr]
 
-    page.keyboard.press("ArrowRight")
+    scored.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: What moved the score"
     said = card.locator(".note").text_content() or ""
     total, score, flat = map(float, re.findall(r"score by (\S+), to (\S+), .* score of (\d+\.\d+)", said)[0])
@@ -283,14 +300,14 @@ def test_views_are_turned_by_mouse_and_by_keyboard(page: Page, scorer: CharmScor
     assert score == pytest.approx(scorer.score_tokens([[tokens]])[0].score, abs=0.006)
     assert "compared with the same photograph without detail" in said
 
-    page.keyboard.press("ArrowRight")
+    scored.keyboard.press("ArrowRight")
     assert card.locator("svg").get_attribute("aria-label") == f"{name}: Why these patches"
     assert "Importance by gradient" in (card.locator(".note").text_content() or "")
 
 
-def test_scores_can_be_saved_and_are_no_formulas(page: Page, scorer: CharmScorer, tmp_path: Path) -> None:
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download scores (CSV)").click()
+def test_scores_can_be_saved_and_are_no_formulas(scored: Page, scorer: CharmScorer, tmp_path: Path) -> None:
+    with scored.expect_download() as download:
+        scored.get_by_role("button", name="Download scores (CSV)").click()
     download.value.save_as(tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -394,6 +411,6 @@ def test_photos_that_come_before_the_page_knows_the_limits_wait(browser: Browser
     page.close()
 
 
-def test_fits_a_phone(page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_fits_a_phone(scored: Page) -> None:
+    scored.set_viewport_size({"width": 390, "height": 844})
+    assert scored.evaluate("document.documentElement.scrollWidth") <= 390
