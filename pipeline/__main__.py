@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from charm.runtime.errors import UserError, escape_controls
+from charm.runtime.errors import UserError, escape_controls, format_count
 from charm.runtime.interrupts import reporting
 from charm.runtime.streams import run_command
 from pipeline.experiments import compare
@@ -74,7 +74,7 @@ def _prune(runs: bool) -> None:
     from pipeline.work.store import prune
 
     for kind, (files, freed) in prune(runs).items():
-        print(f"{kind}: {files} files removed, {freed / 1e6:.1f} MB freed")
+        print(f"{kind}: {format_count(files, 'file')} removed, {freed / 1e6:.1f} MB freed")
 
 
 if __name__ == "__main__":

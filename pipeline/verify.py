@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.hub import MODEL_FILES
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, format_count
 from pipeline.manifest.table import read_manifest
 from pipeline.pos_embeds.axes import PosEmbeds, read_area
 from pipeline.settings.params import Params
@@ -89,7 +89,7 @@ def _count_samples(folder: Path, reader: ShardReader, full: bool) -> str:
             if sidecar[fact] != value:
                 raise UserError(f"{path}: its {fact} is not what its sidecar says; {remake(path)}")
     read = ", every byte read" if full else ""
-    return f"{len(reader)} samples in {len(reader.shards)} shards{read}"
+    return f"{format_count(len(reader), 'sample')} in {format_count(len(reader.shards), 'shard')}{read}"
 
 
 def _check_pos_embeds(folder: Path, backbone: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from charm.images.find import escape_path
 from charm.images.reasons import PASSING
 from charm.runtime.disk import fingerprint
-from charm.runtime.errors import UserError, escape_controls
+from charm.runtime.errors import UserError, escape_controls, format_count
 from pipeline.datasets import READERS
 from pipeline.manifest.labels import SPLITS, Listing, Source, average_ratings, check_listing
 from pipeline.manifest.root import RootFolder
@@ -62,12 +62,13 @@ def _say(facts: DatasetFacts, listing: Listing, unlisted: list[str]) -> None:
         print(f"manifest: rejected: {reasons}; the list is in {OUT / 'rejected.csv'}")
     if unlisted:
         root = escape_controls(str(listing.root))
-        print(f"manifest: {len(unlisted)} images below {root} are in no row of labels, such as {unlisted[0]!r}")
+        left = format_count(len(unlisted), "image")
+        print(f"manifest: {left} below {root} in no row of labels, such as {unlisted[0]!r}")
     if facts.rated_again:
         spread = (
             "" if facts.mean_spread is None else f"; their standard deviation is {facts.mean_spread:.3g} on average"
         )
-        print(f"manifest: {facts.rated_again} images have several ratings, which are averaged{spread}")
+        print(f"manifest: {format_count(facts.rated_again, 'image')} with several ratings, which are averaged{spread}")
     drawn = [split for split in ("val", "test") if listing.given_splits and split not in listing.given_splits]
     note = f"; {' and '.join(drawn)} drawn from train, as the labels name none" if drawn else ""
     print("manifest: " + ", ".join(f"{count} {split}" for split, count in facts.splits.items()) + note)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from pipeline.importance.make import make_column
 from pipeline.manifest.labels import Listed, Listing
@@ -132,6 +132,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Of a module, since it keeps asyncio for itself; closed with all pages that a test leaves open."""
+    expect.set_options(timeout=60_000)  # not 5 s, in which a busy machine scores sixty photographs
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

@@ -22,7 +22,7 @@ from charm.labels.tables import Packed, is_blank, read_number, read_table
 from charm.model.config import LabelConfig
 from charm.runtime.columns import name_cell, split_cell
 from charm.runtime.disk import atomic_write, guard_name, write_csv
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, format_count
 
 _COLUMNS = ("path", "label", "model", "size", "score", "spread", "low", "high", "reason")
 _SCALED = ("score", "spread", "low", "high")
@@ -157,7 +157,8 @@ def _compare(models: Sequence[_Scored], labels: dict[str, float], options: Optio
     left_out = {row.path for row in rows if row.reason}
     kept = [path for path in labels if path not in left_out]
     if len(kept) < 2:
-        raise UserError(f"{escape_path(str(options.labels))}: {len(kept)} images can be scored: expected two at least")
+        found = format_count(len(kept), "image")
+        raise UserError(f"{escape_path(str(options.labels))}: {found} can be scored: expected two at least")
     targets = np.array([labels[path] for path in kept])
     thresholds = {round(model.onto(model.labels.accuracy_threshold) or 0.0, 9) for model in models}
     threshold = thresholds.pop() if len(thresholds) == 1 and options.scale else math.nan

@@ -28,7 +28,7 @@ from charm.images.find import ImageFile, ImageFileReader, describe_passed, escap
 from charm.images.limits import LIMITS, in_millions
 from charm.images.reasons import REASONS, Rejected
 from charm.runtime.disk import fingerprint
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, format_count
 from charm.runtime.progress import Progress
 from charm.scorer import CharmScorer
 from charm.tokenization.tokens import Tokens
@@ -251,8 +251,6 @@ def _summarize(rows: Sequence[Row], clock: Clock) -> None:
     print_rejected(rejected)
     seconds = max(time.perf_counter() - clock.started, 1e-9)
     count = sum(len(paths) for _, _, paths in rejected)
-    print(
-        f"{len(rows) - count} photographs scored, {count} rejected, {clock.scored / seconds:.1f} per second; model "
-        f"{clock.model / seconds:.0%} of the time",
-        file=sys.stderr,
-    )
+    scored = format_count(len(rows) - count, "photograph")
+    pace = f"{clock.scored / seconds:.1f} per second; model {clock.model / seconds:.0%} of the time"
+    print(f"{scored} scored, {count} rejected, {pace}", file=sys.stderr)

@@ -1,11 +1,11 @@
 """The command `charm teach`: a model of one person's taste, from stars on a page or from a table of ratings.
 
-    files -> features and previews, kept as they come       (charm.app.album)
+    files -> features and previews, kept as they come       (charm.app.image_folder)
     stars -> answers, kept as they come                     (charm.app.answers)
-    both  -> a head on the frozen backbone, and a ranking   (charm.app.pupil)
-    all of it on a page                                     (charm.app.lesson)
+    both  -> a head on the frozen backbone, and a ranking   (charm.app.learner)
+    all of it on a page                                     (charm.app.teach_page)
 
-Album, pupil and server have a thread each; this one waits for signals, and writes what was learnt in the end.
+Folder, learner and page have a thread each; this one waits for signals, and writes what was learnt in the end.
 """
 
 import os
@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from timm.models import is_model_pretrained
 
-from charm.app.album import Album
 from charm.app.answers import Answers
 from charm.app.evaluate import read_labels
+from charm.app.image_folder import ImageFolder
 from charm.app.journal import open_lines
-from charm.app.lesson import LIMITS, build_lesson
-from charm.app.pupil import DATASET, ENOUGH, Pupil
+from charm.app.learner import DATASET, ENOUGH, Learner
 from charm.app.reading import explaining, load_scorer
 from charm.app.rows import Row
 from charm.app.score import REJECTED, list_rejected, print_rejected
 from charm.app.server import bind, make_server
+from charm.app.teach_page import LIMITS, build_teach_app
 from charm.hub import list_versions, read_config
 from charm.images.find import ImageFile, describe_passed, escape_path, find_image_files
 from charm.model.config import (
@@ -73,14 +73,14 @@ def teach_folder(
     with open_lines(out / "answers.jsonl", Answers) as answers, bind("127.0.0.1", port) as bound:
         answers.load()
         scorer = load_scorer(model) if model is not None else start_scorer(backbone)
-        pupil = Pupil(Album(scorer, top, image_files, out), answers, rated)
+        learner = Learner(ImageFolder(scorer, top, image_files, out), answers, rated)
         told = f"http://127.0.0.1:{bound.getsockname()[1]}/"
         print(f"Give stars to photographs at {told} (Ctrl-C ends it; the same command goes on)", flush=True)
-        _hold_lesson(pupil, bound)
-        _write(pupil, scorer, out)
-    album = pupil.album
-    print_rejected(list_rejected([Row(path, None, reason) for path, reason in album.reasons.items()]))
-    return REJECTED if album.reasons else 0
+        _serve_page(learner, bound)
+        _write(learner, scorer, out)
+    folder = learner.folder
+    print_rejected(list_rejected([Row(path, None, reason) for path, reason in folder.reasons.items()]))
+    return REJECTED if folder.reasons else 0
 
 
 def _check_out(out: Path) -> None:
@@ -148,42 +148,42 @@ def read_ratings(table: Path, columns: tuple[str, str], top: str, image_files: S
     return found
 
 
-def _hold_lesson(pupil: Pupil, bound: Any) -> None:
+def _serve_page(learner: Learner, bound: Any) -> None:
     """Shows the page until a signal comes, or the page is finished and all images are looked at."""
-    album, stop = pupil.album, Event()
-    server = make_server(build_lesson(pupil, lambda: setattr(server, "should_exit", True)), LIMITS)
+    folder, stop = learner.folder, Event()
+    server = make_server(build_teach_app(learner, lambda: setattr(server, "should_exit", True)), LIMITS)
     with Interrupts() as interrupts, ThreadPoolExecutor(3) as threads:
-        looking = threads.submit(album.look, stop, pupil.tell)
-        learning = threads.submit(pupil.run, stop)
+        looking = threads.submit(folder.look, stop, learner.tell)
+        learning = threads.submit(learner.run, stop)
         # Not in the main thread, where uvicorn would take the signals for itself.
         serving = threads.submit(server.run, sockets=[bound])
         left: set[Future[None]] = {looking, serving}
-        with closing(Progress("features", len(album.files), "photograph")) as progress:
+        with closing(Progress("features", len(folder.files), "photograph")) as progress:
             try:
                 while left and not (interrupts.came or learning.done()):
                     done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
                     for one in done:
                         one.result()  # raises what went wrong there
-                    if new := album.done - progress.done:
+                    if new := folder.done - progress.done:
                         progress.move(new)
             finally:
                 server.should_exit = True
                 stop.set()
-                pupil.tell()
+                learner.tell()
     for one in (looking, learning, serving):
         one.result()
 
 
-def _write(pupil: Pupil, scorer: CharmScorer, out: Path) -> None:
+def _write(learner: Learner, scorer: CharmScorer, out: Path) -> None:
     """Writes what was learnt and says so, or what is missing."""
-    pupil.learn()  # of the last answers, and of the last features
+    learner.learn()  # of the last answers, and of the last features
     name = escape_path(str(out))
-    if pupil.solved is None:
-        count = sum(key in pupil.album.values for key in pupil.list_labels())
+    if learner.solved is None:
+        count = sum(key in learner.folder.values for key in learner.list_labels())
         needed = f"a model takes {ENOUGH}, and two that differ"
         print(f"photographs with stars or ratings: {count}; {needed}; the same command goes on")
         return
-    pupil.write(scorer, out)
-    found = pupil.solved.agreement
+    learner.write(scorer, out)
+    found = learner.solved.agreement
     print(f"SRCC {format_metric(**found.metrics['srcc'])} by cross-validation on {found.scored} photographs")
-    print(f"written to {name}: model, and ranking.csv of {len(pupil.ranking)} photographs")
+    print(f"written to {name}: model, and ranking.csv of {len(learner.ranking)} photographs")

@@ -28,6 +28,7 @@ from charm.images.decode import decode_image
 from charm.images.find import ImageFile, ImageFileReader
 from charm.images.limits import Colour, Limits
 from charm.images.reasons import REASONS, Rejected
+from charm.runtime.errors import format_count
 
 T = TypeVar("T")
 
@@ -179,7 +180,7 @@ class _Form:
             self._file.close()
 
     def _count(self) -> str:
-        return f"{len(self._files)} part{'' if len(self._files) == 1 else 's'}"
+        return format_count(len(self._files), "part")
 
     def _begin_part(self) -> None:
         self._headers = []

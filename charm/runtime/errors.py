@@ -26,6 +26,11 @@ def escape_controls(text: str) -> str:
     )
 
 
+def format_count(count: int, noun: str) -> str:
+    """Returns "1 image", "2 images"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def in_one_line(text: str) -> str:
     """Returns a text of somebody else's as one line of at most 500 characters, control characters escaped."""
     line = escape_controls(text[:501])

@@ -20,7 +20,7 @@ import numpy as np
 from charm.app.comparison import Judge, Sample, render_comparison
 from charm.images.find import escape_path
 from charm.runtime.disk import atomic_write, write_csv
-from charm.runtime.errors import UserError, escape_controls
+from charm.runtime.errors import UserError, escape_controls, format_count
 from pipeline.shards.read import ShardReader
 
 
@@ -103,7 +103,7 @@ def compare(runs: Sequence[Run], shards: Path) -> tuple[str, list[str], list[tup
     left_out = sum(len(run.images) - len(keys) for run in runs)
     about = {
         "title": f"{names} on {first.dataset}",
-        "lede": f"{len(keys)} test images that each of {len(runs)} runs has scored.",
+        "lede": f"{format_count(len(keys), 'test image')} that each of {len(runs)} runs has scored.",
         "notes": [f"{left_out} test images that not all runs have are left out."] if left_out else [],
         "rejected": [],
     }

@@ -20,7 +20,7 @@ from charm.model.metrics import score_agreement
 from charm.model.mixout import mix_out
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import write_csv
-from charm.runtime.errors import UserError, escape_controls
+from charm.runtime.errors import UserError, escape_controls, format_count
 from charm.runtime.interrupts import Interrupts
 from charm.runtime.progress import Progress, format_time
 from charm.tokenization.draws import draw_random_bits, draw_uniform
@@ -129,7 +129,9 @@ class Trainer:
                 self.tracker.add_history(self.state.history)
                 for epoch in range(len(self.state.history), self.params.train.epochs):
                     if self.params.train.patience and self.state.stale_epochs >= self.params.train.patience:
-                        print(f"train: no better validation score in {self.params.train.patience} epochs")
+                        print(
+                            f"train: no better validation score in {format_count(self.params.train.patience, 'epoch')}"
+                        )
                         break
                     started = time.monotonic()
                     pace = self._train_epoch(epoch, interrupts)
@@ -290,8 +292,8 @@ class Trainer:
     def _announce(self) -> None:
         ranks, settings = self.ranks, self.params.train
         where = f"{self.device}" if ranks.world_size == 1 else f"{ranks.world_size} processes ({self.device.type})"
-        counts = f"{len(self.train.table)} images, {len(self.val.table)} for validation, {settings.epochs} epochs"
-        print(f"train: {counts} on {where}")
+        counts = f"{format_count(len(self.train.table), 'image')}, {len(self.val.table)} for validation"
+        print(f"train: {counts}, {format_count(settings.epochs, 'epoch')} on {where}")
         print(f"train: history so far, a row per epoch: {os.path.relpath(self.work / 'history.csv')}")
         started_from, _ = describe_start(self.params, self.model)
         if changes := describe_changes(self.params, len(self.unit_bins)):

@@ -22,6 +22,7 @@ NO_RESULT = (
     "charm.runtime.errors",
     "charm.runtime.interrupts",
     "charm.runtime.progress",
+    "charm.runtime.streams",
     "charm.runtime.waiting",
     "pipeline.settings.params",
     "pipeline.settings.recipes",

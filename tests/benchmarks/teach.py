@@ -29,13 +29,13 @@ import simplejpeg
 from threadpoolctl import threadpool_limits
 
 from charm.app import teach
-from charm.app.album import Album
 from charm.app.answers import Answers
+from charm.app.image_folder import ImageFolder
 from charm.app.journal import open_lines
-from charm.app.lesson import LIMITS, build_lesson
-from charm.app.pupil import Pupil
+from charm.app.learner import Learner
 from charm.app.reading import load_scorer
 from charm.app.server import bind, make_server
+from charm.app.teach_page import LIMITS, build_teach_app
 from charm.images.find import find_image_files, read_image
 from charm.model.metrics import srcc
 from charm.model.registry import build_model
@@ -76,11 +76,11 @@ def rate(rule: np.ndarray, count: int, features: Features, seed: int) -> tuple[f
 
 def print_table(scorer: CharmScorer, photos: Path, out: Path) -> None:
     files, _ = find_image_files([str(photos)])
-    album = Album(scorer, str(photos), files, out)
-    album.look(threading.Event(), lambda: None)
-    keys = list(album.values)
-    features = Features(album.layers, album.parts, np.stack([album.values[key] for key in keys]))
-    images = [read_image(album.paths[key][0]) for key in keys]
+    folder = ImageFolder(scorer, str(photos), files, out)
+    folder.look(threading.Event(), lambda: None)
+    keys = list(folder.values)
+    features = Features(folder.layers, folder.parts, np.stack([folder.values[key] for key in keys]))
+    images = [read_image(folder.paths[key][0]) for key in keys]
     detail, colours = (
         rank(np.array([measure(one) for one in images])) for measure in (measure_detail, measure_colourfulness)
     )
@@ -109,11 +109,11 @@ def measure_speed(folder: Path, count: int) -> None:
     waits: dict[str, list[float]] = {"once a second": [], "as fast as it goes": []}
     with open_lines(folder / "answers.jsonl", Answers) as answers, bind("127.0.0.1", 0) as bound:
         answers.load()
-        pupil = Pupil(Album(scorer, str(folder / "photos"), files, folder), answers, {})
-        server = make_server(build_lesson(pupil, lambda: None), LIMITS)
+        learner = Learner(ImageFolder(scorer, str(folder / "photos"), files, folder), answers, {})
+        server = make_server(build_teach_app(learner, lambda: None), LIMITS)
         jobs = [
-            threading.Thread(target=pupil.album.look, args=(stop, pupil.tell)),
-            threading.Thread(target=pupil.run, args=(stop,)),
+            threading.Thread(target=learner.folder.look, args=(stop, learner.tell)),
+            threading.Thread(target=learner.run, args=(stop,)),
             threading.Thread(target=server.run, kwargs={"sockets": [bound]}),
         ]
         started = time.perf_counter()
@@ -123,7 +123,7 @@ def measure_speed(folder: Path, count: int) -> None:
         before = sum(process.cpu_times()[:2])
         with httpx.Client(base_url=f"http://127.0.0.1:{bound.getsockname()[1]}", trust_env=False, timeout=60) as client:
             first, peak = 0.0, 0.0
-            while pupil.album.done < count:
+            while learner.folder.done < count:
                 state = client.get("/state").json()
                 if state["next"]:
                     first = first or time.perf_counter() - started
@@ -136,7 +136,7 @@ def measure_speed(folder: Path, count: int) -> None:
                 waits["as fast as it goes"].append(answer_next(client, found))
         server.should_exit = True
         stop.set()
-        pupil.tell()
+        learner.tell()
         for job in jobs:
             job.join()
     print(

@@ -168,12 +168,12 @@ def test_several_ratings_and_none(run_here: Any, capsys: pytest.CaptureFixture[s
     assert table["spread"].to_pylist() == [pytest.approx(0.5**0.5), None, None]
     said = capsys.readouterr().out
     assert "labels.csv: 3 of 7 rows have no rating and are left out" in said
-    assert "1 images have several ratings, which are averaged; their standard deviation is 0.707 on average" in said
+    assert "1 image with several ratings, which are averaged; their standard deviation is 0.707 on average" in said
 
 
 def test_images_that_no_row_lists_are_counted(run_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run_here(*GOOD)
-    assert "manifest: 1 images below . are in no row of labels, such as '3.jpg'\n" in capsys.readouterr().out
+    assert "manifest: 1 image below . in no row of labels, such as '3.jpg'\n" in capsys.readouterr().out
 
 
 def test_missing_images_say_where_they_were_looked_for_and_what_is_near(run_here: Any) -> None:

@@ -22,15 +22,14 @@ import simplejpeg
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from charm.app import album as albums
-from charm.app import teach
-from charm.app.album import Album
+from charm.app import image_folder, teach
 from charm.app.answers import Answers
 from charm.app.command import app
+from charm.app.image_folder import ImageFolder
 from charm.app.journal import open_lines
-from charm.app.lesson import LIMITS, build_lesson
-from charm.app.pupil import ENOUGH, Pupil
+from charm.app.learner import ENOUGH, Learner
 from charm.app.server import bind, make_server
+from charm.app.teach_page import LIMITS, build_teach_app
 from charm.images.find import escape_path, find_image_files
 from charm.model.solving import Features
 from charm.runtime.errors import UserError
@@ -61,24 +60,24 @@ def write_photos(folder: Path) -> None:
 
 
 @contextmanager
-def open_pupil(
+def open_learner(
     scorer: CharmScorer, photos: Path, out: Path, ratings: dict[str, float] | None = None
-) -> Iterator[Pupil]:
+) -> Iterator[Learner]:
     """All images are looked at."""
     out.mkdir(exist_ok=True)
     with open_lines(out / "answers.jsonl", Answers) as answers:
         answers.load()
         files, _ = find_image_files([str(photos)])
-        pupil = Pupil(Album(scorer, str(photos), files, out), answers, ratings or {})
-        pupil.album.look(threading.Event(), lambda: None)
-        yield pupil
+        learner = Learner(ImageFolder(scorer, str(photos), files, out), answers, ratings or {})
+        learner.folder.look(threading.Event(), lambda: None)
+        yield learner
 
 
 @pytest.fixture(scope="module")
 def made(scorer: CharmScorer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features and previews of the images, without answers; read only."""
     out = tmp_path_factory.mktemp("out")
-    with open_pupil(scorer, photos, out):
+    with open_learner(scorer, photos, out):
         pass
     return out
 
@@ -98,13 +97,13 @@ def out(made: Path, tmp_path: Path) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are opened, not known from before."""
     found: list[str] = []
-    read = albums.ImageFileReader.read
+    read = image_folder.ImageFileReader.read
 
     def note(self: Any, one: Any) -> bytes:
         found.append(Path(one.path).name)
         return read(self, one)
 
-    monkeypatch.setattr(albums.ImageFileReader, "read", note)
+    monkeypatch.setattr(image_folder.ImageFileReader, "read", note)
     return found
 
 
@@ -183,18 +182,18 @@ def test_features_are_made_once_and_again_of_what_has_changed(
     for name in NAMES[:12]:
         found = next(photos.rglob(name))
         (folder / name).write_bytes(found.read_bytes())
-    with open_pupil(scorer, folder, out) as pupil:
-        before = dict(pupil.album.values)
-        stars = {key: 1 + place % 5 for place, key in enumerate(pupil.album.paths)}
+    with open_learner(scorer, folder, out) as learner:
+        before = dict(learner.folder.values)
+        stars = {key: 1 + place % 5 for place, key in enumerate(learner.folder.paths)}
         for key, given in stars.items():
-            pupil.answers.give(key, given)
-    keys = {Path(paths[0]).name: key for key, paths in pupil.album.paths.items()}
+            learner.answers.give(key, given)
+    keys = {Path(paths[0]).name: key for key, paths in learner.folder.paths.items()}
     assert sorted(opened) == sorted(NAMES[:12])
     assert len(before) == 12
 
     opened.clear()
-    with open_pupil(scorer, folder, out) as pupil:
-        assert (opened, pupil.album.values.keys()) == ([], before.keys())
+    with open_learner(scorer, folder, out) as learner:
+        assert (opened, learner.folder.values.keys()) == ([], before.keys())
 
     (out / ".previews" / "mine.jpg").write_text("no preview")
     (folder / "03.jpg").write_bytes(next(photos.rglob("20.jpg")).read_bytes())
@@ -202,27 +201,27 @@ def test_features_are_made_once_and_again_of_what_has_changed(
     (folder / "05.jpg").unlink()
     os.utime(folder / "06.jpg", ns=(1, 1))
     (folder / "copy.jpg").write_bytes((folder / "07.jpg").read_bytes())
-    with open_pupil(scorer, folder, out) as pupil:
+    with open_learner(scorer, folder, out) as learner:
         assert sorted(opened) == ["03.jpg", "06.jpg", "copy.jpg", "renamed.jpg"]
-        album = pupil.album
-        new = {key for key, paths in album.paths.items() if paths == [str(folder / "03.jpg")]}
-        assert album.values.keys() == before.keys() - {keys["03.jpg"], keys["05.jpg"]} | new
-        assert album.paths[keys["04.jpg"]] == [str(folder / "renamed.jpg")]
-        assert sorted(album.paths[keys["07.jpg"]]) == [str(folder / "07.jpg"), str(folder / "copy.jpg")]
+        found = learner.folder
+        new = {key for key, paths in found.paths.items() if paths == [str(folder / "03.jpg")]}
+        assert found.values.keys() == before.keys() - {keys["03.jpg"], keys["05.jpg"]} | new
+        assert found.paths[keys["04.jpg"]] == [str(folder / "renamed.jpg")]
+        assert sorted(found.paths[keys["07.jpg"]]) == [str(folder / "07.jpg"), str(folder / "copy.jpg")]
         # Stars are of what was seen: they went with the name, and not to the new image of the old one.
-        assert pupil.list_labels() == {key: (stars[key] - 1) / 4 for key in album.values.keys() & stars.keys()}
-        assert {path.stem for path in (out / ".previews").iterdir()} == {*album.paths, "mine"}
+        assert learner.list_labels() == {key: (stars[key] - 1) / 4 for key in found.values.keys() & stars.keys()}
+        assert {path.stem for path in (out / ".previews").iterdir()} == {*found.paths, "mine"}
 
     (block, *_) = (out / "features").rglob("*.npz")
     data = bytearray(block.read_bytes())
     data[-100] ^= 1
     block.write_bytes(data)
     opened.clear()
-    with open_pupil(scorer, folder, out) as pupil:
-        assert 0 < len(opened) <= albums.BLOCK
-        np.testing.assert_allclose(pupil.album.values[keys["00.jpg"]], before[keys["00.jpg"]], atol=1e-5)
+    with open_learner(scorer, folder, out) as learner:
+        assert 0 < len(opened) <= image_folder.BLOCK
+        np.testing.assert_allclose(learner.folder.values[keys["00.jpg"]], before[keys["00.jpg"]], atol=1e-5)
     opened.clear()
-    with open_pupil(teach.start_scorer("charm_demo"), folder, out):
+    with open_learner(teach.start_scorer("charm_demo"), folder, out):
         assert len(opened) == len(list(folder.iterdir()))
 
 
@@ -237,13 +236,13 @@ def test_a_stop_between_two_blocks_keeps_the_finished_ones(
         stop.set()
 
     (tmp_path / "out").mkdir()
-    Album(scorer, str(photos), files, tmp_path / "out").look(stop, tell)
+    ImageFolder(scorer, str(photos), files, tmp_path / "out").look(stop, tell)
     assert len(told) == 2  # before the first block, and after it
     opened.clear()
-    with open_pupil(scorer, photos, tmp_path / "out") as pupil:
-        kept = {Path(one.path).name for one in pupil.album.files[: albums.BLOCK]} - {"broken.jpg"}
+    with open_learner(scorer, photos, tmp_path / "out") as learner:
+        kept = {Path(one.path).name for one in learner.folder.files[: image_folder.BLOCK]} - {"broken.jpg"}
         assert sorted(opened) == sorted({Path(one.path).name for one in files} - kept)
-        assert (len(pupil.album.values), list(pupil.album.reasons.values())) == (30, ["corrupt"])
+        assert (len(learner.folder.values), list(learner.folder.reasons.values())) == (30, ["corrupt"])
 
 
 def test_the_order_follows_from_names_and_covers_the_folder(scorer: CharmScorer, tmp_path: Path) -> None:
@@ -252,7 +251,7 @@ def test_the_order_follows_from_names_and_covers_the_folder(scorer: CharmScorer,
         (tmp_path / f"{number:04d}.jpg").write_bytes(b"")
     files, _ = find_image_files([str(tmp_path)])
     orders = [
-        [Path(one.path).name for one in Album(scorer, str(tmp_path), some, tmp_path / "out").files]
+        [Path(one.path).name for one in ImageFolder(scorer, str(tmp_path), some, tmp_path / "out").files]
         for some in (files, files[::-1], files[::2])
     ]
     assert orders[0] == orders[1]
@@ -262,26 +261,28 @@ def test_the_order_follows_from_names_and_covers_the_folder(scorer: CharmScorer,
     assert counts.max() <= 22
 
 
-def answer_all(pupil: Pupil, count: int = 30) -> dict[str, int]:
+def answer_all(learner: Learner, count: int = 30) -> dict[str, int]:
     """Gives the first images stars that follow from a feature."""
-    keys = sorted(pupil.album.values)[:count]
-    shown = Features(pupil.album.layers, pupil.album.parts, np.stack([pupil.album.values[key] for key in keys]))
+    keys = sorted(learner.folder.values)[:count]
+    shown = Features(
+        learner.folder.layers, learner.folder.parts, np.stack([learner.folder.values[key] for key in keys])
+    )
     order = np.argsort(np.argsort(shown.of(2, "native")[:, 3]))
     stars = {key: 1 + int(place * 5 // count) for key, place in zip(keys, order, strict=True)}
     for key, given in stars.items():
-        pupil.answers.give(key, given)
+        learner.answers.give(key, given)
     return stars
 
 
 def test_the_model_scores_what_the_ranking_says(scorer: CharmScorer, photos: Path, out: Path) -> None:
     """And is one as any other: loaded, with a card, without traces of the model that it was made of."""
-    with open_pupil(scorer, photos, out) as pupil:
-        answer_all(pupil, ENOUGH - 1)
-        pupil.learn()
-        assert (pupil.solved, pupil.ranking) == (None, [])
-        stars = answer_all(pupil, 24)
-        pupil.learn()
-        pupil.write(scorer, out)
+    with open_learner(scorer, photos, out) as learner:
+        answer_all(learner, ENOUGH - 1)
+        learner.learn()
+        assert (learner.solved, learner.ranking) == (None, [])
+        stars = answer_all(learner, 24)
+        learner.learn()
+        learner.write(scorer, out)
     taught = CharmScorer.from_pretrained(out / "model")
     with (out / "ranking.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -291,7 +292,7 @@ def test_the_model_scores_what_the_ranking_says(scorer: CharmScorer, photos: Pat
     assert scores == sorted(scores, reverse=True)
     assert np.ptp(scores) > 0.1
     written = {row["path"]: row for row in rows}
-    for key, paths in pupil.album.paths.items():
+    for key, paths in learner.folder.paths.items():
         (row,) = [written[escape_path(path)] for path in paths]
         assert float(row["score"]) == pytest.approx(taught(paths[0]).score, abs=4e-5)  # 1e-5 of the range
         assert row["given"] == (f"{float(stars[key])}" if key in stars else "")
@@ -299,7 +300,7 @@ def test_the_model_scores_what_the_ranking_says(scorer: CharmScorer, photos: Pat
     config = taught.config
     assert (config.labels.score_range, config.labels.num_bins, config.evaluation) == ((1.0, 5.0), 1, None)
     assert config.solved is not None
-    assert config.solved.cross_validation == pupil.solved.agreement  # type: ignore[union-attr]
+    assert config.solved.cross_validation == learner.solved.agreement  # type: ignore[union-attr]
     assert config.solved.cross_validation.scored == 24  # type: ignore[union-attr]
     assert config.training.started_from == "charm_demo trained on none"
     card = (out / "model" / "README.md").read_text()
@@ -309,23 +310,23 @@ def test_the_model_scores_what_the_ranking_says(scorer: CharmScorer, photos: Pat
 
 def test_the_agreement_is_what_cross_validation_says(scorer: CharmScorer, photos: Path, out: Path) -> None:
     """Of stars that follow from a feature it is high; it is computed anew for other answers alone."""
-    with open_pupil(scorer, photos, out) as pupil:
-        keys = list(answer_all(pupil))
-        pupil.learn()
-        first = pupil.solved
+    with open_learner(scorer, photos, out) as learner:
+        keys = list(answer_all(learner))
+        learner.learn()
+        first = learner.solved
         assert first is not None
         srcc = first.agreement.metrics["srcc"]
         assert srcc["low"] is not None
         assert srcc["low"] > 0.2
-        pupil.learn()
-        assert pupil.solved is first  # not solved again for nothing
-        pupil.answers.undo()
-        pupil.learn()
-        assert pupil.solved is not first
+        learner.learn()
+        assert learner.solved is first  # not solved again for nothing
+        learner.answers.undo()
+        learner.learn()
+        assert learner.solved is not first
         for key in keys:
-            pupil.answers.give(key, 3)
-        pupil.learn()
-        assert (pupil.solved, pupil.ranking) == (None, [])  # equal stars order nothing
+            learner.answers.give(key, 3)
+        learner.learn()
+        assert (learner.solved, learner.ranking) == (None, [])  # equal stars order nothing
 
 
 def write_ratings(path: Path, ratings: dict[str, float]) -> Path:
@@ -346,18 +347,18 @@ def test_ratings_count_as_stars_or_on_their_own_scale(
         ratings = teach.read_ratings(table, ("path", "score"), str(photos), files)
         assert len(ratings) == 24
         assert capsys.readouterr().out.endswith("photos: 1\n")
-        with open_pupil(scorer, photos, out, ratings) as pupil:
-            assert pupil.scale.score_range == scale
+        with open_learner(scorer, photos, out, ratings) as learner:
+            assert learner.scale.score_range == scale
             low, high = scale
             wanted = {(rating - low) / (high - low) for rating in given}
-            assert {round(label, 9) for label in pupil.list_labels().values()} == {round(one, 9) for one in wanted}
-            rated = next(key for key, paths in pupil.album.paths.items() if paths[0] in ratings)
-            pupil.answers.give(rated, 3)  # which counts more, and lies in the middle of any scale
-            assert pupil.list_labels()[rated] == 0.5
-            pupil.learn()
-            pupil.write(scorer, out)
+            assert {round(label, 9) for label in learner.list_labels().values()} == {round(one, 9) for one in wanted}
+            rated = next(key for key, paths in learner.folder.paths.items() if paths[0] in ratings)
+            learner.answers.give(rated, 3)  # which counts more, and lies in the middle of any scale
+            assert learner.list_labels()[rated] == 0.5
+            learner.learn()
+            learner.write(scorer, out)
             assert CharmScorer.from_pretrained(out / "model").score_range == scale
-            pupil.answers.undo()
+            learner.answers.undo()
     with pytest.raises(UserError, match="none of its 1 photographs is in"):
         teach.read_ratings(write_ratings(table, {"x.jpg": 1}), ("path", "score"), str(photos), files)
 
@@ -366,19 +367,19 @@ def test_ratings_count_as_stars_or_on_their_own_scale(
 def test_ratings_without_a_range_are_refused(
     ratings: list[float], scorer: CharmScorer, photos: Path, tmp_path: Path
 ) -> None:
-    album = Album(scorer, str(photos), [], tmp_path)
+    folder = ImageFolder(scorer, str(photos), [], tmp_path)
     with pytest.raises(UserError, match="--ratings: ratings are from"):
-        Pupil(album, Answers(tmp_path, io.BytesIO()), dict(zip("ab", ratings, strict=False)))
+        Learner(folder, Answers(tmp_path, io.BytesIO()), dict(zip("ab", ratings, strict=False)))
 
 
 @contextmanager
-def serve_lesson(pupil: Pupil) -> Iterator[tuple[httpx.Client, list[str]]]:
-    """A client of the page, and what has ended it; the pupil learns meanwhile."""
+def serve_page(learner: Learner) -> Iterator[tuple[httpx.Client, list[str]]]:
+    """A client of the page, and what has ended it; the learner learns meanwhile."""
     stop, ended = threading.Event(), list[str]()
     with bind("127.0.0.1", 0) as bound, ThreadPoolExecutor(2) as threads:
-        server = make_server(build_lesson(pupil, lambda: ended.append("finish")), LIMITS)
+        server = make_server(build_teach_app(learner, lambda: ended.append("finish")), LIMITS)
         threads.submit(server.run, sockets=[bound])
-        learning = threads.submit(pupil.run, stop)
+        learning = threads.submit(learner.run, stop)
         try:
             address = f"http://127.0.0.1:{bound.getsockname()[1]}"
             with httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
@@ -386,23 +387,23 @@ def serve_lesson(pupil: Pupil) -> Iterator[tuple[httpx.Client, list[str]]]:
         finally:
             server.should_exit = True
             stop.set()
-            pupil.tell()
+            learner.tell()
     learning.result()
 
 
 def test_answers_by_http_are_kept_before_the_reply(scorer: CharmScorer, photos: Path, out: Path) -> None:
-    with open_pupil(scorer, photos, out) as pupil, serve_lesson(pupil) as (client, ended):
+    with open_learner(scorer, photos, out) as learner, serve_page(learner) as (client, ended):
         state = client.get("/state").json()
         assert (state["files"], state["done"], state["rejected"], state["agreement"]) == (31, 31, 1, None)
         first, second = (one["key"] for one in state["next"][:2])
-        pupil.album.preview(second).unlink()
+        learner.folder.preview(second).unlink()
         gone = client.get(f"/image/{second}")
         assert (gone.status_code, gone.json()["error"]["message"]) == (
             404,
             "its preview cannot be read: No such file or directory",
         )
         preview = client.get(f"/image/{first}")
-        assert preview.content == pupil.album.preview(first).read_bytes()
+        assert preview.content == learner.folder.preview(first).read_bytes()
         assert "immutable" in preview.headers["cache-control"]
         state = client.post("/answer", json={"key": first, "stars": 4}).json()
         assert (state["answered"], state["next"][0]["key"]) == (1, second)
@@ -462,8 +463,8 @@ HOSTILE_REQUESTS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 
 
 def test_hostile_requests_are_refused_and_change_nothing(scorer: CharmScorer, photos: Path, out: Path) -> None:
-    with open_pupil(scorer, photos, out) as pupil, serve_lesson(pupil) as (client, ended):
-        key = next(iter(pupil.album.paths))
+    with open_learner(scorer, photos, out) as learner, serve_page(learner) as (client, ended):
+        key = next(iter(learner.folder.paths))
         assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
         found = {}
         for name, (method, path, more, _) in HOSTILE_REQUESTS.items():
@@ -471,7 +472,7 @@ def test_hostile_requests_are_refused_and_change_nothing(scorer: CharmScorer, ph
             reply = client.request(method, path.replace("KEY", key), **given)
             found[name] = reply.status_code if reply.json()["error"]["message"] else None
         assert found == {name: expected for name, (*_, expected) in HOSTILE_REQUESTS.items()}
-        assert (pupil.answers.stars, ended) == ({}, [])
+        assert (learner.answers.stars, ended) == ({}, [])
 
 
 def _put_key(value: Any, key: str) -> Any:

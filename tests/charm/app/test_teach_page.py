@@ -7,28 +7,28 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from charm.app.answers import Answers
-from charm.app.pupil import Pupil
+from charm.app.learner import Learner
 from charm.scorer import CharmScorer
 from tests.axe import find_faults
-from tests.charm.app.test_teach import HOSTILE, open_pupil, serve_lesson, write_photos
+from tests.charm.app.test_teach import HOSTILE, open_learner, serve_page, write_photos
 from tests.conftest import needs_chromium
 
 pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
-def lesson(scorer: CharmScorer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pupil, list[str]]]:
+def served(scorer: CharmScorer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Learner, list[str]]]:
     """The address of the page, whose thirty images are looked at, and what has ended it."""
-    folder = tmp_path_factory.mktemp("lesson")
+    folder = tmp_path_factory.mktemp("teach")
     write_photos(folder / "photos")
-    with open_pupil(scorer, folder / "photos", folder) as pupil, serve_lesson(pupil) as (client, ended):
-        yield str(client.base_url), pupil, ended
+    with open_learner(scorer, folder / "photos", folder) as learner, serve_page(learner) as (client, ended):
+        yield str(client.base_url), learner, ended
 
 
 @pytest.fixture(scope="module")
-def page(lesson: tuple[str, Pupil, list[str]], browser: Browser) -> Iterator[Page]:
+def page(served: tuple[str, Learner, list[str]], browser: Browser) -> Iterator[Page]:
     """Fails for whatever the page did wrong."""
-    address, *_ = lesson
+    address, *_ = served
     wrong: list[str] = []
     with browser.new_context(viewport={"width": 1280, "height": 900}, has_touch=True) as context:
         opened = context.new_page()
@@ -63,10 +63,10 @@ def hold(page: Page, key: str) -> None:
     page.keyboard.up(key)
 
 
-def test_keys_alone_do_all_of_it(page: Page, lesson: tuple[str, Pupil, list[str]]) -> None:
-    _, pupil, ended = lesson
-    image, first = page.locator("#image"), pupil.album.files[0]
-    expect(page.locator("#name")).to_have_text(pupil.album.name(first.path))
+def test_keys_alone_do_all_of_it(page: Page, served: tuple[str, Learner, list[str]]) -> None:
+    _, learner, ended = served
+    image, first = page.locator("#image"), learner.folder.files[0]
+    expect(page.locator("#name")).to_have_text(learner.folder.name(first.path))
     shown = image.get_attribute("src")
     press(page, "4", "1 answer;")
     expect(image).not_to_have_attribute("src", str(shown))
@@ -92,13 +92,13 @@ def test_keys_alone_do_all_of_it(page: Page, lesson: tuple[str, Pupil, list[str]
     expect(page.locator("#ranking")).to_be_hidden()
     for number in range(1, 24):
         press(page, str(1 + number % 5), f"{number + 1} answers;")
-    assert count(pupil.answers) == (24, 0)
-    assert list(pupil.answers.stars) == sorted(pupil.album.paths, key=pupil.album.place)[:24]
+    assert count(learner.answers) == (24, 0)
+    assert list(learner.answers.stars) == sorted(learner.folder.paths, key=learner.folder.place)[:24]
     expect(page.locator("#agreement")).to_contain_text("on 24 answers that it had not seen", timeout=60_000)
     expect(page.locator("#best-title")).to_have_text("Best of 30 photographs")
     scores = [text.split()[0] for text in page.locator("#ranking b").all_text_contents()]
     assert len(scores) == 24
-    assert pupil.answers.stars.keys() & {src.split("/")[-1] for src in _sources(page)}
+    assert learner.answers.stars.keys() & {src.split("/")[-1] for src in _sources(page)}
     assert ended == []
 
 
@@ -118,17 +118,17 @@ def test_it_fits_and_axe_finds_no_fault(scheme: str, width: int, page: Page) -> 
     assert find_faults(page) == []
 
 
-def test_names_are_text_and_a_finger_will_do(page: Page, lesson: tuple[str, Pupil, list[str]]) -> None:
-    _, pupil, ended = lesson
+def test_names_are_text_and_a_finger_will_do(page: Page, served: tuple[str, Learner, list[str]]) -> None:
+    _, learner, ended = served
     page.set_viewport_size({"width": 390, "height": 844})
     names = list[str]()
     while page.locator("#image").is_visible():
-        before = count(pupil.answers)[0]
+        before = count(learner.answers)[0]
         names.append(page.locator("#name").text_content() or "")
         see(page)
         page.get_by_role("button", name=f"{4 + len(names) % 2} ★").tap()  # the same one so soon would be a double tap
         expect(page.locator("#status")).to_contain_text(f"{before + 1} answers;")
-    assert count(pupil.answers) == (30, 0)
+    assert count(learner.answers) == (30, 0)
     assert page.title() == "Charm: give stars"
     shown = {str(one.get_attribute("alt")) for one in page.locator("#ranking img").all()} | set(names)
     assert any(HOSTILE.replace("\u202e", r"\u202e") in name for name in shown)
@@ -137,14 +137,14 @@ def test_names_are_text_and_a_finger_will_do(page: Page, lesson: tuple[str, Pupi
     expect(page.locator("#wait")).to_contain_text("Finished.")
     assert ended == ["finish"]
     press(page, "3", "30 answers;")
-    assert count(pupil.answers) == (30, 0)
+    assert count(learner.answers) == (30, 0)
 
 
 def test_an_answer_that_cannot_be_kept_is_told(
-    page: Page, lesson: tuple[str, Pupil, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    page: Page, served: tuple[str, Learner, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    address, pupil, _ = lesson
-    pupil.answers.undo()
+    address, learner, _ = served
+    learner.answers.undo()
     page.goto(address)
     expect(page.locator("#image")).to_be_visible()
     shown = page.locator("#image").get_attribute("src")
@@ -153,7 +153,7 @@ def test_an_answer_that_cannot_be_kept_is_told(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pupil.answers, "add", fail)
+        patch.setattr(learner.answers, "add", fail)
         see(page)
         page.keyboard.press("1")
         expect(page.locator("#problem")).to_have_text("the answer cannot be kept: No space left on device")
@@ -164,22 +164,22 @@ def test_an_answer_that_cannot_be_kept_is_told(
 
 
 def test_an_image_that_is_not_there_to_be_seen_gets_no_stars(
-    browser: Browser, lesson: tuple[str, Pupil, list[str]]
+    browser: Browser, served: tuple[str, Learner, list[str]]
 ) -> None:
     """Until it is loaded, the browser goes on showing the one before it."""
-    address, pupil, _ = lesson
-    while pupil.answers.stars:
-        pupil.answers.undo()
+    address, learner, _ = served
+    while learner.answers.stars:
+        learner.answers.undo()
     waiting = list[Route]()
     page = browser.new_page()
     page.route("**/image/*", lambda route: waiting.append(route))
     page.goto(address)
-    expect(page.locator("#name")).to_have_text(pupil.album.name(pupil.album.files[0].path))
+    expect(page.locator("#name")).to_have_text(learner.folder.name(learner.folder.files[0].path))
     for key in "12345":
         page.keyboard.press(key)
     page.keyboard.press("u")
-    assert pupil.answers.stars == {}
+    assert learner.answers.stars == {}
     assert waiting
     page.unroute("**/image/*")  # lets them go on
     press(page, "4", "1 answer;")
-    assert list(pupil.answers.stars.values()) == [4]
+    assert list(learner.answers.stars.values()) == [4]

@@ -57,7 +57,7 @@ class _Opened:
     tokens: Sequence[Tokens] = ()
 
 
-class Album:
+class ImageFolder:
     """Looks at the images of a folder in an order that follows from their names and covers the folder evenly.
 
     Args:

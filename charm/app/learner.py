@@ -1,4 +1,4 @@
-"""What `charm teach` has learnt so far: a head on the features of an album, its ranking, and the model's folder."""
+"""What `charm teach` has learnt so far: a head on the features of a folder, its ranking, and the model's folder."""
 
 import math
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from charm.app.album import Album
 from charm.app.answers import STARS, Answers
+from charm.app.image_folder import ImageFolder
 from charm.hub import list_versions, write_model_folder
 from charm.images.find import escape_path
 from charm.model.config import DataConfig, EvaluationConfig, LabelConfig, SolvedConfig, TrainingConfig
@@ -44,11 +44,11 @@ class Solved:
     agreement: EvaluationConfig
 
 
-class Pupil:
+class Learner:
     """Learns from stars and ratings, anew whenever there are others.
 
     Args:
-        album: of the images.
+        folder: of the images.
         answers: their stars.
         ratings: path -> rating. If all of them are on 1..5, they are stars; else stars are mapped onto the range of the
             ratings, one star onto the lowest and five onto the highest.
@@ -62,8 +62,8 @@ class Pupil:
         UserError: the ratings are all equal, and no stars, or their range is not finite.
     """
 
-    def __init__(self, album: Album, answers: Answers, ratings: Mapping[str, float]) -> None:
-        self.album, self.answers, self.ratings = album, answers, ratings
+    def __init__(self, folder: ImageFolder, answers: Answers, ratings: Mapping[str, float]) -> None:
+        self.folder, self.answers, self.ratings = folder, answers, ratings
         low, high = min(ratings.values(), default=STARS[0]), max(ratings.values(), default=STARS[-1])
         if STARS[0] <= low and high <= STARS[-1]:
             low, high = STARS[0], STARS[-1]
@@ -92,18 +92,18 @@ class Pupil:
         """Lists the labels of images that are in the folder, on 0..1, by key; a star counts more than a rating."""
         low, high = self.scale.score_range
         found: dict[str, float] = {}
-        for key, paths in list(self.album.paths.items()):
+        for key, paths in list(self.folder.paths.items()):
             rated = [self.ratings[path] for path in paths if path in self.ratings]
             if rated:
                 found[key] = (sum(rated) / len(rated) - low) / (high - low)
         for key, stars in self.answers.stars.items():
-            if stars is not None and key in self.album.paths:
+            if stars is not None and key in self.folder.paths:
                 found[key] = (stars - STARS[0]) / (STARS[-1] - STARS[0])
         return found
 
     def learn(self) -> None:
         """Solves a head if there are other labels than before, and ranks all images that have features."""
-        labels = {key: label for key, label in self.list_labels().items() if key in self.album.values}
+        labels = {key: label for key, label in self.list_labels().items() if key in self.folder.values}
         if labels != self._learnt:
             is_enough = len(labels) >= ENOUGH and len(set(labels.values())) > 1
             self.solved = self._solve(labels) if is_enough else None
@@ -122,11 +122,11 @@ class Pupil:
             return Solved(chosen, solve_head(features, given, chosen), agreement)
 
     def _gather(self, keys: list[str]) -> Features:
-        values = np.stack([self.album.values[key] for key in keys])
-        return Features(self.album.layers, self.album.parts, values)
+        values = np.stack([self.folder.values[key] for key in keys])
+        return Features(self.folder.layers, self.folder.parts, values)
 
     def _rank(self, solved: Solved) -> list[tuple[str, float]]:
-        keys, scores = list(self.album.values), []
+        keys, scores = list(self.folder.values), []
         weights, bias = solved.solution
         for start in range(0, len(keys), 1000):  # as float64 they take twice their space
             read = self._gather(keys[start : start + 1000]).of(solved.chosen.layer, solved.chosen.head)
@@ -163,13 +163,13 @@ class Pupil:
 
     def _list_rows(self) -> list[tuple[object, ...]]:
         """Lists path, score, given label and the reason without a score: the best first, then what has no score."""
-        (low, high), album = self.scale.score_range, self.album
+        (low, high), folder = self.scale.score_range, self.folder
         given = {key: low + (high - low) * label for key, label in self.list_labels().items()}
         rows: list[tuple[object, ...]] = [
             (escape_path(path), self.to_score(score), given.get(key), "")
             for key, score in self.ranking
-            for path in album.paths[key]
+            for path in folder.paths[key]
         ]
-        scored = {path for key, _ in self.ranking for path in album.paths[key]}
-        left = [one.path for one in album.files if one.path not in scored]
-        return rows + [(escape_path(path), None, None, album.reasons.get(path, "not looked at yet")) for path in left]
+        scored = {path for key, _ in self.ranking for path in folder.paths[key]}
+        left = [one.path for one in folder.files if one.path not in scored]
+        return rows + [(escape_path(path), None, None, folder.reasons.get(path, "not looked at yet")) for path in left]

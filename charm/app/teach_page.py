@@ -1,6 +1,6 @@
 """The page of `charm teach` and what it asks for.
 
-    GET  /              the page (charm/app/lesson.html.jinja)
+    GET  /              the page (charm/app/teach.html.jinja)
     GET  /state         counts, the images to answer next, the agreement, the best and the worst of the ranking
     GET  /image/KEY     an image's preview
     POST /answer        {"key": ..., "stars": 1 to 5, or null to skip} -> the state
@@ -25,8 +25,8 @@ from starlette.types import ASGIApp
 from charm.app.access import Access
 from charm.app.answers import STARS
 from charm.app.guard import Refused, Reply
+from charm.app.learner import ENOUGH, Learner
 from charm.app.limits import ServerLimits
-from charm.app.pupil import ENOUGH, Pupil
 from charm.app.server import guard_routes, send_page
 from charm.drawing import render_page
 from charm.images.find import escape_path
@@ -34,28 +34,28 @@ from charm.images.find import escape_path
 LIMITS = ServerLimits(body_bytes=1_000_000)
 _AHEAD = 5  # images whose previews the page loads before they are asked for
 _SHOWN = 12  # of the best, and of the worst
-_PAGE = Path(__file__).with_name("lesson.html.jinja")
+_PAGE = Path(__file__).with_name("teach.html.jinja")
 
 
-def build_lesson(pupil: Pupil, finish: Callable[[], None]) -> ASGIApp:
+def build_teach_app(learner: Learner, finish: Callable[[], None]) -> ASGIApp:
     """Builds the application; `finish` is called when the page asks for the end."""
-    lesson = Lesson(pupil, finish)
+    page = TeachPage(learner, finish)
     routes = [
-        Route("/", lesson.page),
-        Route("/state", lesson.state),
-        Route("/image/{key}", lesson.image),
-        Route("/answer", lesson.answer, methods=["POST"]),
-        Route("/undo", lesson.undo, methods=["POST"]),
-        Route("/finish", lesson.finish, methods=["POST"]),
+        Route("/", page.page),
+        Route("/state", page.state),
+        Route("/image/{key}", page.image),
+        Route("/answer", page.answer, methods=["POST"]),
+        Route("/undo", page.undo, methods=["POST"]),
+        Route("/finish", page.finish, methods=["POST"]),
     ]
     return guard_routes(routes, Access(), LIMITS)
 
 
-class Lesson:
+class TeachPage:
     """What the routes do."""
 
-    def __init__(self, pupil: Pupil, finish: Callable[[], None]) -> None:
-        self._pupil, self._album, self._answers, self._finish = pupil, pupil.album, pupil.answers, finish
+    def __init__(self, learner: Learner, finish: Callable[[], None]) -> None:
+        self._learner, self._folder, self._answers, self._finish = learner, learner.folder, learner.answers, finish
         self._page = render_page(_PAGE, enough=ENOUGH).replace("<style>", '<style nonce="NONCE">')
 
     async def page(self, request: Request) -> Response:
@@ -66,11 +66,11 @@ class Lesson:
 
     async def image(self, request: Request) -> Response:
         key = request.path_params["key"]
-        if key not in self._album.paths:
+        if key not in self._folder.paths:
             raise Refused(404, "no_such_image", "there is no such image")
         headers = {"Cache-Control": "private, max-age=86400, immutable"}  # a key is of an image's bytes
         try:
-            data = await asyncio.to_thread(self._album.preview(key).read_bytes)
+            data = await asyncio.to_thread(self._folder.preview(key).read_bytes)
         except OSError as error:
             raise Refused(404, "no_such_image", f"its preview cannot be read: {error.strerror}") from error
         return Response(data, media_type="image/jpeg", headers=headers)
@@ -81,7 +81,7 @@ class Lesson:
             key, stars = given["key"], given["stars"]
         except (ValueError, LookupError, TypeError, RecursionError):
             raise Refused(400, "malformed", 'expected {"key": ..., "stars": 1 to 5, or null to skip}') from None
-        if not isinstance(key, str) or key not in self._album.paths:
+        if not isinstance(key, str) or key not in self._folder.paths:
             raise Refused(404, "no_such_image", "there is no such image: it may have been changed or removed")
         try:
             await self._keep(self._answers.give, key, stars)
@@ -104,29 +104,29 @@ class Lesson:
         except OSError as error:
             raise Refused(507, "disk", f"the answer cannot be kept: {error.strerror}") from error
         finally:
-            self._pupil.tell()
+            self._learner.tell()
 
     def _describe(self) -> dict[str, Any]:
-        pupil, album, stars = self._pupil, self._album, self._answers.stars
-        labels, ranking = pupil.list_labels(), pupil.ranking
-        agreement = None if pupil.solved is None else pupil.solved.agreement
+        learner, folder, stars = self._learner, self._folder, self._answers.stars
+        labels, ranking = learner.list_labels(), learner.ranking
+        agreement = None if learner.solved is None else learner.solved.agreement
         half = min(_SHOWN, (len(ranking) + 1) // 2)
-        left = album.paths.keys() - stars.keys() - labels.keys()
+        left = folder.paths.keys() - stars.keys() - labels.keys()
         ends = {"best": ranking[:half], "worst": ranking[: -half - 1 : -1]}
-        shown = {end: [self._name(key, stars, pupil.to_score(x)) for key, x in found] for end, found in ends.items()}
+        shown = {end: [self._name(key, stars, learner.to_score(x)) for key, x in found] for end, found in ends.items()}
         return shown | {
-            "files": len(album.files),
-            "done": album.done,
-            "rejected": len(album.reasons),
+            "files": len(folder.files),
+            "done": folder.done,
+            "rejected": len(folder.reasons),
             "answered": sum(one is not None for one in stars.values()),
             "skipped": sum(one is None for one in stars.values()),
             "labels": len(labels),
-            "scale": pupil.scale.score_range,
-            "next": [self._name(key, stars) for key in heapq.nsmallest(_AHEAD, left, key=album.place)],
+            "scale": learner.scale.score_range,
+            "next": [self._name(key, stars) for key in heapq.nsmallest(_AHEAD, left, key=folder.place)],
             "agreement": agreement and {"scored": agreement.scored, **agreement.metrics["srcc"]},
             "ranked": len(ranking),
         }
 
     def _name(self, key: str, stars: dict[str, int | None], score: float | None = None) -> dict[str, Any]:
-        path = self._album.name(self._album.paths[key][0])
+        path = self._folder.name(self._folder.paths[key][0])
         return {"key": key, "name": escape_path(path), "stars": stars.get(key), "score": score}
