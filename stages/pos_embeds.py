@@ -19,7 +19,8 @@ def main(params: Params) -> None:
     manifest = read_manifest(Path("data/manifest"))
     model = start_model(params, num_bins=1)
     # In evaluation images are seen no larger than those of the training.
-    sizes = {*manifest.image_hws, *(limit_edge(size, manifest.train_edge) for size in manifest.image_hws)}
+    sizes, edge = set(manifest.image_hws), manifest.train_edge
+    sizes |= {limit_edge(size, edge) for size in sizes}
     tokenizer = build_tokenizer(params, model.patch_size)
     axes = sorted({*list_axes(tokenizer, sizes), *params.input_settings.drawn_sides})
     area = summarize_area(tokenizer, manifest.image_hws)

@@ -42,7 +42,6 @@ HOMES = {
     "transformers": "charm/saliency",
     "typer": "charm/app",
     "uvicorn": "charm/app",
-    "webdataset": "pipeline/shards",
 }
 # The method has no business with files, archives, settings, or models; what loads weights is pipeline and runtime.
 METHOD = {"tokenization", "inputs"}
@@ -148,6 +147,10 @@ FRESH: dict[str, set[str]] = {
     },
     "from stages import features; from pipeline.settings.params import load_params; features.main(load_params())": {
         *("torch", "timm", "dask")
+    },
+    # What a worker does for each shard; webdataset would import torch in all of them.
+    "import pathlib, pipeline.shards.write as w; w.write_shard(pathlib.Path('x'), [('k', {'a': b''})])": {
+        *("torch", "timm", "webdataset", "pyarrow")
     },
     # SAM-HQ's library would change the timm of who trains.
     "import stages.train, stages.evaluate": set(HOMES),

@@ -42,8 +42,8 @@ Sample = dict[str, bytes]
 
 # A dot would end the key for WebDataset, a slash would make a folder; a header has room for 100 characters of both.
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_EXTENSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}")  # TarWriter leaves out extensions that begin with _
-_BLOCK = 512  # bytes; of a header in a tar, and the multiple that members are padded to
+_EXTENSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}")  # one that begins with _ is WebDataset's own
+_HEADER = 512  # bytes, of a member in a tar
 
 
 def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str | None = None) -> None:
@@ -57,26 +57,22 @@ def write_shard(target: Path, samples: Iterable[tuple[str, Sample]], source: str
     Raises:
         ValueError: a key or an extension that is not a plain word, a key that comes twice or has nothing.
     """
-    from webdataset import TarWriter
-
     tar_path = target.with_suffix(".tar")
     members: dict[str, dict[str, list[int]]] = {}
     images = hashlib.sha256()
-    with atomic_write(tar_path) as file, TarWriter(file, encoder=False, mtime=0) as writer:
+    with atomic_write(tar_path) as file, tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
         for key, sample in samples:
             if key in members or not _KEY.fullmatch(key) or not sample or not all(map(_EXTENSION.fullmatch, sample)):
                 raise ValueError(
                     f"key {key!r} with {list(sample)}: expected letters, digits, - and _, once, with plain extensions"
                 )
-            place = writer.tarstream.offset
             members[key] = {}
-            for extension in sorted(sample):  # as TarWriter writes them
-                data = sample[extension]
-                members[key][extension] = [place + _BLOCK, len(data), zlib.crc32(data)]
+            for extension, data in sorted(sample.items()):
+                members[key][extension] = [tar.offset + _HEADER, len(data), zlib.crc32(data)]
                 _add(images, key, extension, data)
-                place += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
-            writer.write({"__key__": key, **sample})
-            assert writer.tarstream.offset == place
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size, member.mode = len(data), 0o444
+                tar.addfile(member, io.BytesIO(data))
     # Checksums are of the bytes in memory, the digest is of the bytes on disk.
     written = {"bytes": tar_path.stat().st_size, "sha256": file_sha256(tar_path), "images": images.hexdigest()}
     facts = {"fingerprint": target.name, "source": source, "count": len(members), "members": members}

@@ -39,9 +39,11 @@ STAGES = {
     "loader": READ,
 }
 MEASURE = """
-import resource
-own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-print(f"memory {own:.0f} {child:.0f}")
+import atexit, resource
+def tell():
+    own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(f"memory {own:.0f} {child:.0f}")
+atexit.register(tell)
 """
 
 
@@ -55,7 +57,7 @@ def main() -> None:
             write_images(Path(folder), number)
             for stage, code in STAGES.items():
                 started = time.perf_counter()
-                command = [sys.executable, "-c", code + MEASURE]
+                command = [sys.executable, "-c", MEASURE + code]
                 environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHARM_STORE": "store"}
                 run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
                 if run.returncode:
