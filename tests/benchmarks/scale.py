@@ -1,4 +1,4 @@
-"""Many tiny images through manifest, shards and loader: time and memory, beside those of a hundredth of them.
+"""Many tiny images through all stages and the loader: time and memory, beside those of a hundredth of them.
 
     uv run python -m tests.benchmarks.scale --count 300000
 
@@ -33,7 +33,7 @@ dataset = inputs.training_data(train, build_tokenizer(load_params(), 14), 0.0, 0
 sampler = EpochSampler(len(dataset), 64, 0, shuffle=True)
 print(sum(len(batch.keys) for batch in Loader(dataset, sampler, 1, torch.device("cpu"))), "read")
 """
-MADE = ("manifest", "shards", "pos_embeds")
+MADE = ("manifest", "shards", "importance", "pos_embeds", "train", "evaluate", "report")
 STAGES = {
     **{name: f"from stages import {name} as stage, run_stage; run_stage(stage.main)" for name in MADE},
     "loader": READ,
@@ -81,7 +81,9 @@ def write_images(folder: Path, count: int) -> None:
     params = yaml.load(ROOT / "params.yaml")
     params["dataset"] = "csv"
     params["labels"] = "images/labels.csv"
+    params["selection"], params["max_seq_len"] = "gradient", 24
     params["shards"]["samples_per_shard"] = 1000
+    params["train"] |= {"epochs": 1, "batch_size": 128, "warmup_epochs": 0.0}
     yaml.dump(params, folder / "params.yaml")
 
 

@@ -1,11 +1,14 @@
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from charm import CharmTokenizer, CharmViT
-from pipeline.manifest.table import read_manifest
+from pipeline.manifest.table import Manifest, read_manifest
 from pipeline.pos_embeds.axes import PosEmbeds, read_area
 from pipeline.settings.inputs import build_tokenizer
 from pipeline.settings.params import Params
@@ -64,3 +67,31 @@ def test_of_inputs_that_resize_an_image_nothing_is_told(
     pos_embeds.main(replace(params, tokenizer="square", max_seq_len=400))
     assert read_area(tmp_path / "data/pos_embeds") is None
     assert "area" not in capsys.readouterr().out
+
+
+def test_the_work_grows_as_the_images_and_not_as_their_square(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in calls of functions; AVA has 250,000 images."""
+    folder, params = workspace
+    one = read_manifest(folder / "data/manifest")
+    monkeypatch.chdir(tmp_path)
+
+    def count_calls(times: int) -> int:
+        many = Manifest(pa.concat_tables([one.table] * times), one.facts)
+        monkeypatch.setattr(pos_embeds, "read_manifest", lambda _: many)
+        calls = 0
+
+        def count(frame: Any, event: str, argument: Any) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count)
+        try:
+            pos_embeds.main(params)
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    few, more, most = (count_calls(times) for times in (20, 40, 80))
+    assert most - more < 3 * (more - few) + 5000

@@ -1,6 +1,7 @@
 """Rows as runs: with settings that DVC and params.yaml know, made once, and shown beside the paper's numbers."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -303,3 +304,14 @@ def test_of_a_table_of_several_data_sets_the_same_ones_are_compared() -> None:
     assert table[5] == (
         "| PARA, Charm | para | 1 | 0.900 | 0.938 | -0.038 | 0.900 | 0.905 | -0.005 | 0.900 | 0.892 | +0.008 |"
     )
+
+
+def test_a_params_yaml_that_is_no_yaml_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text("seed: [1\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["experiments", "table3"])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"error: params\.yaml:2: not valid YAML: .*\n", capsys.readouterr().err)
