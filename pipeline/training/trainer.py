@@ -128,10 +128,9 @@ class Trainer:
             try:
                 self.tracker.add_history(self.state.history)
                 for epoch in range(len(self.state.history), self.params.train.epochs):
-                    if self.params.train.patience and self.state.stale_epochs >= self.params.train.patience:
-                        print(
-                            f"train: no better validation score in {format_count(self.params.train.patience, 'epoch')}"
-                        )
+                    patience = self.params.train.patience
+                    if patience and self.state.stale_epochs >= patience:
+                        print(f"train: no better validation score in {format_count(patience, 'epoch')}")
                         break
                     started = time.monotonic()
                     pace = self._train_epoch(epoch, interrupts)

@@ -112,6 +112,10 @@ class Repository:
         """The stages that a dvc command ran, in order."""
         return re.findall(r"^Running stage '([^']+)'", self.dvc(*arguments), flags=re.MULTILINE)
 
+    def ran_with(self, *settings: str) -> list[str]:
+        """The stages that `dvc exp run` ran with some settings, which stay."""
+        return self.ran("exp", "run", *(argument for setting in settings for argument in ("-S", setting)))
+
 
 CLUSTER = """
 from dask.distributed import LocalCluster
@@ -161,9 +165,9 @@ def test_a_second_repro_runs_nothing(repository: Repository) -> None:
 
 def test_each_setting_remakes_what_reads_it_and_going_back_runs_nothing(repository: Repository) -> None:
     remade = ["importance", "features", "train", "evaluate", "report"]
-    assert repository.ran("exp", "run", "-S", "selection=saliency") == remade
+    assert repository.ran_with("selection=saliency") == remade
 
-    assert repository.ran("exp", "run", "-S", "train.mode=head") == remade[1:]  # features in the worker
+    assert repository.ran_with("train.mode=head") == remade[1:]  # features in the worker
     metrics = json.loads((repository.folder / "runs/evaluate/metrics.json").read_text())
     assert (metrics["scored"], metrics["cv_scored"]) == (6, 27)
 
@@ -173,11 +177,10 @@ def test_each_setting_remakes_what_reads_it_and_going_back_runs_nothing(reposito
         "train.mode=fine_tune",
         "train.min_learning_rate=3e-7",
     ]
-    given = [argument for setting in there for argument in ("-S", setting)]
-    assert repository.ran("exp", "run", *given) == ["pos_embeds", *remade[1:]]
+    assert repository.ran_with(*there) == ["pos_embeds", *remade[1:]]
 
     back = ["selection=random", "backbone=charm_demo", "pretrained=true", "train.min_learning_rate=1e-6"]
-    assert repository.ran("exp", "run", *(argument for setting in back for argument in ("-S", setting))) == []
+    assert repository.ran_with(*back) == []
 
 
 def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, tiny_models: SamHqParams) -> None:
