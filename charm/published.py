@@ -20,7 +20,7 @@ from torch import Tensor
 from charm.inputs.published import PADDING
 from charm.model import config as facts
 from charm.model.pos_embed import resample_pos_embed
-from charm.model.registry import build_model
+from charm.model.registry import build_model, restore_model
 from charm.runtime.downloads import fetch
 from charm.runtime.errors import UserError, did_you_mean, in_one_line
 from charm.runtime.inert import Archive, Stored
@@ -120,9 +120,7 @@ def import_checkpoint(source: str, dataset: str | None = None, padded: bool = Fa
     _compose(tensors)
     if problems := describe_misfit(expected, tensors):
         raise UserError(in_one_line(f"{path} is not the published model of {name}: {problems}"))
-    model = build_model(config.model)
-    model.load_state_dict(tensors)
-    return CharmScorer(model, config)
+    return CharmScorer(restore_model(config.model, tensors), config)
 
 
 def _read_model(path: Path) -> tuple[dict[str, Tensor], int | None]:

@@ -12,7 +12,7 @@ from charm.model.config import ModelConfig
 from charm.model.frozen import layer_features
 from charm.model.pos_embed import axis_weights
 from charm.model.protocol import LearntMode, Model
-from charm.model.registry import build_model
+from charm.model.registry import build_model, restore_model
 from charm.model.vit import CharmViT
 from charm.runtime.devices import PRECISIONS, autocast, choose_device
 from charm.runtime.weights import list_problems
@@ -98,8 +98,7 @@ class CharmScorer(Scorer):
             for name, tensor in saved.tensors.items():
                 if not tensor.isfinite().all():
                     raise ValueError(f"{name} has values that are not finite: nobody can score with such weights")
-            model = build_model(config.model)
-        model.load_state_dict(saved.tensors)
+            model = restore_model(config.model, saved.tensors)
         return cls(model, config, device, precision, full_size, saved.weights_sha256)
 
     def save_pretrained(self, folder: AnyPath) -> None:

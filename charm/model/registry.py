@@ -1,8 +1,13 @@
 """All kinds of models: what a backbone of timm is made to score images by."""
 
 import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from timm.models import is_model_pretrained
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from charm.model.backbones import BackboneError
 from charm.model.config import ViTConfig
@@ -29,6 +34,41 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
         except BackboneError as error:
             reasons.append(str(error))
     raise ValueError("; or ".join(reasons))
+
+
+def restore_model(config: ViTConfig, tensors: Mapping[str, Tensor]) -> Model:
+    """Builds a model of given weights, all that it has; it shares their memory where type and layout are its own.
+
+    Raises ValueError as `build_model`, RuntimeError if the weights are of another model.
+    """
+    with _undrawn_parameters():
+        model = build_model(config)
+    if not isinstance(model, CharmViT):  # others of timm's may make what is not saved from where their parameters are
+        model = build_model(config)
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    own = {name: tensor.to(types.get(name)).contiguous() for name, tensor in tensors.items()}
+    model.load_state_dict(own, assign=True)
+    return model
+
+
+@contextlib.contextmanager
+def _undrawn_parameters() -> Iterator[None]:
+    """Leaves the parameters of modules that this thread builds on `meta`; buffers, which may not be saved, are made.
+
+    To draw the weights of a ViT-L, for others to take their place, takes five seconds.
+    """
+    thread = threading.get_ident()
+
+    def leave_undrawn(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:  # torch says: None
+        if parameter is None or threading.get_ident() != thread:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(leave_undrawn)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def fetch_model(config: ViTConfig, pretrained: bool, remedy: str) -> Model:

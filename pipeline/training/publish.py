@@ -16,9 +16,10 @@ from charm.model.config import (
     TrainingConfig,
 )
 from charm.model.protocol import Model
+from charm.model.registry import restore_model
 from charm.runtime.errors import UserError
 from pipeline.settings.inputs import build_cutter, sketch_tokenizer
-from pipeline.settings.models import build_model, vit_config
+from pipeline.settings.models import vit_config
 from pipeline.settings.params import Params
 from pipeline.settings.recipes import flatten
 from pipeline.shards.columns import read_column_facts
@@ -101,6 +102,4 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     ]
     if differing:
         raise UserError(f"{folder}: the model was made for {', '.join(differing)}; run dvc repro")
-    model = build_model(config.model)
-    model.load_state_dict(saved.tensors)
-    return model, saved
+    return restore_model(config.model, saved.tensors), saved

@@ -188,8 +188,14 @@ def connect(params: DaskParams, num_tasks: int, check: Callable[[], None] = lamb
             yield client
         return
     workers = min(params.workers or os.cpu_count() or 1, num_tasks)
-    # A task that killed its worker gets one more try; Dask's default, three, kills three workers' other tasks, too.
-    with config.set({"distributed.scheduler.allowed-failures": 1}):
+    settings = {
+        # A task that killed its worker gets one more try; Dask's default, three, kills three workers' other tasks, too.
+        "distributed.scheduler.allowed-failures": 1,
+        # Forks of one process that has imported Dask and nothing else: a second less for each worker. Not where
+        # libraries of the system may have begun threads by then (Python's own default from 3.14 on, for this reason).
+        "distributed.worker.multiprocessing-method": "forkserver" if sys.platform == "linux" else "spawn",
+    }
+    with config.set(settings):
         with _hold_back_interrupts():
             cluster = LocalCluster(
                 n_workers=workers,
