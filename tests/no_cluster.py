@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from charm.images.quarantine import inspect_file
 from pipeline.manifest import rows
 from pipeline.settings.params import DaskParams
 from pipeline.work import executor
+
+_code_digest = cache(executor.code_digest)  # of a hundred modules, which stay as they are
 
 
 class Future:
@@ -59,3 +62,4 @@ def use_no_cluster(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(rows, "inspect_in_child", inspect_here)
     patch.setattr(executor, "connect", connect)
+    patch.setattr(executor, "code_digest", _code_digest)
