@@ -25,6 +25,7 @@ from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
 from pipeline.work.store import parse_record, read_sidecar
 from tests.hub import StubHub, serve_hub
+from tests.warm_python import WarmPython, warm_python
 
 pytest_plugins = ["tests.gates"]
 
@@ -127,6 +128,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """For processes of which it is not the start that is tested."""
+    with warm_python(tmp_path_factory.mktemp("python")) as python:
+        yield python
 
 
 @pytest.fixture(scope="module")

@@ -57,10 +57,12 @@ def run_inline(folder: Path, *commands: str) -> None:
             mains[stage](replace(params, selection=selection[0]) if selection else params)
 
 
-def start_stage(folder: Path, name: str, **environment: str) -> subprocess.Popen[str]:
+def start_stage(
+    folder: Path, name: str, popen: type[subprocess.Popen[str]] = subprocess.Popen, **environment: str
+) -> subprocess.Popen[str]:
     """`python -m stages.<name>` in a folder, beginning; alone in a group of processes, as from a terminal."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("CHARM_", "DVC_", "DASK_"))}
-    return subprocess.Popen(
+    return popen(
         [sys.executable, "-m", f"stages.{name}"],
         cwd=folder,
         env=own | {"PYTHONPATH": str(ROOT)} | environment,

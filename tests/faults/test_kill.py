@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tests.faults.processes import (
     workers_of,
     write_workspace,
 )
+from tests.warm_python import WarmPython
 
 IMAGES = 60
 STOPPED = "stopped; what is made is kept, and the same command goes on from here\n"
@@ -50,6 +51,15 @@ def folder(reference: Path, tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
+Start = Callable[[Path], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(warm: WarmPython) -> Start:
+    """The stage that makes shards, in a folder."""
+    return lambda folder: start_stage(folder, "shards", warm.popen)
+
+
 def failed(wrong: bool, *shown: object) -> bool:
     """`wrong`; printed where it is, for the gates only count."""
     if wrong:
@@ -70,21 +80,21 @@ def stop(process: subprocess.Popen[str], number: signal.Signals, to_group: bool)
     return ended
 
 
-def stop_at(folder: Path, count: int, number: signal.Signals) -> tuple[Ended, dict[str, int]]:
+def stop_at(start: Start, folder: Path, count: int, number: signal.Signals) -> tuple[Ended, dict[str, int]]:
     """Stops the stage when so many shards are there; what it left."""
-    process = start_stage(folder, "shards")
+    process = start(folder)
     wait_for_shards(count, folder, process)
     ended = stop(process, number, to_group=number == signal.SIGINT)  # as Ctrl-C does
     return ended, whole_shards(folder)
 
 
-def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> None:
+def test_stopped_again_and_again(start: Start, reference: Path, folder: Path, gate: Gate) -> None:
     """At moments drawn by lot; then to the end."""
     draws = np.random.default_rng(7)
     kept: dict[str, int] = {}
     failures, moments = 0, []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        ended, left = stop_at(folder, len(kept) + int(draws.integers(1, 9)), number)
+        ended, left = stop_at(start, folder, len(kept) + int(draws.integers(1, 9)), number)
         said = f"{len(kept)} of {IMAGES} shards are there, {IMAGES - len(kept)} to make"
         failures += failed(said not in ended.out, said, ended)
         failures += failed(not kept.items() <= left.items(), kept, left)  # nothing is lost, nothing is made twice
@@ -94,7 +104,7 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
         kept = left
         moments.append(len(left))
     assert 0 < moments[0] <= moments[1] <= moments[2] < IMAGES
-    ended = finish(start_stage(folder, "shards"))
+    ended = finish(start(folder))
     failures += failed((ended.code, ended.err) != (0, ""), ended)
     failures += failed(not kept.items() <= whole_shards(folder).items(), kept)
     failures += failed(made(folder) != made(reference), made(folder), made(reference))
@@ -108,12 +118,12 @@ def test_stopped_again_and_again(reference: Path, folder: Path, gate: Gate) -> N
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_while_the_workers_start(
-    folder: Path, gate: Gate, number: signal.Signals, to_group: bool, delays: tuple[float, ...]
+    start: Start, folder: Path, gate: Gate, number: signal.Signals, to_group: bool, delays: tuple[float, ...]
 ) -> None:
     """Slurm and terminals signal all processes of a job: workers that are half there, too."""
     failures = 0
     for delay in delays:
-        process = start_stage(folder, "shards")
+        process = start(folder)
         assert process.stdout
         assert process.stdout.readline().startswith("shards: ")
         time.sleep(delay)
@@ -123,12 +133,12 @@ def test_stopped_while_the_workers_start(
     gate("G2", f"{number.name} to {receiver} while the workers start", cases=len(delays), failures=failures)
 
 
-def test_two_makers_at_once(reference: Path, folder: Path, gate: Gate) -> None:
+def test_two_makers_at_once(start: Start, reference: Path, folder: Path, gate: Gate) -> None:
     """The second waits, says for whom, and makes nothing that the first has made."""
-    first = start_stage(folder, "shards")
+    first = start(folder)
     wait_for_shards(1, folder, first)
     first.send_signal(signal.SIGSTOP)  # so that the second comes while it is at work
-    second = start_stage(folder, "shards")
+    second = start(folder)
     assert second.stdout
     said = second.stdout.readline()
     inodes = whole_shards(folder)

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.faults.conftest import Gate
 from tests.silent import serve
+from tests.warm_python import WarmPython
 
 # What a command waits for; the last line is where it waits.
 STATES = {
@@ -107,7 +108,7 @@ def silent() -> Iterator[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_every_wait_ends_at_the_second_signal_at_the_latest(
-    number: signal.Signals, silent: str, tmp_path: Path, gate: Gate
+    number: signal.Signals, silent: str, tmp_path: Path, warm: WarmPython, gate: Gate
 ) -> None:
     """All states at once, to save time: each in a process of its own."""
     with serve() as free:  # a port that nobody listens at when it is used
@@ -116,7 +117,7 @@ def test_every_wait_ends_at_the_second_signal_at_the_latest(
     for state, code in STATES.items():
         folder = tmp_path / state
         folder.mkdir()
-        processes[state] = subprocess.Popen(
+        processes[state] = warm.popen(
             [sys.executable, "-c", RUN + textwrap.indent(textwrap.dedent(code), "    "), folder, silent, port],
             cwd=ROOT,
             env={key: value for key, value in os.environ.items() if not key.startswith(("CHARM_", "DASK_", "HF_"))},

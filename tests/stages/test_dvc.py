@@ -22,8 +22,13 @@ from pipeline.settings.params import SamHqParams
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from tests.stages.conftest import ROOT, write_images
-from tests.stages.warm_python import warm_python
+from tests.warm_python import warm_python
 
+# What its commands import.
+OF_DVC = (
+    *("dvc.cli", "dvc.commands.experiments.run", "dvc.commands.repro", "dvc.repo", "dvc.repo.experiments"),
+    *("dvc.repo.reproduce", "dvc.stage.run", "dvc_data.index", "dvc_render", "funcy"),
+)
 ALL = ["manifest", "shards", "importance", "pos_embeds", "features", "train", "evaluate", "report"]
 
 
@@ -32,18 +37,18 @@ class Repository:
 
     Args:
         folder: gets the copy and the images.
-        python: the folder of the `python` that runs DVC and the stages.
+        python: runs DVC and the stages.
     """
 
     def __init__(self, folder: Path, python: Path) -> None:
-        self.folder, self._python = folder / "charm", python / "python"
+        self.folder, self._python = folder / "charm", python
         self.environment = {
             **{
                 name: value
                 for name, value in os.environ.items()
                 if not name.startswith(("DVC_", "CHARM_", "DASK_", "GIT_"))
             },
-            "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
             "GIT_AUTHOR_NAME": "test",
             "GIT_AUTHOR_EMAIL": "test@example.org",
             "GIT_COMMITTER_NAME": "test",
@@ -131,10 +136,10 @@ with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="
 @contextmanager
 def use_one_cluster(repository: Repository, python: Path) -> Iterator[None]:
     """All stages share a Dask cluster of one worker, whose libraries are there, too."""
-    (python / "cluster.py").write_text(CLUSTER.format(folder=str(repository.folder)))
+    (python.parent / "cluster.py").write_text(CLUSTER.format(folder=str(repository.folder)))
     with subprocess.Popen(
-        [python / "python", "-m", "cluster"],
-        cwd=python,
+        [python, "-m", "cluster"],
+        cwd=python.parent,
         env=repository.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -152,9 +157,9 @@ def use_one_cluster(repository: Repository, python: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
     """After the first `dvc repro`, which runs every stage."""
-    with warm_python(tmp_path_factory.mktemp("python")) as python:
-        made = Repository(tmp_path_factory.mktemp("dvc"), python)
-        with use_one_cluster(made, python):
+    with warm_python(tmp_path_factory.mktemp("python"), *OF_DVC) as python:
+        made = Repository(tmp_path_factory.mktemp("dvc"), python.command)
+        with use_one_cluster(made, python.command):
             assert made.ran("repro") == ALL
             yield made
 

@@ -26,6 +26,7 @@ from pipeline.training.state import load_checkpoint
 from pipeline.work.store import store_folder
 from stages import evaluate, pos_embeds, train
 from tests.stages.conftest import ROOT, write_params
+from tests.warm_python import WarmPython
 
 Workspace = tuple[Path, Params]
 
@@ -440,13 +441,13 @@ def test_what_is_resumed_depends_on_a_checkpoint_that_is_named_relative_to_the_r
 
 
 @pytest.fixture
-def command(copied: Workspace) -> Callable[..., "subprocess.Popen[str]"]:
+def command(copied: Workspace, warm: WarmPython) -> Callable[..., "subprocess.Popen[str]"]:
     """Called with params: `python -m stages.train` in the copied folder."""
 
     def start(params: Params) -> "subprocess.Popen[str]":
         write_params(copied[0] / "params.yaml", params)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("CHARM_", "DVC_"))}
-        return subprocess.Popen(
+        return warm.popen(
             [sys.executable, "-u", "-m", "stages.train"],
             cwd=copied[0],
             env=environment | {"PYTHONPATH": str(ROOT)},
@@ -526,7 +527,7 @@ def test_training_in_a_container_with_little_shared_memory(copied: Workspace) ->
 
 
 def test_two_processes_train_as_one(
-    copied: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    copied: Workspace, warm: WarmPython, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Seven images in the last step of each epoch are four and three; six for validation are scored once each."""
     folder, params = copied
@@ -538,6 +539,7 @@ def test_two_processes_train_as_one(
     params = with_hardware(params, processes=2, micro_batch=2, loader_workers=1)
     write_params(folder / "params.yaml", params)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("pipeline.training.distributed.subprocess.Popen", warm.popen)
     capfd.readouterr()
     train.main(params)
     printed = capfd.readouterr().out

@@ -27,6 +27,7 @@ from tests.charm.app.conftest import build_scorer
 from tests.charm.app.test_server import JPEGS, attach, connect
 from tests.conftest import ROOT
 from tests.serving import run_server
+from tests.warm_python import WarmPython
 
 SHORT = replace(SERVER_LIMITS, requests=4, connections=20, head_seconds=0.8, body_seconds=0.8, end_seconds=1)
 HEAD = b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
@@ -252,11 +253,11 @@ with bind("127.0.0.1", 0) as bound, Interrupts():
 
 
 @contextlib.contextmanager
-def serving(code: str, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(warm: WarmPython, code: str, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+    with warm.popen(command, cwd=ROOT, env=environment, **pipes) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().split(" at ")[1].split()[0].rstrip("/")
@@ -285,9 +286,9 @@ def test_the_limits_leave_files_for_the_server_itself(monkeypatch: pytest.Monkey
         assert connections + backlog + min(connections, SERVER_LIMITS.requests) < files
 
 
-def test_many_connections_and_then_an_end_within_a_form(served_folder: Path, tmp_path: Path) -> None:
+def test_many_connections_and_then_an_end_within_a_form(served_folder: Path, warm: WarmPython, tmp_path: Path) -> None:
     """In a process that may open 200 files; its start takes longer than all of this."""
-    with serving(SLOW.format(model=str(served_folder)), tmp_path) as (process, address):
+    with serving(warm, SLOW.format(model=str(served_folder)), tmp_path) as (process, address):
         assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (200, 200)  # 64 when it began
         check_many(address)
         started = time.monotonic()

@@ -37,6 +37,7 @@ from tests.charm.app.conftest import build_scorer
 from tests.conftest import ROOT, draw_image
 from tests.faults.bombs import REFUSED
 from tests.serving import run_server
+from tests.warm_python import WarmPython
 
 JPEGS = [simplejpeg.encode_jpeg(draw_image(120 + 9 * seed, 260 - 11 * seed, seed), quality=90) for seed in range(8)]
 TEXT = b"this is no image"
@@ -462,10 +463,10 @@ def test_many_clients_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["largest_batch"] >= 2
 
 
-def test_ends_cleanly_when_told(served_folder: Path, tmp_path: Path) -> None:
+def test_ends_cleanly_when_told(served_folder: Path, warm: WarmPython, tmp_path: Path) -> None:
     code = f"from charm.app.server import *; serve({str(served_folder)!r}, Access(), 0, 3, 'cpu', 'float32')"
     environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
+    with warm.popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env=environment,

@@ -13,6 +13,7 @@ from charm.runtime.errors import UserError
 from pipeline.training import distributed
 from pipeline.training.distributed import all_gather_rows, all_reduce_sum, join_process_group, launch_processes
 from tests.silent import serve
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -32,8 +33,9 @@ from stages import run_stage
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def job(tmp_path: Path, warm: WarmPython, monkeypatch: pytest.MonkeyPatch) -> Path:
     """job.py, which `launch_processes` is to run, in the working folder."""
+    monkeypatch.setattr(subprocess, "Popen", warm.popen)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("RANK", raising=False)
