@@ -18,8 +18,8 @@ from charm.export import INPUTS, export_onnx, export_program
 from charm.model.pos_embed import gather_pos_embed
 
 TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
-MODELS: dict[str, dict[str, Any]] = {
-    "CLS": {"backbone": "vit_tiny_patch16_224", "img_size": 64, **TINY},
+CLS: dict[str, Any] = {"backbone": "vit_tiny_patch16_224", "img_size": 64, **TINY}
+MODELS: dict[str, dict[str, Any]] = {  # with the head "cls": tests/charm/test_onnx_scorer.py
     "registers without positions": {
         "backbone": "vit_small_patch14_reg4_dinov2",
         "img_size": 56,
@@ -160,7 +160,7 @@ def test_a_image_is_scored_from_what_the_tokenizer_gives(exported: Exported) -> 
 
 
 def test_a_model_in_training_stays_as_it_is_and_is_exported_as_in_evaluation() -> None:
-    model = build(**MODELS["CLS"], proj_drop_rate=0.5).to(torch.bfloat16).train()
+    model = build(**CLS, proj_drop_rate=0.5).to(torch.bfloat16).train()
     model.vit.set_grad_checkpointing(True)
     block: Any = model.vit.blocks[0]
     block.attn.fused_attn = False

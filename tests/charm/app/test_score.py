@@ -37,6 +37,7 @@ from charm.scores import rank
 from tests.conftest import ROOT, draw_image
 from tests.faults.bombs import REFUSED
 from tests.untrained import build_scorer, describe, write_model
+from tests.warm_python import WarmPython
 
 BAD = {"c.jpg": "format", "e.jpg": "empty", "g.jpg": "corrupt", "i.png": "too_large"}
 NAMES = [f"{letter}.{'png' if letter == 'i' else 'jpg'}" for letter in "abcdefghijklm"]
@@ -358,11 +359,12 @@ main()
 
 
 def test_a_killed_run_goes_on_without_rows_lost_or_twice(
-    run: Run, whole: bytes, scored: list[int], model_folder: Path
+    run: Run, whole: bytes, scored: list[int], model_folder: Path, warm: WarmPython
 ) -> None:
     command = [sys.executable, "-c", KILLED, "score", "photos", "--model", str(model_folder), "--out", "out.csv"]
-    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=300)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    with warm.popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as killed:
+        _, said = killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL, said
     assert journal_names() == NAMES[:6]
     assert run("--out", "out.csv").code == 3
     assert sum(scored) == len(GOOD) - len([name for name in NAMES[:6] if name in GOOD])
