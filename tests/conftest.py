@@ -25,7 +25,7 @@ from pipeline.shards.read import ShardReader
 from pipeline.shards.write import pack_shard
 from pipeline.work.store import parse_record, read_sidecar
 from tests.hub import StubHub, serve_hub
-from tests.warm_python import WarmPython, warm_python
+from tests.warm_python import WarmPython, find_warm_python
 
 pytest_plugins = ["tests.gates"]
 
@@ -131,10 +131,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
-    """For processes of which it is not the start that is tested."""
-    with warm_python(tmp_path_factory.mktemp("python")) as python:
-        yield python
+def warm(tmp_path_factory: pytest.TempPathFactory) -> WarmPython:
+    """For processes of which it is not the start that is tested; one server for all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return find_warm_python(folder.parent / "warm", os.getppid())
+    return find_warm_python(folder / "warm", os.getpid())
 
 
 @pytest.fixture(scope="module")

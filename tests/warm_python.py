@@ -4,16 +4,16 @@ Most stages and commands import torch and timm, which takes longer than what a t
 changed by where their libraries were imported; the project's own modules are imported anew by each fork, from its
 working folder.
 
-    with warm_python(folder) as python:
-        python.popen(["-m", "stages.train"], cwd=...)  # a subprocess.Popen, whose process is a child of this one
-        [python.command, "-m", "stages.train"]  # an executable; no signal reaches what it runs
+    python = find_warm_python(folder, owner)
+    python.popen(["python", "-m", "stages.train"], cwd=...)  # as subprocess.Popen, whatever python is named
+    [python.command, "-m", "stages.train"]  # an executable; no signal reaches what it runs
 
-The server is this file as a script: python warm_python.py SOCKET LIBRARY...
+The server is this file as a script: python warm_python.py SOCKET OWNER
 """
 
 import atexit
 import contextlib
-import ctypes
+import fcntl
 import gc
 import importlib
 import json
@@ -24,34 +24,39 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import traceback
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Third-party modules that a stage or a command imports; none of the project's own.
+# Third-party modules that a stage, a command or `dvc` imports; none of the project's own.
 LIBRARIES = (
     *("cv2", "dask.distributed", "huggingface_hub", "jinja2", "numpy", "pyarrow.parquet", "ruamel.yaml", "safetensors"),
     *("safetensors.torch", "scipy.optimize", "scipy.stats", "simplejpeg", "timm", "torch", "torch.utils.data", "tqdm"),
+    *("dvc.cli", "dvc.commands.experiments.run", "dvc.commands.repro", "dvc.repo", "dvc.repo.experiments"),
+    *("dvc.repo.reproduce", "dvc.stage.run", "dvc_data.index", "dvc_render", "funcy"),
 )
 _MESSAGE_BYTES = 1_000_000  # of a request: arguments, working folder and environment
 
 
-def serve(path: str, *libraries: str) -> None:
-    """Imports libraries, then answers each connection with a fork, until it is terminated."""
-    for name in libraries:
+def serve(path: str, owner: int) -> None:
+    """Imports LIBRARIES, then answers each connection with a fork, as long as the process `owner` lives."""
+    for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()  # a fork that collects garbage would copy all pages of the libraries
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
         listener.listen(8)
+        listener.settimeout(1)
         print("ready", flush=True)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait for the runs
         while True:
-            connection, _ = listener.accept()
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                os.kill(owner, 0)  # an error when it is gone
+                continue
             if os.fork() == 0:
                 listener.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -60,16 +65,17 @@ def serve(path: str, *libraries: str) -> None:
 
 
 def _answer(connection: socket.socket) -> NoReturn:
-    """Runs what is asked for in a child; sends its exit code, or its number where it is to be whose parent's parent."""
+    """Runs what is asked for in a child; sends its number, and when it has ended its status, as os.waitpid gives it."""
     data, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 3)
     request = json.loads(data)
     child = os.fork()
     if child:
-        if request["adopted"]:
-            connection.send(str(child).encode())
-        else:
-            _, status = os.waitpid(child, 0)
-            connection.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
+        connection.send(str(child).encode())
+        for descriptor in descriptors:
+            os.close(descriptor)
+        _, status = os.waitpid(child, 0)
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(str(status).encode())
         os._exit(0)
     connection.close()
     for number, descriptor in enumerate(descriptors):
@@ -127,14 +133,15 @@ server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, {message_bytes})
 server.connect({path!r})
 request = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
-request |= {{"adopted": False, "session": False}}
+request["session"] = False
 socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
-os._exit(int(server.recv(16) or 1))
+server.recv(16)
+os._exit(os.waitstatus_to_exitcode(int(server.recv(16))) % 256)
 """
 
 
 class _Popen(subprocess.Popen[Any]):
-    """A Popen whose command is a fork of the server."""
+    """A Popen whose command is run by a fork of the server, which tells how it ended."""
 
     path: str  # of the socket
 
@@ -147,26 +154,34 @@ class _Popen(subprocess.Popen[Any]):
             "arguments": [str(argument) for argument in args[1:]],
             "folder": str(cwd or Path.cwd()),
             "environment": dict(os.environ if env is None else env),
-            "adopted": True,
             "session": start_new_session,
         }
         pipes = [own if own >= 0 else number for number, own in enumerate((p2cread, c2pwrite, errwrite))]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
-            server.connect(self.path)
-            _become_subreaper(True)
-            socket.send_fds(server, [json.dumps(request).encode()], pipes)
-            self.pid = int(server.recv(16))
-        while int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[1]) != os.getpid():
-            time.sleep(0.001)
-        _become_subreaper(False)
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
+        self._server.connect(self.path)
+        socket.send_fds(self._server, [json.dumps(request).encode()], pipes)
+        self.pid = int(self._server.recv(16))
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        """As os.waitpid, of which it takes the place in Popen.wait."""
+        self._server.setblocking(not wait_flags)
+        try:
+            status = int(self._server.recv(16))
+        except BlockingIOError:
+            return 0, 0
+        self._server.close()
+        return self.pid, status
 
-def _become_subreaper(is_one: bool) -> None:
-    """Makes this process, or init again, the parent of a descendant whose own parent ends."""
-    assert ctypes.CDLL(None).prctl(36, int(is_one), 0, 0, 0) == 0
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        with self._waitpid_lock:
+            if self.returncode is None:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid:
+                    self._handle_exitstatus(status)
+        return self.returncode
 
 
 @dataclass(frozen=True)
@@ -177,22 +192,24 @@ class WarmPython:
     popen: type[subprocess.Popen[Any]]
 
 
-@contextlib.contextmanager
-def warm_python(folder: Path, *more: str) -> Iterator[WarmPython]:
-    """Yields what runs forks of a server that has imported LIBRARIES and `more`; its files are in the folder."""
+def find_warm_python(folder: Path, owner: int) -> WarmPython:
+    """Returns what runs forks of the server of a folder; it is started where there is none, and ends with `owner`."""
     path, command = str(folder / "socket"), folder / "bin" / "python"
-    command.parent.mkdir()
-    command.write_text(CLIENT.format(python=sys.executable, path=path, message_bytes=_MESSAGE_BYTES))
-    command.chmod(0o755)
-    started = [sys.executable, __file__, path, *LIBRARIES, *more]
-    with subprocess.Popen(started, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        try:
-            yield WarmPython(command, type("Popen", (_Popen,), {"path": path}))
-        finally:
-            server.terminate()
+    command.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not command.exists():
+            told, tells = os.pipe()
+            started = [sys.executable, __file__, path, str(owner)]
+            os.posix_spawn(sys.executable, started, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, tells, 1)])
+            os.close(tells)
+            with open(told) as said:
+                assert said.readline() == "ready\n"
+            command.write_text(CLIENT.format(python=sys.executable, path=path, message_bytes=_MESSAGE_BYTES))
+            command.chmod(0o755)
+    return WarmPython(command, type("Popen", (_Popen,), {"path": path}))
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    with contextlib.suppress(ProcessLookupError):
+        serve(sys.argv[1], int(sys.argv[2]))

@@ -22,13 +22,8 @@ from pipeline.settings.params import SamHqParams
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from tests.stages.conftest import ROOT, write_images
-from tests.warm_python import warm_python
+from tests.warm_python import WarmPython
 
-# What its commands import.
-OF_DVC = (
-    *("dvc.cli", "dvc.commands.experiments.run", "dvc.commands.repro", "dvc.repo", "dvc.repo.experiments"),
-    *("dvc.repo.reproduce", "dvc.stage.run", "dvc_data.index", "dvc_render", "funcy"),
-)
 ALL = ["manifest", "shards", "importance", "pos_embeds", "features", "train", "evaluate", "report"]
 
 
@@ -123,10 +118,10 @@ class Repository:
 
 
 CLUSTER = """
+import sys
 from dask.distributed import LocalCluster
 
-sys.path[0] = {folder!r}
-address = {{"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+address = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", **address) as cluster:
     print(cluster.scheduler_address, flush=True)
     sys.stdin.read()
@@ -136,10 +131,9 @@ with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="
 @contextmanager
 def use_one_cluster(repository: Repository, python: Path) -> Iterator[None]:
     """All stages share a Dask cluster of one worker, whose libraries are there, too."""
-    (python.parent / "cluster.py").write_text(CLUSTER.format(folder=str(repository.folder)))
     with subprocess.Popen(
-        [python, "-m", "cluster"],
-        cwd=python.parent,
+        [python, "-c", CLUSTER],
+        cwd=repository.folder,
         env=repository.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -147,7 +141,8 @@ def use_one_cluster(repository: Repository, python: Path) -> Iterator[None]:
     ) as process:
         assert process.stdin
         assert process.stdout
-        repository.environment["DASK_SCHEDULER_ADDRESS"] = process.stdout.readline().strip()
+        repository.environment["DASK_SCHEDULER_ADDRESS"] = address = process.stdout.readline().strip()
+        assert address.startswith("tcp://")
         try:
             yield
         finally:
@@ -155,13 +150,12 @@ def use_one_cluster(repository: Repository, python: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+def repository(tmp_path_factory: pytest.TempPathFactory, warm: WarmPython) -> Iterator[Repository]:
     """After the first `dvc repro`, which runs every stage."""
-    with warm_python(tmp_path_factory.mktemp("python"), *OF_DVC) as python:
-        made = Repository(tmp_path_factory.mktemp("dvc"), python.command)
-        with use_one_cluster(made, python.command):
-            assert made.ran("repro") == ALL
-            yield made
+    made = Repository(tmp_path_factory.mktemp("dvc"), warm.command)
+    with use_one_cluster(made, warm.command):
+        assert made.ran("repro") == ALL
+        yield made
 
 
 def test_a_second_repro_runs_nothing(repository: Repository) -> None:
@@ -170,22 +164,17 @@ def test_a_second_repro_runs_nothing(repository: Repository) -> None:
 
 def test_each_setting_remakes_what_reads_it_and_going_back_runs_nothing(repository: Repository) -> None:
     remade = ["importance", "features", "train", "evaluate", "report"]
-    assert repository.ran_with("selection=saliency") == remade
+    assert repository.ran_with("selection=saliency", "train.min_learning_rate=3e-7") == remade
 
-    assert repository.ran_with("train.mode=head") == remade[1:]  # features in the worker
-    metrics = json.loads((repository.folder / "runs/evaluate/metrics.json").read_text())
-    assert (metrics["scored"], metrics["cv_scored"]) == (6, 27)
+    with repository.settings(train__mode="head"):
+        assert repository.ran("repro") == remade[1:]  # features in the worker
+        metrics = json.loads((repository.folder / "runs/evaluate/metrics.json").read_text())
+        assert (metrics["scored"], metrics["cv_scored"]) == (6, 27)
 
-    there = [
-        "backbone=vit_tiny_patch16_224",
-        "pretrained=false",
-        "train.mode=fine_tune",
-        "train.min_learning_rate=3e-7",
-    ]
-    assert repository.ran_with(*there) == ["pos_embeds", *remade[1:]]
+    with repository.settings(backbone="vit_tiny_patch16_224", pretrained=False):
+        assert repository.ran("repro") == ["pos_embeds", *remade[1:]]
 
-    back = ["selection=random", "backbone=charm_demo", "pretrained=true", "train.min_learning_rate=1e-6"]
-    assert repository.ran_with(*back) == []
+    assert repository.ran_with("selection=random", "train.min_learning_rate=1e-6") == []
 
 
 def test_saliency_by_sam_hq_in_processes_of_their_own(repository: Repository, tiny_models: SamHqParams) -> None:

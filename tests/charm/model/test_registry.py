@@ -16,7 +16,6 @@ BUILDS: dict[str, dict[str, Any]] = {
     "vit_small_patch14_reg4_dinov2": {"shape": ViTShape(48, 1, 3, 56)},
     "vit_small_patch16_dinov3": {"shape": ViTShape(48, 1, 3, 64)},
     "naflexvit_base_patch16_gap": {"head": "mean"},
-    "resnet18": {"head": "mean", "num_scales": 1, "image_edge": 64},
     "swin_tiny_patch4_window7_224": {"head": "mean", "num_scales": 1, "image_edge": 224},
 }
 
