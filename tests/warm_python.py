@@ -193,7 +193,12 @@ class WarmPython:
 
 
 def find_warm_python(folder: Path, owner: int) -> WarmPython:
-    """Returns what runs forks of the server of a folder; it is started where there is none, and ends with `owner`."""
+    """Returns what runs forks of the server of a folder; it is started where there is none, and ends with `owner`.
+
+    Elsewhere than on Linux, whose sockets it needs, it is Python as ever.
+    """
+    if sys.platform != "linux":
+        return WarmPython(Path(sys.executable), subprocess.Popen)
     path, command = str(folder / "socket"), folder / "bin" / "python"
     command.parent.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
