@@ -37,7 +37,9 @@ def build_model(config: ViTConfig, pretrained: bool = False) -> Model:
 
 
 def restore_model(config: ViTConfig, tensors: Mapping[str, Tensor]) -> Model:
-    """Builds a model of given weights, all that it has; it shares their memory where type and layout are its own.
+    """Builds a model with all of its weights given, without drawing any first.
+
+    It shares the memory of those that have its own type and are contiguous.
 
     Raises ValueError as `build_model`, RuntimeError if the weights are of another model.
     """
@@ -53,9 +55,9 @@ def restore_model(config: ViTConfig, tensors: Mapping[str, Tensor]) -> Model:
 
 @contextlib.contextmanager
 def _undrawn_parameters() -> Iterator[None]:
-    """Leaves the parameters of modules that this thread builds on `meta`; buffers, which may not be saved, are made.
+    """Lets modules that this thread builds have no values in their parameters, which are on the device `meta`.
 
-    To draw the weights of a ViT-L, for others to take their place, takes five seconds.
+    Buffers are made, as not all of them are saved. To draw the weights of a ViT-L takes five seconds.
     """
     thread = threading.get_ident()
 

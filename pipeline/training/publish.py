@@ -17,7 +17,7 @@ from charm.model.config import (
 )
 from charm.model.protocol import Model
 from charm.model.registry import restore_model
-from charm.runtime.errors import UserError
+from charm.runtime.errors import UserError, in_one_line
 from pipeline.settings.inputs import build_cutter, sketch_tokenizer
 from pipeline.settings.models import vit_config
 from pipeline.settings.params import Params
@@ -102,4 +102,8 @@ def load_trained(folder: Path, params: Params, inputs: Inputs) -> tuple[Model, S
     ]
     if differing:
         raise UserError(f"{folder}: the model was made for {', '.join(differing)}; run dvc repro")
-    return restore_model(config.model, saved.tensors), saved
+    try:
+        return restore_model(config.model, saved.tensors), saved
+    except (ValueError, RuntimeError) as error:  # another version of timm, which has no such backbone, for example
+        reason = in_one_line(" ".join(str(error).split()))
+        raise UserError(f"{folder}: {reason}; run dvc repro") from error

@@ -191,8 +191,8 @@ def connect(params: DaskParams, num_tasks: int, check: Callable[[], None] = lamb
     settings = {
         # A task that killed its worker gets one more try; Dask's default, three, kills three workers' other tasks, too.
         "distributed.scheduler.allowed-failures": 1,
-        # Forks of one process that has imported Dask and nothing else: a second less for each worker. Not where
-        # libraries of the system may have begun threads by then (Python's own default from 3.14 on, for this reason).
+        # Workers are forks of one process that has imported Dask and nothing else: a second less for each. On macOS
+        # libraries of the system may have begun threads by then, which no fork survives; Windows has no forks.
         "distributed.worker.multiprocessing-method": "forkserver" if sys.platform == "linux" else "spawn",
     }
     with config.set(settings):

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import timm
 import torch
 from ruamel.yaml import YAML
 
-from charm.hub import render_card, write_model_folder
+from charm.hub import read_model, render_card, write_model_folder
 from charm.model.config import METRICS, DataConfig, EvaluationConfig, LabelConfig, ModelConfig, TrainingConfig
 from charm.runtime.errors import UserError
 from pipeline.settings.models import start_model
@@ -55,6 +56,21 @@ def test_it_comes_back(folder: Path, shipped_params: Params, inputs: Any) -> Non
     assert (config.draws, config.saliency, config.evaluation) == (1, None, None)
     assert config.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_what_cannot_be_built_here_is_told_in_a_line(
+    folder: Path, shipped_params: Params, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backbone that this version of timm lacks; weights that are not all there."""
+    with monkeypatch.context() as patch:
+        patch.delitem(timm.models._registry._model_entrypoints, "charm_demo")
+        with pytest.raises(UserError, match=r"charm_demo.* is not a model of timm .*; run dvc repro$"):
+            load_trained(folder, shipped_params, inputs)
+    saved = read_model(folder)
+    del saved.tensors["head.weight"]
+    write_model_folder(folder, saved.tensors, saved.config)
+    with pytest.raises(UserError, match=r"Error\(s\) in loading state_dict.*head\.weight.*; run dvc repro$"):
+        load_trained(folder, shipped_params, inputs)
 
 
 def test_other_data_and_other_ways_of_training_are_no_reason(folder: Path, shipped_params: Params, inputs: Any) -> None:
