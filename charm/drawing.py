@@ -4,8 +4,9 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ from charm.model.config import format_interval
 from charm.runtime.errors import escape_controls
 from charm.tokenization.geometry import downscale, limit_edge
 from charm.tokenization.tokens import Tokens
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SHARED_STYLE = Path(__file__).with_name("page.css")  # of all pages
 SHOWN_EDGE = 480  # pixels, longest edge of a shown image
@@ -153,10 +157,16 @@ def render_page(template: Path, **facts: Any) -> str:
 
     The template, of Jinja, may import from page.html.jinja.
     """
+    return _load_templates(template.parent).get_template(template.name).render(facts)
+
+
+@cache
+def _load_templates(folder: Path) -> "Environment":
+    """Loads the templates of a folder, each compiled once in a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # of the extra [torch]
 
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -164,7 +174,7 @@ def render_page(template: Path, **facts: Any) -> str:
         finalize=_escape_controls,
     )
     environment.filters |= {"score": format_score, "interval": lambda *ends: minus(format_interval(*ends))}
-    return environment.get_template(template.name).render(facts)
+    return environment
 
 
 def _escape_controls(value: Any) -> Any:

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from charm.runtime.waiting import hub_address
 from charm.tokenization.draws import DRAWS_VERSION
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from torch import Tensor
 
 # torch and jinja2 are imported in functions: reading only the config must not wait seconds for torch.
@@ -208,10 +210,23 @@ def _digest(config: dict[str, Any]) -> str:
 
 def render_card(config: ModelConfig) -> str:
     """Renders the model card from a config: Markdown, with the head that hubs read."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     from charm.inputs.preparation import Preparation
     from charm.inputs.settings import SETTINGS
+
+    return _load_card().render(
+        vars(config),
+        interval=format_interval,
+        head=_describe_for_hub(config),
+        names=METRICS,
+        doubts=config.doubts,
+        input=Preparation.from_config(config).tokenizer,
+        shows=SETTINGS[config.tokenizer.name].shows,
+    )
+
+
+@cache
+def _load_card() -> "Template":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(CARD_TEMPLATE.parent),
@@ -221,15 +236,7 @@ def render_card(config: ModelConfig) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(CARD_TEMPLATE.name).render(
-        vars(config),
-        interval=format_interval,
-        head=_describe_for_hub(config),
-        names=METRICS,
-        doubts=config.doubts,
-        input=Preparation.from_config(config).tokenizer,
-        shows=SETTINGS[config.tokenizer.name].shows,
-    )
+    return environment.get_template(CARD_TEMPLATE.name)
 
 
 def _describe_for_hub(config: ModelConfig) -> str:

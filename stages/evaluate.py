@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from charm.hub import CARD_TEMPLATE, SavedModel, read_config, write_model_folder
+from charm.model.bootstrap import rate
 from charm.model.config import LEVEL, Calibration, format_metric
-from charm.model.metrics import rate, score_agreement
+from charm.model.metrics import score_agreement
 from charm.model.protocol import Model
 from charm.runtime.devices import choose_device
 from charm.runtime.disk import atomic_write, file_sha256, fingerprint, write_csv

@@ -13,8 +13,9 @@ import numpy as np
 from scipy import stats
 
 from charm.drawing import draw_line, encode_jpeg, make_axis, render_page, shrink
+from charm.model.bootstrap import find_intervals, resample_agreement
 from charm.model.config import LEVEL, METRICS, format_interval
-from charm.model.metrics import find_intervals, resample_agreement, score_agreement
+from charm.model.metrics import score_agreement
 
 DISPUTED = 8  # images that a page shows
 PAGE = Path(__file__).with_name("comparison.html.jinja")
@@ -48,23 +49,31 @@ class Judge:
     history: Sequence[float] = ()  # validation SRCC by epoch
 
 
-def rate(scores: np.ndarray, sample: Sample, others: np.ndarray | None = None) -> Rates:
-    """Rates scores (N,), or their paired difference from the scores of another model."""
-    points, resampled = _agree(scores, sample)
-    if others is not None:
-        less, less_resampled = _agree(others, sample)
-        points, resampled = {name: points[name] - less[name] for name in METRICS}, resampled - less_resampled
-    intervals = find_intervals(points, resampled)
-    return {name: (points[name], *intervals[name]) for name in METRICS}
+@dataclass(frozen=True)
+class Agreement:
+    """Of scores with labels, or the paired difference of two."""
+
+    points: dict[str, float]  # by metric
+    resampled: np.ndarray  # float64 (resamples, 5)
+
+    def __sub__(self, other: "Agreement") -> "Agreement":
+        points = {name: self.points[name] - other.points[name] for name in METRICS}
+        return Agreement(points, self.resampled - other.resampled)
+
+    def rate(self) -> Rates:
+        """Returns each metric with its interval."""
+        intervals = find_intervals(self.points, self.resampled)
+        return {name: (self.points[name], *intervals[name]) for name in METRICS}
 
 
-def _agree(scores: np.ndarray, sample: Sample) -> tuple[dict[str, float], np.ndarray]:
+def agree(scores: np.ndarray, sample: Sample) -> Agreement:
+    """Compares scores (N,) with the labels."""
     points = score_agreement(scores, sample.labels, sample.threshold)
     if not sample.is_scaled:
         points |= {"acc": math.nan, "mae": math.nan}
     elif math.isnan(sample.threshold):
         points["acc"] = math.nan
-    return points, resample_agreement(scores, sample.labels, sample.threshold, _SEED)
+    return Agreement(points, resample_agreement(scores, sample.labels, sample.threshold, _SEED))
 
 
 def measure_drift(judge: Judge, sample: Sample) -> list[dict[str, Any]]:
@@ -78,7 +87,7 @@ def measure_drift(judge: Judge, sample: Sample) -> list[dict[str, Any]]:
     for size, scores in sorted(judge.by_size.items(), reverse=True):
         moved = (scores - judge.scores) / judge.span
         row = {"size": size, "drift": float(np.abs(moved).mean()), "shift": float(moved.mean())}
-        rows.append(row | {"srcc": rate(scores, sample)["srcc"]})
+        rows.append(row | {"srcc": agree(scores, sample).rate()["srcc"]})
     return rows
 
 
@@ -96,8 +105,9 @@ def render_comparison(
 ) -> tuple[str, list[str]]:
     """Renders the page, and the same numbers as lines of text; judges are compared with the first of them."""
     first = judges[0]
-    rates = {judge.name: rate(judge.scores, sample) for judge in judges}
-    differences = {judge.name: rate(judge.scores, sample, first.scores) for judge in judges[1:]}
+    agreements = {judge.name: agree(judge.scores, sample) for judge in judges}
+    rates = {name: agreement.rate() for name, agreement in agreements.items()}
+    differences = {judge.name: (agreements[judge.name] - agreements[first.name]).rate() for judge in judges[1:]}
     drifts = {judge.name: measure_drift(judge, sample) for judge in judges if judge.by_size}
     disputed = []
     for at in find_disputed(judges):

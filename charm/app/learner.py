@@ -14,9 +14,9 @@ from charm.app.answers import STARS, Answers
 from charm.app.image_folder import ImageFolder
 from charm.hub import list_versions, write_model_folder
 from charm.images.find import escape_path
+from charm.model.bootstrap import rate
 from charm.model.config import DataConfig, EvaluationConfig, LabelConfig, SolvedConfig, TrainingConfig
 from charm.model.frozen import build_solved
-from charm.model.metrics import rate
 from charm.model.solving import Candidate, Features, Labels, choose_head, cross_predict, solve_head, try_heads
 from charm.runtime.disk import fingerprint, write_csv
 from charm.runtime.errors import UserError

@@ -1,6 +1,7 @@
 """The paper's tables: what each row changes, and the scores that it has there. paper_tables.yaml has them all."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Row:
     cost: dict[str, Any] | None = None
 
 
+@cache
 def read_tables() -> tuple[dict[str, str], dict[str, list[Row]]]:
     """Titles, and rows, of each table, by "table<number>"."""
     file = YAML(typ="safe").load(Path(__file__).with_suffix(".yaml"))

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from charm.hub import write_model_folder
+from charm.model.bootstrap import bootstrap_intervals, rate
 from charm.model.config import EvaluationConfig, SolvedConfig, TrainingConfig, format_metric
 from charm.model.frozen import build_solved, hash_weights
-from charm.model.metrics import bootstrap_intervals, rate, score_agreement
+from charm.model.metrics import score_agreement
 from charm.model.solving import Candidate, Features, Labels, choose_head, cross_predict, solve_head, try_heads
 from charm.runtime.disk import write_csv
 from pipeline.features.read import read_features

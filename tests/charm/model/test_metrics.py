@@ -6,11 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from charm.model.config import METRICS
 from charm.model.metrics import (
-    LEAST_IMAGES,
     accuracy,
-    bootstrap_intervals,
     concordance,
     krcc,
     mae,
@@ -18,7 +15,6 @@ from charm.model.metrics import (
     score_agreement,
     srcc,
 )
-from charm.tokenization.draws import draw_uniform
 
 TARGET = np.array([1.0, 2.0, 3.0, 4.0])
 SWAPPED = np.array([1.0, 3.0, 2.0, 4.0])
@@ -101,66 +97,6 @@ def test_no_image_is_nan_throughout() -> None:
 def test_float32_is_as_good() -> None:
     single = score_agreement(SWAPPED.astype(np.float32), TARGET.astype(np.float32), threshold=2)
     assert single == pytest.approx(score_agreement(SWAPPED, TARGET, threshold=2), abs=1e-6)
-
-
-def correlated(count: int, seed: int, rho: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of standard normal scores whose true correlation is rho."""
-    draws = np.random.default_rng(seed).standard_normal((2, count))
-    return draws[0], rho * draws[0] + math.sqrt(1 - rho**2) * draws[1]
-
-
-def test_intervals_are_percentiles_of_the_metrics_over_resamples() -> None:
-    """With ties, which a resample adds more of: the ranks within it have to be those that sorting it would give."""
-    prediction, target = (scores.round(1) for scores in correlated(60, 0))
-    found = bootstrap_intervals(prediction, target, 0.2, seed=5, resamples=40)
-    resampled = []
-    for resample in range(40):
-        chosen = (draw_uniform(5, resample, "", "bootstrap", 60) * 60).astype(int)
-        resampled.append(score_agreement(prediction[chosen], target[chosen], 0.2))
-    for name in METRICS:
-        assert found[name] == pytest.approx(np.percentile([one[name] for one in resampled], [2.5, 97.5]), abs=1e-12)
-
-
-def test_intervals_have_known_widths() -> None:
-    """A share of 0.75 of 400 has a standard error of sqrt(0.75 * 0.25 / 400), a PLCC about (1 - rho^2) / sqrt(N)."""
-    hits = np.repeat([1.0, 0.0], [300, 100])
-    low, high = bootstrap_intervals(hits, np.ones(400), 0.5, seed=0)["acc"]
-    error = math.sqrt(0.75 * 0.25 / 400)
-    assert (low, high) == pytest.approx((0.75 - 1.96 * error, 0.75 + 1.96 * error), abs=0.006)
-    low, high = bootstrap_intervals(*correlated(2000, 1), 0.0, seed=0, resamples=400)["plcc"]
-    assert high - low == pytest.approx(2 * 1.96 * (1 - 0.36) / math.sqrt(2000), rel=0.15)
-
-
-def test_about_95_of_100_intervals_hold_the_truth() -> None:
-    """Samples of 100 pairs with a true Spearman correlation of 0.582 (rho = 0.6); sigma of the count is 2.2."""
-    truth = 6 / math.pi * math.asin(0.6 / 2)
-    held = 0
-    for seed in range(100):
-        low, high = bootstrap_intervals(*correlated(100, seed), 0.0, seed=seed, resamples=60)["srcc"]
-        held += low <= truth <= high
-    assert 88 <= held <= 99
-
-
-def test_intervals_are_a_function_of_the_seed() -> None:
-    first, again, other = (bootstrap_intervals(*correlated(50, 2), 0.0, seed, resamples=50) for seed in (0, 0, 1))
-    assert first == again
-    assert first["srcc"] != other["srcc"]
-
-
-@pytest.mark.parametrize(
-    ("prediction", "target", "undefined"),
-    [
-        pytest.param(np.full(9, 0.3), np.arange(9.0), {"plcc", "srcc", "krcc"}, id="constant prediction"),
-        pytest.param(np.arange(LEAST_IMAGES - 1.0), np.arange(LEAST_IMAGES - 1.0), set(METRICS), id="too few images"),
-        pytest.param(np.arange(LEAST_IMAGES + 0.0), np.arange(LEAST_IMAGES + 0.0), set(), id="just enough"),
-        pytest.param(np.array([]), np.array([]), set(METRICS), id="no image"),
-    ],
-)
-def test_intervals_of_what_is_undefined_are_nan(
-    prediction: np.ndarray, target: np.ndarray, undefined: set[str]
-) -> None:
-    found = bootstrap_intervals(prediction, target, 1.5, seed=0, resamples=50)
-    assert {name for name, interval in found.items() if any(map(math.isnan, interval))} == undefined
 
 
 @pytest.mark.parametrize("levels", [3, 20, 1000])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charm.app.comparison import Judge, Sample, find_disputed, rate
+from charm.app.comparison import Judge, Sample, agree, find_disputed
 from charm.hub import write_model_folder
 from charm.model.metrics import srcc
 from pipeline.__main__ import main
@@ -103,8 +103,9 @@ def test_differences_are_paired() -> None:
     first = labels + draws.normal(0, 1, 300)
     second = first + draws.normal(0, 0.1, 300)
     sample = Sample([], labels, 0.0)
-    own, paired = rate(second, sample)["srcc"], rate(second, sample, first)["srcc"]
+    reference, other = agree(first, sample), agree(second, sample)
+    own, paired = other.rate()["srcc"], (other - reference).rate()["srcc"]
     assert paired[0] == pytest.approx(srcc(second, labels) - srcc(first, labels))
     assert paired[1] <= paired[0] <= paired[2]
     assert paired[2] - paired[1] < (own[2] - own[1]) / 5
-    assert rate(first, sample, first)["krcc"] == (0.0, 0.0, 0.0)
+    assert (reference - agree(first, sample)).rate()["krcc"] == (0.0, 0.0, 0.0)
