@@ -57,12 +57,22 @@ SIZES = ((60, 80), (120, 90), (100, 150), (41, 57), (85, 113), (130, 70), (112, 
 PER_SHARD = 4
 
 
-# Begun first, so that none of them is left alone at the end; seconds of computing, each, on a quiet core.
+# Begun first, so that none of them is left alone at the end: ten seconds of computing or more.
 SLOW = (
     "tests/stages/test_dvc.py",
     "tests/faults/test_crash.py",
     "tests/stages/test_train.py",
     "tests/faults/test_kill.py",
+    "tests/charm/app/test_evaluate.py",
+    "tests/charm/app/test_page.py",
+    "tests/charm/runtime/test_streams.py",
+    "tests/charm/test_export.py",
+    "tests/charm/test_onnx_scorer.py",
+    "tests/faults/test_image_files.py",
+    "tests/pipeline/work/test_executor.py",
+    "tests/stages/test_importance.py",
+    "tests/stages/test_variants.py",
+    "tests/test_architecture.py",
 )
 
 

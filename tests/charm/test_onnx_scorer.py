@@ -16,13 +16,12 @@ import torch
 from typer.testing import CliRunner
 
 from charm.app.command import app
-from charm.export import read_positions, write_export
+from charm.export import read_positions
 from charm.hub import read_model
 from charm.inputs.settings import SETTINGS
 from charm.model.config import PosEmbedConfig
 from charm.model.positions import PositionTable
 from charm.model.registry import build_model
-from charm.model.vit import CharmViT
 from charm.onnx_scorer import OnnxScorer
 from charm.scorer import CharmScorer
 from tests.conftest import draw_image
@@ -45,23 +44,18 @@ EXPORTED: dict[str, dict[str, Any]] = {
         "made": PosEmbedConfig("rotary", False),
     },
 }
-EXPORTED |= {
-    "charm, tiny DINOv3": EXPORTED["charm, DINOv3"] | {"tiny": {"depth": 1, "embed_dim": 48, "num_heads": 3}},
-}
 
 
 def build(name: str) -> CharmScorer:
     """A model of random weights, whose scores differ from image to image."""
     chosen = dict(EXPORTED[name])
     backbone, head = chosen.pop("backbone", "charm_demo"), chosen.pop("head", "cls")
-    made, tiny = chosen.pop("made", None), chosen.pop("tiny", {})
+    made = chosen.pop("made", None)
     described = describe(**chosen)
     config = replace(described, model=replace(described.model, backbone=backbone, head=head))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = (
-            CharmViT(backbone, False, config.model.num_scales, head=head, **tiny) if tiny else build_model(config.model)
-        )
+        model = build_model(config.model)
         for part, parameter in model.named_parameters():
             if "gamma" in part:  # timm's LayerScale starts so small that blocks would change next to nothing
                 torch.nn.init.ones_(parameter)
@@ -80,21 +74,21 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     def export_once(name: str) -> tuple[CharmScorer, Path]:
         if name not in made:
             scorer, folder = build(name), tmp_path_factory.mktemp("exported") / "made"
-            if "tiny" in name:  # which no config describes
-                write_export(folder, scorer.model, scorer.config)
-            else:
-                scorer.save_pretrained(folder.with_name("model"))
-                ended = CliRunner().invoke(app, ["export", "--model", f"{folder.parent}/model", "--out", str(folder)])
-                assert ended.exit_code == 0, ended.output
+            scorer.save_pretrained(folder.with_name("model"))
+            ended = CliRunner().invoke(app, ["export", "--model", f"{folder.parent}/model", "--out", str(folder)])
+            assert ended.exit_code == 0, ended.output
             made[name] = scorer, folder
         return made[name]
 
     return export_once
 
 
-@pytest.mark.parametrize("name", ["charm, distribution", "flexi", "published", "charm, tiny DINOv3"])
+@pytest.mark.parametrize("name", ["charm, distribution", "flexi", "published"])
 def test_scores_are_those_of_charm_scorer(name: str, export: Export) -> None:
-    """An export takes seconds: tests.benchmarks.onnx_scorer has all inputs, whole backbones and 55 images."""
+    """An export takes seconds: tests.benchmarks.onnx_scorer has all inputs, whole backbones and 55 images.
+
+    Of rotary positions see below and tests/charm/test_export.py.
+    """
     scorer, folder = export(name)
     images = [draw_image(*size, seed) for seed, size in enumerate(SIZES)]
     found, expected = OnnxScorer.from_pretrained(folder)(images), scorer(images)

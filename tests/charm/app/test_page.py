@@ -44,19 +44,28 @@ def address(scorer: CharmScorer) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     """With the three photos scored and explained, and the text refused; fails for whatever the page did wrong."""
-    with score_files(browser, address) as opened:
+    with open_page(browser, address) as opened:
+        attach(opened, FILES | {REFUSED: b"no image"})
+        yield opened
+
+
+@pytest.fixture
+def empty(browser: Browser, address: str) -> Iterator[Page]:
+    """Without a photo."""
+    with open_page(browser, address) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def scored(browser: Browser, address: str) -> Iterator[Page]:
-    """The same, for tests that neither add nor remove photos; each may turn views and change the window."""
-    with score_files(browser, address) as opened:
+    """As `page`, for tests that neither add nor remove photos; each may turn views and change the window."""
+    with open_page(browser, address) as opened:
+        attach(opened, FILES | {REFUSED: b"no image"})
         yield opened
 
 
 @contextmanager
-def score_files(browser: Browser, address: str) -> Iterator[Page]:
+def open_page(browser: Browser, address: str) -> Iterator[Page]:
     with browser.new_context(viewport={"width": 1200, "height": 3000}) as context:
         opened = context.new_page()
         wrong: list[str] = []
@@ -65,7 +74,6 @@ def score_files(browser: Browser, address: str) -> Iterator[Page]:
         opened.on("request", lambda sent: None if sent.url.startswith((address, "data:")) else wrong.append(sent.url))
         opened.goto(address)
         opened.locator("#model b").first.wait_for()
-        attach(opened, FILES | {REFUSED: b"no image"})
         yield opened
         assert [one for one in wrong if not one.startswith("blob:")] == []  # of the page's own, when it saves scores
 
@@ -148,14 +156,13 @@ def test_names_are_text_and_nothing_else(scored: Page) -> None:
     assert HOSTILE in scored.locator(".entry h3").all_text_contents()
 
 
-def test_a_name_that_turns_text_about_is_written_out(page: Page, tmp_path: Path) -> None:
-    page.get_by_role("button", name="Clear").click()
-    attach_one(page, "three.jpg", "photo\u202egpj.\u2066exe\x07.jpg")
-    assert page.locator(".entry h3").text_content() == r"photo\u202egpj.\u2066exe\u0007.jpg"
-    page.set_input_files("#files", [{"name": "\u200f\n.txt", "mimeType": "image/jpeg", "buffer": b"no image"}])
-    expect(page.locator("#errors b")).to_have_text(r"\u200f\u000a.txt")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download scores (CSV)").click()
+def test_a_name_that_turns_text_about_is_written_out(empty: Page, tmp_path: Path) -> None:
+    attach_one(empty, "three.jpg", "photo\u202egpj.\u2066exe\x07.jpg")
+    assert empty.locator(".entry h3").text_content() == r"photo\u202egpj.\u2066exe\u0007.jpg"
+    empty.set_input_files("#files", [{"name": "\u200f\n.txt", "mimeType": "image/jpeg", "buffer": b"no image"}])
+    expect(empty.locator("#errors b")).to_have_text(r"\u200f\u000a.txt")
+    with empty.expect_download() as download:
+        empty.get_by_role("button", name="Download scores (CSV)").click()
     download.value.save_as(tmp_path / "scores.csv")
     text = (tmp_path / "scores.csv").read_text(encoding="utf-8-sig")
     assert "\u202e" not in text
@@ -373,20 +380,18 @@ def test_distributions_are_bars_over_their_ratings(browser: Browser, tmp_path: P
             assert box["y"] + box["height"] < track["y"]
 
 
-def test_panoramas_have_the_whole_width(page: Page) -> None:
-    page.get_by_role("button", name="Clear").click()
+def test_panoramas_have_the_whole_width(empty: Page) -> None:
     panorama = simplejpeg.encode_jpeg(draw_image(100, 700, 3), quality=90)
-    page.set_input_files("#files", [{"name": "wide.jpg", "mimeType": "image/jpeg", "buffer": panorama}])
-    page.locator(".frame svg").wait_for()
-    shown, card = page.locator(".frame svg").bounding_box(), page.locator(".entry").bounding_box()
+    empty.set_input_files("#files", [{"name": "wide.jpg", "mimeType": "image/jpeg", "buffer": panorama}])
+    empty.locator(".frame svg").wait_for()
+    shown, card = empty.locator(".frame svg").bounding_box(), empty.locator(".entry").bounding_box()
     assert shown
     assert card
     assert shown["width"] == card["width"]
 
 
-def test_dropped_files_are_scored(page: Page) -> None:
-    page.get_by_role("button", name="Clear").click()
-    transfer = page.evaluate_handle(
+def test_dropped_files_are_scored(empty: Page) -> None:
+    transfer = empty.evaluate_handle(
         """(bytes) => {
             const transfer = new DataTransfer();
             transfer.items.add(new File([new Uint8Array(bytes)], "dropped.jpg"));
@@ -394,8 +399,8 @@ def test_dropped_files_are_scored(page: Page) -> None:
         }""",
         list(FILES["three.jpg"]),
     )
-    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
-    page.locator(".entry h3", has_text="dropped.jpg").wait_for()
+    empty.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    empty.locator(".entry h3", has_text="dropped.jpg").wait_for()
 
 
 def test_photos_that_come_before_the_page_knows_the_limits_wait(browser: Browser, address: str) -> None:
