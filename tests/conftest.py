@@ -70,6 +70,7 @@ SLOW = (
     "tests/charm/test_onnx_scorer.py",
     "tests/faults/test_image_files.py",
     "tests/pipeline/work/test_executor.py",
+    "tests/stages/test_figures.py",
     "tests/stages/test_importance.py",
     "tests/stages/test_variants.py",
     "tests/test_architecture.py",
