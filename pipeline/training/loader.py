@@ -27,7 +27,7 @@ from pipeline.pos_embeds.axes import PosEmbeds
 from pipeline.shards.columns import ColumnReader
 from pipeline.shards.read import ShardReader
 from pipeline.training.sampler import EpochSampler, SampleRef
-from pipeline.training.workers import EndingLoader, check_shared_memory, list_dead, prepare_worker
+from pipeline.training.workers import EndingLoader, check_shared_memory, end_workers, list_dead, prepare_worker
 
 _MOST_WORKERS = 1024  # as pipeline.settings.params allows
 _PLACE_BYTES = 18  # of a token: patch_coord, scale_id, patch_valid, pos_row
@@ -204,6 +204,13 @@ class Loader:
             batches = iter(self._loader)
         finally:
             signal.signal(signal.SIGCHLD, handler)
+        try:
+            yield from self._check(batches)
+        except UserError:
+            end_workers(batches)
+            raise
+
+    def _check(self, batches: Iterator[Batch | UserError]) -> Iterator[Batch]:
         while True:
             try:
                 batch = next(batches)

@@ -76,6 +76,16 @@ def list_dead(workers: list[BaseProcess]) -> list[int]:
     return [number for number, worker in enumerate(workers) if worker.sentinel in ended]
 
 
+def end_workers(batches: Any) -> None:
+    """Ends the workers of an iterator, if it has some, after an error.
+
+    Left to the garbage collector, since the error's traceback refers to it, it no longer reaches its workers, which
+    then would be waited for: 10 seconds when it is collected, and `_GRACE` when this process ends.
+    """
+    if isinstance(batches, _EndingIterator):
+        batches._shutdown_workers()  # type: ignore[no-untyped-call]
+
+
 def prepare_worker(_: int) -> None:
     cv2.setNumThreads(1)
     # Both are sent to every process of a job, but the trainer ends its step first, for which it needs this one.

@@ -230,9 +230,11 @@ def test_damage_is_reported_from_a_worker_in_one_line(
     dataset._images = small.images
     path = small.data / "shards" / "shard-000000.tar"
     path.write_bytes(b"\0" * path.stat().st_size)
+    before = {process.pid for process in multiprocessing.active_children()}
     with pytest.raises(UserError, match=r"^.*shard-000000\.tar: 0000000.\.jpg is damaged.*$") as caught:
         list(batches(dataset, 4, workers=1))
     assert "\n" not in str(caught.value)
+    assert {process.pid for process in multiprocessing.active_children()} <= before  # while the error is still known
 
 
 def dying_at(key: str, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch, workers: int) -> Loader:
