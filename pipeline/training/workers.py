@@ -83,7 +83,7 @@ def end_workers(batches: Any) -> None:
     then would be waited for: 10 seconds when it is collected, and `_GRACE` when this process ends.
     """
     if isinstance(batches, _EndingIterator):
-        batches._shutdown_workers()  # type: ignore[no-untyped-call]
+        batches._shutdown_workers()
 
 
 def prepare_worker(_: int) -> None:
