@@ -41,6 +41,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Nor is a thread to print a stack of C++ between the dots when a test has ended whose other process is no torch.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
+# A worker's modules need not be taken apart at its end, which takes it four seconds. What is registered first is called
+# last.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    atexit.register(os._exit, 0)
+
 # Each collection of garbage walks through all that torch, timm and the tests consist of, and which stays: a sixth of
 # the time in which tests are collected, a tenth of some tests.
 gc.disable()
@@ -57,22 +62,30 @@ SIZES = ((60, 80), (120, 90), (100, 150), (41, 57), (85, 113), (130, 70), (112, 
 PER_SHARD = 4
 
 
-# Begun first, so that none of them is left alone at the end: ten seconds of computing or more.
-SLOW = (
+# Begun first, so that none of them is left alone at the end: ten seconds or more, each. Those that wait for most of
+# their time stand between those that compute, or the cores would wait, too.
+LONG = (
     "tests/stages/test_dvc.py",
     "tests/faults/test_crash.py",
     "tests/stages/test_train.py",
     "tests/faults/test_kill.py",
     "tests/charm/app/test_evaluate.py",
     "tests/charm/app/test_page.py",
-    "tests/charm/runtime/test_streams.py",
+    "tests/pipeline/training/test_loader.py",
     "tests/charm/test_export.py",
+    "tests/charm/app/test_connections.py",
     "tests/charm/test_onnx_scorer.py",
-    "tests/faults/test_image_files.py",
-    "tests/pipeline/work/test_executor.py",
-    "tests/stages/test_figures.py",
-    "tests/stages/test_importance.py",
+    "tests/charm/runtime/test_streams.py",
+    "tests/faults/test_quarantine.py",
     "tests/stages/test_variants.py",
+    "tests/charm/app/test_server.py",
+    "tests/faults/test_image_files.py",
+    "tests/faults/test_waiting.py",
+    "tests/charm/model/test_image.py",
+    "tests/pipeline/work/test_executor.py",
+    "tests/faults/test_choices.py",
+    "tests/pipeline/training/test_distributed.py",
+    "tests/stages/test_importance.py",
     "tests/test_architecture.py",
 )
 
@@ -87,9 +100,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow files first; within a file, the order is kept."""
-    place = {name: number for number, name in enumerate(SLOW)}
-    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(SLOW)))
+    """The long files first; within a file, the order is kept."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(LONG)))
 
 
 def pytest_collection_finish() -> None:
