@@ -1,7 +1,7 @@
-"""Bootstrap intervals of the metrics: what these come to in other samples of as many images.
+"""Bootstrap intervals of the metrics: how far a metric varies over other samples of as many images.
 
-A resample is described by how often it holds each image. All metrics follow from that, for many resamples in one go and
-without sorting any. Scores are float (N,).
+A resample is described by how often it holds each image. All metrics are computed from these counts, for many resamples
+at once and without sorting any of them. Scores are float (N,).
 """
 
 import math
@@ -14,7 +14,7 @@ from charm.tokenization.draws import draw_uniform
 
 # Of fewer images, more than 1 in 40 resamples hold two different ones at most, which correlate by -1 or 1 in any model.
 LEAST_IMAGES = 6
-_SMALL = 32  # images whose pairs are looked at one by one
+_SMALL = 32  # images among which every pair is looked at
 _COUNTS_AT_ONCE = 1 << 20  # of images in resamples; each array of them takes 8 MB
 
 
@@ -81,7 +81,7 @@ def resample_agreement(
 
 
 class _Ranking:
-    """The order of scores (N,); counts are float64 (N, resamples), of each image in each resample."""
+    """Ranks images by their scores (N,) within resamples; `counts`, float64 (N, resamples), describes these."""
 
     def __init__(self, scores: np.ndarray) -> None:
         self.places = np.unique(scores, return_inverse=True)[1]  # int (N,), of equal scores the same
@@ -112,11 +112,11 @@ def _count_pairs(equal: np.ndarray) -> np.ndarray:
 
 
 class _Discordant:
-    """The pairs of N images of which one has the higher first place, the other the higher second, int (N,) each.
+    """Counts discordant pairs: of two images, one has the lower place in `first` and the higher place in `second`.
 
-    By the second place, images are split into halves, these into halves, and so on. In each half, all are in the order
-    of the first place: how many of the upper half come before an image of the lower one is a cumulative sum. Within the
-    last parts, of _SMALL images at most, pairs are looked at one by one.
+    Both are int (N,). Images are halved by `second`, the halves are halved, and so on. Each half is kept in the order
+    of `first`, so that a cumulative sum says how many images of the upper half precede one of the lower half. In the
+    last parts, of _SMALL images at most, every pair is looked at.
     """
 
     def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
@@ -135,7 +135,7 @@ class _Discordant:
         self._in_parts = np.triu(placed[:, :, None] > placed[:, None, :]).astype(np.float64)
 
     def count_pairs(self, counts: np.ndarray) -> np.ndarray:
-        """Counts them in each resample, float64 (resamples,), by how often it holds each image, (N, resamples)."""
+        """Counts the pairs in each resample, float64 (resamples,), from its counts, float64 (N, resamples)."""
         images = np.zeros((len(self._by_part), counts.shape[1]))
         images[: len(counts)] = counts[self._order]
         parts = images[self._by_part].reshape(-1, self._size, counts.shape[1])

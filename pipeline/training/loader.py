@@ -211,6 +211,7 @@ class Loader:
             raise
 
     def _check(self, batches: Iterator[Batch | UserError]) -> Iterator[Batch]:
+        """Yields the batches up to an error: one that a worker handed over, or the death of a worker."""
         while True:
             try:
                 batch = next(batches)

@@ -77,10 +77,10 @@ def list_dead(workers: list[BaseProcess]) -> list[int]:
 
 
 def end_workers(batches: Any) -> None:
-    """Ends the workers of an iterator, if it has some, after an error.
+    """Ends the workers of a loader's iterator after an error, if it has workers.
 
-    Left to the garbage collector, since the error's traceback refers to it, it no longer reaches its workers, which
-    then would be waited for: 10 seconds when it is collected, and `_GRACE` when this process ends.
+    The error's traceback refers to the iterator, which would end as garbage: its queues are closed first then, so that
+    it cannot tell the workers, waits 10 seconds for them, and this process waits `_GRACE` more at its end.
     """
     if isinstance(batches, _EndingIterator):
         batches._shutdown_workers()

@@ -33,6 +33,7 @@ IMAGES = {
 }
 FILES = {name: simplejpeg.encode_jpeg(pixels, quality=90) for name, pixels in IMAGES.items()}
 REFUSED = "<b>notes</b>.txt"
+ALL_FILES = FILES | {REFUSED: b"no image"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def address(scorer: CharmScorer) -> Iterator[str]:
 def page(browser: Browser, address: str) -> Iterator[Page]:
     """With the three photos scored and explained, and the text refused; fails for whatever the page did wrong."""
     with open_page(browser, address) as opened:
-        attach(opened, FILES | {REFUSED: b"no image"})
+        attach(opened, ALL_FILES)
         yield opened
 
 
@@ -60,7 +61,7 @@ def empty(browser: Browser, address: str) -> Iterator[Page]:
 def scored(browser: Browser, address: str) -> Iterator[Page]:
     """As `page`, for tests that neither add nor remove photos; each may turn views and change the window."""
     with open_page(browser, address) as opened:
-        attach(opened, FILES | {REFUSED: b"no image"})
+        attach(opened, ALL_FILES)
         yield opened
 
 
